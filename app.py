@@ -1,0 +1,199 @@
+"""The service's HTTP surface: `create_app`, its routes, and `python app.py`."""
+
+import os
+import re
+import sys
+import time
+import uuid
+from urllib.parse import quote
+
+from flask import Flask, Response, g, jsonify, request
+from werkzeug.wsgi import wrap_file
+
+from access import install_access
+from cache_headers import evaluate_preconditions, install_cache_headers, set_cache_policy
+from errors import ResultNotFound
+from problems import install_problems, make_problem, utc_now
+from result_cache import NAME_PATTERN, StoredResult
+from runner import Result, Runner
+from settings import PROJECT_DIR, Settings
+from super_resolution import SCALE, SuperResolution
+from uploads import read_upload
+
+VERSION = "0.1.0"
+REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def create_app(
+    settings: Settings | None = None, super_resolution: SuperResolution | None = None
+) -> Flask:
+    """Make the application; the model is loaded by its runner's `start`, or by the first upload.
+
+    Parameters
+    ----------
+    settings : defaults to the environment's
+    super_resolution : a loaded model; defaults to the settings' model, loaded when started
+
+    Raises
+    ------
+    ConfigError
+        The environment has wrong settings.
+    """
+    settings = settings or Settings.from_env(os.environ)
+
+    def load() -> SuperResolution:
+        return super_resolution or SuperResolution(settings.model_path, settings.lanes)
+
+    app = Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    app.extensions["runner"] = Runner(settings, load)
+    app.before_request(begin_request)
+    app.after_request(finish_request)
+    install_cache_headers(app)
+    install_access(app, settings)
+    install_problems(app)
+    add_routes(app, settings, app.extensions["runner"])
+    return app
+
+
+def begin_request() -> None:
+    """Note when the request began, and its id: the client's where it is well-formed."""
+    g.started = time.perf_counter()
+    wanted = request.headers.get("X-Request-ID", "")
+    g.request_id = wanted if REQUEST_ID_PATTERN.fullmatch(wanted) else uuid.uuid4().hex
+
+
+def finish_request(response: Response) -> Response:
+    """Set the headers that every answer has, and those that only uncached ones may have."""
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    if request.path.startswith("/api/"):
+        response.headers["X-Request-ID"] = g.request_id
+        response.headers["X-Process-Time"] = f"{time.perf_counter() - g.started:.3f}"
+    return response
+
+
+def add_routes(app: Flask, settings: Settings, runner: Runner) -> None:
+    """Register the routes."""
+    started_at = time.monotonic()
+
+    @app.post("/api/enhance")
+    def enhance() -> Response:
+        upload = read_upload(request, settings.max_upload_bytes)
+        result = runner.enhance(upload)
+        return make_json(result) if prefers_json() else make_picture(result, upload.stem)
+
+    def make_json(result: Result) -> Response:
+        if isinstance(result.content, StoredResult):
+            result.content.file.close()
+        return jsonify(
+            status="success",
+            url=result_url(result.name),
+            width=result.note.width,
+            height=result.note.height,
+            cache_hit=result.hit,
+            process_time=round(time.perf_counter() - g.started, 3),
+        )
+
+    def make_picture(result: Result, stem: str) -> Response:
+        response = send_result(result.content, result.note.length)
+        response.headers["X-Cache-Hit"] = "true" if result.hit else "false"
+        response.headers["Content-Disposition"] = disposition(f"{stem}_x{SCALE}.png")
+        response.headers["Link"] = f'<{result_url(result.name)}>; rel="canonical"'
+        stages = [f"{name};dur={1000 * took:.1f}" for name, took in result.stage_seconds.items()]
+        if stages:
+            response.headers["Server-Timing"] = ", ".join(stages)
+        set_cache_policy("enhanced_image", result.note.etag)
+        return response
+
+    def result_url(name: str) -> str:
+        return f"{settings.public_url or request.url_root.rstrip('/')}/cache/{name}"
+
+    @app.get("/cache/<name>")
+    def cached_result(name: str) -> Response:
+        stored = runner.cache.open(name) if NAME_PATTERN.fullmatch(name) else None
+        if stored is None:
+            raise ResultNotFound("No result has this name; it may have been cleaned up.")
+        status = evaluate_preconditions(request, stored.note.etag, stored.modified)
+        if status is not None or request.method == "HEAD":
+            stored.file.close()
+        if status == 412:
+            return make_problem(412, "precondition_failed", "The result has another entity tag.")
+        if status == 304:
+            response = Response(status=304)
+        elif request.method == "HEAD":
+            response = Response(content_type="image/png")
+            response.content_length = stored.note.length
+        else:
+            response = send_result(stored, stored.note.length)
+        response.last_modified = stored.modified  # type: ignore[assignment]  # takes seconds too
+        response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+        set_cache_policy("enhanced_image", stored.note.etag)
+        return response
+
+    @app.get("/api/health")
+    def health() -> Response:
+        set_cache_policy("live_status")
+        model = runner.model
+        return jsonify(
+            status="healthy",
+            service="super-resolution",
+            timestamp=utc_now(),
+            version=VERSION,
+            model=settings.model_path.name,
+            model_sha256=model.model_sha256 if model else None,
+        )
+
+    @app.get("/api/ready")
+    def ready() -> Response:
+        set_cache_policy("live_status")
+        runner.check_ready()
+        return jsonify(status="ready", timestamp=utc_now())
+
+    @app.get("/api/stats")
+    def stats() -> Response:
+        return jsonify(
+            cache_dir=settings.cache_dir.name,
+            model_loaded=runner.model is not None,
+            service_uptime=round(time.monotonic() - started_at, 1),
+            timestamp=utc_now(),
+            **runner.statistics(),
+        )
+
+
+def prefers_json() -> bool:
+    """Tell whether the client wants JSON rather than a picture; a tie gives the picture."""
+    accepted = request.accept_mimetypes
+    return accepted.quality("application/json") > accepted.quality("image/png")
+
+
+def send_result(content: StoredResult | memoryview, length: int) -> Response:
+    """Answer with a result's bytes; gunicorn hands a file to the kernel's sendfile."""
+    if isinstance(content, StoredResult):
+        body = wrap_file(request.environ, content.file)
+        response = Response(body, direct_passthrough=True, content_type="image/png")
+    else:
+        response = Response(bytes(content), content_type="image/png")
+    response.content_length = length
+    return response
+
+
+def disposition(file_name: str) -> str:
+    """Return a Content-Disposition that shows the picture and names it for saving (RFC 6266)."""
+    if file_name.isascii():
+        return f'inline; filename="{file_name}"'
+    encoded = quote(file_name, safe="")
+    return f"inline; filename=\"image_x{SCALE}.png\"; filename*=UTF-8''{encoded}"
+
+
+def run_server() -> None:
+    """Serve with gunicorn and its configuration file beside this one: `python app.py`."""
+    from gunicorn.app.wsgiapp import WSGIApplication
+
+    sys.argv = ["gunicorn", "--config", str(PROJECT_DIR / "gunicorn.conf.py"), "app:app"]
+    WSGIApplication("%(prog)s [OPTIONS]").run()
+
+
+if __name__ == "__main__":
+    run_server()
+else:
+    app = create_app()

@@ -1,0 +1,1 @@
+"""Repeatable measurements, each with its command line."""

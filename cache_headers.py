@@ -1,0 +1,89 @@
+"""Cache policy in one table, applied to every answer by one hook; conditional requests.
+
+A view names the type of what it answers with `set_cache_policy`; the hook has the last word, so
+that no error is ever cached.
+"""
+
+from email.utils import formatdate
+from time import time
+
+from flask import Flask, Response, g
+from werkzeug.wrappers import Request
+
+RESULT_MAX_AGE_SECONDS = 30 * 86400
+STATIC_MAX_AGE_SECONDS = 7 * 86400
+
+CACHE_CONTROL = {
+    # The name of a result changes with its content, so what is cached never goes stale.
+    "enhanced_image": f"public, max-age={RESULT_MAX_AGE_SECONDS}, immutable",
+    "api_response": "no-cache",
+    "error_response": "no-store, must-revalidate",
+    "static_file": f"public, max-age={STATIC_MAX_AGE_SECONDS}",
+    "live_status": "no-store",
+}
+MAX_AGE_SECONDS = {
+    "enhanced_image": RESULT_MAX_AGE_SECONDS,
+    "static_file": STATIC_MAX_AGE_SECONDS,
+}
+CACHE_HINTS = {"enhanced_image": "long-term"}
+
+
+def get_cache_headers(resource_type: str, content_hash: str | None = None) -> dict[str, str]:
+    """Return the cache headers for a type of answer.
+
+    Parameters
+    ----------
+    resource_type : a key of `CACHE_CONTROL`
+    content_hash : becomes the strong entity tag
+    """
+    headers = {"Cache-Control": CACHE_CONTROL[resource_type]}
+    if resource_type in MAX_AGE_SECONDS:
+        headers["Expires"] = formatdate(time() + MAX_AGE_SECONDS[resource_type], usegmt=True)
+    if resource_type in CACHE_HINTS:
+        headers["X-Cache-Hint"] = CACHE_HINTS[resource_type]
+    if content_hash is not None:
+        headers["ETag"] = f'"{content_hash}"'
+    return headers
+
+
+def set_cache_policy(resource_type: str, content_hash: str | None = None) -> None:
+    """Name the type of the answer that the current request gets."""
+    g.cache_policy = (resource_type, content_hash)
+
+
+def apply_cache_headers(response: Response) -> Response:
+    """Set the answer's cache headers: the hook."""
+    resource_type, content_hash = g.get("cache_policy", ("api_response", None))
+    if response.status_code >= 400:
+        resource_type, content_hash = "error_response", None
+    response.headers.update(get_cache_headers(resource_type, content_hash))
+    return response
+
+
+def evaluate_preconditions(request: Request, etag: str, modified: float) -> int | None:
+    """Return 412 or 304 where the request's conditions ask for it, in RFC 9110's order (13.2.2).
+
+    Werkzeug's own evaluation answers `If-Match: *` with 412, and sends a body with it.
+
+    Parameters
+    ----------
+    request : a GET or HEAD
+    etag : the result's strong entity tag, without quotes
+    modified : when it was stored, seconds since the epoch
+    """
+    headers = request.headers
+    if "If-Match" in headers:
+        if not request.if_match.contains(etag):
+            return 412
+    elif request.if_unmodified_since and int(modified) > request.if_unmodified_since.timestamp():
+        return 412
+    if "If-None-Match" in headers:
+        return 304 if request.if_none_match.contains_weak(etag) else None
+    if request.if_modified_since and int(modified) <= request.if_modified_since.timestamp():
+        return 304
+    return None
+
+
+def install_cache_headers(app: Flask) -> None:
+    """Register the hook."""
+    app.after_request(apply_cache_headers)

@@ -1,0 +1,103 @@
+"""Every error that the service names: what a client may read, and start-up faults."""
+
+
+class StartupError(Exception):
+    """The service cannot start; the text tells the operator why."""
+
+
+class ConfigError(StartupError):
+    """One or more settings are wrong; the text lists all of them."""
+
+
+class ModelError(StartupError):
+    """The model file is missing, damaged, or no EDSR x3 model."""
+
+
+class ServiceError(Exception):
+    """An error that a client is told about.
+
+    Attributes
+    ----------
+    status : HTTP status code
+    code : short stable name for programs
+    message : words for a person; never an exception's text
+    retry_after_seconds : when trying again makes sense, or None
+    """
+
+    status = 500
+    code = "internal_error"
+
+    def __init__(self, message: str, retry_after_seconds: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_seconds = retry_after_seconds
+
+
+class BadRequest(ServiceError):
+    """The request itself is malformed."""
+
+    status = 400
+    code = "bad_request"
+
+
+class ForeignOrigin(ServiceError):
+    """A page of an origin that is not listed sent the request."""
+
+    status = 403
+    code = "foreign_origin"
+
+
+class ResultNotFound(ServiceError):
+    """No stored result has this name."""
+
+    status = 404
+    code = "not_found"
+
+
+class UploadTooLarge(ServiceError):
+    """The file has more bytes than allowed."""
+
+    status = 413
+    code = "too_large"
+
+
+class UnsupportedUpload(ServiceError):
+    """The bytes, or their Content-Type, are of no accepted kind."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class UndecodableImage(ServiceError):
+    """An accepted format whose pixels cannot be read."""
+
+    status = 422
+    code = "undecodable_image"
+
+
+class TooManyPixels(ServiceError):
+    """The picture, or its result, has more pixels than allowed."""
+
+    status = 422
+    code = "too_many_pixels"
+
+
+class TooCostly(ServiceError):
+    """Computing this picture alone takes longer than a request may wait."""
+
+    status = 422
+    code = "too_costly_sync"
+
+
+class Busy(ServiceError):
+    """The queue is full; the same request succeeds later."""
+
+    status = 503
+    code = "busy"
+
+
+class NotReady(ServiceError):
+    """The model is loading, or does not compute what it should."""
+
+    status = 503
+    code = "not_ready"

@@ -1,0 +1,53 @@
+"""gunicorn: one worker of many threads, which loads the model once and owns all lanes."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+from gunicorn.arbiter import Arbiter
+from gunicorn.workers.base import Worker
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from errors import ConfigError, StartupError
+from settings import PROJECT_DIR, Settings
+
+# Threads beyond those that wait for results, so that hits, health checks and uploads in progress
+# always find one.
+RESERVE_THREADS = 16
+
+try:
+    settings = Settings.from_env(os.environ)
+except ConfigError as fault:
+    sys.exit(str(fault))
+
+logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+bind = settings.bind
+chdir = str(PROJECT_DIR)
+workers = 1
+worker_class = "gthread"
+threads = settings.max_waiting_requests + RESERVE_THREADS
+# The worker reports itself alive from its own loop, so this only bounds loading the model.
+timeout = 120
+# A result that is waited for may take max_sync_seconds; a proxy in front waits longer than this.
+graceful_timeout = settings.max_sync_seconds + 30
+# Longer than a proxy keeps idle connections, so that it never sends into a closing one.
+keepalive = 75
+# Only SR_TRUSTED_PROXIES decides whose X-Forwarded-* is believed, in access.py.
+forwarded_allow_ips = ""
+control_socket_disable = True
+accesslog = "-"
+
+
+def post_worker_init(worker: Worker) -> None:
+    """Load the model in the worker: OpenCV must not be used before the fork."""
+    runner = worker.wsgi.extensions["runner"]
+    try:
+        runner.start()
+    except StartupError as fault:
+        worker.log.error("%s", fault)
+        # With this status gunicorn stops instead of trying for ever.
+        sys.exit(Arbiter.WORKER_BOOT_ERROR)
+    runner.is_draining = lambda: not worker.alive

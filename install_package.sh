@@ -1,0 +1,21 @@
+#!/bin/sh
+# Install a Debian package unless a command shows that what it brings is there:
+#   ./install_package.sh PACKAGE COMMAND [ARGUMENT...]
+set -eu
+package=$1
+shift
+if "$@" >/dev/null 2>&1; then
+    exit 0
+fi
+if [ "$(id -u)" = 0 ]; then
+    as_root=
+elif sudo -n true 2>/dev/null; then
+    as_root=sudo
+else
+    echo "missing: $package. Run: sudo apt-get install $package" >&2
+    exit 1
+fi
+# apt-get's progress goes to stderr, so that what make prints stays readable.
+$as_root apt-get -qq update >&2
+$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends "$package" >&2
+"$@" >/dev/null

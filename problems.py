@@ -1,0 +1,73 @@
+"""Every error as application/problem+json (RFC 9457), in words that give nothing away."""
+
+from datetime import UTC, datetime
+from http import HTTPStatus
+
+from flask import Flask, Response, g, jsonify
+from werkzeug.exceptions import HTTPException
+
+from errors import ServiceError
+
+# Words for what Flask and Werkzeug refuse themselves; their own may name internals.
+MESSAGES = {
+    400: "The request is malformed or was cut short.",
+    404: "There is nothing at this address.",
+    405: "This address does not take this method.",
+    413: "The upload is too large.",
+    415: "The Content-Type is not accepted here.",
+}
+
+
+def utc_now() -> str:
+    """Return the current time as an ISO 8601 text in UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def make_problem(status: int, code: str, message: str) -> Response:
+    """Make a problem answer."""
+    response = jsonify(
+        type="about:blank",
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=message,
+        error=message,
+        code=code,
+        request_id=g.get("request_id"),
+        timestamp=utc_now(),
+    )
+    response.status_code = status
+    response.mimetype = "application/problem+json"
+    return response
+
+
+def answer_service_error(error: ServiceError) -> Response:
+    """Answer an error that the service names itself."""
+    response = make_problem(error.status, error.code, error.message)
+    if error.retry_after_seconds is not None:
+        response.headers["Retry-After"] = str(error.retry_after_seconds)
+    return response
+
+
+def answer_http_exception(error: HTTPException) -> Response:
+    """Answer an error that Flask or Werkzeug raised, keeping headers such as Allow."""
+    status = error.code or 500
+    phrase = HTTPStatus(status).phrase
+    response = make_problem(
+        status, phrase.lower().replace(" ", "_"), MESSAGES.get(status, f"{phrase}.")
+    )
+    for name, value in error.get_headers():
+        if name.lower() != "content-type":
+            response.headers[name] = value
+    return response
+
+
+def answer_unexpected_error(error: Exception) -> Response:
+    """Answer a fault of the service; Flask has logged it with its traceback."""
+    return make_problem(500, ServiceError.code, "The service failed; the operator's log says why.")
+
+
+def install_problems(app: Flask) -> None:
+    """Register the handlers."""
+    app.register_error_handler(ServiceError, answer_service_error)
+    app.register_error_handler(HTTPException, answer_http_exception)
+    app.register_error_handler(Exception, answer_unexpected_error)

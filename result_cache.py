@@ -1,0 +1,193 @@
+"""Content-hash cache: results as files in one folder, under names that change with their content.
+
+A stored file is the result's own bytes, then a JSON note, then the note's length and a magic
+word. The note makes a file prove itself: length, digest and size of the picture travel in the
+same atomic rename as the bytes. Viewers ignore what follows a picture, so the files open as usual.
+"""
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import logging
+import os
+import re
+import struct
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+NAME_PATTERN = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{12}\.png")
+TEMPORARY_PREFIX = ".writing-"
+MAGIC = b"SRc1"
+FOOTER = struct.Struct(">I4s")
+MAX_NOTE_BYTES = 4096
+READ_CHUNK_BYTES = 1024 * 1024
+# File systems that have no hard links answer with one of these.
+NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
+
+logger = logging.getLogger(__name__)
+
+
+def generate_file_hash(image_data: bytes) -> str:
+    """Return the SHA-256 of an upload in hex: the content hash that results are kept under."""
+    return hashlib.sha256(image_data).hexdigest()
+
+
+def hash_file(file: BinaryIO) -> str:
+    """Return `generate_file_hash` of a file, read from its start in pieces."""
+    file.seek(0)
+    digest = hashlib.sha256()
+    while chunk := file.read(READ_CHUNK_BYTES):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class ResultNote:
+    """What is known of a result's bytes.
+
+    Attributes
+    ----------
+    length : number of bytes
+    sha256 : their digest in hex
+    width, height : the picture's size in pixels
+    """
+
+    length: int
+    sha256: str
+    width: int
+    height: int
+
+    @classmethod
+    def describe(cls, payload: bytes | memoryview, width: int, height: int) -> "ResultNote":
+        """Make the note of a result's bytes."""
+        return cls(len(payload), hashlib.sha256(payload).hexdigest(), width, height)
+
+    @property
+    def etag(self) -> str:
+        """The strong entity tag, without its quotes."""
+        return self.sha256[:32]
+
+
+class PayloadFile(io.FileIO):
+    """A stored file that ends, for whoever reads it, where the result's own bytes end."""
+
+    payload_end: int | None = None
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read up to `size` bytes, or all that is left of the result."""
+        if self.payload_end is None:
+            return super().read(-1 if size is None else size)
+        left = max(self.payload_end - self.tell(), 0)
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
+@dataclass(frozen=True)
+class StoredResult:
+    """A stored result, open for reading at its first byte; whoever holds it closes it."""
+
+    file: PayloadFile
+    note: ResultNote
+    modified: float
+
+
+def read_note(file: PayloadFile) -> ResultNote | None:
+    """Read the note at a stored file's end; None where the file is not whole."""
+    try:
+        file.seek(-FOOTER.size, os.SEEK_END)
+        size, magic = FOOTER.unpack(file.read(FOOTER.size))
+        if magic != MAGIC or size > MAX_NOTE_BYTES:
+            return None
+        payload_length = file.seek(-FOOTER.size - size, os.SEEK_END)
+        note = ResultNote(**json.loads(file.read(size)))
+    except (OSError, ValueError, TypeError):
+        return None
+    return note if note.length == payload_length else None
+
+
+class ResultCache:
+    """Stored results in a folder, which is made when first needed.
+
+    Several threads and processes may share the folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def open(self, name: str) -> StoredResult | None:
+        """Open a stored result and note its use; None where there is none.
+
+        A damaged file is removed, so that the result is computed again.
+        """
+        path = self.folder / name
+        try:
+            file = PayloadFile(path)
+        except OSError:
+            return None
+        note = read_note(file)
+        if note is None:
+            file.close()
+            logger.error("removed a damaged result: %s", name)
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return None
+        modified = os.fstat(file.fileno()).st_mtime_ns
+        # File systems mounted with relatime do not note reads, and cleanup goes by last use.
+        with contextlib.suppress(OSError):
+            os.utime(path, ns=(time.time_ns(), modified))
+        file.seek(0)
+        file.payload_end = note.length
+        return StoredResult(file, note, modified / 1e9)
+
+    def contains(self, name: str) -> bool:
+        """Tell whether a result is stored, without noting a use."""
+        return (self.folder / name).is_file()
+
+    def store(self, name: str, payload: bytes | memoryview, note: ResultNote) -> None:
+        """Write a result so that at every moment either all of it or nothing has its name.
+
+        The first complete write of a name wins: its bytes may already be in somebody's cache.
+
+        Raises
+        ------
+        OSError
+            The folder cannot be written; nothing is left behind.
+        """
+        note_bytes = json.dumps(asdict(note)).encode()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=self.folder)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(payload)
+                file.write(note_bytes)
+                file.write(FOOTER.pack(len(note_bytes), MAGIC))
+                file.flush()
+                os.fsync(file.fileno())
+            self._publish(Path(temporary), self.folder / name)
+        finally:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
+
+    @staticmethod
+    def _publish(temporary: Path, path: Path) -> None:
+        try:
+            path.hardlink_to(temporary)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            if error.errno not in NO_HARD_LINKS:
+                raise
+            temporary.replace(path)
+
+    def scan(self) -> Iterator[os.stat_result]:
+        """Yield the file status of every stored result."""
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as entries:
+            for entry in entries:
+                if NAME_PATTERN.fullmatch(entry.name):
+                    with contextlib.suppress(OSError):
+                        yield entry.stat()

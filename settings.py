@@ -1,0 +1,170 @@
+"""Settings: every SR_* variable, read once, all faults reported together."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from errors import ConfigError
+
+PROJECT_DIR = Path(__file__).resolve().parent
+MODEL_FILE_NAME = "EDSR_x3.pb"
+EMBEDDED_MODEL_PATH = PROJECT_DIR / "models" / MODEL_FILE_NAME
+
+# flask-cors takes an origin with any of these for a regular expression, and matches it unanchored.
+REGEX_CHARACTERS = frozenset("*\\]?$^[()")
+# Multipart boundaries and part headers around the file itself.
+MULTIPART_OVERHEAD_BYTES = 64 * 1024
+
+
+def parse_path(text: str) -> Path:
+    """Read a path; ``~`` is the home folder."""
+    return Path(text).expanduser()
+
+
+def parse_model_path(text: str) -> Path:
+    """Read the path of a model file, or of a folder that holds ``EDSR_x3.pb``."""
+    path = parse_path(text)
+    return path / MODEL_FILE_NAME if path.is_dir() else path
+
+
+def parse_positive(text: str) -> int:
+    """Read a whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise ValueError("must be at least 1")
+    return number
+
+
+def parse_non_negative(text: str) -> int:
+    """Read a whole number of at least 0."""
+    number = int(text)
+    if number < 0:
+        raise ValueError("must be at least 0")
+    return number
+
+
+def parse_boolean(text: str) -> bool:
+    """Read true or false, in the usual spellings."""
+    word = text.strip().lower()
+    if word in {"true", "1", "yes", "on"}:
+        return True
+    if word in {"false", "0", "no", "off"}:
+        return False
+    raise ValueError("must be true or false")
+
+
+def parse_origin(text: str) -> str:
+    """Read one web origin, scheme and host with an optional port (RFC 6454)."""
+    origin = text.strip().rstrip("/")
+    parts = urlsplit(origin)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError(f"{text!r} is no origin such as https://app.example")
+    if origin != f"{parts.scheme}://{parts.netloc}" or "@" in parts.netloc:
+        raise ValueError(f"{text!r} is more than scheme, host and port")
+    if REGEX_CHARACTERS & set(origin):
+        raise ValueError(f"{text!r} has a character that would make it a pattern")
+    return origin.lower()
+
+
+def parse_origins(text: str) -> tuple[str, ...]:
+    """Read origins separated by commas; ``*`` or nothing means any origin."""
+    if text.strip() in {"", "*"}:
+        return ()
+    return tuple(parse_origin(part) for part in text.split(",") if part.strip())
+
+
+def parse_public_url(text: str) -> str:
+    """Read the URL under which clients reach the service, with its path prefix."""
+    url = text.strip().rstrip("/")
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must be a URL such as https://sr.example/prefix")
+    if parts.query or parts.fragment:
+        raise ValueError("must have no query and no fragment")
+    return url
+
+
+def setting(default: object, parse: Callable[[str], object], help_text: str) -> Any:
+    """Declare a setting: its default, how its text is read, and what it means."""
+    return field(default=default, metadata={"parse": parse, "help": help_text})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an operator can choose. The variable of a field is ``SR_`` and its name in capitals."""
+
+    bind: str = setting("0.0.0.0:7860", str.strip, "address and port to listen on")
+    model_path: Path = setting(
+        EMBEDDED_MODEL_PATH,
+        parse_model_path,
+        "EDSR x3 model as a TensorFlow .pb, or the folder that holds EDSR_x3.pb",
+    )
+    cache_dir: Path = setting(
+        PROJECT_DIR / "data" / "cache", parse_path, "folder of the stored results"
+    )
+    lanes: int = setting(
+        0, parse_non_negative, "tiles computed at once; 0: as many as CPUs and memory allow"
+    )
+    max_upload_bytes: int = setting(16 * 1024**2, parse_positive, "largest accepted file")
+    max_input_pixels: int = setting(16_000_000, parse_positive, "most pixels of an upload")
+    max_output_pixels: int = setting(144_000_000, parse_positive, "most pixels of a result")
+    max_decoded_bytes: int = setting(
+        512 * 1024**2,
+        parse_positive,
+        "pictures are decoded while their pixels fit in this; a larger one is decoded alone",
+    )
+    max_queue_pixels: int = setting(
+        64_000_000, parse_positive, "most input pixels accepted and not yet computed"
+    )
+    max_waiting_requests: int = setting(
+        64, parse_positive, "most requests that wait for a result at once"
+    )
+    max_sync_seconds: int = setting(240, parse_positive, "longest time that a request waits")
+    cors_enabled: bool = setting(True, parse_boolean, "false leaves the CORS headers to the proxy")
+    cors_origins: tuple[str, ...] = setting(
+        (), parse_origins, "origins allowed to use /api, separated by commas; empty: any"
+    )
+    cors_max_age_seconds: int = setting(
+        86400, parse_non_negative, "how long browsers may remember a preflight"
+    )
+    public_url: str = setting(
+        "", parse_public_url, "URL of the service as clients see it; empty: from the request"
+    )
+    trusted_proxies: int = setting(
+        0, parse_non_negative, "number of proxies in front whose X-Forwarded-* are believed"
+    )
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Largest request body: the largest file, and multipart headers around it."""
+        return self.max_upload_bytes + MULTIPART_OVERHEAD_BYTES
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> "Settings":
+        """Read all settings.
+
+        Raises
+        ------
+        ConfigError
+            Lists every variable that cannot be read, and every unknown SR_* variable.
+        """
+        values: dict[str, Any] = {}
+        faults = []
+        variables = {f"SR_{item.name.upper()}": item for item in fields(cls)}
+        for variable, item in variables.items():
+            text = environ.get(variable, "")
+            if not text.strip():
+                continue
+            try:
+                values[item.name] = item.metadata["parse"](text)
+            except ValueError as error:
+                faults.append(f"{variable}={text!r}: {error}")
+        unknown = sorted(
+            name for name in environ if name.startswith("SR_") and name not in variables
+        )
+        faults += [f"{name}: no such setting" for name in unknown]
+        if faults:
+            raise ConfigError("\n".join(["wrong settings:", *(f"  {fault}" for fault in faults)]))
+        return cls(**values)

@@ -1,0 +1,243 @@
+"""Super-resolution: load EDSR x3 once through `cv2.dnn_superres`, enlarge pictures tile by tile.
+
+A `cv2.dnn` network is not thread-safe, and OpenCV's own threads serve one call at a time. So the
+model is loaded once for each lane, a lane computes one tile on one thread, and as many lanes as
+CPUs keep them all busy.
+"""
+
+import hashlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+import machine
+from errors import ModelError
+from image_codec import Picture, Pixels, decode_image, to_pil
+from settings import EMBEDDED_MODEL_PATH
+from tiling import Tile, split_image
+
+SCALE = 3
+# One wrong level is rounding: processors add in different orders.
+GOLDEN_TOLERANCE = 2
+# Tiles of one picture that may be queued or computed for each lane. Two keep a lane busy while
+# the next tile is cut; few let pictures share the lanes in turn.
+TILES_IN_FLIGHT_PER_LANE = 2
+MEMORY_SHARE_FOR_LANES = 0.5
+# How fast old tile times are forgotten in the measured speed.
+SPEED_MEMORY = 0.98
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ModelProfile:
+    """Constants measured for a model in `cv2.dnn`; results are immutable, so they never adapt.
+
+    Attributes
+    ----------
+    tile : side of a tile in input pixels; the least time per kept pixel (`bench/tiles.py`)
+    halo : border of a tile that is not kept; how far a pixel's surroundings matter
+    lane_bytes : resident memory of one more lane
+    """
+
+    tile: int
+    halo: int
+    lane_bytes: int
+
+
+# At most 1/255 from the untiled result, on photographs and on binary noise.
+EMBEDDED_PROFILE = ModelProfile(tile=144, halo=10, lane_bytes=90 * 1024**2)
+# Measured with OpenCV's stock EDSR_x3.pb: at most 2/255.
+OTHER_PROFILE = ModelProfile(tile=96, halo=10, lane_bytes=1400 * 1024**2)
+
+
+# One copy of the model, used by one thread at a time:
+# (H, W, 3) BGR uint8 in, (3 H, 3 W, 3) out.
+Network = Callable[[Pixels], Pixels]
+
+
+def load_network(model_path: Path) -> Network:
+    """Load one copy of the model into OpenCV."""
+    model = cv2.dnn_superres.DnnSuperResImpl.create()
+    model.readModel(str(model_path))
+    model.setModel("edsr", SCALE)
+    return lambda image: np.asarray(model.upsample(image), np.uint8)
+
+
+def read_expected_sha256(model_path: Path) -> str | None:
+    """Return the model's SHA-256 as the file SHA256SUMS beside it states it, if it does."""
+    try:
+        lines = model_path.with_name("SHA256SUMS").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        digest, _, name = line.partition("  ")
+        if name == model_path.name:
+            return digest
+    return None
+
+
+class SuperResolution:
+    """An EDSR x3 model, loaded and ready.
+
+    Parameters
+    ----------
+    model_path : frozen TensorFlow graph of an EDSR x3
+    lanes : tiles computed at once; 0 takes as many as CPUs and memory allow
+    load : makes one copy of the model
+
+    Raises
+    ------
+    ModelError
+        The file is missing, damaged, or no EDSR x3 model.
+    """
+
+    def __init__(
+        self,
+        model_path: Path = EMBEDDED_MODEL_PATH,
+        lanes: int = 0,
+        load: Callable[[Path], Network] = load_network,
+    ) -> None:
+        self.model_path = model_path
+        try:
+            self.model_sha256 = hashlib.sha256(model_path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise ModelError(f"cannot read the model {model_path}: {error.strerror}") from None
+        expected = read_expected_sha256(model_path)
+        if expected is not None and expected != self.model_sha256:
+            raise ModelError(f"{model_path} is damaged: its SHA-256 is not that of SHA256SUMS")
+        embedded = self.model_sha256 == read_expected_sha256(EMBEDDED_MODEL_PATH)
+        self.profile = EMBEDDED_PROFILE if embedded else OTHER_PROFILE
+        self.lanes = lanes or self._choose_lanes()
+
+        cv2.setNumThreads(1)
+        self._speed_lock = threading.Lock()
+        self._tile_seconds = self._tile_pixels = 0.0
+        self._networks: queue.LifoQueue[Network] = queue.LifoQueue()
+        for _ in range(self.lanes):
+            self._networks.put(self._load_and_warm_up(load))
+        self._pool = ThreadPoolExecutor(self.lanes, thread_name_prefix="lane")
+
+    def _choose_lanes(self) -> int:
+        room = machine.available_memory_bytes() * MEMORY_SHARE_FOR_LANES
+        return max(1, min(machine.count_cpus(), int(room / self.profile.lane_bytes)))
+
+    def _load_and_warm_up(self, load: Callable[[Path], Network]) -> Network:
+        """Load a lane's network, prepare it for the tile's shape, and see that it enlarges."""
+        side = self.profile.tile
+        ramp = np.linspace(0, 255, side, dtype=np.uint8)
+        probe = np.ascontiguousarray(np.broadcast_to(ramp[None, :, None], (side, side, 3)))
+        fault = f"{self.model_path} is no EDSR x{SCALE} model that OpenCV can run"
+        try:
+            network = load(self.model_path)
+            network(probe)
+            started = time.perf_counter()
+            enlarged = network(probe)
+        except cv2.error:
+            raise ModelError(fault) from None
+        if enlarged.shape != (side * SCALE, side * SCALE, 3) or enlarged.min() == enlarged.max():
+            raise ModelError(fault)
+        self._record_speed(time.perf_counter() - started, (side - 2 * self.profile.halo) ** 2)
+        return network
+
+    def _record_speed(self, seconds: float, pixels: int) -> None:
+        with self._speed_lock:
+            self._tile_seconds = self._tile_seconds * SPEED_MEMORY + seconds
+            self._tile_pixels = self._tile_pixels * SPEED_MEMORY + pixels
+
+    @property
+    def seconds_per_pixel(self) -> float:
+        """Recent time per input pixel, in seconds, with all lanes at work."""
+        with self._speed_lock:
+            return self._tile_seconds / self._tile_pixels / self.lanes
+
+    @property
+    def fingerprint(self) -> str:
+        """Everything about model and engine that changes the bytes of a result."""
+        profile = self.profile
+        return f"{self.model_sha256} x{SCALE} cv2.dnn tile {profile.tile} halo {profile.halo}"
+
+    def matches_golden_tile(self) -> bool:
+        """Compare the embedded model's golden tile with what it computes on this machine.
+
+        Other models have no golden tile; loading has shown that they enlarge.
+        """
+        if self.profile is not EMBEDDED_PROFILE:
+            return True
+        golden_input, expected = (
+            decode_image(BytesIO(EMBEDDED_MODEL_PATH.with_name(name).read_bytes())).bgr
+            for name in ("golden_input.png", "golden_output.png")
+        )
+        computed = self.upscale(golden_input)
+        difference = np.abs(computed.astype(np.int16) - expected)
+        return int(difference.max()) <= GOLDEN_TOLERANCE
+
+    def upscale(self, image: Pixels) -> Pixels:
+        """Enlarge three times; pictures of several threads share the lanes tile by tile.
+
+        Parameters
+        ----------
+        image : (H, W, 3) uint8, BGR
+
+        Returns
+        -------
+        (3 H, 3 W, 3) uint8, BGR
+        """
+        height, width = image.shape[:2]
+        output = np.empty((height * SCALE, width * SCALE, 3), np.uint8)
+        in_flight: set[Future[None]] = set()
+        for tile in split_image(height, width, self.profile.tile, self.profile.halo):
+            if len(in_flight) == self.lanes * TILES_IN_FLIGHT_PER_LANE:
+                done, in_flight = wait(in_flight, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+            in_flight.add(self._pool.submit(self._compute_tile, tile, image, output))
+        for future in in_flight:
+            future.result()
+        return output
+
+    def _compute_tile(self, tile: Tile, image: Pixels, output: Pixels) -> None:
+        network = self._networks.get()
+        try:
+            started = time.perf_counter()
+            enlarged = network(tile.crop(image))
+            self._record_speed(time.perf_counter() - started, tile.kept_pixels)
+        finally:
+            self._networks.put(network)
+        tile.place(enlarged, output, SCALE)
+
+    def upscale_picture(self, picture: Picture) -> Picture:
+        """Enlarge a picture three times, its transparency by bicubic interpolation."""
+        bgr = self.upscale(picture.bgr)
+        alpha = picture.alpha
+        if alpha is not None:
+            size = (bgr.shape[1], bgr.shape[0])
+            alpha = cv2.resize(alpha, size, interpolation=cv2.INTER_CUBIC).astype(np.uint8)
+        return Picture(bgr, alpha, picture.icc_profile)
+
+    def enhance(self, image_data: bytes) -> Image.Image:
+        """Enlarge a picture file three times: the call for scripts.
+
+        Parameters
+        ----------
+        image_data : bytes of a PNG, JPEG, WebP, TIFF or BMP file
+
+        Returns
+        -------
+        Pillow image, RGB or RGBA, three times as wide and high
+        """
+        return to_pil(self.upscale_picture(decode_image(BytesIO(image_data))))
+
+    def close(self) -> None:
+        """Let the lanes end."""
+        self._pool.shutdown()

@@ -1,0 +1,1 @@
+"""Tests, and what the benchmarks share with them."""

@@ -1,0 +1,109 @@
+"""Start the real service on a port and a folder of its own, and stop it again."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+GUNICORN = (sys.executable, "-m", "gunicorn", "app:app")
+START_SECONDS = 60
+STOP_SECONDS = 30
+
+
+@dataclass
+class Service:
+    """A running service."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    folder: Path
+
+    @property
+    def log(self) -> str:
+        """Return what the service has printed."""
+        return (self.folder / "log").read_text()
+
+    @property
+    def worker_pid(self) -> int:
+        """Return the process id of gunicorn's worker."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return int(children.read_text().split()[0])
+
+    @property
+    def peak_memory_mb(self) -> float:
+        """Return the largest resident memory that the worker ever had, in MB (10**6 bytes)."""
+        for line in Path(f"/proc/{self.worker_pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+        raise LookupError("VmHWM")
+
+
+def find_free_port() -> int:
+    """Return a port on loopback that nobody uses now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def service_environment(folder: Path, port: int, **settings: object) -> dict[str, str]:
+    """Return the environment of a service that keeps its data below `folder`."""
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("SR_")}
+    environment["SR_BIND"] = f"127.0.0.1:{port}"
+    environment["SR_CACHE_DIR"] = str(folder / "cache")
+    environment |= {f"SR_{name.upper()}": str(value) for name, value in settings.items()}
+    return environment
+
+
+@contextmanager
+def run_service(
+    folder: Path,
+    command: Sequence[str] = GUNICORN,
+    working_dir: Path = PROJECT_DIR,
+    **settings: object,
+) -> Iterator[Service]:
+    """Run the service until the block ends; the settings' names lack their ``SR_``."""
+    port = find_free_port()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=working_dir,
+            env=service_environment(folder, port, **settings),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        service = Service(f"http://127.0.0.1:{port}", process, folder)
+        try:
+            wait_until_ready(service)
+            yield service
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def wait_until_ready(service: Service) -> None:
+    """Return when the service says that it is ready; raise when it stops or takes too long."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if service.process.poll() is not None:
+            break
+        try:
+            if httpx.get(f"{service.url}/api/ready").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.05)
+    raise RuntimeError(f"the service did not start:\n{service.log}")

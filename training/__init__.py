@@ -1,0 +1,1 @@
+"""How the embedded model is made; the service never imports this."""
