@@ -186,7 +186,7 @@ class ResultCache:
 
     def scan(self) -> Iterator[os.stat_result]:
         """Yield the file status of every stored result."""
-        with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as entries:
+        with contextlib.suppress(OSError), os.scandir(self.folder) as entries:
             for entry in entries:
                 if NAME_PATTERN.fullmatch(entry.name):
                     with contextlib.suppress(OSError):

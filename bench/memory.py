@@ -46,24 +46,25 @@ def main() -> None:
     parser.add_argument("--uploads", type=int, default=32)
     parser.add_argument("--megapixels", type=float, default=4)
     arguments = parser.parse_args()
-    patience = {"max_sync_seconds": 7200, "max_queue_pixels": 10**9}
-    with tempfile.TemporaryDirectory() as folder:
-        with run_service(Path(folder), **patience) as service:
-            print(f"idle: {service.peak_memory_mb:.0f} MB")
-            started = time.perf_counter()
-            size = enhance(service.url, make_photo(arguments.megapixels, 0))
-            print(
-                f"one upload: {service.peak_memory_mb:.0f} MB, "
-                f"{time.perf_counter() - started:.1f} s, {size / 1e6:.1f} MB of PNG"
-            )
-            photos = [make_photo(arguments.megapixels, n + 1) for n in range(arguments.uploads)]
-            started = time.perf_counter()
-            with ThreadPoolExecutor(arguments.uploads) as clients:
-                list(clients.map(lambda photo: enhance(service.url, photo), photos))
-            print(
-                f"{arguments.uploads} uploads at once: {service.peak_memory_mb:.0f} MB, "
-                f"{time.perf_counter() - started:.1f} s"
-            )
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        run_service(Path(folder), max_sync_seconds=7200, max_queue_pixels=10**9) as service,
+    ):
+        print(f"idle: {service.peak_memory_mb:.0f} MB")
+        started = time.perf_counter()
+        size = enhance(service.url, make_photo(arguments.megapixels, 0))
+        print(
+            f"one upload: {service.peak_memory_mb:.0f} MB, "
+            f"{time.perf_counter() - started:.1f} s, {size / 1e6:.1f} MB of PNG"
+        )
+        photos = [make_photo(arguments.megapixels, n + 1) for n in range(arguments.uploads)]
+        started = time.perf_counter()
+        with ThreadPoolExecutor(arguments.uploads) as clients:
+            list(clients.map(lambda photo: enhance(service.url, photo), photos))
+        print(
+            f"{arguments.uploads} uploads at once: {service.peak_memory_mb:.0f} MB, "
+            f"{time.perf_counter() - started:.1f} s"
+        )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,133 @@
+"""Fixtures: photographs, a fake model for logic, the real one for pictures."""
+
+import threading
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from PIL import Image
+from skimage import data
+
+from app import create_app
+from image_codec import Pixels
+from runner import Runner
+from settings import Settings
+from super_resolution import SCALE, Network, SuperResolution
+from training.network import Weights
+
+
+class FakeModel:
+    """A model file's stand-in: enlarges by repeating pixels; can be told to wait or to fail."""
+
+    def __init__(self) -> None:
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+        self.started = threading.Event()
+        self.error: Exception | None = None
+        self.tiles = 0
+
+    def load(self, _model_path: Path) -> Network:
+        return self.upsample
+
+    def upsample(self, image: Pixels) -> Pixels:
+        self.started.set()
+        assert self.may_go_on.wait(30)
+        if self.error is not None:
+            raise self.error
+        self.tiles += 1
+        return image.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
+
+
+@pytest.fixture
+def fake_model() -> FakeModel:
+    return FakeModel()
+
+
+@pytest.fixture
+def fake_super_resolution(tmp_path: Path, fake_model: FakeModel) -> Iterator[SuperResolution]:
+    model_path = tmp_path / "fake.pb"
+    model_path.write_bytes(b"fake model")
+    model = SuperResolution(model_path, lanes=2, load=fake_model.load)
+    fake_model.started.clear()
+    yield model
+    fake_model.may_go_on.set()
+    model.close()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(cache_dir=tmp_path / "cache")
+
+
+AppMaker = Callable[..., Flask]
+
+
+@pytest.fixture
+def make_app(
+    settings: Settings, fake_super_resolution: SuperResolution
+) -> Callable[[Settings | None], Flask]:
+    """Make an application with the fake model, loaded and ready."""
+
+    def make(other_settings: Settings | None = None) -> Flask:
+        app = create_app(other_settings or settings, fake_super_resolution)
+        app.extensions["runner"].start()
+        return app
+
+    return make
+
+
+@pytest.fixture
+def app(make_app: AppMaker) -> Flask:
+    return make_app()
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+@pytest.fixture
+def runner(app: Flask) -> Runner:
+    found: Runner = app.extensions["runner"]
+    return found
+
+
+@pytest.fixture(scope="session")
+def real_super_resolution() -> Iterator[SuperResolution]:
+    model = SuperResolution()
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="session")
+def photo() -> Pixels:
+    """A photograph, (512, 512, 3) uint8, BGR."""
+    return np.ascontiguousarray(data.astronaut()[:, :, ::-1])
+
+
+def encode(image: Image.Image, image_format: str, **options: object) -> bytes:
+    """Return a picture as a file of a format."""
+    buffer = BytesIO()
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def photo_jpeg(photo: Pixels) -> bytes:
+    """A photograph of 64 x 48 pixels as a JPEG file."""
+    return encode(Image.fromarray(photo[100:148, 180:244, ::-1]), "JPEG", quality=90)
+
+
+def draw_weights(shapes: dict[str, tuple[int, int]]) -> Weights:
+    """Draw weights small enough that a network's output stays within a picture's range."""
+    random = np.random.default_rng(1)
+    weights = {}
+    for name, (outputs, inputs) in shapes.items():
+        deviation = 0.5 / np.sqrt(9 * inputs)
+        weights[f"{name}_weight"] = random.normal(0, deviation, (outputs, inputs, 3, 3))
+        weights[f"{name}_bias"] = random.normal(0, 0.1, outputs)
+    return {name: array.astype(np.float32) for name, array in weights.items()}

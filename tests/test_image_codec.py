@@ -1,0 +1,221 @@
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, ImageOps
+from skimage import data
+
+from errors import ServiceError, TooManyPixels, UndecodableImage, UnsupportedUpload
+from image_codec import Picture, decode_image, encode_png, read_header, to_pil
+from tests.conftest import encode
+
+
+def draw_corner_marks(width: int = 40, height: int = 24) -> Image.Image:
+    """A grey picture with a red, green, blue and white corner."""
+    image = Image.new("RGB", (width, height), (90, 90, 90))
+    third = (width // 3, height // 3)
+    for colour, corner in (
+        ((220, 30, 30), (0, 0)),
+        ((30, 200, 30), (width - third[0], 0)),
+        ((30, 30, 220), (0, height - third[1])),
+        ((250, 250, 250), (width - third[0], height - third[1])),
+    ):
+        image.paste(colour, (*corner, corner[0] + third[0], corner[1] + third[1]))
+    return image
+
+
+def decode(content: bytes) -> Picture:
+    return decode_image(BytesIO(content))
+
+
+def reopen(picture: Picture) -> Image.Image:
+    image = Image.open(BytesIO(encode_png(picture)))
+    image.load()
+    return image
+
+
+@pytest.mark.parametrize(
+    ("image_format", "options"),
+    [("PNG", {}), ("BMP", {}), ("TIFF", {}), ("WEBP", {"lossless": True})],
+)
+def test_lossless_formats_decode_to_the_same_pixels(
+    image_format: str, options: dict[str, object]
+) -> None:
+    image = draw_corner_marks()
+    picture = decode(encode(image, image_format, **options))
+    np.testing.assert_array_equal(picture.bgr[:, :, ::-1], np.asarray(image))
+    assert picture.alpha is None
+
+
+def test_jpeg_decodes_close_to_the_original() -> None:
+    image = draw_corner_marks()
+    picture = decode(encode(image, "JPEG", quality=95, subsampling=0))
+    assert np.abs(picture.bgr[:, :, ::-1].astype(int) - np.asarray(image)).mean() < 3
+
+
+def test_multi_picture_jpeg_of_phones_gives_its_first_picture() -> None:
+    first, second = draw_corner_marks(), Image.new("RGB", (40, 24), "yellow")
+    content = encode(first, "MPO", save_all=True, append_images=[second], quality=95)
+    assert Image.open(BytesIO(content)).format == "MPO"
+    picture = decode(content)
+    assert np.abs(picture.bgr[:, :, ::-1].astype(int) - np.asarray(first)).mean() < 8
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_picture_is_turned_upright(orientation: int, image_format: str) -> None:
+    upright = draw_corner_marks()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = encode(upright, image_format, exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(BytesIO(stored)))
+    picture = decode(stored)
+    assert picture.bgr.shape[:2] == (expected.height, expected.width)
+    assert (picture.bgr.shape[0] > picture.bgr.shape[1]) == (orientation >= 5)
+    np.testing.assert_array_equal(picture.bgr[:, :, ::-1], np.asarray(expected.convert("RGB")))
+
+
+def draw_soft_disc() -> Image.Image:
+    """A red disc whose transparency falls off softly."""
+    row, column = np.mgrid[:32, :40]
+    distance = np.hypot(row - 16, column - 20)
+    pixels = np.zeros((32, 40, 4), np.uint8)
+    pixels[:, :, 0] = 200
+    pixels[:, :, 3] = np.clip(255 - distance * 16, 0, 255)
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "PA"])
+def test_transparency_survives_decoding_and_encoding(mode: str) -> None:
+    image = draw_soft_disc()
+    if mode == "P":
+        stored = encode(image.quantize(64, Image.Quantize.FASTOCTREE), "PNG")
+    elif mode == "PA":
+        stored = encode(image, "WEBP", lossless=True, exact=True)
+    else:
+        stored = encode(image.convert(mode), "PNG")
+    expected = np.asarray(Image.open(BytesIO(stored)).convert("RGBA"))
+    image = reopen(decode(stored))
+    assert image.mode == "RGBA"
+    np.testing.assert_array_equal(np.asarray(image), expected)
+
+
+def test_transparent_colour_of_an_opaque_mode_becomes_alpha() -> None:
+    image = draw_corner_marks()
+    picture = decode(encode(image, "PNG", transparency=(90, 90, 90)))
+    assert picture.alpha is not None
+    assert picture.alpha[0, 0] == 255
+    assert picture.alpha[12, 20] == 0
+
+
+def test_sixteen_bit_grey_is_scaled_and_not_clipped() -> None:
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    picture = decode(encode(Image.fromarray(ramp), "PNG"))
+    np.testing.assert_array_equal(picture.bgr[:, :, 0].ravel(), np.arange(256))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK"])
+def test_other_modes_become_colour(mode: str) -> None:
+    image = Image.fromarray(data.astronaut()[100:160, 180:240]).convert(mode)
+    picture = decode(encode(image, "TIFF"))
+    expected = np.asarray(image.convert("RGB"))
+    np.testing.assert_array_equal(picture.bgr[:, :, ::-1], expected)
+
+
+def test_colour_profile_is_carried_over() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    picture = decode(encode(draw_corner_marks(), "JPEG", icc_profile=profile))
+    assert reopen(picture).info["icc_profile"] == profile
+    assert to_pil(picture).info["icc_profile"] == profile
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [b"rubbish" * 40, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()],
+    ids=["rubbish", "not for RGB"],
+)
+def test_unusable_colour_profile_is_left_out(profile: bytes) -> None:
+    picture = decode(encode(draw_corner_marks(), "JPEG", icc_profile=profile))
+    assert picture.icc_profile is None
+
+
+def test_profile_that_the_encoder_refuses_does_not_cost_the_picture() -> None:
+    picture = Picture(np.full((4, 4, 3), 7, np.uint8), icc_profile=b"\0" * 200)
+    image = reopen(picture)
+    assert np.asarray(image).tolist() == [[[7, 7, 7]] * 4] * 4
+
+
+def test_png_of_drawn_graphics_stays_small() -> None:
+    flat = np.full((600, 600, 3), 255, np.uint8)
+    flat[200:400, 200:400] = (10, 20, 200)
+    size = len(encode(Image.fromarray(flat[:, :, ::-1]), "PNG"))
+    assert len(encode_png(Picture(flat))) < 1.2 * size
+
+
+# --- refused
+
+
+def test_header_gives_size_and_transparency_without_decoding() -> None:
+    content = encode(draw_soft_disc(), "PNG")
+    header = read_header(BytesIO(content[:100]), max_pixels=10_000)
+    assert (header.width, header.height, header.pixels) == (40, 32, 1280)
+    assert header.has_alpha
+
+
+def test_header_of_too_many_pixels_is_refused_before_decoding() -> None:
+    bomb = encode(Image.new("1", (20_000, 20_000)), "PNG")
+    assert len(bomb) < 100_000
+    with pytest.raises(TooManyPixels, match="20000 x 20000"):
+        read_header(BytesIO(bomb), max_pixels=16_000_000)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello", b"%PDF-1.7", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\x89PNG"],
+)
+def test_bytes_of_no_accepted_format_are_unsupported(content: bytes) -> None:
+    with pytest.raises(UnsupportedUpload, match="PNG, JPEG, WebP, TIFF, BMP"):
+        read_header(BytesIO(content), 10**9)
+
+
+def test_format_that_pillow_reads_and_the_service_does_not_take_is_unsupported() -> None:
+    with pytest.raises(UnsupportedUpload):
+        read_header(BytesIO(encode(draw_corner_marks(), "PPM")), 10**9)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "WEBP", "TIFF"])
+def test_several_frames_are_refused_and_not_cut_to_the_first(image_format: str) -> None:
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    content = encode(frames[0], image_format, save_all=True, append_images=frames[1:])
+    with pytest.raises(UnsupportedUpload, match="Animations"):
+        read_header(BytesIO(content), 10**9)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF", "BMP"])
+def test_file_cut_short_is_undecodable_and_never_half_a_picture(image_format: str) -> None:
+    content = encode(Image.fromarray(data.astronaut()[:128, :128]), image_format)
+    for keep in (0.2, 0.5, 0.9):
+        cut = BytesIO(content[: int(len(content) * keep)])
+        with pytest.raises((UndecodableImage, UnsupportedUpload)):
+            decode_image(cut)
+
+
+def test_samples_of_32_bits_are_unsupported() -> None:
+    content = encode(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF")
+    with pytest.raises(UnsupportedUpload, match="32 bits"):
+        decode(content)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF", "BMP"])
+def test_damaged_bytes_give_a_picture_or_an_error_of_the_service(image_format: str) -> None:
+    content = encode(Image.fromarray(data.astronaut()[:48, :48]), image_format)
+    random = np.random.default_rng(7)
+    for _ in range(60):
+        damaged = bytearray(content)
+        for position in random.integers(0, len(content), 3):
+            damaged[position] = random.integers(0, 256)
+        try:
+            read_header(BytesIO(damaged), 10**6)
+            decode(bytes(damaged))
+        except ServiceError:
+            pass

@@ -1,0 +1,54 @@
+import os
+from pathlib import Path
+
+import pytest
+
+import machine
+
+
+def write_files(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("files", "cpus"),
+    [
+        ({}, 64),
+        ({"cpu.max": "max 100000\n"}, 64),
+        ({"cpu.max": "200000 100000\n"}, 2),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "12800000 100000\n"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+    ],
+)
+def test_cpus_are_those_that_affinity_and_cgroup_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], cpus: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(64)))
+    write_files(tmp_path, files)
+    assert machine.count_cpus(tmp_path) == cpus
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"memory.max": "1000000\n", "memory.current": "400000\n"},
+        {
+            "memory/memory.limit_in_bytes": "1000000\n",
+            "memory/memory.usage_in_bytes": "400000\n",
+        },
+    ],
+)
+def test_memory_is_what_the_cgroup_leaves(tmp_path: Path, files: dict[str, str]) -> None:
+    write_files(tmp_path, files)
+    assert machine.available_memory_bytes(tmp_path) == 600_000
+
+
+def test_memory_without_a_limit_is_the_machines(tmp_path: Path) -> None:
+    write_files(tmp_path, {"memory.max": "max\n", "memory.current": "400000\n"})
+    available = machine.available_memory_bytes(tmp_path)
+    assert 0 < available <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,279 @@
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from errors import Busy, NotReady, ServiceError, TooManyPixels, UndecodableImage
+from result_cache import StoredResult, generate_file_hash
+from runner import Result, Runner
+from settings import Settings
+from super_resolution import SuperResolution
+from tests.conftest import FakeModel, encode
+from uploads import Upload
+
+WAIT_SECONDS = 20
+
+
+def make_upload(shade: int = 0, side: int = 20) -> Upload:
+    content = encode(Image.new("RGB", (side, side), (shade, 50, 60)), "PNG")
+    return Upload(BytesIO(content), generate_file_hash(content), "photo")
+
+
+def read(result: Result) -> bytes:
+    if isinstance(result.content, StoredResult):
+        with result.content.file as file:
+            return file.read()
+    return bytes(result.content)
+
+
+def pixels_of(content: bytes) -> np.ndarray:
+    return np.asarray(Image.open(BytesIO(content)))
+
+
+RunnerMaker = Callable[..., Runner]
+
+
+@pytest.fixture
+def make_runner(settings: Settings, fake_super_resolution: SuperResolution) -> RunnerMaker:
+    def make(**changes: Any) -> Runner:
+        runner = Runner(replace(settings, **changes), lambda: fake_super_resolution)
+        runner.start()
+        return runner
+
+    return make
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(40) as executor:
+        yield executor
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(WAIT_SECONDS * 100):
+        if condition():
+            return
+        pause.wait(0.01)
+    raise TimeoutError
+
+
+def test_upload_is_computed_and_then_a_hit(make_runner: RunnerMaker) -> None:
+    runner = make_runner()
+    first = runner.enhance(make_upload(7))
+    assert not first.hit
+    content = read(first)
+    assert pixels_of(content).shape == (60, 60, 3)
+    assert pixels_of(content)[0, 0].tolist() == [7, 50, 60]
+    second = runner.enhance(make_upload(7))
+    assert second.hit
+    assert (read(second), second.name, second.note) == (content, first.name, first.note)
+    assert runner.statistics()["inferences"] == 1
+
+
+def test_upload_file_is_closed_whatever_happens(make_runner: RunnerMaker) -> None:
+    runner = make_runner(max_input_pixels=500)
+    uploads = [make_upload(1), make_upload(1), make_upload(1, side=40)]
+    read(runner.enhance(uploads[0]))
+    read(runner.enhance(uploads[1]))
+    with pytest.raises(TooManyPixels):
+        runner.enhance(uploads[2])
+    assert all(upload.file.closed for upload in uploads)
+
+
+def test_identical_uploads_at_once_are_computed_once(
+    make_runner: RunnerMaker, fake_model: FakeModel, pool: ThreadPoolExecutor
+) -> None:
+    runner = make_runner()
+    fake_model.may_go_on.clear()
+    waiting = [pool.submit(runner.enhance, make_upload(3)) for _ in range(30)]
+    wait_until(lambda: runner.statistics()["waiting_requests"] == 30)
+    fake_model.may_go_on.set()
+    contents = {read(future.result(WAIT_SECONDS)) for future in waiting}
+    assert len(contents) == 1
+    assert runner.statistics()["inferences"] == 1
+
+
+def test_hit_does_not_wait_behind_inference(
+    make_runner: RunnerMaker, fake_model: FakeModel, pool: ThreadPoolExecutor
+) -> None:
+    runner = make_runner()
+    read(runner.enhance(make_upload(1)))
+    fake_model.may_go_on.clear()
+    fake_model.started.clear()
+    waiting = [pool.submit(runner.enhance, make_upload(shade)) for shade in range(2, 30)]
+    assert fake_model.started.wait(WAIT_SECONDS)
+    hit = pool.submit(runner.enhance, make_upload(1)).result(WAIT_SECONDS)
+    assert hit.hit
+    read(hit)
+    assert not any(future.done() for future in waiting)
+    fake_model.may_go_on.set()
+    for future in waiting:
+        read(future.result(WAIT_SECONDS))
+
+
+def test_result_stored_between_lookup_and_start_is_not_computed_again(
+    make_runner: RunnerMaker,
+) -> None:
+    runner, other = make_runner(), make_runner()
+    open_result = runner.cache.open
+
+    def miss_once(name: str) -> StoredResult | None:
+        runner.cache.open = open_result  # type: ignore[method-assign]
+        read(other.enhance(make_upload(5)))
+        return None
+
+    runner.cache.open = miss_once  # type: ignore[method-assign]
+    read(runner.enhance(make_upload(5)))
+    assert runner.statistics()["inferences"] == 0
+
+
+def test_full_queue_and_full_waiting_room_are_busy(
+    make_runner: RunnerMaker, fake_model: FakeModel, pool: ThreadPoolExecutor
+) -> None:
+    runner = make_runner(max_queue_pixels=1000, max_waiting_requests=3)
+    fake_model.may_go_on.clear()
+    waiting = [pool.submit(runner.enhance, make_upload(shade)) for shade in (1, 2)]
+    wait_until(lambda: runner.statistics()["queue_pixels"] == 800)
+    with pytest.raises(Busy, match="queue is full"):
+        runner.enhance(make_upload(3))
+    waiting.append(pool.submit(runner.enhance, make_upload(1)))
+    wait_until(lambda: runner.statistics()["waiting_requests"] == 3)
+    with pytest.raises(Busy, match="Too many requests"):
+        runner.enhance(make_upload(1))
+    fake_model.may_go_on.set()
+    for future in waiting:
+        read(future.result(WAIT_SECONDS))
+    assert runner.statistics()["queue_pixels"] == 0
+    assert runner.statistics()["waiting_requests"] == 0
+
+
+def test_request_that_waited_long_enough_is_told_and_finds_the_result_later(
+    make_runner: RunnerMaker, fake_model: FakeModel
+) -> None:
+    runner = make_runner(max_sync_seconds=1)
+    fake_model.may_go_on.clear()
+    with pytest.raises(Busy) as caught:
+        runner.enhance(make_upload(1))
+    assert caught.value.retry_after_seconds is not None
+    fake_model.may_go_on.set()
+    wait_until(lambda: runner.statistics()["queue_length"] == 0)
+    again = runner.enhance(make_upload(1))
+    read(again)
+    assert again.hit
+
+
+def test_undecodable_picture_fails_for_everybody_and_leaves_nothing(
+    make_runner: RunnerMaker,
+) -> None:
+    runner = make_runner()
+    content = encode(Image.new("RGB", (50, 50)), "PNG")[:-30]
+    upload = Upload(BytesIO(content), generate_file_hash(content), "photo")
+    with pytest.raises(UndecodableImage):
+        runner.enhance(upload)
+    statistics = runner.statistics()
+    assert (statistics["queue_length"], statistics["queue_pixels"]) == (0, 0)
+    assert upload.file.closed
+
+
+def test_fault_of_the_network_is_an_error_without_its_text_and_the_next_try_works(
+    make_runner: RunnerMaker, fake_model: FakeModel
+) -> None:
+    runner = make_runner()
+    fake_model.error = cv2.error("secret detail")
+    with pytest.raises(ServiceError) as caught:
+        runner.enhance(make_upload(1))
+    assert caught.value.status == 500
+    assert "secret" not in caught.value.message
+    fake_model.error = None
+    read(runner.enhance(make_upload(1)))
+
+
+def test_result_that_cannot_be_stored_is_delivered_all_the_same(
+    make_runner: RunnerMaker, tmp_path: Path
+) -> None:
+    occupied = tmp_path / "a file"
+    occupied.touch()
+    runner = make_runner(cache_dir=occupied)
+    result = runner.enhance(make_upload(9))
+    assert pixels_of(read(result))[0, 0].tolist() == [9, 50, 60]
+    assert runner.statistics()["cache_write_errors"] == 1
+
+
+def test_pictures_wait_undecoded_while_memory_is_short(
+    make_runner: RunnerMaker, fake_model: FakeModel, pool: ThreadPoolExecutor
+) -> None:
+    runner = make_runner(max_decoded_bytes=400 * 48)
+    fake_model.may_go_on.clear()
+    waiting: list[Future[Result]] = [
+        pool.submit(runner.enhance, make_upload(shade)) for shade in range(6)
+    ]
+    wait_until(lambda: runner.statistics()["queue_length"] == 6)
+    wait_until(lambda: runner.scheduler.decoded_bytes > 0)
+    assert runner.scheduler.decoded_bytes == 400 * 48
+    fake_model.may_go_on.set()
+    for future in waiting:
+        read(future.result(WAIT_SECONDS))
+
+
+def test_result_names_change_with_the_model(
+    make_runner: RunnerMaker, real_super_resolution: SuperResolution, settings: Settings
+) -> None:
+    other = Runner(settings, lambda: real_super_resolution)
+    key = generate_file_hash(b"x")
+    names = {make_runner().result_name(key), other.result_name(key)}
+    assert len(names) == 2
+    assert all(name.startswith(key) for name in names)
+
+
+def test_service_is_not_ready_while_loading_nor_while_stopping(
+    settings: Settings, fake_super_resolution: SuperResolution
+) -> None:
+    runner = Runner(settings, lambda: fake_super_resolution)
+    with pytest.raises(NotReady, match="loading"):
+        runner.check_ready()
+    runner.start()
+    runner.check_ready()
+    runner.is_draining = lambda: True
+    with pytest.raises(NotReady, match="stopping"):
+        runner.check_ready()
+
+
+def test_model_that_computes_wrongly_serves_nothing_new(
+    make_runner: RunnerMaker,
+    settings: Settings,
+    fake_super_resolution: SuperResolution,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read(make_runner().enhance(make_upload(1)))
+    monkeypatch.setattr(fake_super_resolution, "matches_golden_tile", lambda: False)
+    runner = Runner(settings, lambda: fake_super_resolution)
+    runner.start()
+    with pytest.raises(NotReady, match="does not compute"):
+        runner.check_ready()
+    with pytest.raises(NotReady):
+        runner.enhance(make_upload(2))
+    read(runner.enhance(make_upload(1)))
+
+
+def test_model_is_loaded_once_whoever_asks_first(
+    settings: Settings, fake_super_resolution: SuperResolution, pool: ThreadPoolExecutor
+) -> None:
+    loads = []
+
+    def load() -> SuperResolution:
+        loads.append(1)
+        threading.Event().wait(0.05)
+        return fake_super_resolution
+
+    runner = Runner(settings, load)
+    list(pool.map(lambda _: runner.start(), range(16)))
+    assert len(loads) == 1

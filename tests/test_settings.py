@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import pytest
+
+from errors import ConfigError
+from settings import EMBEDDED_MODEL_PATH, Settings
+
+
+def test_empty_environment_gives_the_defaults() -> None:
+    assert Settings.from_env({}) == Settings()
+    assert Settings().model_path == EMBEDDED_MODEL_PATH
+
+
+def test_variables_of_other_programs_are_nobodys_business() -> None:
+    assert Settings.from_env({"PATH": "/bin", "SRX": "1"}) == Settings()
+
+
+def test_every_kind_of_value_is_read(tmp_path: Path) -> None:
+    settings = Settings.from_env(
+        {
+            "SR_MODEL_PATH": str(tmp_path / "other.pb"),
+            "SR_CACHE_DIR": "/var/cache/sr",
+            "SR_MAX_UPLOAD_BYTES": "1000",
+            "SR_CORS_ENABLED": "False",
+            "SR_CORS_ORIGINS": "https://A.example/, http://localhost:5173",
+            "SR_PUBLIC_URL": "https://sr.example/prefix/",
+            "SR_TRUSTED_PROXIES": "1",
+        }
+    )
+    assert settings.model_path == tmp_path / "other.pb"
+    assert settings.cache_dir == Path("/var/cache/sr")
+    assert settings.max_upload_bytes == 1000
+    assert settings.cors_enabled is False
+    assert settings.cors_origins == ("https://a.example", "http://localhost:5173")
+    assert settings.public_url == "https://sr.example/prefix"
+    assert settings.trusted_proxies == 1
+
+
+def test_model_path_may_be_the_folder_that_holds_the_model(tmp_path: Path) -> None:
+    settings = Settings.from_env({"SR_MODEL_PATH": str(tmp_path)})
+    assert settings.model_path == tmp_path / "EDSR_x3.pb"
+
+
+def test_body_limit_leaves_room_for_multipart_headers() -> None:
+    assert Settings(max_upload_bytes=1000).max_body_bytes == 1000 + 64 * 1024
+
+
+def test_all_faults_are_reported_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env(
+            {"SR_LANES": "-1", "SR_MAX_INPUT_PIXELS": "many", "SR_CORS_ORIGIN": "https://a.example"}
+        )
+    text = str(caught.value)
+    for name in ("SR_LANES", "SR_MAX_INPUT_PIXELS", "SR_CORS_ORIGIN: no such setting"):
+        assert name in text
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "a.example",
+        "https://a.example/path",
+        "https://*.example",
+        r"https://a\.example",
+        "https://a.example$",
+        "http://[::1]:5173",
+        "https://user@a.example",
+        "ftp://a.example",
+        "null",
+    ],
+)
+def test_origin_that_would_not_match_literally_is_refused(origin: str) -> None:
+    with pytest.raises(ConfigError, match="SR_CORS_ORIGINS"):
+        Settings.from_env({"SR_CORS_ORIGINS": origin})
+
+
+@pytest.mark.parametrize("text", ["", "*", " "])
+def test_no_origin_and_star_mean_any(text: str) -> None:
+    assert Settings.from_env({"SR_CORS_ORIGINS": text}).cors_origins == ()
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("SR_MAX_UPLOAD_BYTES", "0"),
+        ("SR_CORS_ENABLED", "maybe"),
+        ("SR_PUBLIC_URL", "sr.example"),
+        ("SR_PUBLIC_URL", "https://sr.example/?a=b"),
+    ],
+)
+def test_wrong_value_names_its_variable(variable: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=variable):
+        Settings.from_env({variable: text})
