@@ -6,15 +6,14 @@ from http import HTTPStatus
 from flask import Flask, Response, g, jsonify
 from werkzeug.exceptions import HTTPException
 
-from errors import ServiceError
+from errors import BadRequest, ResultNotFound, ServiceError, UploadTooLarge
 
-# Words for what Flask and Werkzeug refuse themselves; their own may name internals.
-MESSAGES = {
-    400: "The request is malformed or was cut short.",
-    404: "There is nothing at this address.",
-    405: "This address does not take this method.",
-    413: "The upload is too large.",
-    415: "The Content-Type is not accepted here.",
+# Code and words for what Flask and Werkzeug refuse themselves; their own may name internals.
+REFUSALS = {
+    400: (BadRequest.code, "The request is malformed or was cut short."),
+    404: (ResultNotFound.code, "There is nothing at this address."),
+    405: ("method_not_allowed", "This address does not take this method."),
+    413: (UploadTooLarge.code, "The upload is too large."),
 }
 
 
@@ -52,9 +51,8 @@ def answer_http_exception(error: HTTPException) -> Response:
     """Answer an error that Flask or Werkzeug raised, keeping headers such as Allow."""
     status = error.code or 500
     phrase = HTTPStatus(status).phrase
-    response = make_problem(
-        status, phrase.lower().replace(" ", "_"), MESSAGES.get(status, f"{phrase}.")
-    )
+    code, message = REFUSALS.get(status, (phrase.lower().replace(" ", "_"), f"{phrase}."))
+    response = make_problem(status, code, message)
     for name, value in error.get_headers():
         if name.lower() != "content-type":
             response.headers[name] = value

@@ -110,4 +110,4 @@ def spool_body(request: Request) -> BinaryIO:
 def file_stem(name: str) -> str:
     """Return a client's file name without folders, ending and control characters."""
     stem = PurePosixPath(name.replace("\\", "/")).stem
-    return re.sub(r"[\x00-\x1f\x7f\"\\]", "", stem).strip() or DEFAULT_STEM
+    return re.sub(r"[\x00-\x1f\x7f\"\\]", "", stem).strip(" .") or DEFAULT_STEM

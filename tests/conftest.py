@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from PIL import Image
 from skimage import data
+from werkzeug.test import TestResponse
 
 from app import create_app
 from image_codec import Pixels
@@ -66,6 +68,13 @@ def settings(tmp_path: Path) -> Settings:
 AppMaker = Callable[..., Flask]
 
 
+class BufferedClient(FlaskClient):
+    """Reads every answer to its end and closes it, as a server does."""
+
+    def open(self, *args: Any, **kwargs: Any) -> TestResponse:
+        return super().open(*args, **{"buffered": True, **kwargs})
+
+
 @pytest.fixture
 def make_app(
     settings: Settings, fake_super_resolution: SuperResolution
@@ -74,6 +83,7 @@ def make_app(
 
     def make(other_settings: Settings | None = None) -> Flask:
         app = create_app(other_settings or settings, fake_super_resolution)
+        app.test_client_class = BufferedClient
         app.extensions["runner"].start()
         return app
 

@@ -121,17 +121,17 @@ def test_hit_does_not_wait_behind_inference(
 
 
 def test_result_stored_between_lookup_and_start_is_not_computed_again(
-    make_runner: RunnerMaker,
+    make_runner: RunnerMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner, other = make_runner(), make_runner()
     open_result = runner.cache.open
 
     def miss_once(name: str) -> StoredResult | None:
-        runner.cache.open = open_result  # type: ignore[method-assign]
+        monkeypatch.setattr(runner.cache, "open", open_result)
         read(other.enhance(make_upload(5)))
         return None
 
-    runner.cache.open = miss_once  # type: ignore[method-assign]
+    monkeypatch.setattr(runner.cache, "open", miss_once)
     read(runner.enhance(make_upload(5)))
     assert runner.statistics()["inferences"] == 0
 

@@ -1,0 +1,100 @@
+"""Where the tile and halo constants come from: time per kept pixel, and seams.
+
+    python -m bench.tiles [MODEL] [--lanes 2] [--tiles 96,112,...] [--halos 6,8,10]
+
+First the time of a tile on each of the lanes, all at work, and from it the time per kept pixel at
+the largest halo; then, for each halo, the largest difference of a tiled picture from the same
+picture computed whole, over photographs and noise.
+"""
+
+import argparse
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+from skimage import data
+
+from image_codec import Pixels
+from settings import EMBEDDED_MODEL_PATH
+from super_resolution import SCALE, Network, load_network
+from tiling import split_image
+
+ROUNDS = 5
+PIXELS_A_ROUND = 100_000
+SEAM_TILE = 144
+
+
+def time_tile(networks: list[Network], side: int) -> float:
+    """Return the median microseconds per computed pixel with all lanes at work."""
+    tile = np.ascontiguousarray(data.astronaut()[:side, 100 : 100 + side, ::-1])
+    repeats = max(PIXELS_A_ROUND // side**2, 1)
+
+    def work(network: Network) -> None:
+        for _ in range(repeats):
+            network(tile)
+
+    rates = []
+    with ThreadPoolExecutor(len(networks)) as pool:
+        for _ in range(ROUNDS + 1):
+            started = time.perf_counter()
+            list(pool.map(work, networks))
+            seconds = time.perf_counter() - started
+            rates.append(seconds / (repeats * len(networks) * side**2) * 1e6)
+    return statistics.median(rates[1:])  # the first prepares the networks for the shape
+
+
+def load_pictures(side: int) -> dict[str, Pixels]:
+    """Return photographs and noise, each at most `side` pixels wide and high, BGR."""
+    pictures = {}
+    for name in ("astronaut", "chelsea", "coffee", "rocket", "camera", "grass", "text", "coins"):
+        pixels = getattr(data, name)()[:side, :side]
+        if pixels.ndim == 2:
+            pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+        pictures[name] = np.ascontiguousarray(pixels[:, :, ::-1])
+    random = np.random.default_rng(1)
+    pictures["noise"] = random.integers(0, 256, (side, side, 3)).astype(np.uint8)
+    binary = random.integers(0, 2, (side, side, 1)).astype(np.uint8) * 255
+    pictures["binary noise"] = np.repeat(binary, 3, axis=2)
+    return pictures
+
+
+def largest_seam(network: Network, picture: Pixels, whole: Pixels, halo: int) -> int:
+    """Return the largest difference of the tiled picture from the whole one, in levels."""
+    tiled = np.empty_like(whole)
+    for tile in split_image(*picture.shape[:2], SEAM_TILE, halo):
+        tile.place(network(tile.crop(picture)), tiled, SCALE)
+    return int(np.abs(tiled.astype(np.int16) - whole).max())
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path, nargs="?", default=EMBEDDED_MODEL_PATH)
+    parser.add_argument("--lanes", type=int, default=2)
+    parser.add_argument("--tiles", default="64,96,112,128,136,144,152,160,192,256")
+    parser.add_argument("--halos", default="4,6,8,10,12")
+    parser.add_argument("--side", type=int, default=400, help="of the pictures for the seams")
+    arguments = parser.parse_args()
+    halos = [int(text) for text in arguments.halos.split(",")]
+
+    cv2.setNumThreads(1)
+    networks = [load_network(arguments.model) for _ in range(arguments.lanes)]
+    print(f"{arguments.lanes} lanes; kept: with a halo of 10")
+    for side in (int(text) for text in arguments.tiles.split(",")):
+        rate = time_tile(networks, side)
+        kept = rate * (side / (side - 20)) ** 2
+        print(f"tile {side:3}: {rate:6.2f} us per computed pixel, {kept:6.2f} per kept pixel")
+
+    print("largest difference from the untiled result, in levels of 255")
+    print(f"{'halo':<14}" + "".join(f"{halo:4}" for halo in halos))
+    for name, picture in load_pictures(arguments.side).items():
+        whole = networks[0](picture)
+        seams = [largest_seam(networks[0], picture, whole, halo) for halo in halos]
+        print(f"{name:<14}" + "".join(f"{seam:4}" for seam in seams))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from io import BytesIO
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from PIL import Image
+from werkzeug.test import TestResponse
+
+from settings import Settings
+from tests.conftest import encode
+
+AppMaker = Callable[[Settings], Flask]
+LISTED = "https://a.example"
+FOREIGN = [
+    "https://evil.test",
+    "https://a.example.evil.test",
+    "http://a.example",
+    "https://a.example:8443",
+    "null",
+]
+PNG = encode(Image.new("RGB", (8, 8)), "PNG")
+
+
+@pytest.fixture
+def client(settings: Settings, make_app: AppMaker) -> FlaskClient:
+    listed = replace(settings, cors_origins=(LISTED, "https://b.example"))
+    return make_app(listed).test_client()
+
+
+@pytest.fixture
+def open_client(settings: Settings, make_app: AppMaker) -> FlaskClient:
+    return make_app(settings).test_client()
+
+
+def upload(client: FlaskClient, **headers: str) -> TestResponse:
+    sent = {key.replace("_", "-"): value for key, value in headers.items()}
+    return client.post("/api/enhance", data={"image": (BytesIO(PNG), "a.png")}, headers=sent)
+
+
+def preflight(client: FlaskClient, path: str, origin: str, method: str = "POST") -> TestResponse:
+    return client.options(
+        path,
+        headers={
+            "Origin": origin,
+            "Access-Control-Request-Method": method,
+            "Access-Control-Request-Headers": "prefer, if-none-match, cache-control",
+        },
+    )
+
+
+def cors_headers(response: TestResponse) -> dict[str, str]:
+    return {k: v for k, v in response.headers.items() if k.startswith("Access-Control")}
+
+
+def test_listed_origin_may_read_answers_and_their_headers(client: FlaskClient) -> None:
+    response = upload(client, Origin=LISTED)
+    assert response.status_code == 200
+    assert response.headers.getlist("Access-Control-Allow-Origin") == [LISTED]
+    exposed = response.headers["Access-Control-Expose-Headers"].split(", ")
+    assert {"ETag", "Link", "X-Cache-Hit", "Retry-After", "Content-Disposition"} <= set(exposed)
+    assert "Access-Control-Allow-Credentials" not in response.headers
+
+
+@pytest.mark.parametrize("origin", FOREIGN)
+def test_foreign_origin_is_refused_before_its_upload_is_read(
+    client: FlaskClient, origin: str
+) -> None:
+    response = client.post(
+        "/api/enhance", data=b"no picture", content_type="image/png", headers={"Origin": origin}
+    )
+    assert (response.status_code, response.get_json()["code"]) == (403, "foreign_origin")
+    assert cors_headers(response) == {}
+
+
+@pytest.mark.parametrize("origin", FOREIGN)
+def test_foreign_origin_gets_no_cors_headers(client: FlaskClient, origin: str) -> None:
+    for response in (
+        client.get("/api/health", headers={"Origin": origin}),
+        preflight(client, "/api/enhance", origin),
+    ):
+        assert cors_headers(response) == {}
+
+
+def test_curl_and_the_services_own_page_pass(client: FlaskClient) -> None:
+    assert upload(client).status_code == 200
+    assert upload(client, Origin="http://localhost").status_code == 200
+    assert (
+        upload(client, Origin="https://x.example", Sec_Fetch_Site="same-origin").status_code == 200
+    )
+
+
+def test_public_url_alone_decides_what_is_own(settings: Settings, make_app: AppMaker) -> None:
+    client = make_app(
+        replace(settings, cors_origins=(LISTED,), public_url="https://sr.example/prefix")
+    ).test_client()
+    assert upload(client, Origin="https://sr.example").status_code == 200
+    assert upload(client, Origin="http://localhost").status_code == 403
+
+
+def test_foreign_origin_is_refused_where_the_proxy_does_cors(
+    settings: Settings, make_app: AppMaker
+) -> None:
+    client = make_app(replace(settings, cors_enabled=False, cors_origins=(LISTED,))).test_client()
+    assert upload(client, Origin="https://evil.test").status_code == 403
+    response = upload(client, Origin=LISTED)
+    assert response.status_code == 200
+    assert cors_headers(response) == {}
+    assert "Origin" not in response.vary
+
+
+def test_preflight_of_a_listed_origin_lists_everything(client: FlaskClient) -> None:
+    headers = preflight(client, "/api/enhance", LISTED).headers
+    assert headers["Access-Control-Allow-Origin"] == LISTED
+    assert headers["Access-Control-Max-Age"] == "86400"
+    methods = set(headers["Access-Control-Allow-Methods"].split(", "))
+    assert methods == {"GET", "HEAD", "POST", "DELETE", "OPTIONS"}
+    allowed = {name.lower() for name in headers["Access-Control-Allow-Headers"].split(", ")}
+    assert allowed == {"prefer", "if-none-match", "cache-control"}
+
+
+@pytest.mark.parametrize("origin", [None, LISTED, "https://evil.test"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/api/health"), ("GET", "/api/nothing"), ("POST", "/api/enhance"),
+     ("OPTIONS", "/api/enhance"), ("PUT", "/api/enhance")],
+)  # fmt: skip
+def test_every_api_answer_varies_by_origin_once(
+    client: FlaskClient, method: str, path: str, origin: str | None
+) -> None:
+    headers = {"Origin": origin} if origin else {}
+    response = client.open(path, method=method, headers=headers)
+    assert [part.strip() for part in response.headers["Vary"].split(",")].count("Origin") == 1
+
+
+def test_results_are_readable_by_any_origin_without_vary(client: FlaskClient) -> None:
+    path = upload(client).headers["Link"].split(">")[0].removeprefix("<http://localhost")
+    for headers in ({}, {"Origin": LISTED}, {"Origin": "https://evil.test"}, {"Origin": "null"}):
+        for response in (
+            client.get(path, headers=headers),
+            client.head(path, headers=headers),
+            client.get(path, headers={**headers, "If-None-Match": "*"}),
+            client.get("/cache/none", headers=headers),
+        ):
+            assert response.headers.getlist("Access-Control-Allow-Origin") == ["*"]
+            assert "Vary" not in response.headers
+
+
+def test_errors_are_readable_by_a_listed_origin(client: FlaskClient) -> None:
+    response = client.post("/api/enhance", headers={"Origin": LISTED})
+    assert response.status_code == 415
+    assert response.headers["Access-Control-Allow-Origin"] == LISTED
+
+
+def test_look_alike_path_is_outside_the_api(client: FlaskClient) -> None:
+    response = client.get("/apiary", headers={"Origin": LISTED})
+    assert cors_headers(response) == {}
+
+
+def test_without_a_list_any_origin_may_and_the_log_says_so(
+    settings: Settings, make_app: AppMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        client = make_app(settings).test_client()
+    assert "any origin" in caplog.text
+    response = upload(client, Origin="https://anything.test")
+    assert response.status_code == 200
+    assert response.headers["Access-Control-Allow-Origin"] == "*"

@@ -1,0 +1,412 @@
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from PIL import Image
+from werkzeug.test import TestResponse
+
+from app import create_app
+from result_cache import generate_file_hash
+from runner import Runner
+from settings import Settings
+from tests.conftest import FakeModel, encode
+from uploads import Upload, file_stem
+
+AppMaker = Callable[[Settings], Flask]
+PNG = encode(Image.new("RGB", (20, 10), (10, 20, 30)), "PNG")
+CUT_SHORT = encode(Image.effect_noise((50, 50), 80), "PNG")[:1500]
+
+
+def upload(
+    client: FlaskClient, name: str = "photo.png", headers: dict[str, str] | None = None
+) -> TestResponse:
+    return client.post("/api/enhance", data={"image": (BytesIO(PNG), name)}, headers=headers or {})
+
+
+# --- POST /api/enhance
+
+
+def test_form_upload_returns_the_picture_three_times_larger(client: FlaskClient) -> None:
+    response = upload(client)
+    assert (response.status_code, response.content_type) == (200, "image/png")
+    image = Image.open(BytesIO(response.data))
+    assert image.size == (60, 30)
+    assert np.asarray(image)[0, 0].tolist() == [10, 20, 30]
+    assert response.content_length == len(response.data)
+
+
+def test_second_upload_is_a_hit_with_the_same_bytes(client: FlaskClient) -> None:
+    first, second = upload(client), upload(client, name="other.png")
+    assert (first.headers["X-Cache-Hit"], second.headers["X-Cache-Hit"]) == ("false", "true")
+    assert first.data == second.data
+    assert first.headers["ETag"] == second.headers["ETag"]
+
+
+@pytest.mark.parametrize("content_type", ["image/png", "application/octet-stream", "image/jpeg"])
+def test_raw_body_gives_the_same_result_as_the_form(client: FlaskClient, content_type: str) -> None:
+    response = client.post("/api/enhance", data=PNG, content_type=content_type)
+    assert response.status_code == 200
+    assert response.headers["X-Cache-Hit"] == "false"
+    assert upload(client).headers["X-Cache-Hit"] == "true"
+    assert 'filename="image_x3.png"' in response.headers["Content-Disposition"]
+
+
+def test_result_carries_its_headers(client: FlaskClient) -> None:
+    headers = upload(client).headers
+    assert headers["Cache-Control"] == "public, max-age=2592000, immutable"
+    assert headers["X-Cache-Hint"] == "long-term"
+    assert headers["Content-Disposition"] == 'inline; filename="photo_x3.png"'
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert 0 <= float(headers["X-Process-Time"]) < 30
+    assert re.fullmatch(r'"[0-9a-f]{32}"', headers["ETag"])
+    link = re.fullmatch(r'<http://localhost(/cache/.*)>; rel="canonical"', headers["Link"])
+    assert link is not None
+    assert client.get(link[1]).headers["ETag"] == headers["ETag"]
+    for stage in ("decode", "upscale", "encode", "store"):
+        assert re.search(rf"{stage};dur=\d", headers["Server-Timing"])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("photo.jpg", 'inline; filename="photo_x3.png"'),
+        ("../../etc/passwd", 'inline; filename="passwd_x3.png"'),
+        (".png", 'inline; filename="png_x3.png"'),
+        ("bild-ä.png", "inline; filename=\"image_x3.png\"; filename*=UTF-8''bild-%C3%A4_x3.png"),
+        (
+            "照片.jpg",
+            "inline; filename=\"image_x3.png\"; filename*=UTF-8''%E7%85%A7%E7%89%87_x3.png",
+        ),
+    ],
+)
+def test_result_is_named_after_the_upload(client: FlaskClient, name: str, expected: str) -> None:
+    assert upload(client, name=name).headers["Content-Disposition"] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("C:\\pictures\\a b.png", "a b"),
+        ('quo"te\r\n.png', "quote"),
+        ("", "image"),
+        ("..", "image"),
+        ("archive.tar.gz", "archive.tar"),
+    ],
+)
+def test_stem_has_nothing_that_a_header_or_folder_could_trip_over(name: str, stem: str) -> None:
+    assert file_stem(name) == stem
+
+
+@pytest.mark.parametrize(
+    ("accept", "answer"),
+    [
+        ("application/json", "application/json"),
+        ("application/json, image/png;q=0.5", "application/json"),
+        ("application/json, text/plain, */*", "image/png"),
+        ("*/*", "image/png"),
+        ("image/*, application/json;q=0.9", "image/png"),
+        ("image/webp", "image/png"),
+        ("text/html", "image/png"),
+    ],
+)
+def test_json_only_where_it_is_preferred_strictly(
+    client: FlaskClient, accept: str, answer: str
+) -> None:
+    assert upload(client, headers={"Accept": accept}).mimetype == answer
+
+
+def test_json_answer_names_the_result(client: FlaskClient) -> None:
+    response = upload(client, headers={"Accept": "application/json"})
+    body = response.get_json()
+    assert body.keys() == {"status", "url", "width", "height", "cache_hit", "process_time"}
+    assert (body["status"], body["width"], body["height"]) == ("success", 60, 30)
+    assert body["cache_hit"] is False
+    assert "ETag" not in response.headers
+    assert response.headers["Cache-Control"] == "no-cache"
+    assert client.get(body["url"]).status_code == 200
+    assert upload(client, headers={"Accept": "application/json"}).get_json()["cache_hit"] is True
+
+
+def test_public_url_is_the_base_of_every_link(settings: Settings, make_app: AppMaker) -> None:
+    app = make_app(replace(settings, public_url="https://sr.example/prefix"))
+    response = upload(app.test_client())
+    assert response.headers["Link"].startswith("<https://sr.example/prefix/cache/")
+
+
+def test_proxy_headers_count_only_where_a_proxy_is_trusted(
+    settings: Settings, make_app: AppMaker
+) -> None:
+    forwarded = {
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Host": "sr.example",
+        "X-Forwarded-Prefix": "/sr",
+    }
+    direct = upload(make_app(settings).test_client(), headers=forwarded)
+    assert direct.headers["Link"].startswith("<http://localhost/cache/")
+    proxied = upload(
+        make_app(replace(settings, trusted_proxies=1)).test_client(), headers=forwarded
+    )
+    assert proxied.headers["Link"].startswith("<https://sr.example/sr/cache/")
+
+
+# --- uploads that are none
+
+
+def assert_problem(response: TestResponse, status: int, code: str) -> None:
+    assert response.status_code == status, response.data
+    assert response.content_type == "application/problem+json"
+    assert response.headers["Cache-Control"] == "no-store, must-revalidate"
+    body = response.get_json()
+    assert (body["status"], body["code"]) == (status, code)
+    assert body["error"] == body["detail"]
+    assert body["type"] == "about:blank"
+    assert body["timestamp"].endswith("+00:00")
+    for internal in ("Traceback", "Error:", ".py", "werkzeug"):
+        assert internal not in body["error"]
+
+
+@pytest.mark.parametrize(
+    ("request_arguments", "status", "code", "words"),
+    [
+        ({}, 415, "unsupported_media_type", "curl -F image=@photo.jpg"),
+        ({"data": {"other": (BytesIO(PNG), "a.png")}}, 400, "bad_request", "no file in the field"),
+        ({"data": {"image": "text"}, "content_type": "multipart/form-data"}, 400, "bad_request", "is text"),  # noqa: E501
+        ({"data": {"image": (BytesIO(b""), "a.png")}}, 400, "bad_request", "empty"),
+        ({"data": {"image": (BytesIO(b"hello"), "a.png")}}, 415, "unsupported_media_type", "PNG, JPEG"),  # noqa: E501
+        ({"data": {"image": (BytesIO(CUT_SHORT), "a.png")}}, 422, "undecodable_image", "damaged"),
+        ({"data": {"image": [(BytesIO(PNG), "a.png"), (BytesIO(PNG), "b.png")]}}, 400, "bad_request", "2 files"),  # noqa: E501
+        ({"data": PNG, "content_type": "multipart/form-data"}, 400, "bad_request", "boundary"),
+        ({"data": PNG, "content_type": "application/x-www-form-urlencoded"}, 415, "unsupported_media_type", "curl -F"),  # noqa: E501
+        ({"json": {"image": "aGVsbG8="}}, 415, "unsupported_media_type", "curl -F"),
+        ({"data": b"", "content_type": "image/png"}, 400, "bad_request", "empty"),
+        ({"data": PNG, "content_type": "image/png", "headers": {"Content-Encoding": "gzip"}}, 415, "unsupported_media_type", "Content-Encoding"),  # noqa: E501
+    ],
+)  # fmt: skip
+def test_request_without_a_picture_says_what_is_wrong(
+    client: FlaskClient,
+    request_arguments: dict[str, Any],
+    status: int,
+    code: str,
+    words: str,
+) -> None:
+    response = client.post("/api/enhance", **request_arguments)
+    assert_problem(response, status, code)
+    assert words in response.get_json()["error"]
+
+
+def test_file_chosen_by_nobody_is_a_bad_request(client: FlaskClient) -> None:
+    body = (
+        b'--x\r\nContent-Disposition: form-data; name="image"; filename=""\r\n'
+        b"Content-Type: application/octet-stream\r\n\r\n\r\n--x--\r\n"
+    )
+    response = client.post(
+        "/api/enhance", data=body, content_type="multipart/form-data; boundary=x"
+    )
+    assert_problem(response, 400, "bad_request")
+
+
+def test_file_of_exactly_the_limit_passes_and_one_byte_more_does_not(
+    settings: Settings, make_app: AppMaker
+) -> None:
+    exact = make_app(replace(settings, max_upload_bytes=len(PNG))).test_client()
+    assert upload(exact).status_code == 200
+    tight = make_app(replace(settings, max_upload_bytes=len(PNG) - 1)).test_client()
+    assert_problem(upload(tight), 413, "too_large")
+    assert_problem(tight.post("/api/enhance", data=PNG, content_type="image/png"), 413, "too_large")
+
+
+@pytest.mark.parametrize("content_type", ["multipart/form-data; boundary=x", "image/png"])
+def test_body_over_the_limit_is_too_large(
+    settings: Settings, make_app: AppMaker, content_type: str
+) -> None:
+    client = make_app(replace(settings, max_upload_bytes=1000)).test_client()
+    response = client.post("/api/enhance", data=b"x" * 100_000, content_type=content_type)
+    assert_problem(response, 413, "too_large")
+
+
+def test_too_many_pixels_in_or_out_is_unprocessable(settings: Settings, make_app: AppMaker) -> None:
+    for tight in (
+        replace(settings, max_input_pixels=199),
+        replace(settings, max_output_pixels=9 * 200 - 1),
+    ):
+        assert_problem(upload(make_app(tight).test_client()), 422, "too_many_pixels")
+    fitting = replace(settings, max_input_pixels=200, max_output_pixels=9 * 200)
+    assert upload(make_app(fitting).test_client()).status_code == 200
+
+
+def test_busy_service_says_when_to_return(settings: Settings, make_app: AppMaker) -> None:
+    app = make_app(replace(settings, max_queue_pixels=100))
+    app.extensions["runner"].scheduler.admit(100)
+    response = upload(app.test_client())
+    assert_problem(response, 503, "busy")
+    assert int(response.headers["Retry-After"]) >= 1
+
+
+def test_fault_of_the_service_shows_nothing_of_itself(
+    client: FlaskClient, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(upload: Upload) -> None:
+        upload.file.close()
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(runner, "enhance", fail)
+    response = upload(client)
+    assert_problem(response, 500, "internal_error")
+    assert b"secret" not in response.data
+
+
+# --- GET /cache/<name>
+
+
+@pytest.fixture
+def stored(client: FlaskClient) -> tuple[str, str, bytes]:
+    """The path, the entity tag and the bytes of a stored result."""
+    response = upload(client)
+    path = response.headers["Link"].split(">")[0].removeprefix("<http://localhost")
+    return path, response.headers["ETag"], response.data
+
+
+def test_stored_result_is_served_whole(client: FlaskClient, stored: tuple[str, str, bytes]) -> None:
+    path, etag, content = stored
+    response = client.get(path)
+    assert (response.status_code, response.data) == (200, content)
+    assert response.headers["ETag"] == etag
+    assert response.headers["Cache-Control"] == "public, max-age=2592000, immutable"
+    assert response.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
+    for private in ("X-Request-ID", "X-Process-Time", "X-Cache-Hit"):
+        assert private not in response.headers
+
+
+def test_head_has_the_headers_of_get(client: FlaskClient, stored: tuple[str, str, bytes]) -> None:
+    path, _, content = stored
+    head, get = client.head(path), client.get(path)
+    assert head.data == b""
+    assert head.content_length == len(content)
+    varying = {"Date", "Expires"}
+    assert {k: v for k, v in head.headers.items() if k not in varying} == {
+        k: v for k, v in get.headers.items() if k not in varying
+    }
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"If-None-Match": "ETAG"}, 304),
+        ({"If-None-Match": "W/ETAG"}, 304),
+        ({"If-None-Match": '"other", ETAG'}, 304),
+        ({"If-None-Match": "*"}, 304),
+        ({"If-None-Match": '"other"'}, 200),
+        ({"If-None-Match": '"other"', "If-Modified-Since": "LATER"}, 200),
+        ({"If-Modified-Since": "LATER"}, 304),
+        ({"If-Modified-Since": "Mon, 01 Jan 2001 00:00:00 GMT"}, 200),
+        ({"If-Match": "ETAG"}, 200),
+        ({"If-Match": "*"}, 200),
+        ({"If-Match": "W/ETAG"}, 412),
+        ({"If-Match": '"other"'}, 412),
+        ({"If-Match": "*", "If-None-Match": "ETAG"}, 304),
+        ({"If-Unmodified-Since": "Mon, 01 Jan 2001 00:00:00 GMT"}, 412),
+        ({"If-Unmodified-Since": "LATER"}, 200),
+        ({"Range": "bytes=0-9"}, 200),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_conditional_request_is_answered_as_rfc_9110_says(
+    client: FlaskClient,
+    stored: tuple[str, str, bytes],
+    method: str,
+    headers: dict[str, str],
+    status: int,
+) -> None:
+    path, etag, content = stored
+    later = "Fri, 01 Jan 2100 00:00:00 GMT"
+    sent = {
+        key: text.replace("ETAG", etag).replace("LATER", later) for key, text in headers.items()
+    }
+    response = client.open(path, method=method, headers=sent)
+    assert response.status_code == status
+    if status == 200:
+        assert response.data == (content if method == "GET" else b"")
+    elif status == 304:
+        assert response.data == b""
+        for repeated in ("ETag", "Cache-Control", "Expires", "Access-Control-Allow-Origin"):
+            assert response.headers[repeated]
+    else:
+        assert response.content_type == "application/problem+json"
+        assert "ETag" not in response.headers
+        assert response.headers["Cache-Control"] == "no-store, must-revalidate"
+
+
+@pytest.mark.parametrize("tail", ["", "/", "x", "%00", "/..%2f"])
+def test_name_of_no_result_is_not_found(
+    client: FlaskClient, stored: tuple[str, str, bytes], tail: str
+) -> None:
+    path = f"/cache/{'0' * 64}.{'0' * 12}.png" if tail == "" else stored[0] + tail
+    assert_problem(client.get(path), 404, "not_found")
+
+
+def test_upper_case_name_is_not_found(client: FlaskClient, stored: tuple[str, str, bytes]) -> None:
+    assert_problem(client.get("/cache/" + stored[0][7:].upper()), 404, "not_found")
+
+
+# --- the other routes
+
+
+def test_health_is_alive_and_never_stored(client: FlaskClient) -> None:
+    response = client.get("/api/health")
+    body = response.get_json()
+    assert (body["status"], body["service"]) == ("healthy", "super-resolution")
+    assert re.fullmatch(r"[0-9a-f]{64}", body["model_sha256"])
+    assert response.headers["Cache-Control"] == "no-store"
+
+
+def test_ready_tells_loading_from_ready(
+    settings: Settings, client: FlaskClient, fake_model: FakeModel
+) -> None:
+    assert client.get("/api/ready").get_json()["status"] == "ready"
+    loading = create_app(settings).test_client().get("/api/ready")
+    assert_problem(loading, 503, "not_ready")
+    assert loading.headers["Retry-After"] == "1"
+
+
+def test_health_does_not_load_the_model(settings: Settings) -> None:
+    app = create_app(settings)
+    assert app.test_client().get("/api/health").get_json()["model_sha256"] is None
+    assert app.extensions["runner"].model is None
+
+
+def test_stats_count_what_happened(client: FlaskClient) -> None:
+    upload(client), upload(client)
+    response = client.get("/api/stats")
+    body = response.get_json()
+    assert (body["cache_hits"], body["cache_misses"], body["inferences"]) == (1, 1, 1)
+    assert (body["cache_size"], body["cache_hit_rate"], body["cache_dir"]) == (1, 0.5, "cache")
+    assert body["cache_bytes"] > 0
+    assert body["model_loaded"] is True
+    assert (body["queue_length"], body["queue_pixels"]) == (0, 0)
+    assert response.headers["Cache-Control"] == "no-cache"
+
+
+def test_unknown_address_and_wrong_method_are_problems(client: FlaskClient) -> None:
+    assert_problem(client.get("/nothing"), 404, "not_found")
+    response = client.put("/api/enhance", data=PNG)
+    assert_problem(response, 405, "method_not_allowed")
+    assert set(response.headers["Allow"].split(", ")) == {"POST", "OPTIONS"}
+
+
+def test_request_id_is_the_clients_where_well_formed(client: FlaskClient) -> None:
+    sent = client.get("/api/health", headers={"X-Request-ID": "abc-123"})
+    assert sent.headers["X-Request-ID"] == "abc-123"
+    made = client.get("/api/health", headers={"X-Request-ID": "a b\tc" * 20})
+    assert re.fullmatch(r"[0-9a-f]{32}", made.headers["X-Request-ID"])
+    problem = client.get("/api/nothing", headers={"X-Request-ID": "abc-123"})
+    assert problem.get_json()["request_id"] == "abc-123"
+
+
+def test_result_name_starts_with_the_uploads_hash(client: FlaskClient) -> None:
+    assert f"/cache/{generate_file_hash(PNG)}." in upload(client).headers["Link"]

@@ -1,0 +1,41 @@
+import time
+from email.utils import parsedate_to_datetime
+
+import pytest
+
+from cache_headers import get_cache_headers
+
+
+@pytest.mark.parametrize(
+    ("resource_type", "cache_control"),
+    [
+        ("enhanced_image", "public, max-age=2592000, immutable"),
+        ("api_response", "no-cache"),
+        ("error_response", "no-store, must-revalidate"),
+        ("static_file", "public, max-age=604800"),
+        ("live_status", "no-store"),
+    ],
+)
+def test_policy_table(resource_type: str, cache_control: str) -> None:
+    assert get_cache_headers(resource_type)["Cache-Control"] == cache_control
+
+
+def test_content_hash_becomes_a_strong_entity_tag() -> None:
+    assert get_cache_headers("enhanced_image", "abc")["ETag"] == '"abc"'
+    assert "ETag" not in get_cache_headers("enhanced_image")
+
+
+def test_expires_agrees_with_max_age() -> None:
+    expires = parsedate_to_datetime(get_cache_headers("enhanced_image")["Expires"])
+    assert abs(expires.timestamp() - time.time() - 2592000) < 5
+    assert "Expires" not in get_cache_headers("api_response")
+
+
+def test_only_results_have_the_hint() -> None:
+    assert get_cache_headers("enhanced_image")["X-Cache-Hint"] == "long-term"
+    assert "X-Cache-Hint" not in get_cache_headers("static_file")
+
+
+def test_unknown_type_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        get_cache_headers("picture")

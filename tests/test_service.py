@@ -1,0 +1,223 @@
+"""The service as a user meets it: real gunicorn, real model, real photographs, real sockets."""
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from image_codec import Pixels
+from super_resolution import SuperResolution
+from tests.conftest import encode
+from tests.service import (
+    GUNICORN,
+    PROJECT_DIR,
+    Service,
+    find_free_port,
+    run_service,
+    service_environment,
+)
+
+WAIT_SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with run_service(tmp_path_factory.mktemp("service")) as running:
+        yield running
+
+
+def photo_file(photo: Pixels, left: int, side: int = 100, image_format: str = "JPEG") -> bytes:
+    return encode(Image.fromarray(photo[:side, left : left + side, ::-1]), image_format)
+
+
+def upload(service: Service, content: bytes, **headers: str) -> httpx.Response:
+    return httpx.post(
+        f"{service.url}/api/enhance",
+        files={"image": ("photo.jpg", content)},
+        headers=headers,
+        timeout=WAIT_SECONDS,
+    )
+
+
+def statistics(service: Service) -> dict[str, int]:
+    body: dict[str, int] = httpx.get(f"{service.url}/api/stats").json()
+    return body
+
+
+def test_photograph_comes_back_as_the_model_computes_it(
+    service: Service, photo: Pixels, real_super_resolution: SuperResolution
+) -> None:
+    content = photo_file(photo, 180, side=200)
+    response = upload(service, content)
+    assert response.status_code == 200
+    assert response.headers["X-Cache-Hit"] == "false"
+    result = np.asarray(Image.open(BytesIO(response.content)))
+    expected = np.asarray(real_super_resolution.enhance(content))
+    assert result.shape == (600, 600, 3)
+    assert np.abs(result.astype(int) - expected).max() <= 1
+
+    again = upload(service, content)
+    assert again.headers["X-Cache-Hit"] == "true"
+    assert again.content == response.content
+
+    url = response.headers["Link"].split(">")[0].removeprefix("<")
+    direct = httpx.get(url)
+    assert direct.content == response.content
+    assert int(httpx.head(url).headers["Content-Length"]) == len(response.content)
+    etag = {"If-None-Match": response.headers["ETag"]}
+    assert httpx.get(url, headers=etag).status_code == 304
+
+
+def test_phone_photograph_lying_on_its_side_is_turned_upright(
+    service: Service, photo: Pixels
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = Image.fromarray(photo[:60, 180:280, ::-1])
+    content = encode(stored, "MPO", exif=exif, save_all=True, append_images=[stored])
+    result = Image.open(BytesIO(upload(service, content).content))
+    assert result.size == (180, 300)
+    upright = ImageOps.exif_transpose(Image.open(BytesIO(content))).resize(result.size)
+    assert np.abs(np.asarray(result).astype(int) - np.asarray(upright)).mean() < 8
+
+
+def test_logo_keeps_its_transparency(service: Service) -> None:
+    logo = Image.new("RGBA", (50, 40), (0, 0, 0, 0))
+    logo.paste((200, 30, 30, 255), (10, 10, 40, 30))
+    result = Image.open(BytesIO(upload(service, encode(logo, "PNG")).content))
+    assert (result.mode, result.size) == ("RGBA", (150, 120))
+    assert result.getpixel((5, 5))[3] == 0  # type: ignore[index]
+    assert result.getpixel((75, 60))[3] == 255  # type: ignore[index]
+
+
+def test_identical_uploads_at_once_cost_one_inference(service: Service, photo: Pixels) -> None:
+    content = photo_file(photo, 30, side=150)
+    before = statistics(service)["inferences"]
+    with ThreadPoolExecutor(24) as pool:
+        responses = list(pool.map(lambda _: upload(service, content), range(24)))
+    assert {response.status_code for response in responses} == {200}
+    assert len({response.content for response in responses}) == 1
+    assert statistics(service)["inferences"] == before + 1
+
+
+def test_hit_is_answered_while_inference_runs(service: Service, photo: Pixels) -> None:
+    known = photo_file(photo, 0, side=40)
+    upload(service, known)
+    large = photo_file(photo, 0, side=512, image_format="PNG")
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(upload, service, large)
+        while statistics(service)["queue_length"] == 0:
+            time.sleep(0.01)
+        hit = upload(service, known)
+        assert hit.headers["X-Cache-Hit"] == "true"
+        assert not running.done()
+        assert running.result().status_code == 200
+
+
+def test_raw_body_and_json_answer(service: Service, photo: Pixels) -> None:
+    response = httpx.post(
+        f"{service.url}/api/enhance",
+        content=photo_file(photo, 90, side=30),
+        headers={"Content-Type": "image/jpeg", "Accept": "application/json"},
+        timeout=WAIT_SECONDS,
+    )
+    body = response.json()
+    assert (body["width"], body["height"]) == (90, 90)
+    assert httpx.get(body["url"]).headers["Content-Type"] == "image/png"
+
+
+def test_chunked_upload_is_taken_whole(service: Service, photo: Pixels) -> None:
+    content = photo_file(photo, 91, side=90)
+    response = httpx.post(
+        f"{service.url}/api/enhance",
+        content=iter([content[:1000], content[1000:]]),
+        headers={"Content-Type": "image/jpeg"},
+        timeout=WAIT_SECONDS,
+    )
+    assert Image.open(BytesIO(response.content)).size == (270, 270)
+
+
+def test_upload_over_the_limit_is_refused_readably(service: Service) -> None:
+    for content in (b"x" * (17 * 1024**2), iter([b"x" * 1024**2] * 17)):
+        response = httpx.post(
+            f"{service.url}/api/enhance",
+            content=content,
+            headers={"Content-Type": "image/jpeg"},
+            timeout=WAIT_SECONDS,
+        )
+        assert (response.status_code, response.json()["code"]) == (413, "too_large")
+
+
+def test_client_that_leaves_in_mid_upload_harms_nobody(service: Service) -> None:
+    host, port = service.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(
+            b"POST /api/enhance HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+            b"Content-Length: 100000\r\n\r\n" + b"x" * 500
+        )
+    assert httpx.get(f"{service.url}/api/ready").status_code == 200
+
+
+# --- starting and stopping
+
+
+def test_python_app_py_serves_from_any_folder(tmp_path: Path, photo: Pixels) -> None:
+    command = (sys.executable, str(PROJECT_DIR / "app.py"))
+    with run_service(tmp_path, command, working_dir=tmp_path) as running:
+        response = upload(running, photo_file(photo, 200, side=30))
+        assert Image.open(BytesIO(response.content)).size == (90, 90)
+
+
+def test_results_outlive_a_restart(tmp_path: Path, photo: Pixels) -> None:
+    content = photo_file(photo, 210, side=30)
+    with run_service(tmp_path) as running:
+        first = upload(running, content)
+    with run_service(tmp_path) as running:
+        second = upload(running, content)
+    assert second.headers["X-Cache-Hit"] == "true"
+    assert second.content == first.content
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"model_path": "/absent.pb"}, "cannot read the model /absent.pb"),
+        ({"model_path": "LICENSE"}, "no EDSR x3 model that OpenCV can run"),
+        ({"lanes": "many"}, "SR_LANES='many'"),
+        ({"cors_origin": "https://a.example"}, "SR_CORS_ORIGIN: no such setting"),
+    ],
+)
+def test_wrong_start_ends_with_one_clear_error(
+    tmp_path: Path, settings: dict[str, str], words: str
+) -> None:
+    process = subprocess.run(
+        GUNICORN,
+        cwd=PROJECT_DIR,
+        env=service_environment(tmp_path, find_free_port(), **settings),
+        capture_output=True,
+        text=True,
+        timeout=WAIT_SECONDS,
+        check=False,
+    )
+    assert process.returncode != 0
+    assert words in process.stdout + process.stderr
+    assert "Traceback" not in process.stdout + process.stderr
+
+
+def test_stopping_service_answers_what_it_has_begun(tmp_path: Path, photo: Pixels) -> None:
+    content = photo_file(photo, 0, side=400, image_format="PNG")
+    with ThreadPoolExecutor(1) as pool:
+        with run_service(tmp_path) as running:
+            answer = pool.submit(upload, running, content)
+            while statistics(running)["queue_length"] == 0:
+                time.sleep(0.01)
+        assert Image.open(BytesIO(answer.result().content)).size == (1200, 1200)
