@@ -3,7 +3,7 @@
 A tile is computed with a border, the halo, that is thrown away, so that the kept parts meet
 as if the picture had been computed whole. All tiles of a picture have one shape, since `cv2.dnn`
 prepares its buffers anew for each new one, and it is the smallest that needs no more tiles than
-the largest allowed shape: with 144 for every picture, a fifth of the work would be done twice.
+the largest allowed shape: one shape for all pictures took 20 to 30 % longer.
 """
 
 import math

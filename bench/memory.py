@@ -31,10 +31,10 @@ def make_photo(megapixels: float, number: int) -> bytes:
     return buffer.getvalue()
 
 
-def enhance(url: str, photo: bytes) -> int:
+def enhance(client: httpx.Client, photo: bytes) -> int:
     """Upload a photo; return the number of bytes of the result."""
-    response = httpx.post(
-        f"{url}/api/enhance", content=photo, headers={"Content-Type": "image/jpeg"}, timeout=7200
+    response = client.post(
+        "/api/enhance", content=photo, headers={"Content-Type": "image/jpeg"}, timeout=7200
     )
     response.raise_for_status()
     return len(response.content)
@@ -49,10 +49,11 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         run_service(Path(folder), max_sync_seconds=7200, max_queue_pixels=10**9) as service,
+        httpx.Client(base_url=service.url) as client,
     ):
         print(f"idle: {service.peak_memory_mb:.0f} MB")
         started = time.perf_counter()
-        size = enhance(service.url, make_photo(arguments.megapixels, 0))
+        size = enhance(client, make_photo(arguments.megapixels, 0))
         print(
             f"one upload: {service.peak_memory_mb:.0f} MB, "
             f"{time.perf_counter() - started:.1f} s, {size / 1e6:.1f} MB of PNG"
@@ -60,7 +61,7 @@ def main() -> None:
         photos = [make_photo(arguments.megapixels, n + 1) for n in range(arguments.uploads)]
         started = time.perf_counter()
         with ThreadPoolExecutor(arguments.uploads) as clients:
-            list(clients.map(lambda photo: enhance(service.url, photo), photos))
+            list(clients.map(lambda photo: enhance(client, photo), photos))
         print(
             f"{arguments.uploads} uploads at once: {service.peak_memory_mb:.0f} MB, "
             f"{time.perf_counter() - started:.1f} s"

@@ -19,12 +19,11 @@ from skimage import data
 
 from image_codec import Pixels
 from settings import EMBEDDED_MODEL_PATH
-from super_resolution import SCALE, Network, load_network
+from super_resolution import EMBEDDED_PROFILE, SCALE, Network, load_network
 from tiling import split_image
 
 ROUNDS = 5
 PIXELS_A_ROUND = 100_000
-SEAM_TILE = 144
 
 
 def time_tile(networks: list[Network], side: int) -> float:
@@ -64,7 +63,7 @@ def load_pictures(side: int) -> dict[str, Pixels]:
 def largest_seam(network: Network, picture: Pixels, whole: Pixels, halo: int) -> int:
     """Return the largest difference of the tiled picture from the whole one, in levels."""
     tiled = np.empty_like(whole)
-    for tile in split_image(*picture.shape[:2], SEAM_TILE, halo):
+    for tile in split_image(picture.shape[0], picture.shape[1], EMBEDDED_PROFILE.tile, halo):
         tile.place(network(tile.crop(picture)), tiled, SCALE)
     return int(np.abs(tiled.astype(np.int16) - whole).max())
 
@@ -74,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path, nargs="?", default=EMBEDDED_MODEL_PATH)
     parser.add_argument("--lanes", type=int, default=2)
-    parser.add_argument("--tiles", default="64,96,112,128,136,144,152,160,192,256")
+    parser.add_argument("--tiles", default="64,96,112,128,144,160,192,256")
     parser.add_argument("--halos", default="4,6,8,10,12")
     parser.add_argument("--side", type=int, default=400, help="of the pictures for the seams")
     arguments = parser.parse_args()
