@@ -1,5 +1,6 @@
 """The service's HTTP surface: `create_app`, its routes, and `python app.py`."""
 
+import logging
 import os
 import re
 import sys
@@ -12,9 +13,9 @@ from werkzeug.wsgi import wrap_file
 
 from access import install_access
 from cache_headers import evaluate_preconditions, install_cache_headers, set_cache_policy
-from errors import ResultNotFound
+from errors import BadRequest, ResultNotFound
 from problems import install_problems, make_problem, utc_now
-from result_cache import NAME_PATTERN, StoredResult
+from result_cache import KEY_PATTERN, NAME_PATTERN, StoredResult
 from runner import Result, Runner
 from settings import PROJECT_DIR, Settings
 from super_resolution import SCALE, SuperResolution
@@ -22,6 +23,8 @@ from uploads import read_upload
 
 VERSION = "0.1.0"
 REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+logger = logging.getLogger("request")
 
 
 def create_app(
@@ -64,11 +67,21 @@ def begin_request() -> None:
 
 
 def finish_request(response: Response) -> Response:
-    """Set the headers that every answer has, and those that only uncached ones may have."""
+    """Set the headers that every answer has, those that only uncached ones may have, and log."""
     response.headers["X-Content-Type-Options"] = "nosniff"
     if request.path.startswith("/api/"):
         response.headers["X-Request-ID"] = g.request_id
         response.headers["X-Process-Time"] = f"{time.perf_counter() - g.started:.3f}"
+    logger.info(
+        "%s %s %d %.3fs hit=%s pixels=%s id=%s",
+        request.method,
+        quote(request.path, errors="replace"),
+        response.status_code,
+        time.perf_counter() - g.started,
+        {True: "true", False: "false"}.get(g.get("cache_hit"), "-"),
+        g.get("pixels", "-"),
+        g.request_id,
+    )
     return response
 
 
@@ -78,9 +91,14 @@ def add_routes(app: Flask, settings: Settings, runner: Runner) -> None:
 
     @app.post("/api/enhance")
     def enhance() -> Response:
+        keep = not request.cache_control.no_store
+        if not keep and prefers_json():
+            raise BadRequest("With Cache-Control: no-store no address is left to answer in JSON.")
         upload = read_upload(request, settings.max_upload_bytes)
-        result = runner.enhance(upload)
-        return make_json(result) if prefers_json() else make_picture(result, upload.stem)
+        result = runner.enhance(upload, keep)
+        g.cache_hit = result.hit
+        g.pixels = result.note.width * result.note.height // SCALE**2
+        return make_json(result) if prefers_json() else make_picture(result, upload.stem, keep)
 
     def make_json(result: Result) -> Response:
         if isinstance(result.content, StoredResult):
@@ -94,16 +112,27 @@ def add_routes(app: Flask, settings: Settings, runner: Runner) -> None:
             process_time=round(time.perf_counter() - g.started, 3),
         )
 
-    def make_picture(result: Result, stem: str) -> Response:
+    def make_picture(result: Result, stem: str, keep: bool) -> Response:
         response = send_result(result.content, result.note.length)
         response.headers["X-Cache-Hit"] = "true" if result.hit else "false"
         response.headers["Content-Disposition"] = disposition(f"{stem}_x{SCALE}.png")
-        response.headers["Link"] = f'<{result_url(result.name)}>; rel="canonical"'
         stages = [f"{name};dur={1000 * took:.1f}" for name, took in result.stage_seconds.items()]
         if stages:
             response.headers["Server-Timing"] = ", ".join(stages)
-        set_cache_policy("enhanced_image", result.note.etag)
+        if keep:
+            response.headers["Link"] = f'<{result_url(result.name)}>; rel="canonical"'
+            set_cache_policy("enhanced_image", result.note.etag)
+        else:
+            set_cache_policy("live_status")
         return response
+
+    @app.get("/api/result")
+    def find_result() -> Response:
+        keys = request.args.getlist("sha256")
+        if len(keys) != 1 or not KEY_PATTERN.fullmatch(keys[0]):
+            raise BadRequest("sha256 must be given once, as 64 lower-case hexadecimal digits.")
+        name = runner.result_name(keys[0])
+        return jsonify(name=name, url=result_url(name), exists=runner.cache.contains(name))
 
     def result_url(name: str) -> str:
         return f"{settings.public_url or request.url_root.rstrip('/')}/cache/{name}"

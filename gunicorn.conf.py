@@ -38,7 +38,6 @@ keepalive = 75
 # Only SR_TRUSTED_PROXIES decides whose X-Forwarded-* is believed, in access.py.
 forwarded_allow_ips = ""
 control_socket_disable = True
-accesslog = "-"
 
 
 def post_worker_init(worker: Worker) -> None:

@@ -22,10 +22,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 NAME_PATTERN = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{12}\.png")
+KEY_PATTERN = re.compile(r"[0-9a-f]{64}")
 TEMPORARY_PREFIX = ".writing-"
 MAGIC = b"SRc1"
 FOOTER = struct.Struct(">I4s")
 MAX_NOTE_BYTES = 4096
+# Names whose files are known to be whole; beyond, all are checked anew.
+MAX_REMEMBERED = 10_000
+# No write takes this long: a temporary file of this age has lost its writer.
+LEFTOVER_SECONDS = 3600
 READ_CHUNK_BYTES = 1024 * 1024
 # File systems that have no hard links answer with one of these.
 NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
@@ -96,6 +101,24 @@ class StoredResult:
     modified: float
 
 
+@dataclass(frozen=True)
+class StoredFile:
+    """A stored result as the folder lists it; `last_used` in seconds since the epoch."""
+
+    name: str
+    size_bytes: int
+    last_used: float
+
+
+# Inode, size and modification time: a file with the same three has not been written since.
+FileIdentity = tuple[int, int, int]
+
+
+def identify(status: os.stat_result) -> FileIdentity:
+    """Return what tells a file from another one, or from itself written anew."""
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def read_note(file: PayloadFile) -> ResultNote | None:
     """Read the note at a stored file's end; None where the file is not whole."""
     try:
@@ -113,11 +136,14 @@ def read_note(file: PayloadFile) -> ResultNote | None:
 class ResultCache:
     """Stored results in a folder, which is made when first needed.
 
-    Several threads and processes may share the folder.
+    Several threads and processes may share the folder. `damaged` counts the files that were found
+    damaged; they are removed and their results computed again.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.damaged = 0
+        self._verified: dict[str, FileIdentity] = {}
 
     def open(self, name: str) -> StoredResult | None:
         """Open a stored result and note its use; None where there is none.
@@ -129,20 +155,36 @@ class ResultCache:
             file = PayloadFile(path)
         except OSError:
             return None
+        status = os.fstat(file.fileno())
         note = read_note(file)
-        if note is None:
+        if note is None or not self._verify(name, file, note, status):
             file.close()
-            logger.error("removed a damaged result: %s", name)
-            with contextlib.suppress(OSError):
-                path.unlink()
+            logger.error("removing a damaged result: %s", name)
+            self.damaged += 1
+            self.remove(name)
             return None
-        modified = os.fstat(file.fileno()).st_mtime_ns
         # File systems mounted with relatime do not note reads, and cleanup goes by last use.
         with contextlib.suppress(OSError):
-            os.utime(path, ns=(time.time_ns(), modified))
+            os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))
         file.seek(0)
+        return StoredResult(file, note, status.st_mtime)
+
+    def _verify(
+        self, name: str, file: PayloadFile, note: ResultNote, status: os.stat_result
+    ) -> bool:
+        """Compare a result's bytes with their digest, once for each file as it is on disk."""
+        identity = identify(status)
         file.payload_end = note.length
-        return StoredResult(file, note, modified / 1e9)
+        if self._verified.get(name) != identity:
+            if hash_file(file) != note.sha256:
+                return False
+            self._remember_as_whole(name, identity)
+        return True
+
+    def _remember_as_whole(self, name: str, identity: FileIdentity) -> None:
+        if len(self._verified) >= MAX_REMEMBERED:
+            self._verified.clear()
+        self._verified[name] = identity
 
     def contains(self, name: str) -> bool:
         """Tell whether a result is stored, without noting a use."""
@@ -168,7 +210,9 @@ class ResultCache:
                 file.write(FOOTER.pack(len(note_bytes), MAGIC))
                 file.flush()
                 os.fsync(file.fileno())
+                identity = identify(os.fstat(file.fileno()))
             self._publish(Path(temporary), self.folder / name)
+            self._remember_as_whole(name, identity)
         finally:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()
@@ -184,10 +228,32 @@ class ResultCache:
                 raise
             temporary.replace(path)
 
-    def scan(self) -> Iterator[os.stat_result]:
-        """Yield the file status of every stored result."""
+    def remove(self, name: str) -> bool:
+        """Remove a stored result; True when it is gone, whoever removed it."""
+        try:
+            (self.folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            logger.error("cannot remove %s: %s", name, error.strerror)
+            return False
+        return True
+
+    def remove_leftovers(self) -> int:
+        """Remove what writers that were killed have left; return how many files."""
+        removed = 0
+        for name, status in self._list_files():
+            is_old = time.time() - status.st_mtime > LEFTOVER_SECONDS
+            if name.startswith(TEMPORARY_PREFIX) and is_old:
+                removed += self.remove(name)
+        return removed
+
+    def scan(self) -> Iterator[StoredFile]:
+        """Yield every stored result."""
+        for name, status in self._list_files():
+            if NAME_PATTERN.fullmatch(name):
+                yield StoredFile(name, status.st_size, max(status.st_atime, status.st_mtime))
+
+    def _list_files(self) -> Iterator[tuple[str, os.stat_result]]:
         with contextlib.suppress(OSError), os.scandir(self.folder) as entries:
             for entry in entries:
-                if NAME_PATTERN.fullmatch(entry.name):
-                    with contextlib.suppress(OSError):
-                        yield entry.stat()
+                with contextlib.suppress(OSError):
+                    yield entry.name, entry.stat(follow_symlinks=False)

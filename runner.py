@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from cleanup_cache import CacheLimiter
 from errors import NotReady, ServiceError
 from image_codec import CODEC_VERSION, ImageHeader, decode_image, encode_png, read_header
 from result_cache import ResultCache, ResultNote, StoredResult
@@ -43,14 +44,15 @@ class Result:
 class Job:
     """One result in the making; everybody who wants it waits for the same job."""
 
-    def __init__(self, name: str, upload: Upload, header: ImageHeader) -> None:
+    def __init__(self, name: str, upload: Upload, header: ImageHeader, keep: bool) -> None:
         self.name = name
         self.upload = upload
         self.header = header
+        self.keep = keep
         self.ended = threading.Event()
         self.error: ServiceError | None = None
         self.note: ResultNote | None = None
-        self.unstored: memoryview | None = None
+        self.payload: memoryview | None = None  # of a result that is not stored
         self.stage_seconds: dict[str, float] = {}
 
     @contextmanager
@@ -78,6 +80,9 @@ class Runner:
     def __init__(self, settings: Settings, load: Callable[[], SuperResolution]) -> None:
         self.settings = settings
         self.cache = ResultCache(settings.cache_dir)
+        self.limiter = CacheLimiter(
+            settings.cache_dir, settings.cache_max_mb, settings.cache_min_free_mb
+        )
         self.scheduler = Scheduler(settings, lambda: self.start().seconds_per_pixel)
         self.is_draining: Callable[[], bool] = lambda: False
         self._load = load
@@ -86,7 +91,7 @@ class Runner:
         self._is_sound = False
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
-        self._jobs: dict[str, Job] = {}
+        self._jobs: dict[tuple[str, bool], Job] = {}
         self._pool = ThreadPoolExecutor(PICTURES_AT_ONCE, thread_name_prefix="picture")
 
     def start(self) -> SuperResolution:
@@ -99,6 +104,7 @@ class Runner:
                 self._is_sound = model.matches_golden_tile()
                 if not self._is_sound:
                     logger.error("the model computes its golden tile wrongly on this machine")
+                self.cache.remove_leftovers()
                 self.model = model
                 logger.info(
                     "model %s with %d lanes, %.1f microseconds a pixel",
@@ -127,8 +133,13 @@ class Runner:
         variant = hashlib.sha256(ingredients.encode()).hexdigest()[:12]
         return f"{key}.{variant}.png"
 
-    def enhance(self, upload: Upload) -> Result:
+    def enhance(self, upload: Upload, keep: bool = True) -> Result:
         """Return an upload's result, waiting for it where it is not stored.
+
+        Parameters
+        ----------
+        upload : its file is closed, here or by the job that computes the result
+        keep : False leaves nothing behind on the server
 
         Raises
         ------
@@ -146,7 +157,7 @@ class Runner:
             if not self._is_sound:
                 self.check_ready()
             with self.scheduler.waiting_request():
-                job = self._create_or_join(name, upload)
+                job = self._create_or_join(name, upload, keep)
                 if not job.ended.wait(self.settings.max_sync_seconds):
                     raise self.scheduler.busy("The result is not ready yet; send the file again.")
             return self._collect(job)
@@ -154,22 +165,22 @@ class Runner:
             if job is None or job.upload is not upload:
                 upload.file.close()
 
-    def _create_or_join(self, name: str, upload: Upload) -> Job:
+    def _create_or_join(self, name: str, upload: Upload, keep: bool) -> Job:
         """Return the job that makes a result; a new one takes the upload's file."""
         max_pixels = self.settings.max_output_pixels // SCALE**2
         header = read_header(upload.file, min(self.settings.max_input_pixels, max_pixels))
         with self._lock:
-            job = self._jobs.get(name)
+            job = self._jobs.get((name, keep))
             if job is None:
                 self.scheduler.admit(header.pixels)
-                job = self._jobs[name] = Job(name, upload, header)
+                job = self._jobs[name, keep] = Job(name, upload, header, keep)
                 self._pool.submit(self._run, job)
             return job
 
     def _collect(self, job: Job) -> Result:
         if job.error is not None:
             raise job.error
-        content = job.unstored or self.cache.open(job.name)
+        content = job.payload or self.cache.open(job.name)
         if content is None or job.note is None:
             raise self.scheduler.busy("The result was removed at once; send the file again.")
         return Result(job.name, job.note, content, False, job.stage_seconds)
@@ -192,8 +203,10 @@ class Runner:
             job.upload.file.close()
             self.scheduler.finish(job.header.pixels)
             with self._lock:
-                del self._jobs[job.name]
+                del self._jobs[job.name, job.keep]
             job.ended.set()
+        if job.keep and job.note is not None:
+            self.limiter.note_stored(job.note.length)
 
     def _compute(self, job: Job) -> None:
         # Another process, or a job that ended a moment ago, may have stored it meanwhile.
@@ -214,6 +227,9 @@ class Runner:
                 payload = encode_png(enlarged)
             del picture, enlarged
             job.note = ResultNote.describe(payload, width, height)
+            if not job.keep:
+                job.payload = payload
+                return
             with job.measure("store"):
                 self._store(job, payload)
 
@@ -225,11 +241,11 @@ class Runner:
             # The client still gets its picture; the operator has to mend the folder.
             self._count("cache_write_errors")
             logger.error("cannot store a result in %s: %s", self.cache.folder, error.strerror)
-            job.unstored = payload
+            job.payload = payload
 
     def statistics(self) -> dict[str, int | float]:
         """Return counters since the start, and what is in the cache now."""
-        sizes = [status.st_size for status in self.cache.scan()]
+        sizes = [file.size_bytes for file in self.cache.scan()]
         counts = self._counts
         lookups = counts["cache_hits"] + counts["cache_misses"]
         return {
@@ -239,6 +255,8 @@ class Runner:
             "cache_misses": counts["cache_misses"],
             "cache_hit_rate": counts["cache_hits"] / lookups if lookups else 0.0,
             "cache_write_errors": counts["cache_write_errors"],
+            "cache_damaged": self.cache.damaged,
+            "cache_evictions": self.limiter.evictions,
             "inferences": counts["inferences"],
             "queue_length": len(self._jobs),
             "queue_pixels": self.scheduler.queued_pixels,

@@ -104,6 +104,12 @@ class Settings:
     cache_dir: Path = setting(
         PROJECT_DIR / "data" / "cache", parse_path, "folder of the stored results"
     )
+    cache_max_mb: int = setting(
+        1024, parse_positive, "size of the stored results; beyond, the least recently used go"
+    )
+    cache_min_free_mb: int = setting(
+        512, parse_non_negative, "space left free on their file system; below, likewise"
+    )
     lanes: int = setting(
         0, parse_non_negative, "tiles computed at once; 0: as many as CPUs and memory allow"
     )

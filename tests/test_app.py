@@ -1,3 +1,4 @@
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -155,6 +156,70 @@ def test_proxy_headers_count_only_where_a_proxy_is_trusted(
     assert proxied.headers["Link"].startswith("<https://sr.example/sr/cache/")
 
 
+def test_no_store_leaves_nothing_behind(client: FlaskClient, settings: Settings) -> None:
+    response = upload(client, headers={"Cache-Control": "no-store"})
+    assert (response.status_code, response.mimetype) == (200, "image/png")
+    assert Image.open(BytesIO(response.data)).size == (60, 30)
+    assert response.headers["Cache-Control"] == "no-store"
+    assert not {"Link", "ETag", "Expires", "X-Cache-Hint"} & set(response.headers.keys())
+    assert not settings.cache_dir.exists()
+    assert upload(client).headers["X-Cache-Hit"] == "false"
+
+
+def test_no_store_may_be_answered_by_an_existing_result(client: FlaskClient) -> None:
+    stored = upload(client)
+    response = upload(client, headers={"Cache-Control": "no-store"})
+    assert response.headers["X-Cache-Hit"] == "true"
+    assert response.data == stored.data
+    assert response.headers["Cache-Control"] == "no-store"
+
+
+def test_no_store_has_no_address_to_answer_in_json(client: FlaskClient) -> None:
+    headers = {"Cache-Control": "no-store", "Accept": "application/json"}
+    assert_problem(upload(client, headers=headers), 400, "bad_request")
+
+
+def test_client_that_hashes_its_file_finds_the_result_without_uploading(
+    client: FlaskClient,
+) -> None:
+    address = f"/api/result?sha256={generate_file_hash(PNG)}"
+    before = client.get(address)
+    assert before.headers["Cache-Control"] == "no-cache"
+    assert before.get_json()["exists"] is False
+    link = upload(client).headers["Link"]
+    after = client.get(address).get_json()
+    assert after["exists"] is True
+    assert link == f'<{after["url"]}>; rel="canonical"'
+    assert after["url"].endswith(f"/cache/{after['name']}")
+    assert client.get(after["url"]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "query", ["", "?sha256=", "?sha256=abc", f"?sha256={'A' * 64}", f"?sha256={'a' * 64}" * 2]
+)
+def test_result_of_no_hash_is_a_bad_request(client: FlaskClient, query: str) -> None:
+    twice = query.replace("?sha256=" + "a" * 64 + "?", "?sha256=" + "a" * 64 + "&")
+    assert_problem(client.get(f"/api/result{twice}"), 400, "bad_request")
+
+
+def test_request_log_has_one_line_with_everything(
+    client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="request"):
+        upload(client, headers={"X-Request-ID": "abc-1"})
+        upload(client, headers={"X-Request-ID": "abc-2"})
+        client.get("/api/no%0athing%1b[31m", headers={"X-Request-ID": "abc-3"})
+    lines = [record.getMessage() for record in caplog.records if record.name == "request"]
+    patterns = [
+        r"POST /api/enhance 200 \d+\.\d{3}s hit=false pixels=200 id=abc-1",
+        r"POST /api/enhance 200 \d+\.\d{3}s hit=true pixels=200 id=abc-2",
+        r"GET /api/no%0Athing%1B%5B31m 404 \d+\.\d{3}s hit=- pixels=- id=abc-3",
+    ]
+    assert len(lines) == 3
+    for line, pattern in zip(lines, patterns, strict=True):
+        assert re.fullmatch(pattern, line), line
+
+
 # --- uploads that are none
 
 
@@ -251,7 +316,7 @@ def test_busy_service_says_when_to_return(settings: Settings, make_app: AppMaker
 def test_fault_of_the_service_shows_nothing_of_itself(
     client: FlaskClient, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(upload: Upload) -> None:
+    def fail(upload: Upload, _keep: bool) -> None:
         upload.file.close()
         raise RuntimeError("secret detail")
 

@@ -2,9 +2,11 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+import result_cache
 from result_cache import FOOTER, NAME_PATTERN, ResultCache, ResultNote, generate_file_hash
 
 NAME = f"{'a' * 64}.{'b' * 12}.png"
@@ -146,8 +148,10 @@ def test_scan_sees_results_and_nothing_else(cache: ResultCache) -> None:
     store(cache)
     (cache.folder / ".writing-abc").write_bytes(b"x")
     (cache.folder / "notes.txt").write_bytes(b"x")
-    (status,) = cache.scan()
-    assert status.st_size > len(PAYLOAD)
+    (file,) = cache.scan()
+    assert file.name == NAME
+    assert file.size_bytes > len(PAYLOAD)
+    assert abs(file.last_used - time.time()) < 5
 
 
 @pytest.mark.parametrize(
@@ -155,3 +159,38 @@ def test_scan_sees_results_and_nothing_else(cache: ResultCache) -> None:
 )
 def test_names_of_no_result_do_not_match(name: str) -> None:
     assert NAME_PATTERN.fullmatch(name) is None
+
+
+def test_changed_byte_is_noticed_and_never_served(cache: ResultCache) -> None:
+    store(cache)
+    path = cache.folder / NAME
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    assert read(cache) is None
+    assert cache.damaged == 1
+    assert not path.exists()
+
+
+def test_digest_is_checked_once_and_not_on_every_hit(
+    cache: ResultCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(cache)
+    fresh = ResultCache(cache.folder)
+    hash_file = Mock(wraps=result_cache.hash_file)
+    monkeypatch.setattr(result_cache, "hash_file", hash_file)
+    assert [read(fresh), read(fresh), read(fresh)] == [PAYLOAD] * 3
+    assert read(cache) == PAYLOAD  # which has stored it itself
+    assert hash_file.call_count == 1
+
+
+def test_leftovers_of_killed_writers_are_removed_and_running_writes_are_not(
+    cache: ResultCache,
+) -> None:
+    store(cache)
+    old, young = cache.folder / ".writing-old", cache.folder / ".writing-young"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (time.time() - 4000, time.time() - 4000))
+    assert cache.remove_leftovers() == 1
+    assert sorted(file_names(cache)) == [".writing-young", NAME]

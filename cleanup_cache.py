@@ -1,0 +1,221 @@
+"""Clean the cache of stored results: by age, by size, for free space, or one upload's results.
+
+    python cleanup_cache.py --max-age-days 30 --max-size-mb 1024 [--dry-run]
+    python cleanup_cache.py --delete SHA256
+
+Results that nobody used for longest go first. Safe beside a running service and beside a second
+cleanup: a result that is being sent stays readable to its end, and one that is gone is computed
+again when it is wanted. Never imports OpenCV, so that a cron job starts at once.
+"""
+
+import argparse
+import logging
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from errors import ConfigError
+from result_cache import KEY_PATTERN, ResultCache, StoredFile
+from settings import Settings
+
+MEGABYTE = 1024**2
+SECONDS_A_DAY = 86400
+# A cleanup makes some room, so that not every further result needs one.
+ROOM_AFTER_CLEANUP = 0.9
+# A service spares what it has just stored or served: somebody is about to fetch it.
+SPARE_SECONDS = 60
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class CleanupSummary:
+    """What a cleanup did: numbers of files, and their bytes."""
+
+    removed: int = 0
+    removed_bytes: int = 0
+    kept: int = 0
+    kept_bytes: int = 0
+    failed: int = 0
+
+    def __str__(self) -> str:
+        """Return the summary as a line."""
+        return (
+            f"removed {self.removed} results ({self.removed_bytes / MEGABYTE:.1f} MB), "
+            f"kept {self.kept} ({self.kept_bytes / MEGABYTE:.1f} MB), failed {self.failed}"
+        )
+
+
+def cleanup_old_cache(
+    max_age_days: float = 30,
+    max_size_mb: float = 1024,
+    *,
+    cache_dir: Path | None = None,
+    min_free_mb: float = 0,
+    spare_seconds: float = 0,
+    dry_run: bool = False,
+) -> CleanupSummary:
+    """Remove results that are too old or too many, those unused for longest first.
+
+    Parameters
+    ----------
+    max_age_days : results last used longer ago are removed
+    max_size_mb : the rest may have this size together, in MB of 1024**2 bytes
+    cache_dir : folder of the results; defaults to ``SR_CACHE_DIR``
+    min_free_mb : more are removed until the file system has this much free
+    spare_seconds : results used this recently stay, whatever the limits
+    dry_run : remove nothing, only tell what would be removed
+
+    Raises
+    ------
+    ConfigError
+        `cache_dir` is not given and the environment has wrong settings.
+    """
+    folder = cache_dir or Settings.from_env(os.environ).cache_dir
+    cache = ResultCache(folder)
+    now = time.time()
+    if not dry_run:
+        cache.remove_leftovers()
+    files = sorted(cache.scan(), key=lambda file: file.last_used)
+    total_bytes = sum(file.size_bytes for file in files)
+    missing_bytes = min_free_mb * MEGABYTE - free_bytes(folder)
+
+    doomed = []
+    for file in files:
+        too_old = now - file.last_used > max_age_days * SECONDS_A_DAY
+        too_much = total_bytes > max_size_mb * MEGABYTE or missing_bytes > 0
+        if (too_old or too_much) and now - file.last_used >= spare_seconds:
+            doomed.append(file)
+            total_bytes -= file.size_bytes
+            missing_bytes -= file.size_bytes
+    summary = remove_files(cache, doomed, dry_run)
+    summary.kept = len(files) - summary.removed
+    summary.kept_bytes = sum(file.size_bytes for file in files) - summary.removed_bytes
+    return summary
+
+
+class CacheLimiter:
+    """Keeps the cache within its limits while a service writes to it.
+
+    Parameters
+    ----------
+    folder : of the stored results
+    max_size_mb : when they are larger together, the least recently used go
+    min_free_mb : likewise when the file system has less than this left
+    """
+
+    def __init__(self, folder: Path, max_size_mb: float, min_free_mb: float) -> None:
+        self.folder = folder
+        self.max_size_mb = max_size_mb
+        self.min_free_mb = min_free_mb
+        self.evictions = 0
+        self._lock = threading.Lock()
+        self._size_bytes: int | None = None
+
+    def note_stored(self, size_bytes: int) -> None:
+        """Count a result that was stored, and clean up when a limit is crossed.
+
+        What other processes store or remove is not seen until then; the cleanup counts anew.
+        """
+        with self._lock:
+            if self._size_bytes is None:
+                self._size_bytes = sum(file.size_bytes for file in ResultCache(self.folder).scan())
+            else:
+                self._size_bytes += size_bytes
+            too_large = self._size_bytes > self.max_size_mb * MEGABYTE
+            if not too_large and free_bytes(self.folder) >= self.min_free_mb * MEGABYTE:
+                return
+            summary = cleanup_old_cache(
+                max_age_days=float("inf"),
+                max_size_mb=self.max_size_mb * ROOM_AFTER_CLEANUP,
+                cache_dir=self.folder,
+                min_free_mb=self.min_free_mb,
+                spare_seconds=SPARE_SECONDS,
+            )
+            self._size_bytes = summary.kept_bytes
+            self.evictions += summary.removed
+            logger.info("the cache crossed a limit: %s", summary)
+
+
+def free_bytes(folder: Path) -> float:
+    """Return the bytes that an ordinary user may still write below a folder."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return float("inf")
+
+
+def remove_files(cache: ResultCache, files: Iterable[StoredFile], dry_run: bool) -> CleanupSummary:
+    """Remove results, or only count them; one that somebody else has removed counts as removed."""
+    summary = CleanupSummary()
+    for file in files:
+        if not dry_run and not cache.remove(file.name):
+            summary.failed += 1
+            continue
+        logger.debug("removed %s", file.name)
+        summary.removed += 1
+        summary.removed_bytes += file.size_bytes
+    return summary
+
+
+def delete_upload(key: str, settings: Settings, dry_run: bool) -> CleanupSummary:
+    """Remove all results of one upload and print the addresses to purge from proxies and CDNs."""
+    cache = ResultCache(settings.cache_dir)
+    files = [file for file in cache.scan() if file.name.startswith(f"{key}.")]
+    for file in files:
+        print(f"{settings.public_url}/cache/{file.name}")
+    return remove_files(cache, files, dry_run)
+
+
+def parse_sha256(text: str) -> str:
+    """Read a SHA-256 in hex."""
+    if not KEY_PATTERN.fullmatch(text.lower()):
+        raise argparse.ArgumentTypeError("must be 64 hexadecimal digits")
+    return text.lower()
+
+
+def parse_limit(text: str) -> float:
+    """Read a number that is not negative."""
+    number = float(text)
+    if not number >= 0:
+        raise argparse.ArgumentTypeError("must be at least 0")
+    return number
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns 0, or 1 when the settings are wrong or a file could not be removed."""
+    parser = argparse.ArgumentParser(description="Clean the cache of stored results.")
+    parser.add_argument("--max-age-days", type=parse_limit, default=30.0)
+    parser.add_argument("--max-size-mb", type=parse_limit, default=1024.0)
+    parser.add_argument("--cache-dir", type=Path, help="instead of SR_CACHE_DIR")
+    parser.add_argument("--dry-run", action="store_true", help="remove nothing, only tell")
+    parser.add_argument(
+        "--delete",
+        type=parse_sha256,
+        metavar="SHA256",
+        help="remove the results of the upload with this SHA-256, and nothing else",
+    )
+    chosen = parser.parse_args(arguments)
+    try:
+        settings = Settings.from_env(os.environ)
+    except ConfigError as fault:
+        print(fault, file=sys.stderr)
+        return 1
+    folder = chosen.cache_dir or settings.cache_dir
+    if chosen.delete:
+        summary = delete_upload(chosen.delete, replace(settings, cache_dir=folder), chosen.dry_run)
+    else:
+        summary = cleanup_old_cache(
+            chosen.max_age_days, chosen.max_size_mb, cache_dir=folder, dry_run=chosen.dry_run
+        )
+    print(f"dry run: {summary}" if chosen.dry_run else summary)
+    return 1 if summary.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
