@@ -19,7 +19,7 @@ from result_cache import KEY_PATTERN, NAME_PATTERN, StoredResult
 from runner import Result, Runner
 from settings import PROJECT_DIR, Settings
 from super_resolution import SCALE, SuperResolution
-from uploads import read_upload
+from uploads import drain_body, read_upload
 
 VERSION = "0.1.0"
 REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -68,6 +68,8 @@ def begin_request() -> None:
 
 def finish_request(response: Response) -> Response:
     """Set the headers that every answer has, those that only uncached ones may have, and log."""
+    if response.status_code >= 400:
+        drain_body(request)
     response.headers["X-Content-Type-Options"] = "nosniff"
     if request.path.startswith("/api/"):
         response.headers["X-Request-ID"] = g.request_id

@@ -1,15 +1,19 @@
 """Read the uploaded picture out of a request: a multipart field `image`, or the raw body."""
 
+import contextlib
+import errno
 import re
 import tempfile
+import time
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 
+from gunicorn.http.errors import ParseException
 from werkzeug.wrappers import Request
 
-from errors import BadRequest, UnsupportedUpload, UploadTooLarge
+from errors import BadRequest, Busy, UnsupportedUpload, UploadTooLarge
 from image_codec import ACCEPTED_NAMES
 from result_cache import READ_CHUNK_BYTES, hash_file
 
@@ -22,6 +26,13 @@ HOW_TO_UPLOAD = (
     "(curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg')."
 )
 DEFAULT_STEM = "image"
+# The connection broke, or gunicorn found a malformed chunk.
+BROKEN_BODY = (OSError, ParseException)
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+NO_ROOM_RETRY_SECONDS = 60
+# How much of a refused upload is read away, and for how long.
+MAX_DRAIN_BYTES = 64 * 1024**2
+MAX_DRAIN_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -51,16 +62,23 @@ def read_upload(request: Request, max_bytes: int) -> Upload:
         The Content-Type or Content-Encoding is none that carries a picture here.
     UploadTooLarge
         The file has more than `max_bytes`.
+    Busy
+        The file system for temporary files is full.
     """
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise UnsupportedUpload("A Content-Encoding is not accepted; send the file as it is.")
     mimetype = request.mimetype
-    if mimetype == "multipart/form-data":
-        file, name = take_form_file(request)
-    elif mimetype.startswith("image/") or mimetype == "application/octet-stream":
-        file, name = spool_body(request), ""
-    else:
-        raise UnsupportedUpload(HOW_TO_UPLOAD)
+    try:
+        if mimetype == "multipart/form-data":
+            file, name = take_form_file(request)
+        elif mimetype.startswith("image/") or mimetype == "application/octet-stream":
+            file, name = spool_body(request), ""
+        else:
+            raise UnsupportedUpload(HOW_TO_UPLOAD)
+    except BROKEN_BODY as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise Busy("There is no room for an upload now.", NO_ROOM_RETRY_SECONDS) from error
+        raise BadRequest("The upload was cut short or is malformed.") from None
     try:
         size = file.seek(0, 2)
         if size > max_bytes:
@@ -96,15 +114,42 @@ def take_form_file(request: Request) -> tuple[BinaryIO, str]:
 
 
 def spool_body(request: Request) -> BinaryIO:
-    """Copy a request's body to a temporary file; the request's own limit on its length holds."""
+    """Copy a request's body to a temporary file; the request's own limit on its length holds.
+
+    Raises
+    ------
+    BadRequest
+        The body is shorter than its Content-Length, which gunicorn does not tell.
+    """
     file = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115  # handed on open
     try:
         while chunk := request.stream.read(READ_CHUNK_BYTES):
             file.write(chunk)
+        if request.content_length is not None and file.tell() < request.content_length:
+            raise BadRequest("The upload was cut short.")
     except BaseException:
         file.close()
         raise
     return cast(BinaryIO, file)
+
+
+def drain_body(request: Request) -> None:
+    """Read away what a client still sends of an upload that is refused.
+
+    gunicorn closes the connection with the rest unread; the client then sees a reset connection
+    instead of the answer (seen with bodies over the limit).
+    """
+    if not request.environ.get("wsgi.input_terminated"):
+        return  # this server does not tell where the body ends
+    stream = request.environ["wsgi.input"]
+    left = MAX_DRAIN_BYTES
+    deadline = time.monotonic() + MAX_DRAIN_SECONDS
+    with contextlib.suppress(*BROKEN_BODY):
+        while left > 0 and time.monotonic() < deadline:
+            piece = stream.read(min(left, READ_CHUNK_BYTES))
+            if not piece:
+                return
+            left -= len(piece)
 
 
 def file_stem(name: str) -> str:
