@@ -13,7 +13,7 @@ from werkzeug.wsgi import wrap_file
 
 from access import install_access
 from cache_headers import evaluate_preconditions, install_cache_headers, set_cache_policy
-from errors import BadRequest, ResultNotFound
+from errors import BadRequest, NotStored, ResultNotFound
 from problems import install_problems, make_problem, utc_now
 from result_cache import KEY_PATTERN, NAME_PATTERN, StoredResult
 from runner import Result, Runner
@@ -100,11 +100,19 @@ def add_routes(app: Flask, settings: Settings, runner: Runner) -> None:
         result = runner.enhance(upload, keep)
         g.cache_hit = result.hit
         g.pixels = result.note.width * result.note.height // SCALE**2
-        return make_json(result) if prefers_json() else make_picture(result, upload.stem, keep)
+        if prefers_json():
+            return make_json(result)
+        response = make_picture(result, upload.stem)
+        if not keep:
+            set_cache_policy("live_status")
+        elif isinstance(result.content, StoredResult):
+            response.headers["Link"] = f'<{result_url(result.name)}>; rel="canonical"'
+        return response
 
     def make_json(result: Result) -> Response:
-        if isinstance(result.content, StoredResult):
-            result.content.file.close()
+        if not isinstance(result.content, StoredResult):
+            raise NotStored("The result cannot be stored now; ask for the picture instead of JSON.")
+        result.content.file.close()
         return jsonify(
             status="success",
             url=result_url(result.name),
@@ -114,18 +122,14 @@ def add_routes(app: Flask, settings: Settings, runner: Runner) -> None:
             process_time=round(time.perf_counter() - g.started, 3),
         )
 
-    def make_picture(result: Result, stem: str, keep: bool) -> Response:
+    def make_picture(result: Result, stem: str) -> Response:
         response = send_result(result.content, result.note.length)
         response.headers["X-Cache-Hit"] = "true" if result.hit else "false"
         response.headers["Content-Disposition"] = disposition(f"{stem}_x{SCALE}.png")
         stages = [f"{name};dur={1000 * took:.1f}" for name, took in result.stage_seconds.items()]
         if stages:
             response.headers["Server-Timing"] = ", ".join(stages)
-        if keep:
-            response.headers["Link"] = f'<{result_url(result.name)}>; rel="canonical"'
-            set_cache_policy("enhanced_image", result.note.etag)
-        else:
-            set_cache_policy("live_status")
+        set_cache_policy("enhanced_image", result.note.etag)
         return response
 
     @app.get("/api/result")

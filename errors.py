@@ -96,6 +96,13 @@ class Busy(ServiceError):
     code = "busy"
 
 
+class NotStored(ServiceError):
+    """The result was computed and cannot be kept at an address."""
+
+    status = 503
+    code = "not_stored"
+
+
 class NotReady(ServiceError):
     """The model is loading, or does not compute what it should."""
 

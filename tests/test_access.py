@@ -111,6 +111,35 @@ def test_foreign_origin_is_refused_where_the_proxy_does_cors(
     assert "Origin" not in response.vary
 
 
+def test_request_without_an_origin_gets_no_cors_headers(client: FlaskClient) -> None:
+    assert cors_headers(upload(client)) == {}
+    assert cors_headers(client.get("/api/health")) == {}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Content-Type",
+        "Authorization",
+        "X-Requested-With",
+        "X-Request-ID",
+        "Prefer",
+        "If-None-Match",
+        "Cache-Control",
+    ],
+)
+def test_request_header_may_be_sent_across_origins(client: FlaskClient, header: str) -> None:
+    response = client.options(
+        "/api/enhance",
+        headers={
+            "Origin": LISTED,
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": header.lower(),
+        },
+    )
+    assert response.headers["Access-Control-Allow-Headers"].lower() == header.lower()
+
+
 def test_preflight_of_a_listed_origin_lists_everything(client: FlaskClient) -> None:
     headers = preflight(client, "/api/enhance", LISTED).headers
     assert headers["Access-Control-Allow-Origin"] == LISTED

@@ -3,6 +3,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -324,6 +325,18 @@ def test_fault_of_the_service_shows_nothing_of_itself(
     response = upload(client)
     assert_problem(response, 500, "internal_error")
     assert b"secret" not in response.data
+
+
+def test_result_without_an_address_is_delivered_as_a_picture_only(
+    settings: Settings, make_app: AppMaker, tmp_path: Path
+) -> None:
+    occupied = tmp_path / "a file"
+    occupied.touch()
+    client = make_app(replace(settings, cache_dir=occupied)).test_client()
+    response = upload(client)
+    assert Image.open(BytesIO(response.data)).size == (60, 30)
+    assert "Link" not in response.headers
+    assert_problem(upload(client, headers={"Accept": "application/json"}), 503, "not_stored")
 
 
 # --- GET /cache/<name>
