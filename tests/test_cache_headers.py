@@ -2,8 +2,9 @@ import time
 from email.utils import parsedate_to_datetime
 
 import pytest
+from flask import Flask, Response
 
-from cache_headers import get_cache_headers
+from cache_headers import apply_cache_headers, get_cache_headers, set_cache_policy
 
 
 @pytest.mark.parametrize(
@@ -39,3 +40,11 @@ def test_only_results_have_the_hint() -> None:
 def test_unknown_type_is_an_error() -> None:
     with pytest.raises(KeyError):
         get_cache_headers("picture")
+
+
+def test_error_wins_over_what_the_view_has_named(app: Flask) -> None:
+    with app.test_request_context():
+        set_cache_policy("enhanced_image", "abc")
+        headers = apply_cache_headers(Response(status=500)).headers
+    assert headers["Cache-Control"] == "no-store, must-revalidate"
+    assert not {"ETag", "Expires", "X-Cache-Hint"} & set(headers.keys())
