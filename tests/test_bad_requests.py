@@ -8,6 +8,7 @@ body.
 import json
 import re
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -227,3 +228,14 @@ def test_bad_request_is_answered_with_its_status_and_the_service_lives_on(
         if not case.request.startswith(b"HEAD"):
             assert json.loads(body)["status"] == status
     assert httpx.get(f"{service.url}/api/ready").status_code == 200
+
+
+def test_client_that_sends_on_after_its_refusal_can_still_read_it(service: Service) -> None:
+    request = make_request(b"x" * 20 * MAX_UPLOAD_BYTES, "Content-Type: image/png")
+    host, port = service.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS) as connection:
+        # By the second piece the service has refused the upload by its Content-Length.
+        for start in range(0, len(request), 2 * MAX_UPLOAD_BYTES):
+            connection.sendall(request[start : start + 2 * MAX_UPLOAD_BYTES])
+            time.sleep(0.1)
+        assert connection.recv(12) == b"HTTP/1.1 413"

@@ -1,0 +1,58 @@
+"""How training and validation inputs are made from full-size pictures.
+
+Nearly all uploads are JPEG files that somebody has already reduced, by one filter or another. The
+network is trained for that mixture and measured on each part of it.
+"""
+
+from collections.abc import Callable
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+
+from training.network import SCALE
+
+Degradation = Callable[[Image.Image], Image.Image]
+
+# Chroma samplings that JPEG files have: 4:4:4, 4:2:2, 4:2:0 (Pillow's numbers).
+JPEG_SUBSAMPLINGS = (0, 1, 2)
+BICUBIC, AREA, LANCZOS = (
+    Image.Resampling.BICUBIC,
+    Image.Resampling.BOX,
+    Image.Resampling.LANCZOS,
+)
+
+
+def reduce(image: Image.Image, resampling: Image.Resampling = BICUBIC) -> Image.Image:
+    """Reduce a picture to a third with an antialiased filter."""
+    return image.resize((image.width // SCALE, image.height // SCALE), resampling)
+
+
+def compress(image: Image.Image, quality: int, subsampling: int = 2) -> Image.Image:
+    """Store a picture as JPEG and read it back."""
+    buffer = BytesIO()
+    image.save(buffer, "JPEG", quality=quality, subsampling=subsampling)
+    return Image.open(buffer).convert("RGB")
+
+
+# What is measured, by the names that the tables use.
+MEASURED: dict[str, Degradation] = {
+    "bicubic": reduce,
+    "area": lambda image: reduce(image, AREA),
+    "JPEG-95": lambda image: compress(reduce(image), 95),
+    "JPEG-85": lambda image: compress(reduce(image), 85),
+    "JPEG-70": lambda image: compress(reduce(image), 70),
+}
+
+
+def degrade_at_random(image: Image.Image, random: np.random.Generator) -> Image.Image:
+    """Make a training input: 4 parts of 6 bicubic, 1 area, 1 Lanczos; 3 of 10 then JPEG 60-100."""
+    resampling = random.choice(np.array([BICUBIC] * 4 + [AREA, LANCZOS]))
+    small = reduce(image, Image.Resampling(resampling))
+    if random.random() < JPEG_SHARE:
+        quality = int(random.integers(60, 101))
+        small = compress(small, quality, int(random.choice(JPEG_SUBSAMPLINGS)))
+    return small
+
+
+JPEG_SHARE = 0.3
