@@ -48,7 +48,7 @@ $(STOCK_MODEL): | $(VENV)/run-installed
 	rm -r $(@D)/download
 
 bench-stock: $(VENV)/test-installed $(STOCK_MODEL)
-	$(BIN)/python -m bench.stock $(STOCK_MODEL)
+	$(BIN)/python -m bench.stock $(STOCK_MODEL) --runs 5
 
 bench-tiles: $(VENV)/test-installed
 	$(BIN)/python -m bench.tiles

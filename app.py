@@ -1,5 +1,6 @@
 """The service's HTTP surface: `create_app`, its routes, and `python app.py`."""
 
+import contextlib
 import logging
 import os
 import re
@@ -9,13 +10,14 @@ import uuid
 from urllib.parse import quote
 
 from flask import Flask, Response, g, jsonify, request
+from werkzeug.urls import iri_to_uri
 from werkzeug.wsgi import wrap_file
 
 from access import install_access
 from cache_headers import evaluate_preconditions, install_cache_headers, set_cache_policy
-from errors import BadRequest, NotStored, ResultNotFound
+from errors import BadRequest, Busy, NotStored, ResultNotFound
 from problems import install_problems, make_problem, utc_now
-from result_cache import KEY_PATTERN, NAME_PATTERN, StoredResult
+from result_cache import KEY_PATTERN, NAME_PATTERN, READ_CHUNK_BYTES, StoredResult
 from runner import Result, Runner
 from settings import PROJECT_DIR, Settings
 from super_resolution import SCALE, SuperResolution
@@ -52,6 +54,7 @@ def create_app(
     app.extensions["runner"] = Runner(settings, load)
     app.before_request(begin_request)
     app.after_request(finish_request)
+    app.after_request(lambda response: drain_refused_upload(response, app.extensions["runner"]))
     install_cache_headers(app)
     install_access(app, settings)
     install_problems(app)
@@ -64,16 +67,30 @@ def begin_request() -> None:
     g.started = time.perf_counter()
     wanted = request.headers.get("X-Request-ID", "")
     g.request_id = wanted if REQUEST_ID_PATTERN.fullmatch(wanted) else uuid.uuid4().hex
+    if not request.host:
+        raise BadRequest("The Host is malformed.")
 
 
 def finish_request(response: Response) -> Response:
     """Set the headers that every answer has, those that only uncached ones may have, and log."""
-    if response.status_code >= 400:
-        drain_body(request)
     response.headers["X-Content-Type-Options"] = "nosniff"
     if request.path.startswith("/api/"):
         response.headers["X-Request-ID"] = g.request_id
         response.headers["X-Process-Time"] = f"{time.perf_counter() - g.started:.3f}"
+    log_request(response)
+    return response
+
+
+def drain_refused_upload(response: Response, runner: Runner) -> Response:
+    """Let a client that still sends its upload come to the end, so that it can read its refusal."""
+    if response.status_code >= 400:
+        with contextlib.suppress(Busy), runner.scheduler.reading_upload():
+            drain_body(request)
+    return response
+
+
+def log_request(response: Response) -> None:
+    """Write the request's line to the log."""
     logger.info(
         "%s %s %d %.3fs hit=%s pixels=%s id=%s",
         request.method,
@@ -84,7 +101,6 @@ def finish_request(response: Response) -> Response:
         g.get("pixels", "-"),
         g.request_id,
     )
-    return response
 
 
 def add_routes(app: Flask, settings: Settings, runner: Runner) -> None:
@@ -96,7 +112,10 @@ def add_routes(app: Flask, settings: Settings, runner: Runner) -> None:
         keep = not request.cache_control.no_store
         if not keep and prefers_json():
             raise BadRequest("With Cache-Control: no-store no address is left to answer in JSON.")
-        upload = read_upload(request, settings.max_upload_bytes)
+        with runner.scheduler.reading_upload():
+            upload = read_upload(
+                request, settings.max_upload_bytes, settings.upload_timeout_seconds
+            )
         result = runner.enhance(upload, keep)
         g.cache_hit = result.hit
         g.pixels = result.note.width * result.note.height // SCALE**2
@@ -141,7 +160,8 @@ def add_routes(app: Flask, settings: Settings, runner: Runner) -> None:
         return jsonify(name=name, url=result_url(name), exists=runner.cache.contains(name))
 
     def result_url(name: str) -> str:
-        return f"{settings.public_url or request.url_root.rstrip('/')}/cache/{name}"
+        base = settings.public_url or iri_to_uri(request.url_root).rstrip("/")
+        return f"{base}/cache/{name}"
 
     @app.get("/cache/<name>")
     def cached_result(name: str) -> Response:
@@ -152,7 +172,9 @@ def add_routes(app: Flask, settings: Settings, runner: Runner) -> None:
         if status is not None or request.method == "HEAD":
             stored.file.close()
         if status == 412:
-            return make_problem(412, "precondition_failed", "The result has another entity tag.")
+            return make_problem(
+                412, "precondition_failed", "The result is not the one that the request asks for."
+            )
         if status == 304:
             response = Response(status=304)
         elif request.method == "HEAD":
@@ -207,7 +229,10 @@ def send_result(content: StoredResult | memoryview, length: int) -> Response:
         body = wrap_file(request.environ, content.file)
         response = Response(body, direct_passthrough=True, content_type="image/png")
     else:
-        response = Response(bytes(content), content_type="image/png")
+        # In pieces: a copy for each of those who wait for the same result would fill the memory.
+        starts = range(0, length, READ_CHUNK_BYTES)
+        body = (bytes(content[start : start + READ_CHUNK_BYTES]) for start in starts)
+        response = Response(body, content_type="image/png")
     response.content_length = length
     return response
 

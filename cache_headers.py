@@ -4,10 +4,12 @@ A view names the type of what it answers with `set_cache_policy`; the hook has t
 that no error is ever cached.
 """
 
+import math
 from email.utils import formatdate
 from time import time
 
 from flask import Flask, Response, g
+from werkzeug.http import parse_date
 from werkzeug.wrappers import Request
 
 RESULT_MAX_AGE_SECONDS = 30 * 86400
@@ -75,13 +77,22 @@ def evaluate_preconditions(request: Request, etag: str, modified: float) -> int 
     if "If-Match" in headers:
         if not request.if_match.contains(etag):
             return 412
-    elif request.if_unmodified_since and int(modified) > request.if_unmodified_since.timestamp():
+    elif int(modified) > read_date(request, "If-Unmodified-Since", default=math.inf):
         return 412
     if "If-None-Match" in headers:
         return 304 if request.if_none_match.contains_weak(etag) else None
-    if request.if_modified_since and int(modified) <= request.if_modified_since.timestamp():
+    if int(modified) <= read_date(request, "If-Modified-Since", default=-math.inf):
         return 304
     return None
+
+
+def read_date(request: Request, name: str, default: float) -> float:
+    """Return a header's date in seconds since the epoch; an invalid one counts as absent."""
+    try:
+        date = parse_date(request.headers.get(name))
+        return default if date is None else date.timestamp()
+    except (OverflowError, ValueError):
+        return default
 
 
 def install_cache_headers(app: Flask) -> None:

@@ -1,5 +1,7 @@
 """Every error that the service names: what a client may read, and start-up faults."""
 
+from typing import Self
+
 
 class StartupError(Exception):
     """The service cannot start; the text tells the operator why."""
@@ -32,6 +34,10 @@ class ServiceError(Exception):
         self.message = message
         self.retry_after_seconds = retry_after_seconds
 
+    def renew(self) -> Self:
+        """Return the same error without its traceback, whose frames hold on to whole pictures."""
+        return type(self)(self.message, self.retry_after_seconds)
+
 
 class BadRequest(ServiceError):
     """The request itself is malformed."""
@@ -52,6 +58,13 @@ class ResultNotFound(ServiceError):
 
     status = 404
     code = "not_found"
+
+
+class UploadTimeout(ServiceError):
+    """The client paused too long in the middle of its upload."""
+
+    status = 408
+    code = "upload_timeout"
 
 
 class UploadTooLarge(ServiceError):

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import threading
 from pathlib import Path
 
 from gunicorn.arbiter import Arbiter
@@ -13,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from errors import ConfigError, StartupError
 from settings import PROJECT_DIR, Settings
 
-# Threads beyond those that wait for results, so that hits, health checks and uploads in progress
-# always find one.
+# Threads beyond those that wait for results or read uploads, so that hits and health checks always
+# find one.
 RESERVE_THREADS = 16
 
 try:
@@ -28,9 +29,7 @@ bind = settings.bind
 chdir = str(PROJECT_DIR)
 workers = 1
 worker_class = "gthread"
-threads = settings.max_waiting_requests + RESERVE_THREADS
-# The worker reports itself alive from its own loop, so this only bounds loading the model.
-timeout = 120
+threads = settings.max_waiting_requests + settings.max_uploads_at_once + RESERVE_THREADS
 # A result that is waited for may take max_sync_seconds; a proxy in front waits longer than this.
 graceful_timeout = settings.max_sync_seconds + 30
 # Longer than a proxy keeps idle connections, so that it never sends into a closing one.
@@ -41,12 +40,19 @@ control_socket_disable = True
 
 
 def post_worker_init(worker: Worker) -> None:
-    """Load the model in the worker: OpenCV must not be used before the fork."""
+    """Load the model in the worker: OpenCV must not be used before the fork.
+
+    In a thread, so that health and readiness are answered meanwhile; uploads wait for it.
+    """
     runner = worker.wsgi.extensions["runner"]
-    try:
-        runner.start()
-    except StartupError as fault:
-        worker.log.error("%s", fault)
-        # With this status gunicorn stops instead of trying for ever.
-        sys.exit(Arbiter.WORKER_BOOT_ERROR)
     runner.is_draining = lambda: not worker.alive
+
+    def load() -> None:
+        try:
+            runner.start()
+        except StartupError as fault:
+            worker.log.error("%s", fault)
+            # With this status gunicorn stops instead of trying for ever.
+            os._exit(Arbiter.WORKER_BOOT_ERROR)
+
+    threading.Thread(target=load, name="load").start()

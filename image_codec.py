@@ -8,18 +8,18 @@ drops colour profiles.
 import contextlib
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from typing import BinaryIO
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from errors import TooManyPixels, UndecodableImage, UnsupportedUpload
-
-Pixels = npt.NDArray[np.uint8]
+from tiling import Pixels
 
 # Changes whenever the same upload may give other bytes: it is part of every result's name.
 CODEC_VERSION = "1"
@@ -35,6 +35,14 @@ PNG_PARAMETERS = (
     cv2.IMWRITE_PNG_STRATEGY,
     cv2.IMWRITE_PNG_STRATEGY_FILTERED,
 )
+# libpng writes no side of a result longer than 1,000,000.
+MAX_SIDE = 333_333
+# The tiles of a TIFF may be larger than the picture, and are decoded whole: 16x16 pixels in a tile
+# of 14000x14000 took 600 MB.
+MAX_TIFF_TILE_PIXELS = 1024**2
+TIFF_TILE_WIDTH, TIFF_TILE_LENGTH = 322, 323
+# Where a PNG's header has its bit depth.
+PNG_BIT_DEPTH_OFFSET = 24
 # What Pillow's decoders raise for damaged files, each seen or documented there.
 DECODER_ERRORS = (
     OSError,
@@ -46,7 +54,6 @@ DECODER_ERRORS = (
     ArithmeticError,
     RuntimeError,
     EOFError,
-    MemoryError,
     struct.error,
     zlib.error,
 )
@@ -84,6 +91,17 @@ class Picture:
     icc_profile: bytes | None = None
 
 
+@contextlib.contextmanager
+def translate_decoder_errors(message: str) -> Iterator[None]:
+    """Turn what a decoder raises for damaged files into UndecodableImage."""
+    try:
+        yield
+    except DECODER_ERRORS as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # reading the file failed: a fault of this machine
+        raise UndecodableImage(message) from None
+
+
 def open_image(file: BinaryIO) -> Image.Image:
     """Read a picture's header and refuse what the service does not take.
 
@@ -95,18 +113,20 @@ def open_image(file: BinaryIO) -> Image.Image:
         An accepted format with a damaged header.
     """
     file.seek(0)
-    try:
-        image = Image.open(file, formats=ACCEPTED_FORMATS)
+    with translate_decoder_errors("The picture's header is damaged."):
+        try:
+            image = Image.open(file, formats=ACCEPTED_FORMATS)
+        except UnidentifiedImageError:
+            raise UnsupportedUpload(
+                f"The file is no picture of an accepted format ({ACCEPTED_NAMES})."
+            ) from None
         # MPO is what Pillow calls the multi-picture JPEG of phones: its first picture is the photo.
-        animated = getattr(image, "is_animated", False) and image.format != "MPO"
-    except UnidentifiedImageError:
-        raise UnsupportedUpload(
-            f"The file is no picture of an accepted format ({ACCEPTED_NAMES})."
-        ) from None
-    except DECODER_ERRORS:
-        raise UndecodableImage("The picture's header is damaged.") from None
-    if animated:
-        raise UnsupportedUpload("Animations and files of several pages are not accepted.")
+        if getattr(image, "is_animated", False) and image.format != "MPO":
+            raise UnsupportedUpload("Animations and files of several pages are not accepted.")
+        if isinstance(image, TiffImageFile):
+            tile = image.tag_v2.get(TIFF_TILE_WIDTH, 0) * image.tag_v2.get(TIFF_TILE_LENGTH, 0)
+            if tile > max(image.width * image.height, MAX_TIFF_TILE_PIXELS):
+                raise UndecodableImage("The picture's tiles are larger than the picture.")
     return image
 
 
@@ -116,7 +136,7 @@ def read_header(file: BinaryIO, max_pixels: int) -> ImageHeader:
     Raises
     ------
     TooManyPixels
-        More than `max_pixels`.
+        More than `max_pixels`, or a side that no result can have.
     UnsupportedUpload, UndecodableImage
         As `open_image`.
     """
@@ -124,20 +144,41 @@ def read_header(file: BinaryIO, max_pixels: int) -> ImageHeader:
     width, height = image.size
     if width < 1 or height < 1:
         raise UndecodableImage("The picture has no pixels.")
-    if width * height > max_pixels:
+    if width * height > max_pixels or max(width, height) > MAX_SIDE:
         raise TooManyPixels(
-            f"The picture has {width} x {height} pixels; at most {max_pixels:,} are accepted."
+            f"The picture has {width} x {height} pixels; at most {max_pixels:,} are accepted, "
+            f"and {MAX_SIDE:,} a side."
         )
     return ImageHeader(width, height, image.has_transparency_data)
 
 
-def to_eight_bits(image: Image.Image) -> Image.Image:
-    """Convert 16-bit grey to 8 bits; Pillow's own conversion clips at 255 instead."""
+def read_greatest_sample(image: Image.Image, file: BinaryIO) -> int:
+    """Return what stands for white in the file: 2**bits - 1 for a PNG, else 255."""
+    if image.format != "PNG":
+        return 255
+    file.seek(PNG_BIT_DEPTH_OFFSET)
+    return int(2 ** file.read(1)[0]) - 1
+
+
+def to_eight_bits(image: Image.Image, greatest_sample: int) -> Image.Image:
+    """Convert 16-bit grey to 8 bits, and a transparent colour to the scale of 8-bit samples.
+
+    Pillow's own conversion clips at 255, and its transparent colour stays on the file's scale.
+    """
+    colour = image.info.get("transparency")
     if image.mode.startswith("I;16"):
         samples = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((samples + 128) // 257).astype(np.uint8))
+        grey = Image.fromarray(((samples + 128) // 257).astype(np.uint8))
+        if colour is None:
+            return grey
+        opaque = Image.fromarray(np.where(samples == colour, 0, 255).astype(np.uint8))
+        return Image.merge("LA", (grey, opaque))
     if image.mode in {"I", "F"}:
         raise UnsupportedUpload("Pictures of 32 bits a sample are not accepted.")
+    if isinstance(colour, tuple):
+        image.info["transparency"] = tuple(sample * 255 // greatest_sample for sample in colour)
+    elif isinstance(colour, int) and image.mode == "L":
+        image.info["transparency"] = colour * 255 // greatest_sample
     return image
 
 
@@ -164,16 +205,15 @@ def decode_image(file: BinaryIO) -> Picture:
         As `open_image`, or a sample format that 8 bits cannot show.
     """
     image = open_image(file)
-    try:
+    with translate_decoder_errors("The picture is damaged or cut short."):
+        greatest_sample = read_greatest_sample(image, file)
         image.load()
         with contextlib.suppress(*DECODER_ERRORS):  # damaged EXIF says nothing of orientation
             image = ImageOps.exif_transpose(image)
         profile = read_rgb_profile(image)
-        image = to_eight_bits(image)
+        image = to_eight_bits(image, greatest_sample)
         has_alpha = image.has_transparency_data
         rgb = np.asarray(image.convert("RGBA" if has_alpha else "RGB"))
-    except DECODER_ERRORS:
-        raise UndecodableImage("The picture is damaged or cut short.") from None
     bgr = np.ascontiguousarray(rgb[:, :, 2::-1])
     alpha = np.ascontiguousarray(rgb[:, :, 3]) if has_alpha else None
     return Picture(bgr, alpha, profile)
@@ -197,7 +237,10 @@ def encode_png(picture: Picture) -> memoryview:
         if written:
             return encoded.data
         # libpng refuses some profiles that decoders pass on; the picture is worth more.
-    return cv2.imencode(".png", pixels, PNG_PARAMETERS)[1].data
+    written, encoded = cv2.imencode(".png", pixels, PNG_PARAMETERS)
+    if not written:
+        raise MemoryError("OpenCV could not encode the result")
+    return encoded.data
 
 
 def to_pil(picture: Picture) -> Image.Image:

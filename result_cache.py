@@ -153,7 +153,10 @@ class ResultCache:
         path = self.folder / name
         try:
             file = PayloadFile(path)
-        except OSError:
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            logger.error("cannot read %s: %s", name, error.strerror)
             return None
         status = os.fstat(file.fileno())
         note = read_note(file)

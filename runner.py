@@ -19,13 +19,13 @@ from settings import Settings
 from super_resolution import SCALE, SuperResolution
 from uploads import Upload
 
-# Pictures in work at once: enough to decode and encode beside the lanes, and for small pictures
-# to run beside large ones. The memory budget holds back what does not fit.
-PICTURES_AT_ONCE = 8
+# Pictures in work at once; most of them wait for memory, while small ones pass them.
+PICTURES_AT_ONCE = 32
 # Peak for each input pixel of the upright picture: 3 bytes of input, 27 of result, and what the
 # encoder makes of them; with transparency another 9, and 36 for the encoder's interleaved copy.
 BYTES_PER_PIXEL = 48
 BYTES_PER_PIXEL_WITH_ALPHA = 96
+UNSOUND_RETRY_SECONDS = 60
 
 logger = logging.getLogger(__name__)
 
@@ -118,10 +118,13 @@ class Runner:
         """Raise NotReady, which says why, unless uploads can be computed now."""
         if self.model is None:
             raise NotReady("The model is loading.", retry_after_seconds=1)
-        if not self._is_sound:
-            raise NotReady("The model does not compute what it should on this machine.")
+        self._refuse_unsound_model()
         if self.is_draining():
             raise NotReady("The service is stopping.", retry_after_seconds=1)
+
+    def _refuse_unsound_model(self) -> None:
+        if not self._is_sound:
+            raise NotReady("The model computes wrongly on this machine.", UNSOUND_RETRY_SECONDS)
 
     def result_name(self, key: str) -> str:
         """Return the name of an upload's result: content hash, then variant.
@@ -154,8 +157,7 @@ class Runner:
                 self._count("cache_hits")
                 return Result(name, stored.note, stored, hit=True)
             self._count("cache_misses")
-            if not self._is_sound:
-                self.check_ready()
+            self._refuse_unsound_model()
             with self.scheduler.waiting_request():
                 job = self._create_or_join(name, upload, keep)
                 if not job.ended.wait(self.settings.max_sync_seconds):
@@ -179,7 +181,7 @@ class Runner:
 
     def _collect(self, job: Job) -> Result:
         if job.error is not None:
-            raise job.error
+            raise job.error.renew()
         content = job.payload or self.cache.open(job.name)
         if content is None or job.note is None:
             raise self.scheduler.busy("The result was removed at once; send the file again.")
@@ -194,7 +196,10 @@ class Runner:
         try:
             self._compute(job)
         except ServiceError as error:
-            job.error = error
+            job.error = error.renew()
+        except MemoryError:
+            logger.exception("no memory for %s", job.name)
+            job.error = self.scheduler.busy("There is not enough memory for this picture now.")
         except Exception:
             # Whatever went wrong, those who wait must hear of it and the queue must move on.
             logger.exception("computing %s failed", job.name)
@@ -242,6 +247,14 @@ class Runner:
             self._count("cache_write_errors")
             logger.error("cannot store a result in %s: %s", self.cache.folder, error.strerror)
             job.payload = payload
+            return
+        stored = self.cache.open(job.name)
+        if stored is None:
+            # Something else is in its place, or it cannot be read: still no reason to lose it.
+            self._count("cache_write_errors")
+            job.payload = payload
+        else:
+            stored.file.close()
 
     def statistics(self) -> dict[str, int | float]:
         """Return counters since the start, and what is in the cache now."""

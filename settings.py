@@ -1,5 +1,7 @@
 """Settings: every SR_* variable, read once, all faults reported together."""
 
+import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -14,8 +16,12 @@ EMBEDDED_MODEL_PATH = PROJECT_DIR / "models" / MODEL_FILE_NAME
 
 # flask-cors takes an origin with any of these for a regular expression, and matches it unanchored.
 REGEX_CHARACTERS = frozenset("*\\]?$^[()")
+DEFAULT_PORTS = {"http": 80, "https": 443}
+URL_PATTERN = re.compile(r"[A-Za-z0-9:/._~%\[\]-]+")
 # Multipart boundaries and part headers around the file itself.
 MULTIPART_OVERHEAD_BYTES = 64 * 1024
+
+logger = logging.getLogger(__name__)
 
 
 def parse_path(text: str) -> Path:
@@ -57,15 +63,17 @@ def parse_boolean(text: str) -> bool:
 
 def parse_origin(text: str) -> str:
     """Read one web origin, scheme and host with an optional port (RFC 6454)."""
-    origin = text.strip().rstrip("/")
+    origin = text.strip().rstrip("/").lower()
     parts = urlsplit(origin)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
         raise ValueError(f"{text!r} is no origin such as https://app.example")
     if origin != f"{parts.scheme}://{parts.netloc}" or "@" in parts.netloc:
         raise ValueError(f"{text!r} is more than scheme, host and port")
     if REGEX_CHARACTERS & set(origin):
         raise ValueError(f"{text!r} has a character that would make it a pattern")
-    return origin.lower()
+    if parts.port == DEFAULT_PORTS[parts.scheme]:
+        origin = origin.removesuffix(f":{parts.port}")  # browsers leave it out
+    return origin
 
 
 def parse_origins(text: str) -> tuple[str, ...]:
@@ -81,8 +89,8 @@ def parse_public_url(text: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("must be a URL such as https://sr.example/prefix")
-    if parts.query or parts.fragment:
-        raise ValueError("must have no query and no fragment")
+    if parts.query or parts.fragment or not URL_PATTERN.fullmatch(url):
+        raise ValueError("must have no query, no fragment and no unencoded characters")
     return url
 
 
@@ -122,7 +130,13 @@ class Settings:
         "pictures are decoded while their pixels fit in this; a larger one is decoded alone",
     )
     max_queue_pixels: int = setting(
-        64_000_000, parse_positive, "most input pixels accepted and not yet computed"
+        64_000_000,
+        parse_positive,
+        "most input pixels in the queue; never more than SR_MAX_SYNC_SECONDS of work",
+    )
+    max_uploads_at_once: int = setting(32, parse_positive, "most uploads that are read at once")
+    upload_timeout_seconds: int = setting(
+        30, parse_positive, "longest pause of a client in the middle of its upload"
     )
     max_waiting_requests: int = setting(
         64, parse_positive, "most requests that wait for a result at once"
@@ -154,7 +168,7 @@ class Settings:
         Raises
         ------
         ConfigError
-            Lists every variable that cannot be read, and every unknown SR_* variable.
+            Lists every variable that cannot be read.
         """
         values: dict[str, Any] = {}
         faults = []
@@ -170,7 +184,8 @@ class Settings:
         unknown = sorted(
             name for name in environ if name.startswith("SR_") and name not in variables
         )
-        faults += [f"{name}: no such setting" for name in unknown]
+        for name in unknown:  # perhaps another program's; perhaps misspelt
+            logger.warning("%s is no setting of this service", name)
         if faults:
             raise ConfigError("\n".join(["wrong settings:", *(f"  {fault}" for fault in faults)]))
         return cls(**values)

@@ -22,9 +22,9 @@ from PIL import Image
 
 import machine
 from errors import ModelError
-from image_codec import Picture, Pixels, decode_image, to_pil
+from image_codec import Picture, decode_image, to_pil
 from settings import EMBEDDED_MODEL_PATH
-from tiling import Tile, split_image
+from tiling import Pixels, Tile, split_image
 
 SCALE = 3
 # One wrong level is rounding: processors add in different orders.
@@ -53,6 +53,11 @@ class ModelProfile:
     tile: int
     halo: int
     lane_bytes: int
+
+    @property
+    def kept_pixels(self) -> int:
+        """Input pixels of a full tile that are kept."""
+        return (self.tile - 2 * self.halo) ** 2
 
 
 # At most 1/255 from the untiled result, on photographs and on binary noise. From 120 to 152 the
@@ -148,7 +153,7 @@ class SuperResolution:
             raise ModelError(fault) from None
         if enlarged.shape != (side * SCALE, side * SCALE, 3) or enlarged.min() == enlarged.max():
             raise ModelError(fault)
-        self._record_speed(time.perf_counter() - started, (side - 2 * self.profile.halo) ** 2)
+        self._record_speed(time.perf_counter() - started, self.profile.kept_pixels)
         return network
 
     def _record_speed(self, seconds: float, pixels: int) -> None:
@@ -197,14 +202,20 @@ class SuperResolution:
         height, width = image.shape[:2]
         output = np.empty((height * SCALE, width * SCALE, 3), np.uint8)
         in_flight: set[Future[None]] = set()
-        for tile in split_image(height, width, self.profile.tile, self.profile.halo):
-            if len(in_flight) == self.lanes * TILES_IN_FLIGHT_PER_LANE:
-                done, in_flight = wait(in_flight, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
-            in_flight.add(self._pool.submit(self._compute_tile, tile, image, output))
-        for future in in_flight:
-            future.result()
+        try:
+            for tile in split_image(height, width, self.profile.tile, self.profile.halo):
+                if len(in_flight) == self.lanes * TILES_IN_FLIGHT_PER_LANE:
+                    done, in_flight = wait(in_flight, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        future.result()
+                in_flight.add(self._pool.submit(self._compute_tile, tile, image, output))
+            for future in in_flight:
+                future.result()
+        finally:
+            # After a failure nothing may go on with pixels that are no longer accounted for.
+            for future in in_flight:
+                future.cancel()
+            wait(in_flight)
         return output
 
     def _compute_tile(self, tile: Tile, image: Pixels, output: Pixels) -> None:
@@ -212,9 +223,12 @@ class SuperResolution:
         try:
             started = time.perf_counter()
             enlarged = network(tile.crop(image))
-            self._record_speed(time.perf_counter() - started, tile.kept_pixels)
+            seconds = time.perf_counter() - started
         finally:
             self._networks.put(network)
+        # Of small tiles most of the time is overhead; they would make large pictures look slow.
+        if 2 * tile.kept_pixels >= self.profile.kept_pixels:
+            self._record_speed(seconds, tile.kept_pixels)
         tile.place(enlarged, output, SCALE)
 
     def upscale_picture(self, picture: Picture) -> Picture:

@@ -5,15 +5,17 @@ import errno
 import re
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 
 from gunicorn.http.errors import ParseException
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from werkzeug.wrappers import Request
 
-from errors import BadRequest, Busy, UnsupportedUpload, UploadTooLarge
+from errors import BadRequest, Busy, UnsupportedUpload, UploadTimeout, UploadTooLarge
 from image_codec import ACCEPTED_NAMES
 from result_cache import READ_CHUNK_BYTES, hash_file
 
@@ -26,6 +28,7 @@ HOW_TO_UPLOAD = (
     "(curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg')."
 )
 DEFAULT_STEM = "image"
+MAX_STEM_LENGTH = 100
 # The connection broke, or gunicorn found a malformed chunk.
 BROKEN_BODY = (OSError, ParseException)
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -33,6 +36,8 @@ NO_ROOM_RETRY_SECONDS = 60
 # How much of a refused upload is read away, and for how long.
 MAX_DRAIN_BYTES = 64 * 1024**2
 MAX_DRAIN_SECONDS = 10
+MAX_DRAIN_PAUSE_SECONDS = 1
+DRAIN_PIECE_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,25 @@ class Upload:
     stem: str
 
 
-def read_upload(request: Request, max_bytes: int) -> Upload:
+@contextlib.contextmanager
+def limit_pauses(request: Request, seconds: float) -> Iterator[None]:
+    """Let reading the request's body fail when the client sends nothing for so long.
+
+    gunicorn's threads have no such limit, and a silent client would keep its thread for ever.
+    """
+    connection = request.environ.get("gunicorn.socket")
+    if connection is None:
+        yield
+        return
+    former = connection.gettimeout()
+    connection.settimeout(seconds)
+    try:
+        yield
+    finally:
+        connection.settimeout(former)
+
+
+def read_upload(request: Request, max_bytes: int, timeout_seconds: float) -> Upload:
     """Read the picture file of a request.
 
     Raises
@@ -62,6 +85,8 @@ def read_upload(request: Request, max_bytes: int) -> Upload:
         The Content-Type or Content-Encoding is none that carries a picture here.
     UploadTooLarge
         The file has more than `max_bytes`.
+    UploadTimeout
+        The client sent nothing for `timeout_seconds`.
     Busy
         The file system for temporary files is full.
     """
@@ -69,12 +94,18 @@ def read_upload(request: Request, max_bytes: int) -> Upload:
         raise UnsupportedUpload("A Content-Encoding is not accepted; send the file as it is.")
     mimetype = request.mimetype
     try:
-        if mimetype == "multipart/form-data":
-            file, name = take_form_file(request)
-        elif mimetype.startswith("image/") or mimetype == "application/octet-stream":
-            file, name = spool_body(request), ""
-        else:
-            raise UnsupportedUpload(HOW_TO_UPLOAD)
+        with limit_pauses(request, timeout_seconds):
+            if mimetype == "multipart/form-data":
+                file, name = take_form_file(request)
+            elif mimetype.startswith("image/") or mimetype == "application/octet-stream":
+                file, name = spool_body(request), ""
+            else:
+                raise UnsupportedUpload(HOW_TO_UPLOAD)
+    except ClientDisconnected as error:
+        # Werkzeug's word for whatever went wrong with the connection.
+        if isinstance(error.__context__, TimeoutError):
+            raise UploadTimeout(f"Nothing was sent for {timeout_seconds} seconds.") from None
+        raise
     except BROKEN_BODY as error:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise Busy("There is no room for an upload now.", NO_ROOM_RETRY_SECONDS) from error
@@ -98,7 +129,16 @@ def take_form_file(request: Request) -> tuple[BinaryIO, str]:
             "The Content-Type has no boundary. Let the browser or client set the Content-Type "
             "of a form itself."
         )
-    files = request.files.getlist(FIELD)
+    try:
+        files = request.files.getlist(FIELD)
+    except RequestEntityTooLarge:
+        limit = request.max_content_length
+        if request.content_length is None or (limit and request.content_length > limit):
+            raise
+        # Not the body is too large: Werkzeug says the same of long text fields and many parts.
+        raise BadRequest(
+            f"The form has a text field that is too long, or too many fields. {HOW_TO_UPLOAD}"
+        ) from None
     if FIELD in request.form:
         raise BadRequest(f"The field '{FIELD}' is text; it must be a file. {HOW_TO_UPLOAD}")
     if not files:
@@ -144,9 +184,9 @@ def drain_body(request: Request) -> None:
     stream = request.environ["wsgi.input"]
     left = MAX_DRAIN_BYTES
     deadline = time.monotonic() + MAX_DRAIN_SECONDS
-    with contextlib.suppress(*BROKEN_BODY):
+    with contextlib.suppress(*BROKEN_BODY), limit_pauses(request, MAX_DRAIN_PAUSE_SECONDS):
         while left > 0 and time.monotonic() < deadline:
-            piece = stream.read(min(left, READ_CHUNK_BYTES))
+            piece = stream.read(DRAIN_PIECE_BYTES)
             if not piece:
                 return
             left -= len(piece)
@@ -155,4 +195,5 @@ def drain_body(request: Request) -> None:
 def file_stem(name: str) -> str:
     """Return a client's file name without folders, ending and control characters."""
     stem = PurePosixPath(name.replace("\\", "/")).stem
-    return re.sub(r"[\x00-\x1f\x7f\"\\]", "", stem).strip(" .") or DEFAULT_STEM
+    clean = re.sub(r"[\x00-\x1f\x7f\"\\]", "", stem)[:MAX_STEM_LENGTH]
+    return clean.strip(" .") or DEFAULT_STEM

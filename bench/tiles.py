@@ -17,10 +17,9 @@ import cv2
 import numpy as np
 from skimage import data
 
-from image_codec import Pixels
 from settings import EMBEDDED_MODEL_PATH
 from super_resolution import EMBEDDED_PROFILE, SCALE, Network, load_network
-from tiling import split_image
+from tiling import Pixels, split_image
 
 ROUNDS = 5
 PIXELS_A_ROUND = 100_000

@@ -15,10 +15,10 @@ from skimage import data
 from werkzeug.test import TestResponse
 
 from app import create_app
-from image_codec import Pixels
 from runner import Runner
 from settings import Settings
 from super_resolution import SCALE, Network, SuperResolution
+from tiling import Pixels
 from training.network import Weights
 
 

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -25,6 +25,7 @@ class Service:
     url: str
     process: subprocess.Popen[bytes]
     folder: Path
+    answers_while_starting: list[int] = field(default_factory=list)
 
     @property
     def log(self) -> str:
@@ -101,8 +102,10 @@ def wait_until_ready(service: Service) -> None:
         if service.process.poll() is not None:
             break
         try:
-            if httpx.get(f"{service.url}/api/ready").status_code == 200:
+            status = httpx.get(f"{service.url}/api/ready").status_code
+            if status == 200:
                 return
+            service.answers_while_starting.append(status)
         except httpx.TransportError:
             pass
         time.sleep(0.05)

@@ -99,6 +99,7 @@ def test_result_is_named_after_the_upload(client: FlaskClient, name: str, expect
         ("", "image"),
         ("..", "image"),
         ("archive.tar.gz", "archive.tar"),
+        ("n" * 5000 + ".png", "n" * 100),
     ],
 )
 def test_stem_has_nothing_that_a_header_or_folder_could_trip_over(name: str, stem: str) -> None:
@@ -139,6 +140,11 @@ def test_public_url_is_the_base_of_every_link(settings: Settings, make_app: AppM
     app = make_app(replace(settings, public_url="https://sr.example/prefix"))
     response = upload(app.test_client())
     assert response.headers["Link"].startswith("<https://sr.example/prefix/cache/")
+
+
+def test_international_host_is_linked_in_ascii(client: FlaskClient) -> None:
+    link = upload(client, headers={"Host": "xn--bcher-kva.example"}).headers["Link"]
+    assert link.startswith("<http://xn--bcher-kva.example/cache/")
 
 
 def test_proxy_headers_count_only_where_a_proxy_is_trusted(
@@ -277,6 +283,16 @@ def test_file_chosen_by_nobody_is_a_bad_request(client: FlaskClient) -> None:
     assert_problem(response, 400, "bad_request")
 
 
+def test_picture_sent_as_long_text_is_a_bad_request_and_not_too_large(client: FlaskClient) -> None:
+    text = b"aGVsbG8=" * 100_000
+    body = b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\n' + text + b"\r\n--x--\r\n"
+    response = client.post(
+        "/api/enhance", data=body, content_type="multipart/form-data; boundary=x"
+    )
+    assert_problem(response, 400, "bad_request")
+    assert "text field" in response.get_json()["error"]
+
+
 def test_file_of_exactly_the_limit_passes_and_one_byte_more_does_not(
     settings: Settings, make_app: AppMaker
 ) -> None:
@@ -391,6 +407,9 @@ def test_head_has_the_headers_of_get(client: FlaskClient, stored: tuple[str, str
         ({"If-Unmodified-Since": "Mon, 01 Jan 2001 00:00:00 GMT"}, 412),
         ({"If-Unmodified-Since": "LATER"}, 200),
         ({"Range": "bytes=0-9"}, 200),
+        ({"If-Modified-Since": "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"}, 200),
+        ({"If-Unmodified-Since": "Mon, 01 Jan 2001 00:00:00 +99999999999999"}, 200),
+        ({"If-Unmodified-Since": "yesterday"}, 200),
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "HEAD"])

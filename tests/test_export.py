@@ -8,10 +8,10 @@ from PIL import Image
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio
 
-from image_codec import Pixels
 from settings import EMBEDDED_MODEL_PATH
 from super_resolution import SuperResolution, load_network
 from tests.conftest import draw_weights
+from tiling import Pixels
 from training.export import build_graph, draw_golden_input, read_weights, write_model
 from training.network import forward, layer_shapes
 

@@ -1,3 +1,5 @@
+import struct
+import zlib
 from io import BytesIO
 
 import numpy as np
@@ -85,15 +87,15 @@ def draw_soft_disc() -> Image.Image:
     return Image.fromarray(pixels)
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "PA"])
-def test_transparency_survives_decoding_and_encoding(mode: str) -> None:
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "WebP"])
+def test_transparency_survives_decoding_and_encoding(kind: str) -> None:
     image = draw_soft_disc()
-    if mode == "P":
+    if kind == "P":
         stored = encode(image.quantize(64, Image.Quantize.FASTOCTREE), "PNG")
-    elif mode == "PA":
+    elif kind == "WebP":
         stored = encode(image, "WEBP", lossless=True, exact=True)
     else:
-        stored = encode(image.convert(mode), "PNG")
+        stored = encode(image.convert(kind), "PNG")
     expected = np.asarray(Image.open(BytesIO(stored)).convert("RGBA"))
     image = reopen(decode(stored))
     assert image.mode == "RGBA"
@@ -106,6 +108,50 @@ def test_transparent_colour_of_an_opaque_mode_becomes_alpha() -> None:
     assert picture.alpha is not None
     assert picture.alpha[0, 0] == 255
     assert picture.alpha[12, 20] == 0
+
+
+def make_png(samples: np.ndarray, depth: int, colour_type: int, transparent: bytes) -> bytes:
+    """Write a PNG of any bit depth with a transparent colour, which Pillow cannot."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    height, width = samples.shape[:2]
+    if depth == 16:
+        rows = [row.astype(">u2").tobytes() for row in samples]
+    else:
+        bits = [np.unpackbits(row.astype(np.uint8)[:, None], axis=1)[:, -depth:] for row in samples]
+        rows = [np.packbits(row.ravel()).tobytes() for row in bits]
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
+    parts = (b"IHDR", header), (b"tRNS", transparent), (b"IDAT", pixels), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+def test_transparent_grey_of_every_bit_depth_becomes_alpha(depth: int) -> None:
+    greatest = 2**depth - 1
+    samples = np.array([[0, greatest], [greatest, 0]])
+    picture = decode(make_png(samples, depth, 0, struct.pack(">H", greatest)))
+    assert picture.bgr[:, :, 0].tolist() == [[0, 255], [255, 0]]
+    assert picture.alpha is not None
+    assert picture.alpha.tolist() == [[255, 0], [0, 255]]
+
+
+def test_transparent_colour_of_sixteen_bits_becomes_alpha() -> None:
+    samples = np.array([[[0x1234, 0x5678, 0x9ABC], [0x4321, 0x8765, 0xCBA9]]])
+    picture = decode(make_png(samples, 16, 2, struct.pack(">HHH", 0x1234, 0x5678, 0x9ABC)))
+    assert picture.alpha is not None
+    assert picture.alpha.tolist() == [[0, 255]]
+
+
+def test_sixteen_bit_grey_is_turned_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    ramp = np.linspace(0, 65535, 12).astype(np.uint16).reshape(3, 4)
+    assert decode(encode(Image.fromarray(ramp), "PNG", exif=exif)).bgr.shape == (4, 3, 3)
 
 
 def test_sixteen_bit_grey_is_scaled_and_not_clipped() -> None:
@@ -198,6 +244,25 @@ def test_file_cut_short_is_undecodable_and_never_half_a_picture(image_format: st
         cut = BytesIO(content[: int(len(content) * keep)])
         with pytest.raises((UndecodableImage, UnsupportedUpload)):
             decode_image(cut)
+
+
+def test_tiff_of_a_small_picture_in_a_huge_tile_is_refused_before_decoding() -> None:
+    entries = {256: 16, 257: 16, 258: 8, 259: 1, 262: 1, 277: 1}
+    entries |= {322: 14_000, 323: 14_000, 324: 8, 325: 14_000**2}  # the tile, and where it is
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items())
+    tiled = struct.pack("<2sHIH", b"II", 42, 8, len(entries)) + directory + bytes(4)
+    assert Image.open(BytesIO(tiled)).size == (16, 16)
+    with pytest.raises(UndecodableImage, match="tiles"):
+        read_header(BytesIO(tiled), 10**9)
+
+
+def test_side_that_no_png_can_have_is_refused_before_computing() -> None:
+    content = encode(Image.new("L", (333_334, 1)), "PNG")
+    with pytest.raises(TooManyPixels, match="a side"):
+        read_header(BytesIO(content), 10**9)
+    assert (
+        read_header(BytesIO(encode(Image.new("L", (333_333, 1)), "PNG")), 10**9).pixels == 333_333
+    )
 
 
 def test_samples_of_32_bits_are_unsupported() -> None:

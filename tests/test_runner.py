@@ -1,4 +1,6 @@
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -211,7 +213,7 @@ def test_result_that_cannot_be_stored_is_delivered_all_the_same(
 def test_pictures_wait_undecoded_while_memory_is_short(
     make_runner: RunnerMaker, fake_model: FakeModel, pool: ThreadPoolExecutor
 ) -> None:
-    runner = make_runner(max_decoded_bytes=400 * 48)
+    runner = make_runner(max_decoded_bytes=400 * 48 * 4 // 3)
     fake_model.may_go_on.clear()
     waiting: list[Future[Result]] = [
         pool.submit(runner.enhance, make_upload(shade)) for shade in range(6)
@@ -221,6 +223,46 @@ def test_pictures_wait_undecoded_while_memory_is_short(
     assert runner.scheduler.decoded_bytes == 400 * 48
     fake_model.may_go_on.set()
     for future in waiting:
+        read(future.result(WAIT_SECONDS))
+
+
+def test_failed_job_frees_its_picture_at_once(make_runner: RunnerMaker) -> None:
+    runner = make_runner()
+    content = encode(Image.new("RGB", (50, 50)), "PNG")[:-30]
+    upload = Upload(BytesIO(content), generate_file_hash(content), "photo")
+    alive = weakref.ref(upload)
+    gc.collect()
+    gc.disable()  # what only the garbage collector frees is memory that nobody accounts for
+    try:
+        with pytest.raises(UndecodableImage):
+            runner.enhance(upload)
+        del upload
+        wait_until(lambda: alive() is None)
+    finally:
+        gc.enable()
+
+
+def test_result_whose_place_is_taken_is_delivered_all_the_same(
+    make_runner: RunnerMaker, settings: Settings
+) -> None:
+    runner = make_runner()
+    upload = make_upload(4)
+    (settings.cache_dir / runner.result_name(upload.key)).mkdir(parents=True)
+    assert pixels_of(read(runner.enhance(upload)))[0, 0].tolist() == [4, 50, 60]
+    assert runner.statistics()["cache_write_errors"] == 1
+
+
+def test_small_picture_passes_a_large_one_that_fills_the_memory(
+    make_runner: RunnerMaker, fake_model: FakeModel, pool: ThreadPoolExecutor
+) -> None:
+    runner = make_runner(max_decoded_bytes=1_000_000)
+    fake_model.may_go_on.clear()
+    large = pool.submit(runner.enhance, make_upload(1, side=400))
+    wait_until(lambda: runner.scheduler.decoded_bytes > 0)
+    small = pool.submit(runner.enhance, make_upload(2))
+    wait_until(lambda: runner.scheduler.decoded_bytes > 400 * 400 * 48)
+    fake_model.may_go_on.set()
+    for future in (small, large):
         read(future.result(WAIT_SECONDS))
 
 
@@ -257,7 +299,7 @@ def test_model_that_computes_wrongly_serves_nothing_new(
     monkeypatch.setattr(fake_super_resolution, "matches_golden_tile", lambda: False)
     runner = Runner(settings, lambda: fake_super_resolution)
     runner.start()
-    with pytest.raises(NotReady, match="does not compute"):
+    with pytest.raises(NotReady, match="computes wrongly"):
         runner.check_ready()
     with pytest.raises(NotReady):
         runner.enhance(make_upload(2))

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from image_codec import Pixels
 from super_resolution import SuperResolution
 from tests.conftest import encode
 from tests.service import (
@@ -25,6 +24,7 @@ from tests.service import (
     run_service,
     service_environment,
 )
+from tiling import Pixels
 
 WAIT_SECONDS = 60
 
@@ -51,6 +51,14 @@ def upload(service: Service, content: bytes, **headers: str) -> httpx.Response:
 def statistics(service: Service) -> dict[str, int]:
     body: dict[str, int] = httpx.get(f"{service.url}/api/stats").json()
     return body
+
+
+def wait_for_queue(service: Service) -> None:
+    """Return when a picture is being computed."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while statistics(service)["queue_length"] == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_photograph_comes_back_as_the_model_computes_it(
@@ -115,8 +123,7 @@ def test_hit_is_answered_while_inference_runs(service: Service, photo: Pixels) -
     large = photo_file(photo, 0, side=512, image_format="PNG")
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(upload, service, large)
-        while statistics(service)["queue_length"] == 0:
-            time.sleep(0.01)
+        wait_for_queue(service)
         hit = upload(service, known)
         assert hit.headers["X-Cache-Hit"] == "true"
         assert not running.done()
@@ -157,14 +164,46 @@ def test_upload_over_the_limit_is_refused_readably(service: Service) -> None:
         assert (response.status_code, response.json()["code"]) == (413, "too_large")
 
 
-def test_client_that_leaves_in_mid_upload_harms_nobody(service: Service) -> None:
+def begin_upload(service: Service, path: str = "/api/enhance") -> socket.socket:
+    """Send the beginning of an upload and return the connection."""
     host, port = service.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port))) as connection:
-        connection.sendall(
-            b"POST /api/enhance HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
-            b"Content-Length: 100000\r\n\r\n" + b"x" * 500
-        )
-    assert httpx.get(f"{service.url}/api/ready").status_code == 200
+    connection = socket.create_connection((host, int(port)), timeout=WAIT_SECONDS)
+    connection.sendall(
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+        "Content-Length: 100000\r\n\r\nbeginning".encode()
+    )
+    return connection
+
+
+def test_clients_that_leave_in_mid_upload_give_their_places_back(service: Service) -> None:
+    for _ in range(40):  # more than may upload at once
+        begin_upload(service).close()
+    logo = encode(Image.new("L", (5, 5)), "PNG")
+    deadline = time.monotonic() + WAIT_SECONDS
+    while (response := upload(service, logo)).status_code == 503:
+        assert time.monotonic() < deadline
+    assert response.status_code == 200
+
+
+def test_silent_clients_are_told_and_hold_up_neither_health_nor_results(
+    tmp_path: Path, photo: Pixels
+) -> None:
+    with run_service(tmp_path, upload_timeout_seconds=2) as service:
+        stored = upload(service, photo_file(photo, 0, side=20)).headers["Link"]
+        silent = [begin_upload(service) for _ in range(120)]
+        address = stored.split(">")[0].removeprefix("<")
+        for url in (f"{service.url}/api/health", address):
+            assert httpx.get(url, timeout=WAIT_SECONDS).status_code == 200
+        answers = [connection.recv(12) for connection in silent]
+        for connection in silent:
+            connection.close()
+        assert {b"HTTP/1.1 408", b"HTTP/1.1 503"} == set(answers)
+        assert upload(service, photo_file(photo, 40, side=20)).status_code == 200
+
+
+def test_refused_upload_that_never_comes_is_answered_all_the_same(service: Service) -> None:
+    with begin_upload(service, "/nothing") as connection:
+        assert connection.recv(12) == b"HTTP/1.1 404"
 
 
 # --- starting and stopping
@@ -175,6 +214,11 @@ def test_python_app_py_serves_from_any_folder(tmp_path: Path, photo: Pixels) -> 
     with run_service(tmp_path, command, working_dir=tmp_path) as running:
         response = upload(running, photo_file(photo, 200, side=30))
         assert Image.open(BytesIO(response.content)).size == (90, 90)
+
+
+def test_service_tells_that_it_is_loading(tmp_path: Path) -> None:
+    with run_service(tmp_path, lanes=12) as running:
+        assert set(running.answers_while_starting) == {503}
 
 
 def test_results_outlive_a_restart(tmp_path: Path, photo: Pixels) -> None:
@@ -193,7 +237,6 @@ def test_results_outlive_a_restart(tmp_path: Path, photo: Pixels) -> None:
         ({"model_path": "/absent.pb"}, "cannot read the model /absent.pb"),
         ({"model_path": "LICENSE"}, "no EDSR x3 model that OpenCV can run"),
         ({"lanes": "many"}, "SR_LANES='many'"),
-        ({"cors_origin": "https://a.example"}, "SR_CORS_ORIGIN: no such setting"),
     ],
 )
 def test_wrong_start_ends_with_one_clear_error(
@@ -218,6 +261,5 @@ def test_stopping_service_answers_what_it_has_begun(tmp_path: Path, photo: Pixel
     with ThreadPoolExecutor(1) as pool:
         with run_service(tmp_path) as running:
             answer = pool.submit(upload, running, content)
-            while statistics(running)["queue_length"] == 0:
-                time.sleep(0.01)
+            wait_for_queue(running)
         assert Image.open(BytesIO(answer.result().content)).size == (1200, 1200)

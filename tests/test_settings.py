@@ -47,12 +47,27 @@ def test_body_limit_leaves_room_for_multipart_headers() -> None:
 
 def test_all_faults_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        Settings.from_env(
-            {"SR_LANES": "-1", "SR_MAX_INPUT_PIXELS": "many", "SR_CORS_ORIGIN": "https://a.example"}
-        )
+        Settings.from_env({"SR_LANES": "-1", "SR_MAX_INPUT_PIXELS": "many"})
     text = str(caught.value)
-    for name in ("SR_LANES", "SR_MAX_INPUT_PIXELS", "SR_CORS_ORIGIN: no such setting"):
+    for name in ("SR_LANES", "SR_MAX_INPUT_PIXELS"):
         assert name in text
+
+
+def test_unknown_variable_is_named_in_the_log_and_stops_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # Kubernetes sets SR_PORT for a service of that name.
+    assert Settings.from_env({"SR_CORS_ORIGIN": "x", "SR_PORT": "tcp://10.0.0.1"}) == Settings()
+    assert "SR_CORS_ORIGIN is no setting" in caplog.text
+
+
+def test_default_port_is_left_out_of_an_origin_as_browsers_do() -> None:
+    origins = "https://a.example:443,http://b.example:80,https://c.example:80"
+    assert Settings.from_env({"SR_CORS_ORIGINS": origins}).cors_origins == (
+        "https://a.example",
+        "http://b.example",
+        "https://c.example:80",
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,6 +81,7 @@ def test_all_faults_are_reported_at_once() -> None:
         "http://[::1]:5173",
         "https://user@a.example",
         "ftp://a.example",
+        "https://a.example:99999",
         "null",
     ],
 )
@@ -86,6 +102,7 @@ def test_no_origin_and_star_mean_any(text: str) -> None:
         ("SR_CORS_ENABLED", "maybe"),
         ("SR_PUBLIC_URL", "sr.example"),
         ("SR_PUBLIC_URL", "https://sr.example/?a=b"),
+        ("SR_PUBLIC_URL", 'https://sr.example/"x'),
     ],
 )
 def test_wrong_value_names_its_variable(variable: str, text: str) -> None:

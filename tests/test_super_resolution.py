@@ -10,10 +10,11 @@ from PIL import Image
 
 import super_resolution
 from errors import ModelError
-from image_codec import Picture, Pixels
+from image_codec import Picture
 from settings import EMBEDDED_MODEL_PATH
 from super_resolution import Network, SuperResolution, load_network
 from tests.conftest import FakeModel, draw_weights, encode
+from tiling import Pixels
 from training.export import build_graph
 from training.network import layer_shapes
 
@@ -124,6 +125,17 @@ def test_failing_tile_fails_the_picture_and_not_the_lanes(
 
 def test_speed_is_positive_from_the_start(fake_super_resolution: SuperResolution) -> None:
     assert fake_super_resolution.seconds_per_pixel > 0
+
+
+def test_tiny_pictures_do_not_make_the_model_look_slow(
+    fake_super_resolution: SuperResolution,
+) -> None:
+    before = fake_super_resolution.seconds_per_pixel
+    for _ in range(50):
+        fake_super_resolution.upscale(np.zeros((1, 1, 3), np.uint8))
+    assert fake_super_resolution.seconds_per_pixel == before
+    fake_super_resolution.upscale(np.zeros((300, 300, 3), np.uint8))
+    assert fake_super_resolution.seconds_per_pixel != before
 
 
 def test_fingerprint_changes_with_the_model(

@@ -16,6 +16,7 @@ Degradation = Callable[[Image.Image], Image.Image]
 
 # Chroma samplings that JPEG files have: 4:4:4, 4:2:2, 4:2:0 (Pillow's numbers).
 JPEG_SUBSAMPLINGS = (0, 1, 2)
+JPEG_SHARE = 0.3
 BICUBIC, AREA, LANCZOS = (
     Image.Resampling.BICUBIC,
     Image.Resampling.BOX,
@@ -53,6 +54,3 @@ def degrade_at_random(image: Image.Image, random: np.random.Generator) -> Image.
         quality = int(random.integers(60, 101))
         small = compress(small, quality, int(random.choice(JPEG_SUBSAMPLINGS)))
     return small
-
-
-JPEG_SHARE = 0.3

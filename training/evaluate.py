@@ -1,0 +1,104 @@
+"""Measure models on pictures that no training has seen.
+
+    python -m training.evaluate models/EDSR_x3.pb OTHER.pb --photos PHOTOS --index PHOTOS/index.csv
+
+PSNR in dB and SSIM on Y with a border of the scale left out, for each degradation, against
+Pillow's bicubic enlargement. Without photographs, scikit-image's own pictures are measured:
+
+    python -m training.evaluate models/EDSR_x3.pb
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+from skimage import data
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from super_resolution import load_network
+from training.degradations import BICUBIC, MEASURED
+from training.network import SCALE, Floats
+from training.prepare import crop_centre, read_splits
+
+SIDE = 480
+SCIKIT_IMAGE_PICTURES = (
+    "astronaut",
+    "camera",
+    "chelsea",
+    "coffee",
+    "coins",
+    "page",
+    "rocket",
+    "text",
+)
+Enlarge = Callable[[Image.Image], Image.Image]
+
+
+def enlarge_bicubic(image: Image.Image) -> Image.Image:
+    """Enlarge with Pillow's bicubic filter."""
+    return image.resize((image.width * SCALE, image.height * SCALE), BICUBIC)
+
+
+def make_enlarger(model: Path) -> Enlarge:
+    """Return what enlarges with a model in OpenCV."""
+    network = load_network(model)
+
+    def enlarge(image: Image.Image) -> Image.Image:
+        bgr = np.ascontiguousarray(np.asarray(image)[:, :, ::-1])
+        return Image.fromarray(np.ascontiguousarray(network(bgr)[:, :, ::-1]))
+
+    return enlarge
+
+
+def measure_luma(image: Image.Image) -> Floats:
+    """Return Y without the border, (H, W) float32, from 16 to 235 (ITU-R BT.601)."""
+    red, green, blue = np.asarray(image).astype(np.float32).transpose(2, 0, 1)
+    luma = 16 + (65.481 * red + 128.553 * green + 24.966 * blue) / 255
+    return np.asarray(luma[SCALE:-SCALE, SCALE:-SCALE], np.float32)
+
+
+def read_pictures(photos: Path | None, index: Path | None) -> Iterator[Image.Image]:
+    """Yield the pictures to measure on, with sides that the scale divides."""
+    if photos is not None:
+        for path, split in read_splits(photos, index).items():
+            if split == "val":
+                yield crop_centre(Image.open(path).convert("RGB"), SIDE)
+        return
+    for name in SCIKIT_IMAGE_PICTURES:
+        picture = Image.fromarray(getattr(data, name)()).convert("RGB")
+        width, height = (min(side, SIDE) // SCALE * SCALE for side in picture.size)
+        yield picture.crop((0, 0, width, height))
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", type=Path, nargs="*", help="EDSR x3 as .pb")
+    parser.add_argument("--photos", type=Path)
+    parser.add_argument("--index", type=Path)
+    arguments = parser.parse_args()
+
+    enlargers: dict[str, Enlarge] = {"bicubic": enlarge_bicubic}
+    enlargers |= {str(model): make_enlarger(model) for model in arguments.models}
+    pictures = list(read_pictures(arguments.photos, arguments.index))
+    print(f"{len(pictures)} pictures; PSNR in dB / SSIM")
+    print(f"{'':<32}" + "".join(f"{name:>16}" for name in [*MEASURED, "mean"]))
+    for name, enlarge in enlargers.items():
+        psnr, ssim = [], []
+        for degrade in MEASURED.values():
+            pairs = [
+                (measure_luma(picture), measure_luma(enlarge(degrade(picture))))
+                for picture in pictures
+            ]
+            psnr.append(np.mean([peak_signal_noise_ratio(*pair, data_range=255) for pair in pairs]))
+            ssim.append(np.mean([structural_similarity(*pair, data_range=255) for pair in pairs]))
+        cells = zip([*psnr, np.mean(psnr)], [*ssim, np.mean(ssim)], strict=True)
+        print(f"{name[-31:]:<32}" + "".join(f"{a:>9.3f} {b:.4f}" for a, b in cells), flush=True)
+
+
+if __name__ == "__main__":
+    cv2.setNumThreads(1)
+    main()
