@@ -216,6 +216,27 @@ def test_python_app_py_serves_from_any_folder(tmp_path: Path, photo: Pixels) -> 
         assert Image.open(BytesIO(response.content)).size == (90, 90)
 
 
+def test_opencv_is_used_in_the_worker_and_not_before_the_fork(service: Service) -> None:
+    def loads_opencv(pid: int) -> bool:
+        return "cv2" in Path(f"/proc/{pid}/maps").read_text()
+
+    assert loads_opencv(service.worker_pid)
+    assert not loads_opencv(service.process.pid)
+
+
+def test_request_longer_than_gunicorns_timeout_is_answered(
+    tmp_path: Path, photo: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", "--timeout 2")
+    large = np.tile(photo, (2, 2, 1))[:800]
+    content = encode(Image.fromarray(large[:, :, ::-1]), "JPEG")
+    with run_service(tmp_path) as running:
+        response = upload(running, content)
+        assert response.status_code == 200
+        assert float(response.headers["X-Process-Time"]) > 3
+        assert "WORKER TIMEOUT" not in running.log
+
+
 def test_service_tells_that_it_is_loading(tmp_path: Path) -> None:
     with run_service(tmp_path, lanes=12) as running:
         assert set(running.answers_while_starting) == {503}
