@@ -141,3 +141,26 @@ def draw_weights(shapes: dict[str, tuple[int, int]]) -> Weights:
         weights[f"{name}_weight"] = random.normal(0, deviation, (outputs, inputs, 3, 3))
         weights[f"{name}_bias"] = random.normal(0, 0.1, outputs)
     return {name: array.astype(np.float32) for name, array in weights.items()}
+
+
+# 20x10 pixels of one colour.
+PNG = encode(Image.new("RGB", (20, 10), (10, 20, 30)), "PNG")
+
+
+def upload(
+    client: FlaskClient, name: str = "photo.png", headers: dict[str, str] | None = None
+) -> TestResponse:
+    return client.post("/api/enhance", data={"image": (BytesIO(PNG), name)}, headers=headers or {})
+
+
+def assert_problem(response: TestResponse, status: int, code: str) -> None:
+    assert response.status_code == status, response.data
+    assert response.content_type == "application/problem+json"
+    assert response.headers["Cache-Control"] == "no-store, must-revalidate"
+    body = response.get_json()
+    assert (body["status"], body["code"]) == (status, code)
+    assert body["error"] == body["detail"]
+    assert body["type"] == "about:blank"
+    assert body["timestamp"].endswith("+00:00")
+    for internal in ("Traceback", "Error:", ".py", "werkzeug"):
+        assert internal not in body["error"]
