@@ -13,6 +13,7 @@ run: $(VENV)/run-installed
 	exec $(BIN)/gunicorn --config gunicorn.conf.py app:app
 
 test: lint
+	./install_package.sh curl sh -c 'command -v curl'
 	$(BIN)/pytest
 
 lint: $(VENV)/test-installed

@@ -1,0 +1,141 @@
+#!/usr/bin/env bash
+# Smoke test of a running service, for operators. See --help.
+set -uo pipefail
+
+usage() {
+    cat <<'EOF'
+Usage: deploy_test.sh [BASE_URL] [ORIGIN] [IMAGE]
+
+Checks a running service with curl: health, CORS, an enhancement, the cached result, conditional
+requests, cache headers and errors. Changes nothing but that one result is stored.
+
+  BASE_URL  where the service is reached     (default http://localhost:7860)
+  ORIGIN    an origin that should be allowed (default http://localhost:3000)
+  IMAGE     a picture to enlarge             (default a small one of its own)
+
+Environment: CURL_OPTIONS are given to every curl, such as --insecure for a test certificate.
+Exit status: 0 when every check passed, 1 when one failed, 2 for wrong arguments or a missing curl.
+EOF
+}
+
+case "${1:-}" in
+    -h | --help) usage; exit 0 ;;
+    -*) usage >&2; exit 2 ;;
+esac
+if [ $# -gt 3 ]; then usage >&2; exit 2; fi
+if ! command -v curl >/dev/null; then echo "curl is missing" >&2; exit 2; fi
+
+base=${1:-http://localhost:7860}
+base=${base%/}
+origin=${2:-http://localhost:3000}
+foreign=https://not-allowed.example
+image=${3:-}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failed=0
+
+if [ -z "$image" ]; then
+    image=$work/picture.png
+    # 8x8 pixels, red above blue.
+    base64 -d >"$image" <<'EOF'
+iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAG0lEQVR42mO8IyfHgA0wMeAApEswytncobUdAFXvAl0/GUpBAAAAAElFTkSuQmCC
+EOF
+elif [ ! -r "$image" ]; then
+    echo "cannot read $image" >&2
+    exit 2
+fi
+
+# request NAME CURL-ARGUMENTS...: leaves status, $work/NAME.head and $work/NAME.body.
+request() {
+    local name=$1
+    shift
+    # shellcheck disable=SC2086  # CURL_OPTIONS are several words
+    status=$(curl --silent --show-error --max-time 300 ${CURL_OPTIONS:-} \
+        --dump-header "$work/$name.head" --output "$work/$name.body" --write-out '%{http_code}' "$@")
+}
+
+# header NAME FIELD: the field's value in the last answer's header.
+header() {
+    tr -d '\r' <"$work/$1.head" 2>/dev/null |
+        awk -v field="$2" 'BEGIN { field = tolower(field) ":" }
+            /^HTTP\// { value = "" }
+            tolower($1) == field { sub(/^[^:]*: */, ""); value = $0 }
+            END { print value }'
+}
+
+# check WORDS ACTUAL EXPECTED: EXPECTED is a shell pattern.
+check() {
+    # shellcheck disable=SC2053  # the right side is a pattern on purpose
+    if [[ $2 == $3 ]]; then
+        echo "pass  $1"
+    else
+        echo "FAIL  $1: got '$2', expected '$3'"
+        failed=$((failed + 1))
+    fi
+}
+
+echo "Testing $base"
+
+if [[ $base == https://* ]]; then
+    plain=http://${base#https://}
+    request redirect "$plain/api/health"
+    check "http is redirected without changing the method" "$status" 308
+    check "the redirect leads to https" "$(header redirect Location)" "https://*"
+fi
+
+request health "$base/api/health"
+check "health answers" "$status" 200
+check "health says healthy" "$(cat "$work/health.body" 2>/dev/null)" '*"healthy"*'
+check "health is never stored" "$(header health Cache-Control)" no-store
+if [ "$status" != 200 ]; then
+    echo "the service does not answer; the other checks are left out"
+    exit 1
+fi
+
+preflight=(--request OPTIONS -H 'Access-Control-Request-Method: POST'
+    -H 'Access-Control-Request-Headers: content-type')
+request allowed "${preflight[@]}" -H "Origin: $origin" "$base/api/enhance"
+allowed=$(header allowed Access-Control-Allow-Origin)
+request refused "${preflight[@]}" -H "Origin: $foreign" "$base/api/enhance"
+refused=$(header refused Access-Control-Allow-Origin)
+if [ "$refused" = '*' ]; then
+    check "any origin may use the API (SR_CORS_ORIGINS is empty: for development)" "$allowed" '\*'
+else
+    check "preflight of $origin is allowed" "$allowed" "$origin"
+    check "preflight of $foreign is refused" "$refused" ""
+fi
+
+request first -F "image=@$image" "$base/api/enhance"
+check "a picture is enlarged" "$status" 200
+check "the result is a PNG" "$(header first Content-Type)" image/png
+check "the result may be cached for good" "$(header first Cache-Control)" "public, max-age=*, immutable"
+etag=$(header first ETag)
+check "the result has a strong entity tag" "$etag" '"*"'
+request second -F "image=@$image" "$base/api/enhance"
+check "the second time it is a hit" "$(header second X-Cache-Hit)" true
+check "with the same entity tag" "$(header second ETag)" "$etag"
+
+result=$(header second Link)
+result=${result#<}
+result=${result%%>*}
+check "the result has an address" "$result" "http*/cache/*.png"
+request get "$result"
+check "the address gives the same picture" "$(cksum <"$work/get.body")" "$(cksum <"$work/second.body")"
+check "any origin may read it" "$(header get Access-Control-Allow-Origin)" '\*'
+request head --head "$result"
+check "HEAD tells its length" "$(header head Content-Length)" "$(wc -c <"$work/get.body" | tr -d ' ')"
+request unchanged -H "If-None-Match: $etag" "$result"
+check "an unchanged result is 304" "$status" 304
+
+request missing "$base/cache/missing.png"
+check "a missing result is 404" "$status" 404
+check "errors are problem+json" "$(header missing Content-Type)" application/problem+json
+check "errors are never stored" "$(header missing Cache-Control)" "no-store*"
+request nothing --request POST "$base/api/enhance"
+check "a request without a picture is 415" "$status" 415
+
+if [ "$failed" -gt 0 ]; then
+    echo "$failed checks failed"
+    exit 1
+fi
+echo "all checks passed"

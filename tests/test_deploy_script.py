@@ -1,0 +1,59 @@
+"""deploy_test.sh, the operator's smoke test, against the real service."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.service import PROJECT_DIR, find_free_port, run_service
+
+
+def run_script(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(PROJECT_DIR / "deploy_test.sh"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_script_passes_a_development_service(tmp_path: Path) -> None:
+    with run_service(tmp_path) as service:
+        done = run_script(service.url)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "FAIL" not in done.stdout
+    assert "for development" in done.stdout
+    assert done.stdout.endswith("all checks passed\n")
+
+
+def test_script_tells_an_allowed_origin_from_a_refused_one(tmp_path: Path) -> None:
+    picture = PROJECT_DIR / "models" / "golden_input.png"
+    with run_service(tmp_path, cors_origins="https://a.example") as service:
+        allowed = run_script(f"{service.url}/", "https://a.example", str(picture))
+        refused = run_script(service.url, "https://b.example", str(picture))
+    assert allowed.returncode == 0, allowed.stdout + allowed.stderr
+    assert "pass  preflight of https://a.example is allowed" in allowed.stdout
+    assert "pass  preflight of https://not-allowed.example is refused" in allowed.stdout
+    assert refused.returncode == 1
+    assert "FAIL  preflight of https://b.example is allowed" in refused.stdout
+    assert refused.stdout.count("FAIL") == 1
+
+
+def test_script_fails_where_nobody_answers() -> None:
+    done = run_script(f"http://127.0.0.1:{find_free_port()}")
+    assert done.returncode == 1
+    assert "FAIL  health answers" in done.stdout
+
+
+def test_script_explains_itself() -> None:
+    done = run_script("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage: deploy_test.sh [BASE_URL] [ORIGIN] [IMAGE]" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--wrong",), ("a", "b", "c", "d"), ("http://x", "http://y", "/absent.png")]
+)
+def test_wrong_arguments_exit_with_two(arguments: tuple[str, ...]) -> None:
+    assert run_script(*arguments).returncode == 2
