@@ -13,7 +13,9 @@ run: $(VENV)/run-installed
 	exec $(BIN)/gunicorn --config gunicorn.conf.py app:app
 
 test: lint
-	./install_package.sh curl sh -c 'command -v curl'
+	./install_package.sh curl curl --version
+	./install_package.sh openssl openssl version
+	./install_package.sh nginx-light nginx -v
 	$(BIN)/pytest
 
 lint: $(VENV)/test-installed

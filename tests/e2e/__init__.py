@@ -1,0 +1,1 @@
+"""Tests with real Nginx in front of real gunicorn."""

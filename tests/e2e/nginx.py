@@ -1,0 +1,141 @@
+"""Run the repository's nginx.conf on loopback, with a certificate of its own."""
+
+import os
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from tests.service import PROJECT_DIR, find_free_port
+
+HOST = "sr.example"
+START_SECONDS = 20
+MAIN = """
+{user}
+pid {folder}/nginx.pid;
+error_log {folder}/error.log info;
+worker_processes 2;
+events {{ worker_connections 512; }}
+http {{
+    access_log {folder}/access.log;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    include {folder}/super-resolution.conf;
+}}
+"""
+
+
+@dataclass
+class Nginx:
+    """A running Nginx."""
+
+    port: int
+    plain_port: int
+    folder: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def url(self) -> str:
+        """Return the address as a client sees it, but for the name."""
+        return f"https://{HOST}:{self.port}"
+
+    def client(self) -> httpx.Client:
+        """Return a client that trusts the certificate and reaches the name on loopback."""
+        context = ssl.create_default_context(cafile=str(self.folder / "fullchain.pem"))
+        return httpx.Client(
+            base_url=f"https://127.0.0.1:{self.port}",
+            headers={"Host": f"{HOST}:{self.port}"},
+            verify=context,
+            timeout=60,
+            event_hooks={"request": [self._name_server]},
+        )
+
+    @staticmethod
+    def _name_server(request: httpx.Request) -> None:
+        request.extensions["sni_hostname"] = HOST
+
+
+def make_certificate(folder: Path) -> None:
+    """Write a self-signed certificate and its key."""
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+            *("-nodes", "-days", "2", "-subj", f"/CN={HOST}", "-addext"),
+            *(f"subjectAltName=DNS:{HOST}", "-keyout", "privkey.pem", "-out", "fullchain.pem"),
+        ],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        timeout=30,
+    )
+
+
+def write_configuration(folder: Path, app_port: int, port: int, plain_port: int, rate: str) -> Path:
+    """Write nginx.conf with this test's ports, folders and rate in place of the system's."""
+    text = (PROJECT_DIR / "nginx.conf").read_text()
+    for there, here in {
+        "    listen [::]:80 default_server;\n": "",
+        "    listen [::]:80;\n": "",
+        "    listen [::]:443 ssl http2 default_server;\n": "",
+        "    listen [::]:443 ssl http2;\n": "",
+        "listen 80": f"listen 127.0.0.1:{plain_port}",
+        "listen 443": f"listen 127.0.0.1:{port}",
+        "127.0.0.1:7860": f"127.0.0.1:{app_port}",
+        "/etc/ssl/sr.example": str(folder),
+        "/var/cache/nginx/super-resolution": str(folder / "cache"),
+        "rate=10r/s": f"rate={rate}",
+        "/etc/nginx/super-resolution": str(folder / "deploy"),
+    }.items():
+        assert there in text, there
+        text = text.replace(there, here)
+    (folder / "super-resolution.conf").write_text(text)
+    (folder / "deploy").mkdir()
+    for snippet in (PROJECT_DIR / "deploy").glob("nginx-*.conf"):
+        content = snippet.read_text().replace("/etc/nginx/super-resolution", f"{folder}/deploy")
+        (folder / "deploy" / snippet.name).write_text(content)
+    main = folder / "main.conf"
+    user = "user root;" if os.getuid() == 0 else ""
+    main.write_text(MAIN.format(folder=folder, user=user))
+    return main
+
+
+@contextmanager
+def run_nginx(folder: Path, app_port: int, rate: str = "10r/s") -> Iterator[Nginx]:
+    """Run Nginx in front of a service until the block ends."""
+    folder.mkdir()
+    port, plain_port = find_free_port(), find_free_port()
+    make_certificate(folder)
+    main = write_configuration(folder, app_port, port, plain_port, rate)
+    command = ["nginx", "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(main)]
+    subprocess.run([*command, "-t"], check=True, capture_output=True, timeout=30)
+    process = subprocess.Popen([*command, "-g", "daemon off;"])
+    nginx = Nginx(port, plain_port, folder, process)
+    try:
+        wait_until_listening(nginx)
+        yield nginx
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def wait_until_listening(nginx: Nginx) -> None:
+    """Return when Nginx answers; raise when it does not."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            with nginx.client() as client:
+                client.get("/metrics")
+        except httpx.TransportError:
+            if nginx.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError((nginx.folder / "error.log").read_text()) from None
+            time.sleep(0.05)
+        else:
+            return

@@ -1,0 +1,276 @@
+"""Every way through the shipped nginx.conf, with the real service behind it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from tests.conftest import encode
+from tests.e2e.nginx import HOST, Nginx, run_nginx
+from tests.service import Service, find_free_port, run_service
+
+LISTED = "https://a.example"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("service")
+    with run_service(folder, trusted_proxies=1, cors_origins=LISTED) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def nginx(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    app_port = int(service.url.rsplit(":", 1)[1])
+    with run_nginx(tmp_path_factory.mktemp("nginx") / "nginx", app_port) as running:
+        yield running
+
+
+@pytest.fixture
+def client(nginx: Nginx) -> Iterator[httpx.Client]:
+    with nginx.client() as client:
+        yield client
+
+
+def upload(client: httpx.Client, shade: int = 0, **headers: str) -> httpx.Response:
+    picture = encode(Image.new("RGB", (16, 16), (shade, 50, 60)), "PNG")
+    return client.post("/api/enhance", files={"image": ("a.png", picture)}, headers=headers)
+
+
+def store(client: httpx.Client, nginx: Nginx, shade: int) -> str:
+    """Upload a picture and return the path of its result."""
+    link = upload(client, shade).headers["Link"]
+    match = re.fullmatch(rf"<{nginx.url}(/cache/.*)>; rel=\"canonical\"", link)
+    assert match is not None, link
+    return match[1]
+
+
+def asked_of_the_service(service: Service, path: str) -> int:
+    return service.log.count(f" request: GET {path} ")
+
+
+# --- the way of a picture
+
+
+def test_picture_is_enlarged_and_its_address_is_the_public_one(
+    client: httpx.Client, nginx: Nginx
+) -> None:
+    response = upload(client, 1)
+    assert response.status_code == 200
+    assert Image.open(BytesIO(response.content)).size == (48, 48)
+    assert response.headers["Link"].startswith(f"<{nginx.url}/cache/")
+    assert response.headers["ETag"].startswith('"')
+    assert response.headers["Strict-Transport-Security"] == "max-age=63072000"
+    assert "Content-Encoding" not in response.headers
+
+
+def test_result_comes_from_the_cache_of_nginx_without_asking_the_service(
+    client: httpx.Client, nginx: Nginx, service: Service
+) -> None:
+    path = store(client, nginx, 2)
+    answers = [client.get(path, headers={"Accept-Encoding": "gzip"}) for _ in range(4)]
+    assert [answer.headers["X-Cache-Status"] for answer in answers] == ["MISS"] + ["HIT"] * 3
+    assert asked_of_the_service(service, path) == 1
+    assert len({answer.content for answer in answers}) == 1
+    for answer in answers:
+        assert answer.headers["ETag"] == answers[0].headers["ETag"]
+        assert answer.headers["Cache-Control"] == "public, max-age=2592000, immutable"
+        assert answer.headers.get_list("Access-Control-Allow-Origin") == ["*"]
+        assert "Content-Encoding" not in answer.headers
+    unchanged = client.get(path, headers={"If-None-Match": answers[0].headers["ETag"]})
+    assert (unchanged.status_code, unchanged.content) == (304, b"")
+    assert client.head(path).headers["Content-Length"] == str(len(answers[0].content))
+    assert asked_of_the_service(service, path) == 1
+
+
+def test_no_origin_adds_a_copy_and_every_origin_may_read_the_one(
+    client: httpx.Client, nginx: Nginx, service: Service
+) -> None:
+    path = store(client, nginx, 3)
+    for origin in (None, LISTED, "https://evil.test", "null", None, LISTED):
+        headers = {"Origin": origin} if origin else {}
+        response = client.get(f"{path}?query={origin}", headers=headers)
+        assert response.headers.get_list("Access-Control-Allow-Origin") == ["*"]
+    assert asked_of_the_service(service, path) == 1
+
+
+def test_many_at_once_ask_the_service_once(
+    client: httpx.Client, nginx: Nginx, service: Service
+) -> None:
+    path = store(client, nginx, 4)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: client.get(path), range(24)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert asked_of_the_service(service, path) == 1
+
+
+def test_parts_of_a_result_come_from_the_cache(client: httpx.Client, nginx: Nginx) -> None:
+    path = store(client, nginx, 5)
+    whole = client.get(path)
+    for _ in range(2):
+        part = client.get(path, headers={"Range": "bytes=10-19"})
+        assert (part.status_code, part.content) == (206, whole.content[10:20])
+        assert part.headers["Content-Range"] == f"bytes 10-19/{len(whole.content)}"
+    beyond = client.get(path, headers={"Range": "bytes=9999999-"})
+    assert beyond.status_code == 416
+
+
+def test_no_client_sees_another_ones_request_id(client: httpx.Client, nginx: Nginx) -> None:
+    path = store(client, nginx, 6)
+    for number in range(3):
+        response = client.get(path, headers={"X-Request-ID": f"client-{number}"})
+        assert response.headers.get_list("X-Request-ID") == [f"client-{number}"]
+    made = client.get(path, headers={"X-Request-ID": "not well formed"}).headers["X-Request-ID"]
+    assert re.fullmatch(r"[0-9a-f]{32}", made)
+    api = client.get("/api/health", headers={"X-Request-ID": "client-9"})
+    assert api.headers.get_list("X-Request-ID") == ["client-9"]
+
+
+def test_api_is_never_cached_and_cors_comes_from_the_service_alone(client: httpx.Client) -> None:
+    for origin, allowed in ((LISTED, [LISTED]), ("https://evil.test", []), (LISTED, [LISTED])):
+        response = client.get("/api/stats", headers={"Origin": origin})
+        assert response.headers.get_list("Access-Control-Allow-Origin") == allowed
+        assert response.headers.get_list("Vary") and "Origin" in response.headers["Vary"]
+        assert "X-Cache-Status" not in response.headers
+    assert upload(client, 7, Origin="https://evil.test").status_code == 403
+    assert upload(client, 7, Origin=f"https://{client.headers['Host']}").status_code == 200
+
+
+def test_text_is_compressed(client: httpx.Client) -> None:
+    response = client.get("/api/stats", headers={"Accept-Encoding": "gzip"})
+    assert response.headers["Content-Encoding"] == "gzip"
+    assert response.json()["model_loaded"] is True
+
+
+# --- names, TLS, what is closed
+
+
+def test_plain_http_is_redirected_to_the_fixed_name(nginx: Nginx) -> None:
+    response = httpx.post(
+        f"http://127.0.0.1:{nginx.plain_port}/api/enhance?a=b", headers={"Host": HOST}
+    )
+    assert response.status_code == 308
+    assert response.headers["Location"] == f"https://{HOST}/api/enhance?a=b"
+
+
+def test_unknown_host_is_refused(nginx: Nginx) -> None:
+    with pytest.raises(httpx.RemoteProtocolError):
+        httpx.get(f"http://127.0.0.1:{nginx.plain_port}/", headers={"Host": "evil.test"})
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"https://127.0.0.1:{nginx.port}/")
+
+
+def test_curl_speaks_http_2(nginx: Nginx) -> None:
+    done = subprocess.run(
+        [
+            *("curl", "--silent", "--http2", "--cacert", str(nginx.folder / "fullchain.pem")),
+            *("--resolve", f"{HOST}:{nginx.port}:127.0.0.1", f"{nginx.url}/api/health"),
+            *("--output", "/dev/null", "--write-out", "%{http_version} %{http_code}"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert done.stdout == "2 200"
+
+
+def test_health_is_at_its_short_address_and_metrics_are_closed(client: httpx.Client) -> None:
+    assert client.get("/health").json()["status"] == "healthy"
+    assert client.get("/metrics").status_code == 404
+
+
+def test_address_that_a_client_claims_is_not_believed(
+    client: httpx.Client, service: Service
+) -> None:
+    response = client.get(
+        "/api/health", headers={"X-Forwarded-For": "6.6.6.6", "X-Forwarded-Prefix": "/evil"}
+    )
+    assert response.status_code == 200
+    link = upload(client, 8, **{"X-Forwarded-Prefix": "/evil"}).headers["Link"]
+    assert "/evil" not in link
+
+
+# --- errors that Nginx makes itself
+
+
+def assert_problem(response: httpx.Response, status: int, code: str) -> None:
+    assert response.status_code == status
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert response.headers.get_list("Access-Control-Allow-Origin") == ["*"]
+    assert response.headers["Cache-Control"] == "no-store, must-revalidate"
+    body = json.loads(response.content)
+    assert (body["status"], body["code"]) == (status, code)
+    assert body["request_id"] == response.headers["X-Request-ID"]
+
+
+def test_upload_over_the_limit_is_413_and_never_502(client: httpx.Client) -> None:
+    for size in (16 * 1024**2 + 65 * 1024, 40 * 1024**2):
+        response = client.post(
+            "/api/enhance", content=b"x" * size, headers={"Content-Type": "image/png"}
+        )
+        assert_problem(response, 413, "too_large")
+
+
+def test_upload_within_the_limit_of_nginx_and_over_the_services_is_its_413(
+    client: httpx.Client,
+) -> None:
+    response = client.post(
+        "/api/enhance", content=b"x" * (16 * 1024**2 + 1), headers={"Content-Type": "image/png"}
+    )
+    assert response.status_code == 413
+    assert response.json()["error"].startswith("The file has more than")
+
+
+def test_service_that_is_down_is_502(tmp_path: Path) -> None:
+    with run_nginx(tmp_path / "nginx", find_free_port()) as nginx, nginx.client() as client:
+        response = client.get("/api/health", headers={"Origin": LISTED})
+        assert_problem(response, 502, "unavailable")
+        assert response.headers["Retry-After"] == "5"
+
+
+def test_too_many_requests_are_429(tmp_path: Path, service: Service) -> None:
+    app_port = int(service.url.rsplit(":", 1)[1])
+    with run_nginx(tmp_path / "nginx", app_port) as nginx, nginx.client() as client:
+        answers = [client.get("/api/health") for _ in range(60)]
+    limited = [answer for answer in answers if answer.status_code != 200]
+    assert 0 < len(limited) < 60
+    assert_problem(limited[0], 429, "rate_limited")
+
+
+# --- reload under load
+
+
+@pytest.mark.parametrize("who", ["gunicorn", "nginx"])
+def test_graceful_reload_under_load_loses_no_request(tmp_path: Path, who: str) -> None:
+    with (
+        run_service(tmp_path / "service", trusted_proxies=1) as service,
+        run_nginx(
+            tmp_path / "nginx", int(service.url.rsplit(":", 1)[1]), rate="100000r/s"
+        ) as nginx,
+        nginx.client() as client,
+    ):
+        upload(client, 9)
+        first_worker = service.worker_pid
+
+        def send(number: int) -> int:
+            if number == 50:
+                master = service.process.pid if who == "gunicorn" else nginx.process.pid
+                os.kill(master, signal.SIGHUP)
+            if number % 4 == 0:
+                return upload(client, number).status_code
+            return upload(client, 9).status_code
+
+        with ThreadPoolExecutor(8) as pool:
+            statuses = list(pool.map(send, range(200)))
+        assert set(statuses) == {200}
+        assert (service.worker_pid != first_worker) == (who == "gunicorn")
