@@ -4,7 +4,10 @@ import json
 import os
 import re
 import signal
+import socket
+import ssl
 import subprocess
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -16,7 +19,7 @@ from PIL import Image
 
 from tests.conftest import encode
 from tests.e2e.nginx import HOST, Nginx, run_nginx
-from tests.service import Service, find_free_port, run_service
+from tests.service import PROJECT_DIR, Service, find_free_port, run_service
 
 LISTED = "https://a.example"
 
@@ -169,6 +172,30 @@ def test_unknown_host_is_refused(nginx: Nginx) -> None:
         httpx.get(f"https://127.0.0.1:{nginx.port}/")
 
 
+@pytest.mark.parametrize(
+    ("version", "spoken"),
+    [
+        (ssl.TLSVersion.TLSv1_3, "TLSv1.3"),
+        (ssl.TLSVersion.TLSv1_2, "TLSv1.2"),
+        (ssl.TLSVersion.TLSv1_1, None),
+    ],
+)
+def test_tls_1_2_and_1_3_are_spoken_and_older_ones_are_not(
+    nginx: Nginx, version: ssl.TLSVersion, spoken: str | None
+) -> None:
+    context = ssl.create_default_context(cafile=str(nginx.folder / "fullchain.pem"))
+    context.set_ciphers("ALL:@SECLEVEL=0")  # else this side would refuse TLS 1.1 itself
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = context.maximum_version = version
+    with socket.create_connection(("127.0.0.1", nginx.port), timeout=10) as connection:
+        try:
+            with context.wrap_socket(connection, server_hostname=HOST) as secured:
+                assert secured.version() == spoken
+        except ssl.SSLError:
+            assert spoken is None
+
+
 def test_curl_speaks_http_2(nginx: Nginx) -> None:
     done = subprocess.run(
         [
@@ -198,6 +225,24 @@ def test_address_that_a_client_claims_is_not_believed(
     assert response.status_code == 200
     link = upload(client, 8, **{"X-Forwarded-Prefix": "/evil"}).headers["Link"]
     assert "/evil" not in link
+
+
+def test_smoke_test_passes_through_nginx(nginx: Nginx) -> None:
+    options = [
+        f"--cacert {nginx.folder / 'fullchain.pem'}",
+        f"--connect-to {HOST}:443:127.0.0.1:{nginx.port}",
+        f"--connect-to {HOST}:80:127.0.0.1:{nginx.plain_port}",
+    ]
+    done = subprocess.run(
+        [str(PROJECT_DIR / "deploy_test.sh"), f"https://{HOST}", LISTED],
+        env={**os.environ, "CURL_OPTIONS": " ".join(options)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "pass  http is redirected without changing the method" in done.stdout
 
 
 # --- errors that Nginx makes itself
