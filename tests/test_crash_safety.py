@@ -105,7 +105,9 @@ def run_with_cache_on_tmpfs(tmp_path: Path, mount_options: str) -> tuple[str, ..
     (tmp_path / "cache").mkdir()
     mount = f"mount -t tmpfs -o {mount_options} tmpfs {tmp_path / 'cache'}"
     command = " ".join(GUNICORN)
-    return ("unshare", "--mount", "--map-root-user", "sh", "-c", f"{mount} && exec {command}")
+    # Who is not root becomes it in a user namespace; root need not, and may not inside a chroot.
+    become_root = () if os.getuid() == 0 else ("--map-root-user",)
+    return ("unshare", "--mount", *become_root, "sh", "-c", f"{mount} && exec {command}")
 
 
 @pytest.mark.parametrize("mount_options", ["size=8k", "ro"], ids=["full", "read-only"])
