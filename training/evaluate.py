@@ -12,7 +12,6 @@ import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image
 from skimage import data
@@ -100,5 +99,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cv2.setNumThreads(1)
     main()
