@@ -51,14 +51,14 @@ def create_app(
 
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
-    app.extensions["runner"] = Runner(settings, load)
+    runner = app.extensions["runner"] = Runner(settings, load)
     app.before_request(begin_request)
     app.after_request(finish_request)
-    app.after_request(lambda response: drain_refused_upload(response, app.extensions["runner"]))
+    app.after_request(lambda response: drain_refused_upload(response, runner))
     install_cache_headers(app)
     install_access(app, settings)
     install_problems(app)
-    add_routes(app, settings, app.extensions["runner"])
+    add_routes(app, settings, runner)
     return app
 
 

@@ -188,8 +188,9 @@ CASES = [
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
-    limits = {"max_upload_bytes": MAX_UPLOAD_BYTES, "cors_origins": "https://a.example"}
-    with run_service(folder, **limits) as running:  # type: ignore[arg-type]
+    with run_service(
+        folder, max_upload_bytes=MAX_UPLOAD_BYTES, cors_origins="https://a.example"
+    ) as running:
         yield running
         assert "Traceback" not in running.log
 
