@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 CGROUP_DIR = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def read_words(path: Path) -> list[str]:
@@ -14,35 +15,52 @@ def read_words(path: Path) -> list[str]:
         return []
 
 
-def count_cpus(cgroup_dir: Path = CGROUP_DIR) -> int:
+def own_cgroups(cgroup_dir: Path, membership: Path) -> list[Path]:
+    """Return the folders of this process's cgroup (version 2) and of all above it.
+
+    A container sees its own cgroup at the top; a systemd service has its limits further down.
+    """
+    for word in read_words(membership):
+        if word.startswith("0::/"):
+            own = cgroup_dir / word.removeprefix("0::/")
+            if own.is_dir():
+                return [own, *(above for above in own.parents if above.is_relative_to(cgroup_dir))]
+    return [cgroup_dir]
+
+
+def count_cpus(cgroup_dir: Path = CGROUP_DIR, membership: Path = MEMBERSHIP) -> int:
     """Return how many CPUs this process can keep busy, at least 1.
 
-    The CPU affinity and the CPU bandwidth limit of the cgroup (version 2, then version 1) both
-    count: a container limited to two CPUs on a 64-core host gets 2.
+    The CPU affinity and the CPU bandwidth limits of the cgroups (version 2, and version 1 as
+    containers see it) both count: a container limited to two CPUs on a 64-core host gets 2.
     """
     cpus = len(os.sched_getaffinity(0))
-    limit = read_words(cgroup_dir / "cpu.max")
-    if not limit:
-        limit = read_words(cgroup_dir / "cpu" / "cpu.cfs_quota_us")
-        limit += read_words(cgroup_dir / "cpu" / "cpu.cfs_period_us")
-    if len(limit) == 2 and limit[0] not in {"max", "-1"}:
-        quota, period = (int(word) for word in limit)
-        cpus = min(cpus, round(quota / period))
+    limits = [read_words(folder / "cpu.max") for folder in own_cgroups(cgroup_dir, membership)]
+    version_1 = cgroup_dir / "cpu"
+    limits.append(
+        read_words(version_1 / "cpu.cfs_quota_us") + read_words(version_1 / "cpu.cfs_period_us")
+    )
+    for limit in limits:
+        if len(limit) == 2 and limit[0] not in {"max", "-1"}:
+            quota, period = (int(word) for word in limit)
+            cpus = min(cpus, round(quota / period))
     return max(cpus, 1)
 
 
-def available_memory_bytes(cgroup_dir: Path = CGROUP_DIR) -> int:
+def available_memory_bytes(cgroup_dir: Path = CGROUP_DIR, membership: Path = MEMBERSHIP) -> int:
     """Return how much memory this process may still take, in bytes."""
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):
             available = int(line.split()[1]) * 1024
-    for limit_file, usage_file in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        limit = read_words(cgroup_dir / limit_file)
-        usage = read_words(cgroup_dir / usage_file)
+    files = [
+        (folder / "memory.max", folder / "memory.current")
+        for folder in own_cgroups(cgroup_dir, membership)
+    ]
+    version_1 = cgroup_dir / "memory"
+    files.append((version_1 / "memory.limit_in_bytes", version_1 / "memory.usage_in_bytes"))
+    for limit_file, usage_file in files:
+        limit, usage = read_words(limit_file), read_words(usage_file)
         if limit and usage and limit[0] != "max":
             available = min(available, int(limit[0]) - int(usage[0]))
     return max(available, 0)

@@ -47,6 +47,15 @@ class Service:
         raise LookupError("VmHWM")
 
 
+# What systemd does for a service with a socket (sd_listen_fds): it is number 3, and named so.
+SOCKET_ACTIVATION = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
 def find_free_port() -> int:
     """Return a port on loopback that nobody uses now."""
     with socket.socket() as listener:
@@ -69,10 +78,17 @@ def run_service(
     folder: Path,
     command: Sequence[str] = GUNICORN,
     working_dir: Path = PROJECT_DIR,
+    listener: socket.socket | None = None,
     **settings: object,
 ) -> Iterator[Service]:
-    """Run the service until the block ends; the settings' names lack their ``SR_``."""
-    port = find_free_port()
+    """Run the service until the block ends; the settings' names lack their ``SR_``.
+
+    With a `listener` it is started as systemd starts it, with that socket.
+    """
+    port = listener.getsockname()[1] if listener else find_free_port()
+    descriptors = (listener.fileno(),) if listener else ()
+    if listener:
+        command = [sys.executable, "-c", SOCKET_ACTIVATION, str(listener.fileno()), *command]
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
@@ -81,6 +97,7 @@ def run_service(
             env=service_environment(folder, port, **settings),
             stdout=log,
             stderr=subprocess.STDOUT,
+            pass_fds=descriptors,
         )
         service = Service(f"http://127.0.0.1:{port}", process, folder)
         try:

@@ -52,3 +52,22 @@ def test_memory_without_a_limit_is_the_machines(tmp_path: Path) -> None:
     write_files(tmp_path, {"memory.max": "max\n", "memory.current": "400000\n"})
     available = machine.available_memory_bytes(tmp_path)
     assert 0 < available <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def test_limits_of_the_service_and_of_the_slice_around_it_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(64)))
+    membership = tmp_path / "membership"
+    membership.write_text("1:cpu:/\n0::/web.slice/super-resolution.service\n")
+    write_files(
+        tmp_path / "cgroup",
+        {
+            "web.slice/cpu.max": "400000 100000\n",
+            "web.slice/super-resolution.service/cpu.max": "max 100000\n",
+            "web.slice/super-resolution.service/memory.max": "1000000\n",
+            "web.slice/super-resolution.service/memory.current": "400000\n",
+        },
+    )
+    assert machine.count_cpus(tmp_path / "cgroup", membership) == 4
+    assert machine.available_memory_bytes(tmp_path / "cgroup", membership) == 600_000

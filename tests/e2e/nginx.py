@@ -1,6 +1,7 @@
 """Run the repository's nginx.conf on loopback, with a certificate of its own."""
 
 import os
+import re
 import ssl
 import subprocess
 import time
@@ -78,8 +79,10 @@ def make_certificate(folder: Path) -> None:
     )
 
 
-def write_configuration(folder: Path, app_port: int, port: int, plain_port: int, rate: str) -> Path:
-    """Write nginx.conf with this test's ports, folders and rate in place of the system's."""
+def write_configuration(
+    folder: Path, app_port: int, port: int, plain_port: int, **changes: str
+) -> Path:
+    """Write nginx.conf with this test's ports, folders and `changes` in place of the system's."""
     text = (PROJECT_DIR / "nginx.conf").read_text()
     for there, here in {
         "    listen [::]:80 default_server;\n": "",
@@ -91,11 +94,13 @@ def write_configuration(folder: Path, app_port: int, port: int, plain_port: int,
         "127.0.0.1:7860": f"127.0.0.1:{app_port}",
         "/etc/ssl/sr.example": str(folder),
         "/var/cache/nginx/super-resolution": str(folder / "cache"),
-        "rate=10r/s": f"rate={rate}",
         "/etc/nginx/super-resolution": str(folder / "deploy"),
     }.items():
         assert there in text, there
         text = text.replace(there, here)
+    for name, value in changes.items():
+        text, found = re.subn(rf"\b{name}([= ])[^ ;]+", rf"{name}\g<1>{value}", text)
+        assert found == 1, name
     (folder / "super-resolution.conf").write_text(text)
     (folder / "deploy").mkdir()
     for snippet in (PROJECT_DIR / "deploy").glob("nginx-*.conf"):
@@ -108,12 +113,12 @@ def write_configuration(folder: Path, app_port: int, port: int, plain_port: int,
 
 
 @contextmanager
-def run_nginx(folder: Path, app_port: int, rate: str = "10r/s") -> Iterator[Nginx]:
-    """Run Nginx in front of a service until the block ends."""
+def run_nginx(folder: Path, app_port: int, **changes: str) -> Iterator[Nginx]:
+    """Run Nginx in front of a service until the block ends; `changes` replace values by name."""
     folder.mkdir()
     port, plain_port = find_free_port(), find_free_port()
     make_certificate(folder)
-    main = write_configuration(folder, app_port, port, plain_port, rate)
+    main = write_configuration(folder, app_port, port, plain_port, **changes)
     command = ["nginx", "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(main)]
     subprocess.run([*command, "-t"], check=True, capture_output=True, timeout=30)
     process = subprocess.Popen([*command, "-g", "daemon off;"])

@@ -283,6 +283,36 @@ def test_service_that_is_down_is_502(tmp_path: Path) -> None:
         assert response.headers["Retry-After"] == "5"
 
 
+def test_service_that_does_not_answer_in_time_is_504(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with (
+            run_nginx(tmp_path / "nginx", port, proxy_read_timeout="1s") as nginx,
+            nginx.client() as client,
+        ):
+            response = client.get("/api/health", headers={"Origin": LISTED})
+    assert_problem(response, 504, "timed_out")
+    assert response.headers["Retry-After"] == "30"
+
+
+def test_503_of_the_service_passes_through_with_its_own_words(tmp_path: Path) -> None:
+    with (
+        run_service(tmp_path / "service", trusted_proxies=1, max_queue_pixels=100) as service,
+        run_nginx(tmp_path / "nginx", int(service.url.rsplit(":", 1)[1])) as nginx,
+        nginx.client() as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        large = encode(Image.new("RGB", (600, 600)), "PNG")
+        whole = pool.submit(client.post, "/api/enhance", files={"image": ("a.png", large)})
+        response = upload(client, 1, Origin=LISTED)
+        while response.status_code == 200 and not whole.done():
+            response = upload(client, 1, Origin=LISTED)
+        assert response.status_code == 503
+        assert response.json()["code"] == "busy"
+        assert response.headers.get_list("Access-Control-Allow-Origin") == ["*"]
+        assert int(response.headers["Retry-After"]) > 0
+
+
 def test_too_many_requests_are_429(tmp_path: Path, service: Service) -> None:
     app_port = int(service.url.rsplit(":", 1)[1])
     with run_nginx(tmp_path / "nginx", app_port) as nginx, nginx.client() as client:
@@ -293,6 +323,43 @@ def test_too_many_requests_are_429(tmp_path: Path, service: Service) -> None:
 
 
 # --- reload under load
+
+
+def test_post_into_a_connection_that_is_closing_is_sent_again(tmp_path: Path) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+    def answer_one_request_a_connection(listener: socket.socket) -> None:
+        for _ in range(2):
+            connection, _address = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+                connection.recv(65536)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        listener.settimeout(10)
+        server = pool.submit(answer_one_request_a_connection, listener)
+        port = listener.getsockname()[1]
+        with run_nginx(tmp_path / "nginx", port) as nginx, nginx.client() as client:
+            for _ in range(2):
+                response = client.post("/api/enhance", content=b"x")
+                assert (response.status_code, response.content) == (200, b"ok")
+        server.result(timeout=10)
+
+
+def test_restart_under_load_loses_no_request(tmp_path: Path) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=128) as listener,
+        run_nginx(tmp_path / "nginx", listener.getsockname()[1], rate="100000r/s") as nginx,
+        nginx.client() as client,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        with run_service(tmp_path / "first", listener=listener, trusted_proxies=1):
+            sent = [pool.submit(upload, client, number % 4) for number in range(200)]
+            sent[50].result()
+        assert not sent[-1].done()
+        with run_service(tmp_path / "second", listener=listener, trusted_proxies=1):
+            assert {future.result().status_code for future in sent} == {200}
 
 
 @pytest.mark.parametrize("who", ["gunicorn", "nginx"])
