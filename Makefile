@@ -3,10 +3,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+AUDIT := .venv-audit
 STOCK_MODEL := models/stock/EDSR_x3.pb
 STOCK_SHA256 := 3baa3740fdb8ee9c52f1a41d69fa74cb9feef0fa9bfeec24f0ee58b928068e9a
 
-.PHONY: run test lint format stock-model bench-stock bench-tiles bench-memory clean
+.PHONY: run test lint format stock-model bench-stock bench-tiles bench-memory audit clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run-installed
@@ -16,6 +17,7 @@ test: lint
 	./install_package.sh curl curl --version
 	./install_package.sh openssl openssl version
 	./install_package.sh nginx-light nginx -v
+	./install_package.sh systemd systemd-analyze --version
 	$(BIN)/pytest
 
 lint: $(VENV)/test-installed
@@ -59,5 +61,19 @@ bench-tiles: $(VENV)/test-installed
 bench-memory: $(VENV)/test-installed
 	$(BIN)/python -m bench.memory
 
+# Third-party judges of the deployment; they take no part in make test.
+audit: $(VENV)/test-installed $(AUDIT)/installed
+	./install_package.sh curl curl --version >&2
+	./install_package.sh openssl openssl version >&2
+	./install_package.sh nginx-light nginx -v >&2
+	./install_package.sh nghttp2-client h2load --version >&2
+	./install_package.sh systemd systemd-analyze --version >&2
+	@$(BIN)/python -m tests.e2e.audit $(AUDIT)/bin
+
+$(AUDIT)/installed: requirements-audit.txt | $(BIN)/pip
+	$(PYTHON) -m venv $(AUDIT) >&2
+	$(AUDIT)/bin/pip install --quiet --requirement requirements-audit.txt >&2
+	touch $@
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(AUDIT) .mypy_cache .pytest_cache .ruff_cache
