@@ -1,5 +1,6 @@
 """Every way through the shipped nginx.conf, with the real service behind it."""
 
+import hashlib
 import json
 import os
 import re
@@ -146,6 +147,22 @@ def test_api_is_never_cached_and_cors_comes_from_the_service_alone(client: httpx
         assert "X-Cache-Status" not in response.headers
     assert upload(client, 7, Origin="https://evil.test").status_code == 403
     assert upload(client, 7, Origin=f"https://{client.headers['Host']}").status_code == 200
+
+
+def test_rest_of_the_surface_is_reached(client: httpx.Client) -> None:
+    picture = encode(Image.new("RGB", (16, 16), (10, 50, 60)), "PNG")
+    sent = client.post("/api/enhance", files={"image": ("a.png", picture)})
+    found = client.get("/api/result", params={"sha256": hashlib.sha256(picture).hexdigest()})
+    assert f"<{found.json()['url']}>" in sent.headers["Link"]
+    assert found.json()["exists"] is True
+    assert client.get("/api/ready").status_code == 200
+    preflight = client.options(
+        "/api/enhance", headers={"Origin": LISTED, "Access-Control-Request-Method": "POST"}
+    )
+    assert preflight.headers.get_list("Access-Control-Allow-Origin") == [LISTED]
+    refused = client.get("/api/enhance")
+    assert (refused.status_code, refused.headers["Allow"]) == (405, "POST, OPTIONS")
+    assert client.get("/no/such/page").json()["code"] == "not_found"
 
 
 def test_text_is_compressed(client: httpx.Client) -> None:
