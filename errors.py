@@ -109,6 +109,13 @@ class Busy(ServiceError):
     code = "busy"
 
 
+class JobCancelled(ServiceError):
+    """Nobody wants the result any more."""
+
+    status = 409
+    code = "cancelled"
+
+
 class NotStored(ServiceError):
     """The result was computed and cannot be kept at an address."""
 

@@ -7,11 +7,9 @@ CPUs keep them all busy.
 
 import hashlib
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -23,15 +21,13 @@ from PIL import Image
 import machine
 from errors import ModelError
 from image_codec import Picture, decode_image, to_pil
+from lanes import Lanes, Network, Progress, Task
 from settings import EMBEDDED_MODEL_PATH
 from tiling import Pixels, Tile, split_image
 
 SCALE = 3
 # One wrong level is rounding: processors add in different orders.
 GOLDEN_TOLERANCE = 2
-# Tiles of one picture that may be queued or computed for each lane. Two keep a lane busy while
-# the next tile is cut; few let pictures share the lanes in turn.
-TILES_IN_FLIGHT_PER_LANE = 2
 MEMORY_SHARE_FOR_LANES = 0.5
 # How fast old tile times are forgotten in the measured speed.
 SPEED_MEMORY = 0.98
@@ -65,11 +61,6 @@ class ModelProfile:
 EMBEDDED_PROFILE = ModelProfile(tile=128, halo=10, lane_bytes=90 * 1024**2)
 # Measured with OpenCV's stock EDSR_x3.pb: at most 2/255.
 OTHER_PROFILE = ModelProfile(tile=96, halo=10, lane_bytes=1400 * 1024**2)
-
-
-# One copy of the model, used by one thread at a time:
-# (H, W, 3) BGR uint8 in, (3 H, 3 W, 3) out.
-Network = Callable[[Pixels], Pixels]
 
 
 def load_network(model_path: Path) -> Network:
@@ -129,10 +120,7 @@ class SuperResolution:
         cv2.setNumThreads(1)
         self._speed_lock = threading.Lock()
         self._tile_seconds = self._tile_pixels = 0.0
-        self._networks: queue.LifoQueue[Network] = queue.LifoQueue()
-        for _ in range(self.lanes):
-            self._networks.put(self._load_and_warm_up(load))
-        self._pool = ThreadPoolExecutor(self.lanes, thread_name_prefix="lane")
+        self._lanes = Lanes([self._load_and_warm_up(load) for _ in range(self.lanes)])
 
     def _choose_lanes(self) -> int:
         room = machine.available_memory_bytes() * MEMORY_SHARE_FOR_LANES
@@ -188,52 +176,58 @@ class SuperResolution:
         difference = np.abs(computed.astype(np.int16) - expected)
         return int(difference.max()) <= GOLDEN_TOLERANCE
 
-    def upscale(self, image: Pixels) -> Pixels:
+    def upscale(self, image: Pixels, progress: Progress | None = None) -> Pixels:
         """Enlarge three times; pictures of several threads share the lanes tile by tile.
+
+        Equal tiles, such as those of a flat background, are computed once.
 
         Parameters
         ----------
         image : (H, W, 3) uint8, BGR
+        progress : told how far this is, and asked whether to stop
 
         Returns
         -------
         (3 H, 3 W, 3) uint8, BGR
+
+        Raises
+        ------
+        JobCancelled
+            `progress.cancelled` was set.
         """
         height, width = image.shape[:2]
         output = np.empty((height * SCALE, width * SCALE, 3), np.uint8)
-        in_flight: set[Future[None]] = set()
-        try:
-            for tile in split_image(height, width, self.profile.tile, self.profile.halo):
-                if len(in_flight) == self.lanes * TILES_IN_FLIGHT_PER_LANE:
-                    done, in_flight = wait(in_flight, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        future.result()
-                in_flight.add(self._pool.submit(self._compute_tile, tile, image, output))
-            for future in in_flight:
-                future.result()
-        finally:
-            # After a failure nothing may go on with pixels that are no longer accounted for.
-            for future in in_flight:
-                future.cancel()
-            wait(in_flight)
+        equal_tiles: dict[bytes, list[Tile]] = {}
+        for tile in split_image(height, width, self.profile.tile, self.profile.halo):
+            digest = hashlib.blake2b(tile.crop(image).data, digest_size=16).digest()
+            equal_tiles.setdefault(digest, []).append(tile)
+
+        def make_task(tiles: list[Tile]) -> Task:
+            def run(network: Network) -> None:
+                self._compute_tile(network, tiles, image, output)
+
+            return Task(run, tiles[0].kept_pixels, len(tiles))
+
+        self._lanes.run(map(make_task, equal_tiles.values()), progress or Progress())
         return output
 
-    def _compute_tile(self, tile: Tile, image: Pixels, output: Pixels) -> None:
-        network = self._networks.get()
-        try:
-            started = time.perf_counter()
-            enlarged = network(tile.crop(image))
-            seconds = time.perf_counter() - started
-        finally:
-            self._networks.put(network)
+    def _compute_tile(
+        self, network: Network, tiles: list[Tile], image: Pixels, output: Pixels
+    ) -> None:
+        """Compute the first of some equal tiles and copy the result to the places of all."""
+        first = tiles[0]
+        started = time.perf_counter()
+        enlarged = network(first.crop(image))
+        seconds = time.perf_counter() - started
         # Of small tiles most of the time is overhead; they would make large pictures look slow.
-        if 2 * tile.kept_pixels >= self.profile.kept_pixels:
-            self._record_speed(seconds, tile.kept_pixels)
-        tile.place(enlarged, output, SCALE)
+        if 2 * first.kept_pixels >= self.profile.kept_pixels:
+            self._record_speed(seconds, first.kept_pixels)
+        for tile in tiles:
+            tile.place(enlarged, output, SCALE)
 
-    def upscale_picture(self, picture: Picture) -> Picture:
+    def upscale_picture(self, picture: Picture, progress: Progress | None = None) -> Picture:
         """Enlarge a picture three times, its transparency by bicubic interpolation."""
-        bgr = self.upscale(picture.bgr)
+        bgr = self.upscale(picture.bgr, progress)
         alpha = picture.alpha
         if alpha is not None:
             size = (bgr.shape[1], bgr.shape[0])
@@ -255,4 +249,4 @@ class SuperResolution:
 
     def close(self) -> None:
         """Let the lanes end."""
-        self._pool.shutdown()
+        self._lanes.close()

@@ -17,8 +17,9 @@ import cv2
 import numpy as np
 from skimage import data
 
+from lanes import Network
 from settings import EMBEDDED_MODEL_PATH
-from super_resolution import EMBEDDED_PROFILE, SCALE, Network, load_network
+from super_resolution import EMBEDDED_PROFILE, SCALE, load_network
 from tiling import Pixels, split_image
 
 ROUNDS = 5

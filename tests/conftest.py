@@ -15,9 +15,10 @@ from skimage import data
 from werkzeug.test import TestResponse
 
 from app import create_app
+from lanes import Network
 from runner import Runner
 from settings import Settings
-from super_resolution import SCALE, Network, SuperResolution
+from super_resolution import SCALE, SuperResolution
 from tiling import Pixels
 from training.network import Weights
 

@@ -11,8 +11,9 @@ from PIL import Image
 import super_resolution
 from errors import ModelError
 from image_codec import Picture
+from lanes import Network, Progress
 from settings import EMBEDDED_MODEL_PATH
-from super_resolution import Network, SuperResolution, load_network
+from super_resolution import SuperResolution, load_network
 from tests.conftest import FakeModel, draw_weights, encode
 from tiling import Pixels
 from training.export import build_graph
@@ -201,3 +202,16 @@ def test_damaged_copy_of_the_embedded_model_is_named_as_such(tmp_path: Path) -> 
     (tmp_path / "EDSR_x3.pb").write_bytes(EMBEDDED_MODEL_PATH.read_bytes()[:-1] + b"\0")
     with pytest.raises(ModelError, match="is damaged"):
         SuperResolution(tmp_path / "EDSR_x3.pb")
+
+
+def test_equal_tiles_are_computed_once_and_exact(
+    fake_super_resolution: SuperResolution, fake_model: FakeModel
+) -> None:
+    image = np.zeros((900, 900, 3), np.uint8)
+    image[:200, :200] = np.random.default_rng(1).integers(0, 256, (200, 200, 3), np.uint8)
+    fake_model.tiles = 0
+    progress = Progress()
+    enlarged = fake_super_resolution.upscale(image, progress)
+    assert np.array_equal(enlarged, image.repeat(3, axis=0).repeat(3, axis=1))
+    assert progress.tiles_done == progress.tiles_total > 100
+    assert fake_model.tiles < 12
