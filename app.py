@@ -16,12 +16,13 @@ from werkzeug.wsgi import wrap_file
 from access import install_access
 from cache_headers import evaluate_preconditions, install_cache_headers, set_cache_policy
 from errors import BadRequest, Busy, NotStored, ResultNotFound
+from job_routes import JobRoutes, read_preference
 from problems import install_problems, make_problem, utc_now
 from result_cache import KEY_PATTERN, NAME_PATTERN, READ_CHUNK_BYTES, StoredResult
 from runner import Result, Runner
 from settings import PROJECT_DIR, Settings
 from super_resolution import SCALE, SuperResolution
-from uploads import drain_body, read_upload
+from uploads import drain_body, has_left, read_upload
 
 VERSION = "0.1.0"
 REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -110,13 +111,21 @@ def add_routes(app: Flask, settings: Settings, runner: Runner) -> None:
     @app.post("/api/enhance")
     def enhance() -> Response:
         keep = not request.cache_control.no_store
-        if not keep and prefers_json():
-            raise BadRequest("With Cache-Control: no-store no address is left to answer in JSON.")
+        preference = read_preference(request)
+        if not keep and (prefers_json() or preference.respond_async):
+            raise BadRequest("With Cache-Control: no-store nothing is kept to be fetched later.")
         with runner.scheduler.reading_upload():
             upload = read_upload(
                 request, settings.max_upload_bytes, settings.upload_timeout_seconds
             )
-        result = runner.enhance(upload, keep)
+        if preference.respond_async:
+            answer = job_routes.accept(upload, preference)
+            if isinstance(answer, Response):
+                return answer
+            result = answer
+        else:
+            waiting = request._get_current_object()  # type: ignore[attr-defined]
+            result = runner.enhance(upload, keep, lambda: has_left(waiting))
         g.cache_hit = result.hit
         g.pixels = result.note.width * result.note.height // SCALE**2
         if prefers_json():
@@ -159,9 +168,15 @@ def add_routes(app: Flask, settings: Settings, runner: Runner) -> None:
         name = runner.result_name(keys[0])
         return jsonify(name=name, url=result_url(name), exists=runner.cache.contains(name))
 
-    def result_url(name: str) -> str:
+    def absolute(path: str) -> str:
         base = settings.public_url or iri_to_uri(request.url_root).rstrip("/")
-        return f"{base}/cache/{name}"
+        return base + path
+
+    def result_url(name: str) -> str:
+        return absolute(f"/cache/{name}")
+
+    job_routes = JobRoutes(runner, result_url, lambda ticket: absolute(f"/api/jobs/{ticket}"))
+    job_routes.install(app)
 
     @app.get("/cache/<name>")
     def cached_result(name: str) -> Response:
@@ -190,7 +205,7 @@ def add_routes(app: Flask, settings: Settings, runner: Runner) -> None:
     @app.get("/api/health")
     def health() -> Response:
         set_cache_policy("live_status")
-        model = runner.model
+        model = runner.model_loader.model
         return jsonify(
             status="healthy",
             service="super-resolution",
@@ -210,7 +225,7 @@ def add_routes(app: Flask, settings: Settings, runner: Runner) -> None:
     def stats() -> Response:
         return jsonify(
             cache_dir=settings.cache_dir.name,
-            model_loaded=runner.model is not None,
+            model_loaded=runner.model_loader.model is not None,
             service_uptime=round(time.monotonic() - started_at, 1),
             timestamp=utc_now(),
             **runner.statistics(),

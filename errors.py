@@ -60,6 +60,27 @@ class ResultNotFound(ServiceError):
     code = "not_found"
 
 
+class JobNotFound(ServiceError):
+    """No job has this ticket."""
+
+    status = 404
+    code = "job_not_found"
+
+
+class ClientLeft(ServiceError):
+    """The client closed the connection before the answer; nobody reads this."""
+
+    status = 408
+    code = "client_left"
+
+
+class UploadLost(ServiceError):
+    """The upload of an accepted job is no longer there."""
+
+    status = 500
+    code = "upload_lost"
+
+
 class UploadTimeout(ServiceError):
     """The client paused too long in the middle of its upload."""
 
@@ -107,6 +128,13 @@ class Busy(ServiceError):
 
     status = 503
     code = "busy"
+
+
+class DatabaseDown(ServiceError):
+    """The jobs table cannot be read or written now."""
+
+    status = 503
+    code = "jobs_unavailable"
 
 
 class JobCancelled(ServiceError):

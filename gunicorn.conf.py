@@ -1,5 +1,6 @@
 """gunicorn: one worker of many threads, which loads the model once and owns all lanes."""
 
+import contextlib
 import logging
 import os
 import sys
@@ -11,7 +12,9 @@ from gunicorn.workers.base import Worker
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from errors import ConfigError, StartupError
+from databases import open_database
+from errors import ConfigError, DatabaseDown, StartupError
+from jobs import SCHEMA, Jobs, make_owner, owner_prefix
 from settings import PROJECT_DIR, Settings
 
 # Threads beyond those that wait for results or read uploads, so that hits and health checks always
@@ -37,6 +40,19 @@ keepalive = 75
 # Only SR_TRUSTED_PROXIES decides whose X-Forwarded-* is believed, in access.py.
 forwarded_allow_ips = ""
 control_socket_disable = True
+
+
+def worker_exit(_server: Arbiter, worker: Worker) -> None:
+    """Hand asynchronous jobs over: requests have been answered, and the process ends now."""
+    if worker.booted:
+        worker.wsgi.extensions["runner"].stop()
+
+
+def child_exit(_server: Arbiter, worker: Worker) -> None:
+    """Queue again what a worker that was killed had in work."""
+    database = open_database(settings, SCHEMA)
+    with contextlib.closing(database), contextlib.suppress(DatabaseDown):
+        Jobs(database, make_owner()).give_up_dead(owner_prefix(worker.pid))
 
 
 def post_worker_init(worker: Worker) -> None:

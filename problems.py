@@ -22,18 +22,23 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
+def problem_members(status: int, code: str, message: str) -> dict[str, str | int | None]:
+    """Return the members of a problem."""
+    return {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": message,
+        "error": message,
+        "code": code,
+        "request_id": g.get("request_id"),
+        "timestamp": utc_now(),
+    }
+
+
 def make_problem(status: int, code: str, message: str) -> Response:
     """Make a problem answer."""
-    response = jsonify(
-        type="about:blank",
-        title=HTTPStatus(status).phrase,
-        status=status,
-        detail=message,
-        error=message,
-        code=code,
-        request_id=g.get("request_id"),
-        timestamp=utc_now(),
-    )
+    response = jsonify(problem_members(status, code, message))
     response.status_code = status
     response.mimetype = "application/problem+json"
     return response

@@ -5,27 +5,27 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cleanup_cache import CacheLimiter
-from errors import NotReady, ServiceError
-from image_codec import CODEC_VERSION, ImageHeader, decode_image, encode_png, read_header
+from databases import open_database
+from errors import ClientLeft, JobCancelled, NotReady, NotStored
+from image_codec import CODEC_VERSION, ImageHeader, read_header
+from job_keeper import JobKeeper
+from jobs import SCHEMA, Jobs, make_owner
+from local_jobs import LocalJobs
+from model_loader import ModelLoader
+from pipeline import Job, Pipeline
 from result_cache import ResultCache, ResultNote, StoredResult
 from scheduler import Scheduler
 from settings import Settings
+from spool import Spool
 from super_resolution import SCALE, SuperResolution
 from uploads import Upload
 
-# Pictures in work at once; most of them wait for memory, while small ones pass them.
-PICTURES_AT_ONCE = 32
-# Peak for each input pixel of the upright picture: 3 bytes of input, 27 of result, and what the
-# encoder makes of them; with transparency another 9, and 36 for the encoder's interleaved copy.
-BYTES_PER_PIXEL = 48
-BYTES_PER_PIXEL_WITH_ALPHA = 96
-UNSOUND_RETRY_SECONDS = 60
+# A client that has left is noticed within this.
+LEFT_POLL_SECONDS = 0.25
 
 logger = logging.getLogger(__name__)
 
@@ -41,39 +41,16 @@ class Result:
     stage_seconds: dict[str, float] = field(default_factory=dict)
 
 
-class Job:
-    """One result in the making; everybody who wants it waits for the same job."""
-
-    def __init__(self, name: str, upload: Upload, header: ImageHeader, keep: bool) -> None:
-        self.name = name
-        self.upload = upload
-        self.header = header
-        self.keep = keep
-        self.ended = threading.Event()
-        self.error: ServiceError | None = None
-        self.note: ResultNote | None = None
-        self.payload: memoryview | None = None  # of a result that is not stored
-        self.stage_seconds: dict[str, float] = {}
-
-    @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        """Note how long a stage takes."""
-        started = time.perf_counter()
-        yield
-        self.stage_seconds[stage] = time.perf_counter() - started
-
-
 class Runner:
     """Computes results, each once, and keeps them.
 
     Parameters
     ----------
     settings : limits and folders
-    load : makes the model; called once, by `start`
+    load : makes the model; called once, by `start` or the first upload
 
     Attributes
     ----------
-    model : None until `start` has loaded it
     is_draining : tells whether the server is stopping
     """
 
@@ -83,48 +60,36 @@ class Runner:
         self.limiter = CacheLimiter(
             settings.cache_dir, settings.cache_max_mb, settings.cache_min_free_mb
         )
-        self.scheduler = Scheduler(settings, lambda: self.start().seconds_per_pixel)
+        self.model_loader = ModelLoader(load)
+        self.scheduler = Scheduler(settings, lambda: self.model_loader.get().seconds_per_pixel)
         self.is_draining: Callable[[], bool] = lambda: False
-        self._load = load
-        self._start_lock = threading.Lock()
-        self.model: SuperResolution | None = None
-        self._is_sound = False
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
-        self._jobs: dict[tuple[str, bool], Job] = {}
-        self._pool = ThreadPoolExecutor(PICTURES_AT_ONCE, thread_name_prefix="picture")
+        self.jobs = Jobs(open_database(settings, SCHEMA), make_owner())
+        self.spool = Spool(settings.cache_dir / "spool")
+        self._local_jobs = LocalJobs(
+            *(self.jobs, self.spool, self.cache, self.limiter, self.scheduler),
+            Pipeline(self.model_loader, self.cache, self.scheduler, self._count),
+            *(settings.max_sync_seconds, self._count),
+        )
+        self.keeper = JobKeeper(
+            *(self.jobs, self.spool, settings.job_ttl_seconds),
+            owned=self._local_jobs.claimed,
+            run=self._local_jobs.run_claimed,
+            may_claim=lambda: self.model_loader.is_sound and not self.is_draining(),
+        )
 
-    def start(self) -> SuperResolution:
-        """Load the model unless that is done; must not be called before the server forks."""
-        if self.model is not None:
-            return self.model
-        with self._start_lock:
-            if self.model is None:
-                model = self._load()
-                self._is_sound = model.matches_golden_tile()
-                if not self._is_sound:
-                    logger.error("the model computes its golden tile wrongly on this machine")
-                self.cache.remove_leftovers()
-                self.model = model
-                logger.info(
-                    "model %s with %d lanes, %.1f microseconds a pixel",
-                    model.model_path.name,
-                    model.lanes,
-                    model.seconds_per_pixel * 1e6,
-                )
-            return self.model
+    def start(self) -> None:
+        """Load the model and begin with queued jobs; must not be called before the server forks."""
+        self.model_loader.get()
+        self.cache.remove_leftovers()
+        self.keeper.start()
 
     def check_ready(self) -> None:
         """Raise NotReady, which says why, unless uploads can be computed now."""
-        if self.model is None:
-            raise NotReady("The model is loading.", retry_after_seconds=1)
-        self._refuse_unsound_model()
+        self.model_loader.check_loaded()
         if self.is_draining():
             raise NotReady("The service is stopping.", retry_after_seconds=1)
-
-    def _refuse_unsound_model(self) -> None:
-        if not self._is_sound:
-            raise NotReady("The model computes wrongly on this machine.", UNSOUND_RETRY_SECONDS)
 
     def result_name(self, key: str) -> str:
         """Return the name of an upload's result: content hash, then variant.
@@ -132,17 +97,31 @@ class Runner:
         The variant stands for everything else that changes the result's bytes, so that what is
         cached under a name stays right for good.
         """
-        ingredients = f"{self.start().fingerprint} png codec {CODEC_VERSION}"
+        ingredients = f"{self.model_loader.get().fingerprint} png codec {CODEC_VERSION}"
         variant = hashlib.sha256(ingredients.encode()).hexdigest()[:12]
         return f"{key}.{variant}.png"
 
-    def enhance(self, upload: Upload, keep: bool = True) -> Result:
+    def find(self, key: str) -> Result | None:
+        """Return an upload's result if it is stored."""
+        result = self.open_result(self.result_name(key))
+        self._count("cache_misses" if result is None else "cache_hits")
+        return result
+
+    def open_result(self, name: str) -> Result | None:
+        """Return a result if it is stored."""
+        stored = self.cache.open(name)
+        return Result(name, stored.note, stored, hit=True) if stored else None
+
+    def enhance(
+        self, upload: Upload, keep: bool = True, has_left: Callable[[], bool] = lambda: False
+    ) -> Result:
         """Return an upload's result, waiting for it where it is not stored.
 
         Parameters
         ----------
         upload : its file is closed, here or by the job that computes the result
         keep : False leaves nothing behind on the server
+        has_left : tells whether the client is gone; then the job ends, unless others want it
 
         Raises
         ------
@@ -151,35 +130,45 @@ class Runner:
         """
         job: Job | None = None
         try:
+            found = self.find(upload.key)
+            if found is not None:
+                return found
+            self.model_loader.refuse_unsound()
+            header = self._read_header(upload)
             name = self.result_name(upload.key)
-            stored = self.cache.open(name)
-            if stored is not None:
-                self._count("cache_hits")
-                return Result(name, stored.note, stored, hit=True)
-            self._count("cache_misses")
-            self._refuse_unsound_model()
             with self.scheduler.waiting_request():
-                job = self._create_or_join(name, upload, keep)
-                if not job.ended.wait(self.settings.max_sync_seconds):
-                    raise self.scheduler.busy("The result is not ready yet; send the file again.")
+                while True:
+                    job = self._local_jobs.join(name, upload, header, keep)
+                    self._wait(job, has_left)
+                    # Somebody may have cancelled the job just before this request joined it.
+                    if not isinstance(job.error, JobCancelled) or job.file is upload.file:
+                        break
             return self._collect(job)
         finally:
-            if job is None or job.upload is not upload:
+            if job is None or job.file is not upload.file:
                 upload.file.close()
 
-    def _create_or_join(self, name: str, upload: Upload, keep: bool) -> Job:
-        """Return the job that makes a result; a new one takes the upload's file."""
+    def _read_header(self, upload: Upload) -> ImageHeader:
         max_pixels = self.settings.max_output_pixels // SCALE**2
-        header = read_header(upload.file, min(self.settings.max_input_pixels, max_pixels))
-        with self._lock:
-            job = self._jobs.get((name, keep))
-            if job is None:
-                self.scheduler.admit(header.pixels)
-                job = self._jobs[name, keep] = Job(name, upload, header, keep)
-                self._pool.submit(self._run, job)
-            return job
+        return read_header(upload.file, min(self.settings.max_input_pixels, max_pixels))
+
+    def _wait(self, job: Job, has_left: Callable[[], bool]) -> None:
+        """Wait until a job has ended, the client has left, or time is over."""
+        deadline = time.monotonic() + self.settings.max_sync_seconds
+        left = False
+        try:
+            while not job.ended.wait(LEFT_POLL_SECONDS):
+                if has_left():
+                    left = True
+                    raise ClientLeft("The client has closed the connection.")
+                if time.monotonic() > deadline:
+                    raise self.scheduler.busy("The result is not ready yet; send the file again.")
+        finally:
+            self._local_jobs.leave(job, left)
 
     def _collect(self, job: Job) -> Result:
+        if isinstance(job.error, JobCancelled):
+            raise self.scheduler.busy("The computation was interrupted; send the file again.", 0)
         if job.error is not None:
             raise job.error.renew()
         content = job.payload or self.cache.open(job.name)
@@ -191,70 +180,48 @@ class Runner:
         with self._lock:
             self._counts[event] += 1
 
-    def _run(self, job: Job) -> None:
-        """Compute a job's result to its end, good or bad; runs on a thread of the pool."""
+    # --- asynchronous jobs
+
+    def submit(self, upload: Upload) -> str:
+        """Accept a job that survives this process, and return a ticket for it.
+
+        Raises
+        ------
+        ServiceError
+            The picture is refused, the queue is full, or nothing can be kept now.
+        """
         try:
-            self._compute(job)
-        except ServiceError as error:
-            job.error = error.renew()
-        except MemoryError:
-            logger.exception("no memory for %s", job.name)
-            job.error = self.scheduler.busy("There is not enough memory for this picture now.")
-        except Exception:
-            # Whatever went wrong, those who wait must hear of it and the queue must move on.
-            logger.exception("computing %s failed", job.name)
-            job.error = ServiceError("The picture could not be computed.")
+            self.model_loader.refuse_unsound()
+            header = self._read_header(upload)
+            name = self.result_name(upload.key)
+            open_jobs = self.jobs.open_jobs()
+            if name not in open_jobs:
+                self.scheduler.check_room(header.pixels, sum(open_jobs.values()))
+            try:
+                self.spool.store(name, upload.file)
+            except OSError as error:
+                logger.error("cannot spool an upload: %s", error.strerror)
+                raise NotStored("The upload cannot be kept now.") from None
+            ticket = self.jobs.submit(name, {}, header.pixels)
         finally:
-            job.upload.file.close()
-            self.scheduler.finish(job.header.pixels)
-            with self._lock:
-                del self._jobs[job.name, job.keep]
-            job.ended.set()
-        if job.keep and job.note is not None:
-            self.limiter.note_stored(job.note.length)
+            upload.file.close()
+        self.keeper.wake()
+        return ticket
 
-    def _compute(self, job: Job) -> None:
-        # Another process, or a job that ended a moment ago, may have stored it meanwhile.
-        stored = self.cache.open(job.name)
-        if stored is not None:
-            stored.file.close()
-            job.note = stored.note
-            return
-        bytes_per_pixel = BYTES_PER_PIXEL_WITH_ALPHA if job.header.has_alpha else BYTES_PER_PIXEL
-        with self.scheduler.decoded_picture(job.header.pixels * bytes_per_pixel):
-            with job.measure("decode"):
-                picture = decode_image(job.upload.file)
-            with job.measure("upscale"):
-                enlarged = self.start().upscale_picture(picture)
-            self._count("inferences")
-            height, width = enlarged.bgr.shape[:2]
-            with job.measure("encode"):
-                payload = encode_png(enlarged)
-            del picture, enlarged
-            job.note = ResultNote.describe(payload, width, height)
-            if not job.keep:
-                job.payload = payload
-                return
-            with job.measure("store"):
-                self._store(job, payload)
+    def withdraw(self, ticket: str) -> bool:
+        """Take back a ticket, and cancel its job where nobody else wants it; False: unknown."""
+        name = self.jobs.withdraw(ticket)
+        if name is None:
+            return False
+        if self.jobs.cancel_unless_wanted(name):
+            self.spool.remove(name)
+            self._local_jobs.cancel(name)
+        return True
 
-    def _store(self, job: Job, payload: memoryview) -> None:
-        assert job.note is not None
-        try:
-            self.cache.store(job.name, payload, job.note)
-        except OSError as error:
-            # The client still gets its picture; the operator has to mend the folder.
-            self._count("cache_write_errors")
-            logger.error("cannot store a result in %s: %s", self.cache.folder, error.strerror)
-            job.payload = payload
-            return
-        stored = self.cache.open(job.name)
-        if stored is None:
-            # Something else is in its place, or it cannot be read: still no reason to lose it.
-            self._count("cache_write_errors")
-            job.payload = payload
-        else:
-            stored.file.close()
+    def stop(self) -> None:
+        """Hand asynchronous jobs over to whoever comes next; the process is about to end."""
+        self.keeper.stop()
+        self.jobs.database.close()
 
     def statistics(self) -> dict[str, int | float]:
         """Return counters since the start, and what is in the cache now."""
@@ -271,7 +238,8 @@ class Runner:
             "cache_damaged": self.cache.damaged,
             "cache_evictions": self.limiter.evictions,
             "inferences": counts["inferences"],
-            "queue_length": len(self._jobs),
+            "queue_length": len(self._local_jobs),
             "queue_pixels": self.scheduler.queued_pixels,
             "waiting_requests": self.scheduler.waiting_requests,
+            "jobs_unavailable": counts["jobs_unavailable"],
         }

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from errors import Busy, TooCostly
+from lanes import OLDEST_EVERY
 from settings import Settings
 
 # Small pictures have this share of the memory to themselves; each of them takes at most the other.
@@ -31,7 +32,8 @@ class Scheduler:
         self._small = ByteBudget(small_bytes)
         self._large = ByteBudget(settings.max_decoded_bytes - small_bytes)
         self._reading = threading.BoundedSemaphore(settings.max_uploads_at_once)
-        self.queued_pixels = 0
+        self._waited_for: list[int] = []  # input pixels of each picture that requests wait for
+        self._asynchronous: list[int] = []
         self.waiting_requests = 0
 
     @contextmanager
@@ -69,8 +71,13 @@ class Scheduler:
             with self._state:
                 self.waiting_requests -= 1
 
+    @property
+    def queued_pixels(self) -> int:
+        """Input pixels of all pictures that wait or are computed here."""
+        return sum(self._waited_for) + sum(self._asynchronous)
+
     def admit(self, pixels: int) -> None:
-        """Add a picture's input pixels to the queue, until `finish`.
+        """Add a picture that a request waits for to the queue, until `finish`.
 
         Raises
         ------
@@ -79,26 +86,53 @@ class Scheduler:
         Busy
             Later there will be room, or time enough.
         """
-        seconds_per_pixel = self._seconds_per_pixel()
-        affordable = int(self._settings.max_sync_seconds / seconds_per_pixel)
-        if pixels > affordable:
+        max_seconds = self._settings.max_sync_seconds
+        seconds_alone = pixels * self._seconds_per_pixel()
+        if seconds_alone > max_seconds:
             raise TooCostly(
-                f"Computing this picture would take about {pixels * seconds_per_pixel:.0f} "
-                f"seconds; a request may take {self._settings.max_sync_seconds}. "
-                f"Send a picture of at most {affordable:,} pixels."
+                f"Computing this picture takes about {seconds_alone:.0f} seconds; a request may "
+                f"take {max_seconds}. Send it with the header 'Prefer: respond-async'."
             )
-        limit = min(self._settings.max_queue_pixels, affordable)
         with self._state:
-            excess = self.queued_pixels + pixels - limit
             # An empty queue takes any picture that may be computed at all.
-            if excess > 0 and self.queued_pixels > 0:
+            excess = sum(self._waited_for) + pixels - self._settings.max_queue_pixels
+            if excess > 0 and self._waited_for:
                 raise self.busy("The queue is full.", excess)
-            self.queued_pixels += pixels
+            late_seconds = self._predict_seconds(pixels) - max_seconds
+            if late_seconds > 0:
+                raise Busy("The queue is too long for this picture.", math.ceil(late_seconds))
+            self._waited_for.append(pixels)
 
-    def finish(self, pixels: int) -> None:
-        """Take a picture that `admit` accepted out of the queue."""
+    def _predict_seconds(self, pixels: int) -> float:
+        """Return how long a picture that comes now takes, as the lanes' fair order has it.
+
+        Smaller ones go first; larger ones take no more than the share of the oldest.
+        """
+        others = [*self._waited_for, *self._asynchronous]
+        ahead = sum(other for other in others if other <= pixels)
+        share = 1 - 1 / OLDEST_EVERY if any(other > pixels for other in others) else 1
+        return (pixels + ahead) * self._seconds_per_pixel() / share
+
+    def check_room(self, pixels: int, open_pixels: int) -> None:
+        """Raise Busy unless a picture fits into the queue of asynchronous jobs.
+
+        Parameters
+        ----------
+        open_pixels : input pixels of all jobs that are queued or running, here or elsewhere
+        """
+        excess = open_pixels + pixels - self._settings.max_queue_pixels
+        if excess > 0 and open_pixels > 0:
+            raise self.busy("The queue of asynchronous jobs is full.", excess)
+
+    def enter(self, pixels: int) -> None:
+        """Add an asynchronous job's picture to what is computed here, until `finish`."""
         with self._state:
-            self.queued_pixels -= pixels
+            self._asynchronous.append(pixels)
+
+    def finish(self, pixels: int, asynchronous: bool = False) -> None:
+        """Take a picture out of the queue."""
+        with self._state:
+            (self._asynchronous if asynchronous else self._waited_for).remove(pixels)
 
     def busy(self, message: str, pixels_to_wait_for: int | None = None) -> Busy:
         """Make the error for a client who had better return when so much is computed, or all."""

@@ -94,6 +94,13 @@ def parse_public_url(text: str) -> str:
     return url
 
 
+def parse_database_url(text: str) -> str:
+    """Read the URL of a PostgreSQL database."""
+    if not text.startswith(("postgresql://", "postgres://")):
+        raise ValueError("must begin with postgresql://")
+    return text
+
+
 def setting(default: object, parse: Callable[[str], object], help_text: str) -> Any:
     """Declare a setting: its default, how its text is read, and what it means."""
     return field(default=default, metadata={"parse": parse, "help": help_text})
@@ -111,6 +118,19 @@ class Settings:
     )
     cache_dir: Path = setting(
         PROJECT_DIR / "data" / "cache", parse_path, "folder of the stored results"
+    )
+    state_dir: Path = setting(
+        PROJECT_DIR / "data" / "state",
+        parse_path,
+        "folder of the jobs table (SQLite): a local disk, not the folder of the results",
+    )
+    database_url: str = setting(
+        "",
+        parse_database_url,
+        "postgresql://... for a jobs table that several machines share; empty: SQLite",
+    )
+    job_ttl_seconds: int = setting(
+        86400, parse_positive, "how long the status of an asynchronous job can be asked for"
     )
     cache_max_mb: int = setting(
         1024, parse_positive, "size of the stored results; beyond, the least recently used go"
@@ -132,7 +152,7 @@ class Settings:
     max_queue_pixels: int = setting(
         64_000_000,
         parse_positive,
-        "most input pixels in the queue; never more than SR_MAX_SYNC_SECONDS of work",
+        "most input pixels that waiting requests have in the queue, and asynchronous jobs likewise",
     )
     max_uploads_at_once: int = setting(32, parse_positive, "most uploads that are read at once")
     upload_timeout_seconds: int = setting(

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import re
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -72,6 +73,22 @@ def limit_pauses(request: Request, seconds: float) -> Iterator[None]:
         yield
     finally:
         connection.settimeout(former)
+
+
+def has_left(request: Request) -> bool:
+    """Tell whether the client has closed the connection while it should wait for the answer.
+
+    Behind Nginx too, which closes its connection to the service when its client leaves.
+    """
+    connection = request.environ.get("gunicorn.socket")
+    if connection is None:
+        return False
+    try:
+        return not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def read_upload(request: Request, max_bytes: int, timeout_seconds: float) -> Upload:

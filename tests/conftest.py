@@ -63,7 +63,7 @@ def fake_super_resolution(tmp_path: Path, fake_model: FakeModel) -> Iterator[Sup
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(cache_dir=tmp_path / "cache")
+    return Settings(cache_dir=tmp_path / "cache", state_dir=tmp_path / "state")
 
 
 AppMaker = Callable[..., Flask]
@@ -79,16 +79,20 @@ class BufferedClient(FlaskClient):
 @pytest.fixture
 def make_app(
     settings: Settings, fake_super_resolution: SuperResolution
-) -> Callable[[Settings | None], Flask]:
+) -> Iterator[Callable[[Settings | None], Flask]]:
     """Make an application with the fake model, loaded and ready."""
+    made: list[Flask] = []
 
     def make(other_settings: Settings | None = None) -> Flask:
         app = create_app(other_settings or settings, fake_super_resolution)
         app.test_client_class = BufferedClient
         app.extensions["runner"].start()
+        made.append(app)
         return app
 
-    return make
+    yield make
+    for app in made:
+        app.extensions["runner"].stop()
 
 
 @pytest.fixture

@@ -69,6 +69,7 @@ def service_environment(folder: Path, port: int, **settings: object) -> dict[str
     environment = {name: text for name, text in os.environ.items() if not name.startswith("SR_")}
     environment["SR_BIND"] = f"127.0.0.1:{port}"
     environment["SR_CACHE_DIR"] = str(folder / "cache")
+    environment["SR_STATE_DIR"] = str(folder / "state")
     environment |= {f"SR_{name.upper()}": str(value) for name, value in settings.items()}
     return environment
 

@@ -315,7 +315,7 @@ def test_busy_service_says_when_to_return(settings: Settings, make_app: AppMaker
 def test_fault_of_the_service_shows_nothing_of_itself(
     client: FlaskClient, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(upload: Upload, _keep: bool) -> None:
+    def fail(upload: Upload, _keep: bool, _has_left: object) -> None:
         upload.file.close()
         raise RuntimeError("secret detail")
 
@@ -360,7 +360,7 @@ def test_ready_tells_loading_from_ready(
 def test_health_does_not_load_the_model(settings: Settings) -> None:
     app = create_app(settings)
     assert app.test_client().get("/api/health").get_json()["model_sha256"] is None
-    assert app.extensions["runner"].model is None
+    assert app.extensions["runner"].model_loader.model is None
 
 
 def test_stats_count_what_happened(client: FlaskClient) -> None:

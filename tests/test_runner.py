@@ -44,13 +44,20 @@ RunnerMaker = Callable[..., Runner]
 
 
 @pytest.fixture
-def make_runner(settings: Settings, fake_super_resolution: SuperResolution) -> RunnerMaker:
+def make_runner(
+    settings: Settings, fake_super_resolution: SuperResolution
+) -> Iterator[RunnerMaker]:
+    made: list[Runner] = []
+
     def make(**changes: Any) -> Runner:
         runner = Runner(replace(settings, **changes), lambda: fake_super_resolution)
         runner.start()
+        made.append(runner)
         return runner
 
-    return make
+    yield make
+    for runner in made:
+        runner.stop()
 
 
 @pytest.fixture
@@ -317,5 +324,5 @@ def test_model_is_loaded_once_whoever_asks_first(
         return fake_super_resolution
 
     runner = Runner(settings, load)
-    list(pool.map(lambda _: runner.start(), range(16)))
+    list(pool.map(lambda _: runner.model_loader.get(), range(16)))
     assert len(loads) == 1

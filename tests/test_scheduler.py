@@ -43,13 +43,41 @@ def test_queue_that_would_outlast_a_request_is_busy() -> None:
     scheduler = make_scheduler(seconds_per_pixel=0.01, max_sync_seconds=10)
     scheduler.admit(900)
     with pytest.raises(Busy) as caught:
-        scheduler.admit(300)
-    assert caught.value.retry_after_seconds == 2
+        scheduler.admit(950)
+    assert caught.value.retry_after_seconds == 9  # 18.5 seconds of work, 10 allowed
+
+
+def test_small_picture_is_admitted_behind_a_large_one_that_fills_the_time() -> None:
+    scheduler = make_scheduler(seconds_per_pixel=0.01, max_sync_seconds=10)
+    scheduler.admit(1000)
+    scheduler.admit(300)  # goes first, but for the share of the oldest
+    scheduler.admit(400)
+    with pytest.raises(Busy):
+        scheduler.admit(500)  # (300 + 400 + 500) / 100 seconds / (3/4)
+    assert scheduler.queued_pixels == 1700
+
+
+def test_asynchronous_pictures_count_as_work_and_not_as_waiting() -> None:
+    scheduler = make_scheduler(max_queue_pixels=1000)
+    scheduler.enter(5000)
+    scheduler.admit(900)
+    assert scheduler.queued_pixels == 5900
+    scheduler.finish(5000, asynchronous=True)
+    scheduler.finish(900)
+    assert scheduler.queued_pixels == 0
+
+
+def test_asynchronous_queue_is_bounded_in_pixels() -> None:
+    scheduler = make_scheduler(max_queue_pixels=1000)
+    scheduler.check_room(5000, open_pixels=0)
+    scheduler.check_room(400, open_pixels=600)
+    with pytest.raises(Busy):
+        scheduler.check_room(401, open_pixels=600)
 
 
 def test_picture_that_alone_outlasts_a_request_is_too_costly() -> None:
     scheduler = make_scheduler(seconds_per_pixel=0.01, max_sync_seconds=10)
-    with pytest.raises(TooCostly, match=r"20 seconds.*at most 1,000 pixels"):
+    with pytest.raises(TooCostly, match=r"20 seconds.*Prefer: respond-async"):
         scheduler.admit(2000)
     assert scheduler.queued_pixels == 0
 

@@ -35,7 +35,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def nginx(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
     app_port = int(service.url.rsplit(":", 1)[1])
-    with run_nginx(tmp_path_factory.mktemp("nginx") / "nginx", app_port) as running:
+    folder = tmp_path_factory.mktemp("nginx") / "nginx"
+    with run_nginx(folder, app_port, rate="1000r/s") as running:
         yield running
 
 

@@ -1,0 +1,176 @@
+"""Asynchronous requests: `Prefer: respond-async` (RFC 7240) and the routes below /api/jobs."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from flask import Flask, Request, Response, jsonify, request
+from werkzeug.http import parse_list_header
+
+from cache_headers import set_cache_policy
+from errors import Busy, JobNotFound
+from jobs import JobStatus
+from problems import problem_members
+from runner import Result, Runner
+from uploads import Upload, has_left
+
+MAX_LONG_POLL_SECONDS = 30.0
+POLL_SECONDS = 0.1
+MAX_RETRY_SECONDS = 30
+
+MakeUrl = Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class Preference:
+    """What a request's Prefer header asks for; unknown preferences are ignored."""
+
+    respond_async: bool = False
+    wait_seconds: float | None = None
+
+    def applied(self) -> str:
+        """Return the Preference-Applied header of a 202."""
+        waited = [] if self.wait_seconds is None else [f"wait={self.wait_seconds:g}"]
+        return ", ".join(["respond-async", *waited])
+
+
+def read_preference(request: Request) -> Preference:
+    """Read the Prefer headers."""
+    asked: dict[str, str] = {}
+    for item in parse_list_header(request.headers.get("Prefer", "")):
+        name, _, value = item.split(";")[0].partition("=")
+        # The first of several equal preferences counts.
+        asked.setdefault(name.strip().lower(), value.strip().strip('"'))
+    wait = asked.get("wait", "")
+    return Preference("respond-async" in asked, float(wait) if wait.isdecimal() else None)
+
+
+def is_open(status: JobStatus) -> bool:
+    """Tell whether a job may still change."""
+    return status.state in {"queued", "running"}
+
+
+def wait_while(runner: Runner, seconds: float, condition: Callable[[], bool]) -> None:
+    """Wait until a condition is over, but not where too many requests wait already."""
+    deadline = time.monotonic() + seconds
+    try:
+        with runner.scheduler.waiting_request():
+            while condition() and time.monotonic() < deadline and not runner.is_draining():
+                time.sleep(POLL_SECONDS)
+    except Busy:
+        return
+
+
+def format_time(seconds: float) -> str:
+    """Return seconds since the epoch as an ISO 8601 text in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+class JobRoutes:
+    """Accepts asynchronous uploads and tells how they fare.
+
+    Parameters
+    ----------
+    result_url, job_url : return the absolute URL of a result's name, of a ticket
+    """
+
+    def __init__(self, runner: Runner, result_url: MakeUrl, job_url: MakeUrl) -> None:
+        self._runner = runner
+        self._result_url = result_url
+        self._job_url = job_url
+
+    def install(self, app: Flask) -> None:
+        """Register the routes."""
+        app.get("/api/jobs/<ticket>")(self.show)
+        app.delete("/api/jobs/<ticket>")(self.withdraw)
+
+    def accept(self, upload: Upload, preference: Preference) -> Result | Response:
+        """Queue an upload; return its result if it is there in time, else the 202."""
+        found = self._runner.find(upload.key)
+        if found is not None:
+            upload.file.close()
+            return found
+        ticket = self._runner.submit(upload)
+        if preference.wait_seconds:
+            seconds = min(preference.wait_seconds, self._runner.settings.max_sync_seconds)
+            connection = request._get_current_object()  # type: ignore[attr-defined]
+            wait_while(
+                self._runner,
+                seconds,
+                lambda: is_open(self._find(ticket)) and not has_left(connection),
+            )
+            status = self._find(ticket)
+            result = self._runner.open_result(status.name) if status.state == "done" else None
+            if result is not None:
+                return result
+        response = self._answer(ticket, self._find(ticket))
+        response.status_code = 202
+        response.headers["Location"] = self._job_url(ticket)
+        response.headers["Preference-Applied"] = preference.applied()
+        return response
+
+    def show(self, ticket: str) -> Response:
+        """Answer with a job's status; `Prefer: wait=N` waits until it is another."""
+        before = status = self._find(ticket)
+        wait_seconds = read_preference(request).wait_seconds
+        if wait_seconds and is_open(before):
+            seconds = min(wait_seconds, MAX_LONG_POLL_SECONDS)
+            connection = request._get_current_object()  # type: ignore[attr-defined]
+
+            def is_unchanged() -> bool:
+                now = self._find(ticket)
+                same = (now.state, now.tiles_done) == (before.state, before.tiles_done)
+                return same and not has_left(connection)
+
+            wait_while(self._runner, seconds, is_unchanged)
+            status = self._find(ticket)
+        response = self._answer(ticket, status)
+        if wait_seconds:
+            response.headers["Preference-Applied"] = f"wait={wait_seconds:g}"
+        return response
+
+    def withdraw(self, ticket: str) -> Response:
+        """Take back a ticket."""
+        if not self._runner.withdraw(ticket):
+            raise JobNotFound("There is no such job; it may have expired.")
+        set_cache_policy("live_status")
+        return Response(status=204)
+
+    def _find(self, ticket: str) -> JobStatus:
+        status = self._runner.jobs.find(ticket)
+        if status is None:
+            raise JobNotFound("There is no such job; it may have expired.")
+        return status
+
+    def _answer(self, ticket: str, status: JobStatus) -> Response:
+        set_cache_policy("live_status")
+        runner = self._runner
+        seconds_left = 0.0
+        if is_open(status):
+            seconds_left = status.pixels_ahead * runner.model_loader.get().seconds_per_pixel
+        problem = None
+        if status.state == "failed" and status.problem is not None:
+            problem = problem_members(**status.problem)
+        is_stored = status.state == "done" and runner.cache.contains(status.name)
+        done, total = status.tiles_done, status.tiles_total
+        response = jsonify(
+            id=ticket,
+            status_url=self._job_url(ticket),
+            state=status.state,
+            progress=1.0 if status.state == "done" else round(done / total, 4) if total else 0.0,
+            tiles_done=done,
+            tiles_total=total,
+            position=status.position,
+            eta_seconds=round(seconds_left, 1),
+            # Null where the result has been cleaned up since: send the picture again.
+            result=self._result_url(status.name) if is_stored else None,
+            problem=problem,
+            created=format_time(status.created),
+            updated=format_time(status.updated),
+        )
+        if is_open(status):
+            response.headers["Retry-After"] = str(
+                min(max(round(seconds_left), 1), MAX_RETRY_SECONDS)
+            )
+        return response

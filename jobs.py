@@ -1,0 +1,301 @@
+"""The jobs table: who computes which result, who waits for it, and how far it is.
+
+Every change is one statement that commits by itself; the database's clock decides. An owner whose
+update matches no row has lost its job, whatever the reason, and stops.
+"""
+
+import json
+import os
+import secrets
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from databases import Database
+
+# An owner renews its lease every second or so; when it died, others take over after this.
+LEASE_SECONDS = 10.0
+# A job that killed its process so often is not tried again.
+MAX_ATTEMPTS = 3
+# Queued jobs: the smallest first, and each second of waiting is worth so many input pixels.
+PIXELS_A_SECOND_OF_WAITING = 20_000
+OPEN = "('queued', 'running')"
+# A lease far in the future means that the clock was set back.
+LOST = f"(lease_until < now() OR lease_until > now() + {2 * LEASE_SECONDS})"
+WANTED = (
+    "(wanted_until > now() OR EXISTS"
+    " (SELECT 1 FROM tickets WHERE tickets.name = jobs.name AND withdrawn = 0))"
+)
+
+SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS jobs (
+        name TEXT PRIMARY KEY, state TEXT NOT NULL, options TEXT NOT NULL,
+        pixels BIGINT NOT NULL, spooled INTEGER NOT NULL,
+        tiles_done INTEGER NOT NULL DEFAULT 0, tiles_total INTEGER NOT NULL DEFAULT 0,
+        attempts INTEGER NOT NULL DEFAULT 0, owner TEXT,
+        lease_until DOUBLE PRECISION NOT NULL DEFAULT 0,
+        wanted_until DOUBLE PRECISION NOT NULL DEFAULT 0, problem TEXT,
+        created DOUBLE PRECISION NOT NULL, updated DOUBLE PRECISION NOT NULL)""",
+    f"CREATE INDEX IF NOT EXISTS jobs_open ON jobs (state) WHERE state IN {OPEN}",
+    "CREATE INDEX IF NOT EXISTS jobs_updated ON jobs (updated)",
+    """CREATE TABLE IF NOT EXISTS tickets (
+        ticket TEXT PRIMARY KEY, name TEXT NOT NULL, withdrawn INTEGER NOT NULL DEFAULT 0,
+        created DOUBLE PRECISION NOT NULL)""",
+    "CREATE INDEX IF NOT EXISTS tickets_name ON tickets (name)",
+)
+
+
+def rank(table: str) -> str:
+    """Return the expression that queued jobs are taken by, the least first."""
+    waited = f"(now() - {table}.created)"
+    return f"({table}.pixels - {waited} * {PIXELS_A_SECOND_OF_WAITING})"
+
+
+def owner_prefix(pid: int) -> str:
+    """Return how the names of all owners begin that were processes of this number here."""
+    return f"{socket.gethostname()}:{pid}:"
+
+
+def make_owner() -> str:
+    """Return a name for this process that no other one has or had."""
+    return owner_prefix(os.getpid()) + secrets.token_hex(4)
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """What the table says about a ticket's job.
+
+    Attributes
+    ----------
+    state : queued, running, done, failed or cancelled
+    position : queued jobs that come before it
+    pixels_ahead : input pixels to compute until it is done, its own included
+    problem : of a failed job: status, code, message
+    created, updated : seconds since the epoch
+    """
+
+    name: str
+    state: str
+    options: dict[str, Any]
+    pixels: int
+    tiles_done: int
+    tiles_total: int
+    position: int
+    pixels_ahead: int
+    problem: dict[str, Any] | None
+    created: float
+    updated: float
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A queued job that this process has taken."""
+
+    name: str
+    options: dict[str, Any]
+    pixels: int
+
+
+class Jobs:
+    """The jobs of all processes that share a database.
+
+    Parameters
+    ----------
+    owner : names this process; see `owner_prefix`
+
+    Every method raises DatabaseDown where the database does not answer.
+    """
+
+    def __init__(self, database: Database, owner: str) -> None:
+        self.database = database
+        self.owner = owner
+
+    # --- wishes
+
+    def submit(self, name: str, options: dict[str, Any], pixels: int) -> str:
+        """Queue a result whose upload is spooled, or join its job; return a ticket."""
+        ticket = secrets.token_urlsafe(18)
+        # The ticket first: a job without one is nobody's and may be cancelled at once.
+        self.database.execute(
+            "INSERT INTO tickets (ticket, name, created) VALUES (?, ?, now())",
+            [ticket, name],
+        )
+        self.database.execute(
+            f"""INSERT INTO jobs (name, state, options, pixels, spooled, created, updated)
+            VALUES (?, 'queued', ?, ?, 1, now(), now())
+            ON CONFLICT (name) DO UPDATE SET
+                spooled = 1, updated = now(), problem = NULL,
+                state = CASE WHEN jobs.state = 'running' THEN 'running' ELSE 'queued' END,
+                attempts = CASE WHEN jobs.state IN {OPEN} THEN jobs.attempts ELSE 0 END,
+                tiles_done = CASE WHEN jobs.state = 'running' THEN jobs.tiles_done ELSE 0 END,
+                created = CASE WHEN jobs.state IN {OPEN} THEN jobs.created ELSE now() END""",
+            [name, json.dumps(options), pixels],
+        )
+        return ticket
+
+    def withdraw(self, ticket: str) -> str | None:
+        """Withdraw a ticket; return its job's name, or None where there is no such ticket."""
+        rows = self.database.execute(
+            "UPDATE tickets SET withdrawn = 1 WHERE ticket = ? RETURNING name", [ticket]
+        )
+        return rows[0][0] if rows else None
+
+    def cancel_unless_wanted(self, name: str) -> bool:
+        """Cancel an open job that no ticket and no waiting request wants; tell whether."""
+        return bool(
+            self.database.execute(
+                f"""UPDATE jobs SET state = 'cancelled', owner = NULL, updated = now()
+                WHERE name = ? AND state IN {OPEN} AND NOT {WANTED} RETURNING name""",
+                [name],
+            )
+        )
+
+    def want(self, name: str, seconds: float) -> None:
+        """Note that a request of this process waits for a job for so long; 0: none does."""
+        self.database.execute(
+            "UPDATE jobs SET wanted_until = now() + ? WHERE name = ? AND owner = ?",
+            [seconds, name, self.owner],
+        )
+
+    def find(self, ticket: str) -> JobStatus | None:
+        """Return what is known of a ticket's job."""
+        before = f"other.state = 'queued' AND {rank('other')} < {rank('jobs')}"
+        rows = self.database.execute(
+            f"""SELECT jobs.name, jobs.state, withdrawn, options, pixels, tiles_done, tiles_total,
+                (SELECT count(*) FROM jobs AS other WHERE {before}),
+                (SELECT coalesce(sum(pixels), 0) FROM jobs AS other
+                 WHERE other.name <> jobs.name AND (other.state = 'running' OR ({before}))),
+                problem, jobs.created, updated
+            FROM tickets JOIN jobs ON jobs.name = tickets.name WHERE ticket = ?""",
+            [ticket],
+        )
+        if not rows:
+            return None
+        (name, state, withdrawn, options, pixels, done, total, before, ahead, problem, *times) = (
+            rows[0]
+        )
+        share_left = 1 - done / total if total else 1.0
+        queued = state == "queued"
+        return JobStatus(
+            name=name,
+            state="cancelled" if withdrawn else state,
+            options=json.loads(options),
+            pixels=pixels,
+            tiles_done=done,
+            tiles_total=total,
+            position=before if queued else 0,
+            pixels_ahead=int(pixels * share_left) + (int(ahead) if queued else 0),
+            problem=json.loads(problem) if problem else None,
+            created=times[0],
+            updated=times[1],
+        )
+
+    # --- owners
+
+    def claim(self, name: str, options: dict[str, Any], pixels: int, wanted_seconds: float) -> bool:
+        """Take a job for requests that wait in this process; False where a living owner has it."""
+        return bool(
+            self.database.execute(
+                f"""INSERT INTO jobs (name, state, options, pixels, spooled, attempts, owner,
+                    lease_until, wanted_until, created, updated)
+                VALUES (?, 'running', ?, ?, 0, 1, ?, now() + ?, now() + ?, now(), now())
+                ON CONFLICT (name) DO UPDATE SET
+                    state = 'running', owner = excluded.owner, attempts = 1, tiles_done = 0,
+                    lease_until = excluded.lease_until, wanted_until = excluded.wanted_until,
+                    problem = NULL, updated = now(),
+                    spooled = CASE WHEN jobs.state IN {OPEN} THEN jobs.spooled ELSE 0 END,
+                    created = CASE WHEN jobs.state IN {OPEN} THEN jobs.created ELSE now() END
+                WHERE jobs.state <> 'running' OR jobs.lease_until < now()
+                    OR jobs.lease_until > now() + {2 * LEASE_SECONDS}
+                RETURNING name""",
+                [name, json.dumps(options), pixels, self.owner, LEASE_SECONDS, wanted_seconds],
+            )
+        )
+
+    def claim_next(self) -> Claim | None:
+        """Take the queued job that is next."""
+        rows = self.database.execute(
+            f"""UPDATE jobs SET state = 'running', owner = ?, lease_until = now() + ?,
+                attempts = attempts + 1, tiles_done = 0, updated = now()
+            WHERE state = 'queued' AND name = (
+                SELECT name FROM jobs WHERE state = 'queued' AND spooled = 1
+                ORDER BY {rank("jobs")}, created LIMIT 1 FOR UPDATE SKIP LOCKED)
+            RETURNING name, options, pixels""",
+            [self.owner, LEASE_SECONDS],
+        )
+        return Claim(rows[0][0], json.loads(rows[0][1]), rows[0][2]) if rows else None
+
+    def renew(self, name: str, tiles_done: int, tiles_total: int) -> bool:
+        """Go on owning a job and tell how far it is; False: it is not this process's any more."""
+        return bool(
+            self.database.execute(
+                """UPDATE jobs SET lease_until = now() + ?, tiles_done = ?, tiles_total = ?,
+                    updated = CASE WHEN tiles_done = ? THEN updated ELSE now() END
+                WHERE name = ? AND owner = ? AND state = 'running' RETURNING name""",
+                [LEASE_SECONDS, tiles_done, tiles_total, tiles_done, name, self.owner],
+            )
+        )
+
+    def finish(self, name: str, problem: dict[str, Any] | None = None) -> None:
+        """End a job that this process owns, as done or, with a problem, as failed."""
+        self.database.execute(
+            """UPDATE jobs SET state = ?, problem = ?, owner = NULL, updated = now(),
+                tiles_done = CASE WHEN ? = 'done' THEN tiles_total ELSE tiles_done END
+            WHERE name = ? AND owner = ? AND state = 'running'""",
+            [
+                *("failed" if problem else "done", json.dumps(problem) if problem else None),
+                *("failed" if problem else "done", name, self.owner),
+            ],
+        )
+
+    # --- what others have left behind
+
+    def hand_over(self) -> None:
+        """Give all jobs of this process to whoever comes next: it is about to end."""
+        self.database.execute(
+            "UPDATE jobs SET attempts = attempts - 1 WHERE owner = ? AND state = 'running'",
+            [self.owner],
+        )
+        self._give_up("owner = ?", [self.owner])
+
+    def give_up_dead(self, owner_prefix: str | None = None) -> None:
+        """Queue again what dead owners had, those with a prefix or those whose lease is over.
+
+        What waited in the dead process alone is cancelled, since its upload is gone; what killed
+        its process too often has failed.
+        """
+        if owner_prefix is None:
+            self._give_up(LOST, [])
+        else:
+            self._give_up("substr(owner, 1, ?) = ?", [len(owner_prefix), owner_prefix])
+
+    def _give_up(self, condition: str, parameters: Iterable[object]) -> None:
+        problem = {"status": 500, "code": "internal_error", "message": "It failed repeatedly."}
+        self.database.execute(
+            f"""UPDATE jobs SET owner = NULL, wanted_until = 0, tiles_done = 0, updated = now(),
+                state = CASE WHEN spooled = 0 THEN 'cancelled'
+                    WHEN attempts < {MAX_ATTEMPTS} THEN 'queued' ELSE 'failed' END,
+                problem = CASE WHEN spooled = 1 AND attempts >= {MAX_ATTEMPTS} THEN ? END
+            WHERE state = 'running' AND {condition}""",
+            [json.dumps(problem), *parameters],
+        )
+
+    def purge(self, ttl_seconds: float) -> None:
+        """Forget tickets and ended jobs of this age, and cancel what nobody wants any more."""
+        self.database.execute("DELETE FROM tickets WHERE created < now() - ?", [ttl_seconds])
+        self.database.execute(
+            f"""UPDATE jobs SET state = 'cancelled', updated = now()
+            WHERE state = 'queued' AND NOT {WANTED}"""
+        )
+        self.database.execute(
+            f"DELETE FROM jobs WHERE updated < now() - ? AND state NOT IN {OPEN}",
+            [ttl_seconds],
+        )
+
+    def open_jobs(self) -> dict[str, int]:
+        """Return the spooled jobs that are queued or running: name -> input pixels."""
+        rows = self.database.execute(
+            f"SELECT name, pixels FROM jobs WHERE state IN {OPEN} AND spooled = 1"
+        )
+        return dict(rows)

@@ -1,0 +1,202 @@
+"""Results in the making in this process: each is one job, however many requests wait for it."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+from cleanup_cache import CacheLimiter
+from errors import DatabaseDown, JobCancelled, NotStored, ServiceError, UploadLost
+from image_codec import ImageHeader, read_header
+from jobs import Claim, Jobs
+from pipeline import Job, Pipeline
+from result_cache import ResultCache
+from scheduler import Scheduler
+from spool import Spool
+from uploads import Upload
+
+# Pictures in work at once; most of them wait for memory, while small ones pass them.
+PICTURES_AT_ONCE = 32
+# How often a result that another process makes is looked for.
+CLAIM_POLL_SECONDS = 0.1
+
+logger = logging.getLogger(__name__)
+
+
+def describe(error: ServiceError) -> dict[str, Any]:
+    """Return an error as the jobs table keeps it."""
+    return {"status": error.status, "code": error.code, "message": error.message}
+
+
+class LocalJobs:
+    """Runs this process's jobs from claim to end.
+
+    Parameters
+    ----------
+    max_sync_seconds : how long a request may wait
+    count : notes that something happened, by name
+    """
+
+    def __init__(
+        self,
+        table: Jobs,
+        spool: Spool,
+        cache: ResultCache,
+        limiter: CacheLimiter,
+        scheduler: Scheduler,
+        pipeline: Pipeline,
+        max_sync_seconds: int,
+        count: Callable[[str], None],
+    ) -> None:
+        self._table = table
+        self._spool = spool
+        self._cache = cache
+        self._limiter = limiter
+        self._scheduler = scheduler
+        self._pipeline = pipeline
+        self._max_sync_seconds = max_sync_seconds
+        self._count = count
+        self._lock = threading.Lock()
+        self._jobs: dict[tuple[str, bool], Job] = {}  # by name, and whether they are kept
+        self._pool = ThreadPoolExecutor(PICTURES_AT_ONCE, thread_name_prefix="picture")
+
+    def __len__(self) -> int:
+        """Return how many jobs there are."""
+        return len(self._jobs)
+
+    def join(self, name: str, upload: Upload, header: ImageHeader, keep: bool) -> Job:
+        """Let a request wait for the job that makes a result; a new one takes the upload's file.
+
+        Raises
+        ------
+        ServiceError
+            The scheduler does not admit the picture.
+        """
+        with self._lock:
+            job = self._jobs.get((name, keep))
+            if job is None:
+                self._scheduler.admit(header.pixels)
+                job = self._jobs[name, keep] = Job(name, upload.file, header, keep)
+                self._pool.submit(self._run, job)
+            job.waiters += 1
+        if job.is_claimed:
+            with suppress(DatabaseDown):
+                self._table.want(name, self._max_sync_seconds)
+        return job
+
+    def leave(self, job: Job, client_left: bool) -> None:
+        """Let a request wait no longer; a job that nobody wants any more ends."""
+        with self._lock:
+            job.waiters -= 1
+            if client_left and job.waiters == 0 and not self._is_wanted(job):
+                self._cancel(job)
+
+    def cancel(self, name: str) -> None:
+        """Stop a job that the table says is cancelled."""
+        with self._lock:
+            job = self._jobs.get((name, True))
+            if job is not None and job.waiters == 0:
+                self._cancel(job)
+
+    def _is_wanted(self, job: Job) -> bool:
+        """Tell whether a job that no request here waits for is wanted all the same."""
+        if not job.is_claimed:
+            return False
+        try:
+            self._table.want(job.name, 0)
+            return not self._table.cancel_unless_wanted(job.name)
+        except DatabaseDown:
+            return job.is_asynchronous
+
+    def _cancel(self, job: Job) -> None:
+        """Stop a job within a tile; whoever wants its result from now on starts another."""
+        job.progress.cancelled = True
+        if self._jobs.get((job.name, job.keep)) is job:
+            del self._jobs[job.name, job.keep]
+
+    def run_claimed(self, claim: Claim) -> None:
+        """Start a job that the keeper has claimed."""
+        with self._lock:
+            job = self._jobs.get((claim.name, True))
+            if job is not None:
+                # A request came for the same result, and its job waits for this claim.
+                job.is_claimed = job.is_asynchronous = True
+                return
+        file = self._spool.open(claim.name)
+        try:
+            if file is None:
+                # Lost, or over: the spool is emptied only after the result is stored.
+                is_stored = self._cache.contains(claim.name)
+                raise JobCancelled("stored") if is_stored else UploadLost("The upload is lost.")
+            job = Job(claim.name, file, read_header(file, claim.pixels), is_asynchronous=True)
+        except ServiceError as error:
+            if file is not None:
+                file.close()
+            self._table.finish(claim.name, None if error.code == "cancelled" else describe(error))
+            return
+        with self._lock:
+            self._jobs[claim.name, True] = job
+        self._scheduler.enter(job.header.pixels)
+        self._pool.submit(self._run, job)
+
+    def claimed(self) -> list[Job]:
+        """Return the jobs of this process that it has claimed in the table."""
+        with self._lock:
+            return [job for job in self._jobs.values() if job.is_claimed]
+
+    def _run(self, job: Job) -> None:
+        """Compute a job's result to its end, good or bad; runs on a thread of the pool."""
+        try:
+            self._claim(job)
+            self._pipeline.compute(job)
+        except ServiceError as error:
+            job.error = error.renew()
+        except MemoryError:
+            logger.exception("no memory for %s", job.name)
+            job.error = self._scheduler.busy("There is not enough memory for this picture now.")
+        except Exception:
+            # Whatever went wrong, those who wait must hear of it and the queue must move on.
+            logger.exception("computing %s failed", job.name)
+            job.error = ServiceError("The picture could not be computed.")
+        finally:
+            job.file.close()
+            self._scheduler.finish(job.header.pixels, job.began_asynchronous)
+            self._record_end(job)
+            with self._lock:
+                if self._jobs.get((job.name, job.keep)) is job:
+                    del self._jobs[job.name, job.keep]
+            job.ended.set()
+        if job.keep and job.note is not None:
+            self._limiter.note_stored(job.note.length)
+
+    def _claim(self, job: Job) -> None:
+        """Wait until this process owns the job in the table, or another has stored its result."""
+        while job.keep and not job.is_claimed and not self._cache.contains(job.name):
+            if job.progress.cancelled:
+                raise JobCancelled("Nobody wants this picture any more.")
+            try:
+                job.is_claimed = self._table.claim(
+                    job.name, {}, job.header.pixels, self._max_sync_seconds
+                )
+            except DatabaseDown:
+                self._count("jobs_unavailable")
+                return  # this process alone still computes each result once
+            if not job.is_claimed:
+                time.sleep(CLAIM_POLL_SECONDS)
+
+    def _record_end(self, job: Job) -> None:
+        """Tell the table how a job ended; a cancelled one is in it already, or handed over."""
+        if not job.is_claimed or isinstance(job.error, JobCancelled):
+            return
+        error = job.error
+        if error is None and job.payload is not None:
+            error = NotStored("The result cannot be stored now.")
+        try:
+            self._table.finish(job.name, describe(error) if error else None)
+        except DatabaseDown:
+            self._count("jobs_unavailable")
+        else:
+            self._spool.remove(job.name)

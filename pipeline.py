@@ -1,0 +1,128 @@
+"""From a job's upload to its stored result: decode, enlarge, encode, store."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from errors import ServiceError
+from image_codec import ImageHeader, decode_image, encode_png
+from lanes import Progress
+from model_loader import ModelLoader
+from result_cache import ResultCache, ResultNote
+from scheduler import Scheduler
+
+# Peak for each input pixel of the upright picture: 3 bytes of input, 27 of result, and what the
+# encoder makes of them; with transparency another 9, and 36 for the encoder's interleaved copy.
+BYTES_PER_PIXEL = 48
+BYTES_PER_PIXEL_WITH_ALPHA = 96
+
+logger = logging.getLogger(__name__)
+
+
+class Job:
+    """One result in the making in this process; everybody here who wants it waits for it.
+
+    Attributes
+    ----------
+    keep : False leaves nothing behind on the server, the jobs table included
+    is_asynchronous : its upload is spooled, and it goes on when nobody waits
+    began_asynchronous : no request waited for it when it began
+    is_claimed : the jobs table says that this process makes it
+    waiters : requests that wait
+    """
+
+    def __init__(
+        self,
+        name: str,
+        file: BinaryIO,
+        header: ImageHeader,
+        keep: bool = True,
+        is_asynchronous: bool = False,
+    ) -> None:
+        self.name = name
+        self.file = file
+        self.header = header
+        self.keep = keep
+        self.is_asynchronous = self.is_claimed = self.began_asynchronous = is_asynchronous
+        self.waiters = 0
+        self.progress = Progress()
+        self.ended = threading.Event()
+        self.error: ServiceError | None = None
+        self.note: ResultNote | None = None
+        self.payload: memoryview | None = None  # of a result that is not stored
+        self.stage_seconds: dict[str, float] = {}
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Note how long a stage takes."""
+        started = time.perf_counter()
+        yield
+        self.stage_seconds[stage] = time.perf_counter() - started
+
+
+class Pipeline:
+    """Computes results.
+
+    Parameters
+    ----------
+    count : notes that something happened, by name
+    """
+
+    def __init__(
+        self,
+        model_loader: ModelLoader,
+        cache: ResultCache,
+        scheduler: Scheduler,
+        count: Callable[[str], None],
+    ) -> None:
+        self._model_loader = model_loader
+        self._cache = cache
+        self._scheduler = scheduler
+        self._count = count
+
+    def compute(self, job: Job) -> None:
+        """Make a job's result: its note, and its bytes where they cannot or must not be stored."""
+        # Another process, or a job that ended a moment ago, may have stored it meanwhile.
+        stored = self._cache.open(job.name)
+        if stored is not None:
+            stored.file.close()
+            job.note = stored.note
+            return
+        bytes_per_pixel = BYTES_PER_PIXEL_WITH_ALPHA if job.header.has_alpha else BYTES_PER_PIXEL
+        with self._scheduler.decoded_picture(job.header.pixels * bytes_per_pixel):
+            with job.measure("decode"):
+                picture = decode_image(job.file)
+            with job.measure("upscale"):
+                enlarged = self._model_loader.get().upscale_picture(picture, job.progress)
+            self._count("inferences")
+            height, width = enlarged.bgr.shape[:2]
+            with job.measure("encode"):
+                payload = encode_png(enlarged)
+            del picture, enlarged
+            job.note = ResultNote.describe(payload, width, height)
+            if not job.keep:
+                job.payload = payload
+                return
+            with job.measure("store"):
+                self._store(job, payload)
+
+    def _store(self, job: Job, payload: memoryview) -> None:
+        assert job.note is not None
+        try:
+            self._cache.store(job.name, payload, job.note)
+        except OSError as error:
+            # The client still gets its picture; the operator has to mend the folder.
+            self._count("cache_write_errors")
+            logger.error("cannot store a result in %s: %s", self._cache.folder, error.strerror)
+            job.payload = payload
+            return
+        stored = self._cache.open(job.name)
+        if stored is None:
+            # Something else is in its place, or it cannot be read: still no reason to lose it.
+            self._count("cache_write_errors")
+            job.payload = payload
+        else:
+            stored.file.close()
