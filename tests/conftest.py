@@ -153,9 +153,13 @@ PNG = encode(Image.new("RGB", (20, 10), (10, 20, 30)), "PNG")
 
 
 def upload(
-    client: FlaskClient, name: str = "photo.png", headers: dict[str, str] | None = None
+    client: FlaskClient,
+    name: str = "photo.png",
+    headers: dict[str, str] | None = None,
+    content: bytes = PNG,
 ) -> TestResponse:
-    return client.post("/api/enhance", data={"image": (BytesIO(PNG), name)}, headers=headers or {})
+    form = {"image": (BytesIO(content), name)}
+    return client.post("/api/enhance", data=form, headers=headers or {})
 
 
 def assert_problem(response: TestResponse, status: int, code: str) -> None:

@@ -1,0 +1,462 @@
+"""Asynchronous requests with the fake model."""
+
+import logging
+import sqlite3
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from PIL import Image
+from werkzeug.test import TestResponse
+
+from errors import ClientLeft
+from job_routes import Preference, read_preference
+from jobs import JobStatus
+from result_cache import generate_file_hash
+from runner import Runner
+from settings import Settings
+from tests.conftest import PNG, AppMaker, FakeModel, assert_problem, encode, upload
+from tests.test_runner import make_upload, wait_until
+from uploads import Upload
+
+ASYNC = {"Prefer": "respond-async"}
+WAIT_SECONDS = 20
+
+
+def picture(shade: int, side: int = 20) -> bytes:
+    return encode(Image.new("RGB", (side, side), (shade, 50, 60)), "PNG")
+
+
+def noise(side: int, seed: int = 1) -> bytes:
+    """A picture without two equal tiles."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (side // 20, side // 20, 3), np.uint8)
+    return encode(Image.fromarray(pixels).resize((side, side)), "JPEG", quality=50)
+
+
+def send(client: FlaskClient, content: bytes, prefer: str = "respond-async") -> TestResponse:
+    return upload(client, content=content, headers={"Prefer": prefer})
+
+
+def path_of(response: TestResponse) -> str:
+    location = response.headers["Location"]
+    assert location.startswith("http://localhost/api/jobs/")
+    return location.removeprefix("http://localhost")
+
+
+def wait_for(client: FlaskClient, path: str, *states: str) -> dict[str, Any]:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < deadline:
+        status: dict[str, Any] = client.get(path).get_json()
+        if status["state"] in states:
+            return status
+        time.sleep(0.02)
+    raise TimeoutError(status)
+
+
+def spooled(settings: Settings) -> list[str]:
+    return sorted(path.name for path in (settings.cache_dir / "spool").glob("*"))
+
+
+def status_of(runner: Runner, path: str) -> JobStatus:
+    status = runner.jobs.find(path.rsplit("/", 1)[1])
+    assert status is not None
+    return status
+
+
+def open_rows(settings: Settings) -> list[Any]:
+    with sqlite3.connect(settings.state_dir / "jobs.sqlite3") as connection:
+        rows = connection.execute("SELECT name FROM jobs WHERE state IN ('queued', 'running')")
+        found = rows.fetchall()
+    connection.close()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("header", "preference"),
+    [
+        ("", Preference()),
+        ("respond-async", Preference(True)),
+        ("Respond-Async, WAIT=10", Preference(True, 10)),
+        ('wait="5"; foo=bar, return=minimal', Preference(False, 5)),
+        ("wait=-5", Preference()),
+        ("wait=1e9", Preference()),
+        ("wait=3, wait=9, respond-async", Preference(True, 3)),
+        ("handling=lenient", Preference()),
+    ],
+)
+def test_prefer_is_read_as_rfc_7240_has_it(app: Flask, header: str, preference: Preference) -> None:
+    with app.test_request_context(headers={"Prefer": header}) as context:
+        assert read_preference(context.request) == preference
+
+
+def test_asynchronous_upload_is_accepted_and_its_result_is_the_synchronous_one(
+    client: FlaskClient, settings: Settings, fake_model: FakeModel
+) -> None:
+    fake_model.may_go_on.clear()
+    accepted = send(client, PNG)
+    assert accepted.status_code == 202
+    assert accepted.headers["Preference-Applied"] == "respond-async"
+    assert int(accepted.headers["Retry-After"]) >= 1
+    assert accepted.headers["Cache-Control"] == "no-store"
+    body = accepted.get_json()
+    assert body["state"] in {"queued", "running"}
+    assert body["result"] is body["problem"] is None
+    path = path_of(accepted)
+    assert body["status_url"] == accepted.headers["Location"]
+    running = wait_for(client, path, "running")
+    assert running["eta_seconds"] >= 0
+    assert len(spooled(settings)) == 1
+    fake_model.may_go_on.set()
+    done = wait_for(client, path, "done")
+    assert (done["progress"], done["eta_seconds"], done["position"]) == (1.0, 0, 0)
+    result = client.get(done["result"].removeprefix("http://localhost"))
+    hit = upload(client)
+    assert (hit.headers["X-Cache-Hit"], hit.data) == ("true", result.data)
+    wait_until(lambda: spooled(settings) == [])
+    assert open_rows(settings) == []
+
+
+def test_stored_result_is_answered_at_once(client: FlaskClient) -> None:
+    upload(client)
+    response = send(client, PNG)
+    assert (response.status_code, response.headers["X-Cache-Hit"]) == (200, "true")
+    assert "Preference-Applied" not in response.headers
+
+
+def test_asynchronous_request_that_waits_gets_the_picture_or_a_ticket(
+    client: FlaskClient, fake_model: FakeModel
+) -> None:
+    response = send(client, PNG, "respond-async, wait=10")
+    assert (response.status_code, response.content_type) == (200, "image/png")
+    fake_model.may_go_on.clear()
+    started = time.monotonic()
+    response = send(client, picture(1), "respond-async, wait=1")
+    assert 1 <= time.monotonic() - started < 5
+    assert response.status_code == 202
+    assert response.headers["Preference-Applied"] == "respond-async, wait=1"
+    fake_model.may_go_on.set()
+    wait_for(client, path_of(response), "done")
+
+
+def test_no_store_leaves_nothing_to_be_fetched_later(client: FlaskClient) -> None:
+    response = upload(client, headers=ASYNC | {"Cache-Control": "no-store"})
+    assert_problem(response, 400, "bad_request")
+
+
+def test_equal_uploads_have_tickets_of_their_own_and_one_inference(
+    client: FlaskClient, runner: Runner, fake_model: FakeModel
+) -> None:
+    fake_model.may_go_on.clear()
+    paths = [path_of(send(client, PNG)) for _ in range(5)]
+    with ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(runner.enhance, make_upload(9)) for _ in range(3)]
+        same = path_of(send(client, picture(9)))
+        wait_until(lambda: runner.statistics()["waiting_requests"] == 3)
+        fake_model.may_go_on.set()
+        for future in waiting:
+            future.result(WAIT_SECONDS).content.file.close()  # type: ignore[union-attr]
+    assert len(set(paths)) == 5
+    for path in [*paths, same]:
+        wait_for(client, path, "done")
+    assert runner.statistics()["inferences"] == 2
+
+
+def test_progress_and_position_are_shown(
+    client: FlaskClient, runner: Runner, fake_model: FakeModel
+) -> None:
+    fake_model.may_go_on.clear()
+    paths = [path_of(send(client, noise(400, seed))) for seed in range(4)]
+    wait_until(lambda: len(runner._local_jobs.claimed()) == 4)
+    behind = [path_of(send(client, picture(shade))) for shade in range(2)]
+    positions = sorted(client.get(path).get_json()["position"] for path in behind)
+    assert positions == [0, 1]
+    ahead = [status_of(runner, path).pixels_ahead for path in (paths[0], *behind)]
+    assert ahead[0] == 160_000
+    assert sorted(ahead[1:]) == [640_400, 640_800]
+    fake_model.may_go_on.set()
+    done = wait_for(client, paths[0], "done")
+    assert done["tiles_done"] == done["tiles_total"] > 4
+    for path in behind:
+        wait_for(client, path, "done")
+
+
+def test_long_poll_answers_when_something_changes(
+    client: FlaskClient, app: Flask, fake_model: FakeModel
+) -> None:
+    fake_model.may_go_on.clear()
+    path = path_of(send(client, PNG))
+    wait_for(client, path, "running")
+    threading.Timer(0.5, fake_model.may_go_on.set).start()
+    started = time.monotonic()
+    response = client.get(path, headers={"Prefer": "wait=20"})
+    assert 0.3 < time.monotonic() - started < 10
+    if response.get_json()["state"] == "running":  # the tile was seen before the end
+        assert response.get_json()["tiles_done"] == 1
+        response = client.get(path, headers={"Prefer": "wait=20"})
+    assert response.get_json()["state"] == "done"
+    assert response.headers["Preference-Applied"] == "wait=20"
+
+
+def test_long_poll_without_a_free_slot_is_answered_at_once(
+    make_app: AppMaker, settings: Settings, fake_model: FakeModel
+) -> None:
+    app = make_app(replace(settings, max_waiting_requests=1))
+    client = app.test_client()
+    fake_model.may_go_on.clear()
+    path = path_of(send(client, PNG))
+    with app.extensions["runner"].scheduler.waiting_request():
+        started = time.monotonic()
+        status = client.get(path, headers={"Prefer": "wait=20"}).get_json()
+    assert time.monotonic() - started < 5
+    assert status["state"] in {"queued", "running"}
+    fake_model.may_go_on.set()
+    wait_for(client, path, "done")
+
+
+def test_unknown_ticket_is_not_found(client: FlaskClient) -> None:
+    for ticket in ("unknown", "a" * 300, "%00"):
+        assert_problem(client.get(f"/api/jobs/{ticket}"), 404, "job_not_found")
+        assert_problem(client.delete(f"/api/jobs/{ticket}"), 404, "job_not_found")
+
+
+# --- withdrawal
+
+
+def test_withdrawn_job_stops_within_a_tile_a_lane(
+    client: FlaskClient, runner: Runner, settings: Settings, fake_model: FakeModel
+) -> None:
+    fake_model.may_go_on.clear()
+    path = path_of(send(client, noise(1200)))
+    assert fake_model.started.wait(WAIT_SECONDS)
+    fake_model.tiles = 0
+    assert client.delete(path).status_code == 204
+    assert client.get(path).get_json()["state"] == "cancelled"
+    fake_model.may_go_on.set()
+    wait_until(lambda: runner.statistics()["queue_length"] == 0)
+    assert fake_model.tiles <= 2
+    assert (spooled(settings), open_rows(settings)) == ([], [])
+    assert client.delete(path).status_code == 204
+
+
+def test_withdrawn_job_goes_on_for_others(client: FlaskClient, fake_model: FakeModel) -> None:
+    fake_model.may_go_on.clear()
+    first, second = (path_of(send(client, PNG)) for _ in range(2))
+    client.delete(first)
+    fake_model.may_go_on.set()
+    assert wait_for(client, second, "done")["result"] is not None
+    assert client.get(first).get_json()["state"] == "cancelled"
+
+
+def test_withdrawn_job_that_a_request_waits_for_goes_on(
+    client: FlaskClient, runner: Runner, fake_model: FakeModel
+) -> None:
+    fake_model.may_go_on.clear()
+    path = path_of(send(client, picture(9)))
+    wait_for(client, path, "running")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(runner.enhance, make_upload(9))
+        wait_until(lambda: runner.statistics()["waiting_requests"] == 1)
+        time.sleep(0.2)
+        client.delete(path)
+        fake_model.may_go_on.set()
+        waiting.result(WAIT_SECONDS).content.file.close()  # type: ignore[union-attr]
+
+
+def test_cancelled_job_is_made_anew_by_the_next_upload(
+    client: FlaskClient, fake_model: FakeModel
+) -> None:
+    fake_model.may_go_on.clear()
+    client.delete(path_of(send(client, PNG)))
+    path = path_of(send(client, PNG))
+    fake_model.may_go_on.set()
+    wait_for(client, path, "done")
+
+
+# --- clients that leave
+
+
+class Leaver:
+    """Says that the client has left as soon as it is told so."""
+
+    def __init__(self) -> None:
+        self.left = threading.Event()
+
+    def __call__(self) -> bool:
+        return self.left.is_set()
+
+
+def test_client_that_leaves_ends_its_job(
+    runner: Runner, settings: Settings, fake_model: FakeModel
+) -> None:
+    leaver = Leaver()
+    fake_model.may_go_on.clear()
+    with ThreadPoolExecutor(1) as pool:
+        content = noise(600)
+        large = Upload(BytesIO(content), generate_file_hash(content), "photo")
+        waiting = pool.submit(runner.enhance, large, True, leaver)
+        assert fake_model.started.wait(WAIT_SECONDS)
+        leaver.left.set()
+        with pytest.raises(ClientLeft):
+            waiting.result(WAIT_SECONDS)
+    assert open_rows(settings) == []
+    fake_model.may_go_on.set()
+    wait_until(lambda: runner.statistics()["queue_pixels"] == 0)
+    assert runner.statistics()["inferences"] == 0
+
+
+@pytest.mark.parametrize("other_is_asynchronous", [False, True])
+def test_client_that_leaves_ends_no_job_that_another_wants(
+    client: FlaskClient, runner: Runner, fake_model: FakeModel, other_is_asynchronous: bool
+) -> None:
+    leaver = Leaver()
+    fake_model.may_go_on.clear()
+    with ThreadPoolExecutor(2) as pool:
+        leaving = pool.submit(runner.enhance, make_upload(1), True, leaver)
+        assert fake_model.started.wait(WAIT_SECONDS)
+        path = ""
+        if other_is_asynchronous:
+            path = path_of(send(client, picture(1)))
+        else:
+            staying = pool.submit(runner.enhance, make_upload(1))
+            wait_until(lambda: runner.statistics()["waiting_requests"] == 2)
+        leaver.left.set()
+        with pytest.raises(ClientLeft):
+            leaving.result(WAIT_SECONDS)
+        fake_model.may_go_on.set()
+        if other_is_asynchronous:
+            wait_for(client, path, "done")
+        else:
+            staying.result(WAIT_SECONDS).content.file.close()  # type: ignore[union-attr]
+    assert runner.statistics()["inferences"] == 1
+
+
+# --- what goes wrong
+
+
+def test_failed_job_tells_its_problem(
+    client: FlaskClient, fake_model: FakeModel, settings: Settings
+) -> None:
+    fake_model.error = RuntimeError("secret")
+    failed = wait_for(client, path_of(send(client, PNG)), "failed")
+    assert failed["problem"]["code"] == "internal_error"
+    assert "secret" not in str(failed)
+    assert failed["result"] is None
+    fake_model.error = None
+    assert upload(client).status_code == 200
+    assert spooled(settings) == []
+
+
+def test_damaged_picture_is_refused_at_once_where_its_header_shows_it(client: FlaskClient) -> None:
+    assert_problem(send(client, PNG[:20]), 422, "undecodable_image")
+
+
+def test_upload_that_vanished_from_the_spool_is_a_failed_job(
+    client: FlaskClient, runner: Runner, settings: Settings, fake_model: FakeModel
+) -> None:
+    fake_model.may_go_on.clear()
+    busy = [path_of(send(client, picture(shade))) for shade in range(4)]
+    wait_until(lambda: len(runner._local_jobs.claimed()) == 4)
+    path = path_of(send(client, picture(9)))
+    (settings.cache_dir / "spool" / status_of(runner, path).name).unlink()
+    fake_model.may_go_on.set()
+    assert wait_for(client, path, "failed")["problem"]["code"] == "upload_lost"
+    for other in busy:
+        wait_for(client, other, "done")
+
+
+def test_result_that_was_cleaned_up_is_null(client: FlaskClient, settings: Settings) -> None:
+    path = path_of(send(client, PNG))
+    wait_for(client, path, "done")
+    for stored in settings.cache_dir.glob("*.png"):
+        stored.unlink()
+    status = client.get(path).get_json()
+    assert (status["state"], status["result"]) == ("done", None)
+
+
+def test_full_asynchronous_queue_is_busy(
+    make_app: AppMaker, settings: Settings, fake_model: FakeModel
+) -> None:
+    client = make_app(replace(settings, max_queue_pixels=1000)).test_client()
+    fake_model.may_go_on.clear()
+    first = path_of(send(client, picture(1, side=30)))
+    response = send(client, picture(2, side=30))
+    assert_problem(response, 503, "busy")
+    assert int(response.headers["Retry-After"]) >= 1
+    assert send(client, picture(1, side=30)).status_code == 202  # the same one needs no room
+    fake_model.may_go_on.set()
+    wait_for(client, first, "done")
+    assert len(spooled(settings)) == 0
+
+
+def test_picture_that_is_too_costly_to_wait_for_is_taken_asynchronously(
+    make_app: AppMaker, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app(replace(settings, max_sync_seconds=1))
+    monkeypatch.setattr(app.extensions["runner"].scheduler, "_seconds_per_pixel", lambda: 1.0)
+    client = app.test_client()
+    response = upload(client)
+    assert_problem(response, 422, "too_costly_sync")
+    assert "Prefer: respond-async" in response.get_json()["error"]
+    wait_for(client, path_of(send(client, PNG)), "done")
+
+
+def test_without_a_database_requests_are_answered_and_nothing_is_promised(
+    make_app: AppMaker, settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "state").write_text("a file where the folder belongs")
+    client = make_app().test_client()
+    with caplog.at_level(logging.ERROR):
+        assert upload(client).status_code == 200
+    assert upload(client).headers["X-Cache-Hit"] == "true"
+    response = send(client, picture(5))
+    assert_problem(response, 503, "jobs_unavailable")
+    assert int(response.headers["Retry-After"]) >= 1
+    assert_problem(client.get("/api/jobs/some"), 503, "jobs_unavailable")
+    assert client.get("/api/stats").get_json()["jobs_unavailable"] >= 1
+
+
+def test_unwritable_spool_is_refused_and_loses_nothing(
+    client: FlaskClient, settings: Settings
+) -> None:
+    settings.cache_dir.mkdir(parents=True)
+    (settings.cache_dir / "spool").write_text("a file where the folder belongs")
+    assert_problem(send(client, PNG), 503, "not_stored")
+    assert open_rows(settings) == []
+    assert upload(client).status_code == 200
+
+
+# --- handing over
+
+
+def test_stopping_process_hands_its_jobs_over(
+    make_app: AppMaker, settings: Settings, fake_model: FakeModel
+) -> None:
+    first, second = make_app(), None
+    fake_model.may_go_on.clear()
+    path = path_of(send(first.test_client(), noise(600)))
+    assert fake_model.started.wait(WAIT_SECONDS)
+    first.extensions["runner"].keeper.stop()
+    fake_model.may_go_on.set()
+    second = make_app()
+    status = wait_for(second.test_client(), path, "done")
+    assert status["result"] is not None
+    wait_until(lambda: spooled(settings) == [])
+
+
+def test_draining_process_takes_no_queued_job(
+    make_app: AppMaker, settings: Settings, fake_model: FakeModel
+) -> None:
+    app = make_app()
+    app.extensions["runner"].is_draining = lambda: True
+    path = path_of(send(app.test_client(), PNG))
+    time.sleep(1)
+    assert app.test_client().get(path).get_json()["state"] == "queued"
+    assert_problem(app.test_client().get("/api/ready"), 503, "not_ready")
