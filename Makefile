@@ -7,7 +7,7 @@ AUDIT := .venv-audit
 STOCK_MODEL := models/stock/EDSR_x3.pb
 STOCK_SHA256 := 3baa3740fdb8ee9c52f1a41d69fa74cb9feef0fa9bfeec24f0ee58b928068e9a
 
-.PHONY: run test lint format stock-model bench-stock bench-tiles bench-memory audit clean
+.PHONY: run test lint format stock-model bench-stock bench-tiles bench-memory bench-jobs audit clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run-installed
@@ -18,6 +18,7 @@ test: lint
 	./install_package.sh openssl openssl version
 	./install_package.sh nginx-light nginx -v
 	./install_package.sh systemd systemd-analyze --version
+	./install_package.sh postgresql sh -c 'ls /usr/lib/postgresql/*/bin/initdb'
 	$(BIN)/pytest
 
 lint: $(VENV)/test-installed
@@ -37,7 +38,7 @@ $(VENV)/run-installed: requirements.txt | $(BIN)/pip
 	$(BIN)/pip install --quiet --requirement requirements.txt
 	touch $@
 
-$(VENV)/test-installed: requirements.txt requirements-test.txt training/requirements.txt | $(BIN)/pip
+$(VENV)/test-installed: requirements.txt requirements-test.txt requirements-postgres.txt training/requirements.txt | $(BIN)/pip
 	$(BIN)/pip install --quiet --requirement requirements-test.txt
 	touch $@ $(VENV)/run-installed
 
@@ -60,6 +61,9 @@ bench-tiles: $(VENV)/test-installed
 
 bench-memory: $(VENV)/test-installed
 	$(BIN)/python -m bench.memory
+
+bench-jobs: $(VENV)/test-installed
+	$(BIN)/python -m bench.jobs
 
 # Third-party judges of the deployment; they take no part in make test.
 audit: $(VENV)/test-installed $(AUDIT)/installed

@@ -1,7 +1,9 @@
 """Fixtures: photographs, a fake model for logic, the real one for pictures."""
 
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,12 @@ from skimage import data
 from werkzeug.test import TestResponse
 
 from app import create_app
+from databases import PostgresDatabase
 from lanes import Network
 from runner import Runner
 from settings import Settings
 from super_resolution import SCALE, SuperResolution
+from tests.postgres import run_postgres
 from tiling import Pixels
 from training.network import Weights
 
@@ -146,6 +150,23 @@ def draw_weights(shapes: dict[str, tuple[int, int]]) -> Weights:
         weights[f"{name}_weight"] = random.normal(0, deviation, (outputs, inputs, 3, 3))
         weights[f"{name}_bias"] = random.normal(0, 0.1, outputs)
     return {name: array.astype(np.float32) for name, array in weights.items()}
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The URL of a PostgreSQL server."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)  # the server runs as another user
+        with run_postgres(Path(name) / "postgres") as url:
+            yield url
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> str:
+    """The URL of an empty PostgreSQL database."""
+    with closing(PostgresDatabase(postgres_server, [])) as server:
+        server.execute("DROP TABLE IF EXISTS jobs, tickets")
+    return postgres_server
 
 
 # 20x10 pixels of one colour.

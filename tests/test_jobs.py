@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,15 +15,6 @@ from errors import DatabaseDown
 from jobs import SCHEMA, Jobs
 from tests.postgres import run_postgres
 
-
-@pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o755)
-        with run_postgres(Path(name) / "postgres") as url:
-            yield url
-
-
 Connect = Callable[[], Database]
 
 
@@ -32,16 +22,13 @@ Connect = Callable[[], Database]
 def connect(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Connect]:
     """Make another connection to an empty database, as another process does."""
     made: list[Database] = []
-    if request.param == "postgres":
-        url = request.getfixturevalue("postgres_url")
-        with closing(PostgresDatabase(url, [])) as server:
-            server.execute("DROP TABLE IF EXISTS jobs, tickets")
+    url = request.getfixturevalue("postgres_url") if request.param == "postgres" else ""
 
     def make() -> Database:
         if request.param == "sqlite":
             made.append(SqliteDatabase(tmp_path / "state" / "jobs.sqlite3", SCHEMA))
         else:
-            made.append(PostgresDatabase(request.getfixturevalue("postgres_url"), SCHEMA))
+            made.append(PostgresDatabase(url, SCHEMA))
         return made[-1]
 
     yield make
