@@ -38,7 +38,7 @@ $(VENV)/run-installed: requirements.txt | $(BIN)/pip
 	$(BIN)/pip install --quiet --requirement requirements.txt
 	touch $@
 
-$(VENV)/test-installed: requirements.txt requirements-test.txt requirements-postgres.txt training/requirements.txt | $(BIN)/pip
+$(VENV)/test-installed: requirements.txt requirements-test.txt requirements-postgres.txt requirements-client.txt training/requirements.txt | $(BIN)/pip
 	$(BIN)/pip install --quiet --requirement requirements-test.txt
 	touch $@ $(VENV)/run-installed
 
