@@ -15,13 +15,15 @@ from werkzeug.wsgi import wrap_file
 
 from access import install_access
 from cache_headers import evaluate_preconditions, install_cache_headers, set_cache_policy
+from encoders import CONTENT_TYPES
 from errors import BadRequest, Busy, NotStored, ResultNotFound
 from job_routes import JobRoutes, read_preference
+from options import Options, read_options
 from problems import install_problems, make_problem, utc_now
 from result_cache import KEY_PATTERN, NAME_PATTERN, READ_CHUNK_BYTES, StoredResult
 from runner import Result, Runner
 from settings import PROJECT_DIR, Settings
-from super_resolution import SCALE, SuperResolution
+from super_resolution import SuperResolution
 from uploads import drain_body, has_left, read_upload
 
 VERSION = "0.1.0"
@@ -118,19 +120,24 @@ def add_routes(app: Flask, settings: Settings, runner: Runner) -> None:
             upload = read_upload(
                 request, settings.max_upload_bytes, settings.upload_timeout_seconds
             )
+        try:
+            options = read_options(request.values)
+        except BadRequest:
+            upload.file.close()
+            raise
         if preference.respond_async:
-            answer = job_routes.accept(upload, preference)
+            answer = job_routes.accept(upload, options, preference)
             if isinstance(answer, Response):
                 return answer
             result = answer
         else:
             waiting = request._get_current_object()  # type: ignore[attr-defined]
-            result = runner.enhance(upload, keep, lambda: has_left(waiting))
+            result = runner.enhance(upload, options, keep, lambda: has_left(waiting))
         g.cache_hit = result.hit
-        g.pixels = result.note.width * result.note.height // SCALE**2
+        g.pixels = result.note.width * result.note.height
         if prefers_json():
             return make_json(result)
-        response = make_picture(result, upload.stem)
+        response = make_picture(result, upload.stem, options)
         if not keep:
             set_cache_policy("live_status")
         elif isinstance(result.content, StoredResult):
@@ -150,10 +157,10 @@ def add_routes(app: Flask, settings: Settings, runner: Runner) -> None:
             process_time=round(time.perf_counter() - g.started, 3),
         )
 
-    def make_picture(result: Result, stem: str) -> Response:
-        response = send_result(result.content, result.note.length)
+    def make_picture(result: Result, stem: str, options: Options) -> Response:
+        response = send_result(result.content, result.note.length, CONTENT_TYPES[options.format])
         response.headers["X-Cache-Hit"] = "true" if result.hit else "false"
-        response.headers["Content-Disposition"] = disposition(f"{stem}_x{SCALE}.png")
+        response.headers["Content-Disposition"] = disposition(f"{stem}{options.suffix}", options)
         stages = [f"{name};dur={1000 * took:.1f}" for name, took in result.stage_seconds.items()]
         if stages:
             response.headers["Server-Timing"] = ", ".join(stages)
@@ -165,7 +172,7 @@ def add_routes(app: Flask, settings: Settings, runner: Runner) -> None:
         keys = request.args.getlist("sha256")
         if len(keys) != 1 or not KEY_PATTERN.fullmatch(keys[0]):
             raise BadRequest("sha256 must be given once, as 64 lower-case hexadecimal digits.")
-        name = runner.result_name(keys[0])
+        name = runner.result_name(keys[0], read_options(request.args))
         return jsonify(name=name, url=result_url(name), exists=runner.cache.contains(name))
 
     def absolute(path: str) -> str:
@@ -183,6 +190,7 @@ def add_routes(app: Flask, settings: Settings, runner: Runner) -> None:
         stored = runner.cache.open(name) if NAME_PATTERN.fullmatch(name) else None
         if stored is None:
             raise ResultNotFound("No result has this name; it may have been cleaned up.")
+        content_type = CONTENT_TYPES[name.rpartition(".")[2]]
         status = evaluate_preconditions(request, stored.note.etag, stored.modified)
         if status is not None or request.method == "HEAD":
             stored.file.close()
@@ -193,10 +201,10 @@ def add_routes(app: Flask, settings: Settings, runner: Runner) -> None:
         if status == 304:
             response = Response(status=304)
         elif request.method == "HEAD":
-            response = Response(content_type="image/png")
+            response = Response(content_type=content_type)
             response.content_length = stored.note.length
         else:
-            response = send_result(stored, stored.note.length)
+            response = send_result(stored, stored.note.length, content_type)
         response.last_modified = stored.modified  # type: ignore[assignment]  # takes seconds too
         response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
         set_cache_policy("enhanced_image", stored.note.etag)
@@ -238,26 +246,26 @@ def prefers_json() -> bool:
     return accepted.quality("application/json") > accepted.quality("image/png")
 
 
-def send_result(content: StoredResult | memoryview, length: int) -> Response:
+def send_result(content: StoredResult | memoryview, length: int, content_type: str) -> Response:
     """Answer with a result's bytes; gunicorn hands a file to the kernel's sendfile."""
     if isinstance(content, StoredResult):
         body = wrap_file(request.environ, content.file)
-        response = Response(body, direct_passthrough=True, content_type="image/png")
+        response = Response(body, direct_passthrough=True, content_type=content_type)
     else:
         # In pieces: a copy for each of those who wait for the same result would fill the memory.
         starts = range(0, length, READ_CHUNK_BYTES)
         body = (bytes(content[start : start + READ_CHUNK_BYTES]) for start in starts)
-        response = Response(body, content_type="image/png")
+        response = Response(body, content_type=content_type)
     response.content_length = length
     return response
 
 
-def disposition(file_name: str) -> str:
+def disposition(file_name: str, options: Options) -> str:
     """Return a Content-Disposition that shows the picture and names it for saving (RFC 6266)."""
     if file_name.isascii():
         return f'inline; filename="{file_name}"'
     encoded = quote(file_name, safe="")
-    return f"inline; filename=\"image_x{SCALE}.png\"; filename*=UTF-8''{encoded}"
+    return f"inline; filename=\"image{options.suffix}\"; filename*=UTF-8''{encoded}"
 
 
 def run_server() -> None:

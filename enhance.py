@@ -25,6 +25,7 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from options import Options
 from result_cache import generate_file_hash
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
@@ -130,11 +131,12 @@ class LocalEnhancer:
     """Enlarges in this process; the bytes are those of the service."""
 
     def __init__(self) -> None:
-        from image_codec import decode_image, encode_png
+        from encoders import encode_picture
+        from image_codec import decode_image
         from super_resolution import SuperResolution
 
         self._model = SuperResolution()
-        self._decode, self._encode = decode_image, encode_png
+        self._decode, self._encode = decode_image, encode_picture
 
     def enhance(self, content: bytes, report: Report) -> bytes:
         """Return the result of a picture file."""
@@ -143,7 +145,7 @@ class LocalEnhancer:
         try:
             picture = self._decode(BytesIO(content))
             report(0.1)
-            return bytes(self._encode(self._model.upscale_picture(picture)))
+            return bytes(self._encode(self._model.enlarge(picture), Options()))
         except ServiceError as error:
             raise EnhanceError(error.message) from None
 

@@ -1,8 +1,8 @@
-"""Bytes <-> pixels: header check before decoding, orientation, transparency, encoder.
+"""Bytes -> pixels: header check before decoding, orientation, transparency, bit depth, profile.
 
 Pixels are BGR inside the service, since that is what OpenCV's network and encoder want.
-Pillow is the only decoder: `cv2.imdecode` turns pictures by their EXIF orientation itself and
-drops colour profiles.
+Pillow is the decoder: `cv2.imdecode` turns some pictures by their EXIF orientation itself and
+drops colour profiles. OpenCV only adds the lower 8 bits that Pillow drops of 16-bit colour.
 """
 
 import contextlib
@@ -10,39 +10,40 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
-import cv2
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from bit_depth import DEEP_BITS, apply_transparent_colour, read_deep_colour, read_depth
 from errors import TooManyPixels, UndecodableImage, UnsupportedUpload
+from metadata import (
+    Metadata,
+    convert_to_srgb,
+    profile_space,
+    read_dpi,
+    read_exif,
+    read_orientation,
+    read_profile,
+)
+from resampling import DeepPixels, to_levels
 from tiling import Pixels
 
 # Changes whenever the same upload may give other bytes: it is part of every result's name.
-CODEC_VERSION = "1"
-ACCEPTED_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
-ACCEPTED_NAMES = "PNG, JPEG, WebP, TIFF, BMP"
-# Adaptive filters and deflate level 4: 0.7 microseconds per input pixel and 3 % larger than
-# Pillow's default, which takes 1.9 (photographs); drawn graphics stay within 10 % too.
-PNG_PARAMETERS = (
-    cv2.IMWRITE_PNG_COMPRESSION,
-    4,
-    cv2.IMWRITE_PNG_FILTER,
-    cv2.IMWRITE_PNG_ALL_FILTERS,
-    cv2.IMWRITE_PNG_STRATEGY,
-    cv2.IMWRITE_PNG_STRATEGY_FILTERED,
-)
-# libpng writes no side of a result longer than 1,000,000.
+CODEC_VERSION = "2"
+ACCEPTED_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
+ACCEPTED_NAMES = "PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF"
+# libpng writes no side longer than 1,000,000: of a result three times larger.
 MAX_SIDE = 333_333
 # The tiles of a TIFF may be larger than the picture, and are decoded whole: 16x16 pixels in a tile
 # of 14000x14000 took 600 MB.
 MAX_TIFF_TILE_PIXELS = 1024**2
 TIFF_TILE_WIDTH, TIFF_TILE_LENGTH = 322, 323
-# Where a PNG's header has its bit depth.
-PNG_BIT_DEPTH_OFFSET = 24
+# EXIF orientations that exchange width and height.
+TURNED = frozenset({5, 6, 7, 8})
+GREY_MODES = frozenset({"1", "L", "LA", "La"})
+UNUSUAL_MODES = frozenset({"CMYK", "LAB", "HSV", "YCbCr"})
 # What Pillow's decoders raise for damaged files, each seen or documented there.
 DECODER_ERRORS = (
     OSError,
@@ -61,18 +62,35 @@ DECODER_ERRORS = (
 Image.MAX_IMAGE_PIXELS = None
 
 
+NO_METADATA = Metadata()
+Samples = TypeVar("Samples", Pixels, DeepPixels)
+
+
 @dataclass(frozen=True)
 class ImageHeader:
-    """What a picture's header says, before decoding: size in pixels, transparency."""
+    """What a picture's header says, before decoding.
+
+    Attributes
+    ----------
+    width, height : in pixels, upright
+    has_alpha : it has transparency
+    is_deep : it has 16 bits a sample
+    """
 
     width: int
     height: int
-    has_alpha: bool
+    has_alpha: bool = False
+    is_deep: bool = False
 
     @property
     def pixels(self) -> int:
         """Number of pixels."""
         return self.width * self.height
+
+    @property
+    def cost_pixels(self) -> int:
+        """Input pixels that the network computes: transparency is a second picture."""
+        return self.pixels * (2 if self.has_alpha else 1)
 
 
 @dataclass(frozen=True)
@@ -81,14 +99,26 @@ class Picture:
 
     Attributes
     ----------
-    bgr : (H, W, 3) uint8
+    pixels : (H, W, 3) uint8, BGR; (H, W) where it is grey
     alpha : (H, W) uint8, 255 is opaque; None where the file has no transparency
-    icc_profile : the RGB colour profile of `bgr`; None means sRGB
+    deep : (H, W, 3) BGR or (H, W, 1) grey, uint16, where the file has 16 bits a sample
+    metadata : profile, EXIF and resolution
     """
 
-    bgr: Pixels
+    pixels: Pixels
     alpha: Pixels | None = None
-    icc_profile: bytes | None = None
+    deep: DeepPixels | None = None
+    metadata: Metadata = NO_METADATA
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+    @property
+    def is_grey(self) -> bool:
+        """Whether it has one sample a pixel."""
+        return self.pixels.ndim == 2
 
 
 @contextlib.contextmanager
@@ -122,7 +152,9 @@ def open_image(file: BinaryIO) -> Image.Image:
             ) from None
         # MPO is what Pillow calls the multi-picture JPEG of phones: its first picture is the photo.
         if getattr(image, "is_animated", False) and image.format != "MPO":
-            raise UnsupportedUpload("Animations and files of several pages are not accepted.")
+            raise UnsupportedUpload(
+                "Animations and files of several pages are not accepted; send one picture."
+            )
         if isinstance(image, TiffImageFile):
             tile = image.tag_v2.get(TIFF_TILE_WIDTH, 0) * image.tag_v2.get(TIFF_TILE_LENGTH, 0)
             if tile > max(image.width * image.height, MAX_TIFF_TILE_PIXELS):
@@ -149,105 +181,77 @@ def read_header(file: BinaryIO, max_pixels: int) -> ImageHeader:
             f"The picture has {width} x {height} pixels; at most {max_pixels:,} are accepted, "
             f"and {MAX_SIDE:,} a side."
         )
-    return ImageHeader(width, height, image.has_transparency_data)
+    with translate_decoder_errors("The picture's header is damaged."):
+        if read_orientation(image) in TURNED:
+            width, height = height, width
+        is_deep = read_depth(image, file) == DEEP_BITS
+        return ImageHeader(width, height, image.has_transparency_data, is_deep)
 
 
-def read_greatest_sample(image: Image.Image, file: BinaryIO) -> int:
-    """Return what stands for white in the file: 2**bits - 1 for a PNG, else 255."""
-    if image.format != "PNG":
-        return 255
-    file.seek(PNG_BIT_DEPTH_OFFSET)
-    return int(2 ** file.read(1)[0]) - 1
+def turn_upright(array: Samples, orientation: int) -> Samples:
+    """Undo an EXIF orientation, 1 to 8 (Exif 2.32, tag 274)."""
+    if orientation in TURNED:
+        array = array.swapaxes(0, 1)
+    if orientation in {2, 3, 6, 7}:
+        array = array[:, ::-1]
+    if orientation in {3, 4, 7, 8}:
+        array = array[::-1]
+    return np.ascontiguousarray(array)
 
 
-def to_eight_bits(image: Image.Image, greatest_sample: int) -> Image.Image:
-    """Convert 16-bit grey to 8 bits, and a transparent colour to the scale of 8-bit samples.
+def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
+    """Decode a picture: turned upright, BGR or grey, with its depth and metadata.
 
-    Pillow's own conversion clips at 255, and its transparent colour stays on the file's scale.
-    """
-    colour = image.info.get("transparency")
-    if image.mode.startswith("I;16"):
-        samples = np.asarray(image).astype(np.uint32)
-        grey = Image.fromarray(((samples + 128) // 257).astype(np.uint8))
-        if colour is None:
-            return grey
-        opaque = Image.fromarray(np.where(samples == colour, 0, 255).astype(np.uint8))
-        return Image.merge("LA", (grey, opaque))
-    if image.mode in {"I", "F"}:
-        raise UnsupportedUpload("Pictures of 32 bits a sample are not accepted.")
-    if isinstance(colour, tuple):
-        image.info["transparency"] = tuple(sample * 255 // greatest_sample for sample in colour)
-    elif isinstance(colour, int) and image.mode == "L":
-        image.info["transparency"] = colour * 255 // greatest_sample
-    return image
-
-
-def read_rgb_profile(image: Image.Image) -> bytes | None:
-    """Return the embedded colour profile where it is sound and describes RGB samples."""
-    profile: bytes | None = image.info.get("icc_profile")
-    if not profile or image.mode not in {"RGB", "RGBA", "P"}:
-        return None
-    try:
-        space = ImageCms.ImageCmsProfile(BytesIO(profile)).profile.xcolor_space
-    except (ImageCms.PyCMSError, OSError):
-        return None
-    return profile if space.strip() == "RGB" else None
-
-
-def decode_image(file: BinaryIO) -> Picture:
-    """Decode a picture: turned upright by its EXIF orientation, 8 bits, BGR.
+    Parameters
+    ----------
+    keep_metadata : see `read_exif`
 
     Raises
     ------
     UndecodableImage
         The pixels are damaged or cut short.
     UnsupportedUpload
-        As `open_image`, or a sample format that 8 bits cannot show.
+        As `open_image`, or samples of 32 bits.
     """
     image = open_image(file)
     with translate_decoder_errors("The picture is damaged or cut short."):
-        greatest_sample = read_greatest_sample(image, file)
+        depth = read_depth(image, file)
         image.load()
-        with contextlib.suppress(*DECODER_ERRORS):  # damaged EXIF says nothing of orientation
-            image = ImageOps.exif_transpose(image)
-        profile = read_rgb_profile(image)
-        image = to_eight_bits(image, greatest_sample)
-        has_alpha = image.has_transparency_data
-        rgb = np.asarray(image.convert("RGBA" if has_alpha else "RGB"))
-    bgr = np.ascontiguousarray(rgb[:, :, 2::-1])
-    alpha = np.ascontiguousarray(rgb[:, :, 3]) if has_alpha else None
-    return Picture(bgr, alpha, profile)
-
-
-def stack_alpha(picture: Picture) -> Pixels:
-    """Return (H, W, 3) BGR, or (H, W, 4) BGRA where the picture has transparency."""
-    if picture.alpha is None:
-        return picture.bgr
-    return np.dstack([picture.bgr, picture.alpha])
-
-
-def encode_png(picture: Picture) -> memoryview:
-    """Encode as PNG with the picture's colour profile."""
-    pixels = stack_alpha(picture)
-    if picture.icc_profile is not None:
-        profile = np.frombuffer(picture.icc_profile, np.uint8)
-        written, encoded = cv2.imencodeWithMetadata(
-            ".png", pixels, [cv2.IMAGE_METADATA_ICCP], [profile], PNG_PARAMETERS
-        )
-        if written:
-            return encoded.data
-        # libpng refuses some profiles that decoders pass on; the picture is worth more.
-    written, encoded = cv2.imencode(".png", pixels, PNG_PARAMETERS)
-    if not written:
-        raise MemoryError("OpenCV could not encode the result")
-    return encoded.data
-
-
-def to_pil(picture: Picture) -> Image.Image:
-    """Return the picture as a Pillow image, RGB or RGBA."""
-    pixels = stack_alpha(picture)
-    order = [2, 1, 0, 3][: pixels.shape[2]]
-    image = Image.fromarray(np.ascontiguousarray(pixels[:, :, order]))
-    if picture.icc_profile is not None:
-        image.info["icc_profile"] = picture.icc_profile
-    return image
+        orientation = read_orientation(image)
+        exif, dpi, profile = read_exif(image, keep_metadata), read_dpi(image), read_profile(image)
+        deep: DeepPixels | None = None
+        alpha: Pixels | None = None
+        if image.mode.startswith("I;16"):
+            samples = np.asarray(image).astype(np.uint16)
+            colour = image.info.get("transparency")
+            if colour is not None:
+                alpha = np.where(samples == colour, 0, 255).astype(np.uint8)
+            deep, pixels = samples[:, :, np.newaxis], to_levels(samples)
+        elif image.mode in {"I", "F"}:
+            raise UnsupportedUpload("Pictures of 32 bits a sample are not accepted.")
+        else:
+            image = apply_transparent_colour(image, depth)
+            if image.mode in UNUSUAL_MODES:
+                image, profile = convert_to_srgb(image, profile), None
+            is_grey = image.mode in GREY_MODES
+            has_alpha = image.has_transparency_data
+            channels = np.asarray(image.convert("RGBA" if has_alpha else "RGB"))
+            pixels = channels[:, :, 2::-1]
+            alpha = channels[:, :, 3] if has_alpha else None
+            if depth == DEEP_BITS:
+                deep = read_deep_colour(file, pixels)
+                if deep is not None:
+                    deep = deep[:, :, 1:2] if is_grey else deep
+                    pixels = to_levels(np.repeat(deep, 3, axis=2) if is_grey else deep)
+            if is_grey:
+                pixels = pixels[:, :, 1]
+    if profile is not None and profile_space(profile) != ("GRAY" if pixels.ndim == 2 else "RGB"):
+        profile = None
+    if dpi is not None and orientation in TURNED:
+        dpi = dpi[::-1]
+    return Picture(
+        turn_upright(pixels, orientation),
+        None if alpha is None else turn_upright(alpha, orientation),
+        None if deep is None else turn_upright(deep, orientation),
+        Metadata(profile, exif, dpi),
+    )

@@ -11,6 +11,7 @@ from werkzeug.http import parse_list_header
 from cache_headers import set_cache_policy
 from errors import Busy, JobNotFound
 from jobs import JobStatus
+from options import Options
 from problems import problem_members
 from runner import Result, Runner
 from uploads import Upload, has_left
@@ -85,13 +86,13 @@ class JobRoutes:
         app.get("/api/jobs/<ticket>")(self.show)
         app.delete("/api/jobs/<ticket>")(self.withdraw)
 
-    def accept(self, upload: Upload, preference: Preference) -> Result | Response:
+    def accept(self, upload: Upload, options: Options, preference: Preference) -> Result | Response:
         """Queue an upload; return its result if it is there in time, else the 202."""
-        found = self._runner.find(upload.key)
+        found = self._runner.find(upload.key, options)
         if found is not None:
             upload.file.close()
             return found
-        ticket = self._runner.submit(upload)
+        ticket = self._runner.submit(upload, options)
         if preference.wait_seconds:
             seconds = min(preference.wait_seconds, self._runner.settings.max_sync_seconds)
             connection = request._get_current_object()  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ from cleanup_cache import CacheLimiter
 from errors import DatabaseDown, JobCancelled, NotStored, ServiceError, UploadLost
 from image_codec import ImageHeader, read_header
 from jobs import Claim, Jobs
+from options import Options
 from pipeline import Job, Pipeline
 from result_cache import ResultCache
 from scheduler import Scheduler
@@ -67,7 +68,9 @@ class LocalJobs:
         """Return how many jobs there are."""
         return len(self._jobs)
 
-    def join(self, name: str, upload: Upload, header: ImageHeader, keep: bool) -> Job:
+    def join(
+        self, name: str, upload: Upload, header: ImageHeader, options: Options, keep: bool
+    ) -> Job:
         """Let a request wait for the job that makes a result; a new one takes the upload's file.
 
         Raises
@@ -78,8 +81,8 @@ class LocalJobs:
         with self._lock:
             job = self._jobs.get((name, keep))
             if job is None:
-                self._scheduler.admit(header.pixels)
-                job = self._jobs[name, keep] = Job(name, upload.file, header, keep)
+                self._scheduler.admit(header.cost_pixels)
+                job = self._jobs[name, keep] = Job(name, upload.file, header, options, keep)
                 self._pool.submit(self._run, job)
             job.waiters += 1
         if job.is_claimed:
@@ -131,7 +134,8 @@ class LocalJobs:
                 # Lost, or over: the spool is emptied only after the result is stored.
                 is_stored = self._cache.contains(claim.name)
                 raise JobCancelled("stored") if is_stored else UploadLost("The upload is lost.")
-            job = Job(claim.name, file, read_header(file, claim.pixels), is_asynchronous=True)
+            header, options = read_header(file, claim.pixels), Options(**claim.options)
+            job = Job(claim.name, file, header, options, is_asynchronous=True)
         except ServiceError as error:
             if file is not None:
                 file.close()
@@ -139,7 +143,7 @@ class LocalJobs:
             return
         with self._lock:
             self._jobs[claim.name, True] = job
-        self._scheduler.enter(job.header.pixels)
+        self._scheduler.enter(job.header.cost_pixels)
         self._pool.submit(self._run, job)
 
     def claimed(self) -> list[Job]:
@@ -163,7 +167,7 @@ class LocalJobs:
             job.error = ServiceError("The picture could not be computed.")
         finally:
             job.file.close()
-            self._scheduler.finish(job.header.pixels, job.began_asynchronous)
+            self._scheduler.finish(job.header.cost_pixels, job.began_asynchronous)
             self._record_end(job)
             with self._lock:
                 if self._jobs.get((job.name, job.keep)) is job:
@@ -179,7 +183,10 @@ class LocalJobs:
                 raise JobCancelled("Nobody wants this picture any more.")
             try:
                 job.is_claimed = self._table.claim(
-                    job.name, {}, job.header.pixels, self._max_sync_seconds
+                    job.name,
+                    job.options.as_dict(),
+                    job.header.cost_pixels,
+                    self._max_sync_seconds,
                 )
             except DatabaseDown:
                 self._count("jobs_unavailable")

@@ -7,17 +7,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
+from encoders import check_result_size, encode_picture
 from errors import ServiceError
-from image_codec import ImageHeader, decode_image, encode_png
+from image_codec import ImageHeader, decode_image
 from lanes import Progress
 from model_loader import ModelLoader
+from options import MODEL_SCALE, Options
 from result_cache import ResultCache, ResultNote
 from scheduler import Scheduler
+from settings import Settings
 
 # Peak for each input pixel of the upright picture: 3 bytes of input, 27 of result, and what the
 # encoder makes of them; with transparency another 9, and 36 for the encoder's interleaved copy.
 BYTES_PER_PIXEL = 48
 BYTES_PER_PIXEL_WITH_ALPHA = 96
+# For each pixel of a result of another size, and of 16 bits.
+BYTES_PER_RESIZED_PIXEL = 8
+BYTES_PER_DEEP_PIXEL = 18
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +45,14 @@ class Job:
         name: str,
         file: BinaryIO,
         header: ImageHeader,
+        options: Options,
         keep: bool = True,
         is_asynchronous: bool = False,
     ) -> None:
         self.name = name
         self.file = file
         self.header = header
+        self.options = options
         self.keep = keep
         self.is_asynchronous = self.is_claimed = self.began_asynchronous = is_asynchronous
         self.waiters = 0
@@ -63,6 +71,18 @@ class Job:
         self.stage_seconds[stage] = time.perf_counter() - started
 
 
+def estimate_bytes(header: ImageHeader, options: Options) -> int:
+    """Return the memory that a picture takes at its peak, in bytes."""
+    per_pixel = BYTES_PER_PIXEL_WITH_ALPHA if header.has_alpha else BYTES_PER_PIXEL
+    total = header.pixels * per_pixel
+    width, height = options.result_size(header.width, header.height)
+    if options.scale != MODEL_SCALE:
+        total += width * height * BYTES_PER_RESIZED_PIXEL
+    if header.is_deep:
+        total += width * height * BYTES_PER_DEEP_PIXEL
+    return total
+
+
 class Pipeline:
     """Computes results.
 
@@ -73,11 +93,13 @@ class Pipeline:
 
     def __init__(
         self,
+        settings: Settings,
         model_loader: ModelLoader,
         cache: ResultCache,
         scheduler: Scheduler,
         count: Callable[[str], None],
     ) -> None:
+        self._settings = settings
         self._model_loader = model_loader
         self._cache = cache
         self._scheduler = scheduler
@@ -91,16 +113,18 @@ class Pipeline:
             stored.file.close()
             job.note = stored.note
             return
-        bytes_per_pixel = BYTES_PER_PIXEL_WITH_ALPHA if job.header.has_alpha else BYTES_PER_PIXEL
-        with self._scheduler.decoded_picture(job.header.pixels * bytes_per_pixel):
+        with self._scheduler.decoded_picture(estimate_bytes(job.header, job.options)):
             with job.measure("decode"):
-                picture = decode_image(job.file)
+                picture = decode_image(job.file, self._settings.keep_metadata)
             with job.measure("upscale"):
-                enlarged = self._model_loader.get().upscale_picture(picture, job.progress)
+                # The orientation may stand behind the pixels, unseen by the header check.
+                size = job.options.result_size(*picture.size)
+                check_result_size(*size, job.options, self._settings.max_output_pixels)
+                enlarged = self._model_loader.get().enlarge(picture, job.options, job.progress)
             self._count("inferences")
-            height, width = enlarged.bgr.shape[:2]
+            width, height = enlarged.size
             with job.measure("encode"):
-                payload = encode_png(enlarged)
+                payload = encode_picture(enlarged, job.options)
             del picture, enlarged
             job.note = ResultNote.describe(payload, width, height)
             if not job.keep:

@@ -10,18 +10,20 @@ from dataclasses import dataclass, field
 
 from cleanup_cache import CacheLimiter
 from databases import open_database
+from encoders import check_result_size
 from errors import ClientLeft, JobCancelled, NotReady, NotStored
 from image_codec import CODEC_VERSION, ImageHeader, read_header
 from job_keeper import JobKeeper
 from jobs import SCHEMA, Jobs, make_owner
 from local_jobs import LocalJobs
 from model_loader import ModelLoader
+from options import Options
 from pipeline import Job, Pipeline
 from result_cache import ResultCache, ResultNote, StoredResult
 from scheduler import Scheduler
 from settings import Settings
 from spool import Spool
-from super_resolution import SCALE, SuperResolution
+from super_resolution import DEFAULT_OPTIONS, SCALE, SuperResolution
 from uploads import Upload
 
 # A client that has left is noticed within this.
@@ -69,7 +71,7 @@ class Runner:
         self.spool = Spool(settings.cache_dir / "spool")
         self._local_jobs = LocalJobs(
             *(self.jobs, self.spool, self.cache, self.limiter, self.scheduler),
-            Pipeline(self.model_loader, self.cache, self.scheduler, self._count),
+            Pipeline(settings, self.model_loader, self.cache, self.scheduler, self._count),
             *(settings.max_sync_seconds, self._count),
         )
         self.keeper = JobKeeper(
@@ -91,19 +93,24 @@ class Runner:
         if self.is_draining():
             raise NotReady("The service is stopping.", retry_after_seconds=1)
 
-    def result_name(self, key: str) -> str:
+    def result_name(self, key: str, options: Options = DEFAULT_OPTIONS) -> str:
         """Return the name of an upload's result: content hash, then variant.
 
         The variant stands for everything else that changes the result's bytes, so that what is
         cached under a name stays right for good.
         """
-        ingredients = f"{self.model_loader.get().fingerprint} png codec {CODEC_VERSION}"
-        variant = hashlib.sha256(ingredients.encode()).hexdigest()[:12]
-        return f"{key}.{variant}.png"
+        ingredients = (
+            self.model_loader.get().fingerprint,
+            f"codec {CODEC_VERSION}",
+            *(f"{name} {value}" for name, value in sorted(options.as_dict().items())),
+            f"metadata {self.settings.keep_metadata}",
+        )
+        variant = hashlib.sha256("; ".join(ingredients).encode()).hexdigest()[:12]
+        return f"{key}.{variant}.{options.format}"
 
-    def find(self, key: str) -> Result | None:
+    def find(self, key: str, options: Options = DEFAULT_OPTIONS) -> Result | None:
         """Return an upload's result if it is stored."""
-        result = self.open_result(self.result_name(key))
+        result = self.open_result(self.result_name(key, options))
         self._count("cache_misses" if result is None else "cache_hits")
         return result
 
@@ -113,7 +120,11 @@ class Runner:
         return Result(name, stored.note, stored, hit=True) if stored else None
 
     def enhance(
-        self, upload: Upload, keep: bool = True, has_left: Callable[[], bool] = lambda: False
+        self,
+        upload: Upload,
+        options: Options = DEFAULT_OPTIONS,
+        keep: bool = True,
+        has_left: Callable[[], bool] = lambda: False,
     ) -> Result:
         """Return an upload's result, waiting for it where it is not stored.
 
@@ -130,15 +141,15 @@ class Runner:
         """
         job: Job | None = None
         try:
-            found = self.find(upload.key)
+            found = self.find(upload.key, options)
             if found is not None:
                 return found
             self.model_loader.refuse_unsound()
-            header = self._read_header(upload)
-            name = self.result_name(upload.key)
+            header = self._read_header(upload, options)
+            name = self.result_name(upload.key, options)
             with self.scheduler.waiting_request():
                 while True:
-                    job = self._local_jobs.join(name, upload, header, keep)
+                    job = self._local_jobs.join(name, upload, header, options, keep)
                     self._wait(job, has_left)
                     # Somebody may have cancelled the job just before this request joined it.
                     if not isinstance(job.error, JobCancelled) or job.file is upload.file:
@@ -148,9 +159,15 @@ class Runner:
             if job is None or job.file is not upload.file:
                 upload.file.close()
 
-    def _read_header(self, upload: Upload) -> ImageHeader:
-        max_pixels = self.settings.max_output_pixels // SCALE**2
-        return read_header(upload.file, min(self.settings.max_input_pixels, max_pixels))
+    def _read_header(self, upload: Upload, options: Options) -> ImageHeader:
+        """Check a picture's size, and its result's, before anything is decoded."""
+        max_output = self.settings.max_output_pixels
+        # Whatever the final size, the network makes a picture three times larger.
+        max_input = min(self.settings.max_input_pixels, max_output // SCALE**2)
+        header = read_header(upload.file, max_input)
+        size = options.result_size(header.width, header.height)
+        check_result_size(*size, options, max_output)
+        return header
 
     def _wait(self, job: Job, has_left: Callable[[], bool]) -> None:
         """Wait until a job has ended, the client has left, or time is over."""
@@ -182,7 +199,7 @@ class Runner:
 
     # --- asynchronous jobs
 
-    def submit(self, upload: Upload) -> str:
+    def submit(self, upload: Upload, options: Options) -> str:
         """Accept a job that survives this process, and return a ticket for it.
 
         Raises
@@ -192,17 +209,17 @@ class Runner:
         """
         try:
             self.model_loader.refuse_unsound()
-            header = self._read_header(upload)
-            name = self.result_name(upload.key)
+            header = self._read_header(upload, options)
+            name = self.result_name(upload.key, options)
             open_jobs = self.jobs.open_jobs()
             if name not in open_jobs:
-                self.scheduler.check_room(header.pixels, sum(open_jobs.values()))
+                self.scheduler.check_room(header.cost_pixels, sum(open_jobs.values()))
             try:
                 self.spool.store(name, upload.file)
             except OSError as error:
                 logger.error("cannot spool an upload: %s", error.strerror)
                 raise NotStored("The upload cannot be kept now.") from None
-            ticket = self.jobs.submit(name, {}, header.pixels)
+            ticket = self.jobs.submit(name, options.as_dict(), header.cost_pixels)
         finally:
             upload.file.close()
         self.keeper.wake()

@@ -101,6 +101,14 @@ def parse_database_url(text: str) -> str:
     return text
 
 
+def parse_keep_metadata(text: str) -> str:
+    """Read which metadata is kept."""
+    choice = text.strip().lower()
+    if choice not in {"all", "safe", "none"}:
+        raise ValueError("must be all, safe or none")
+    return choice
+
+
 def setting(default: object, parse: Callable[[str], object], help_text: str) -> Any:
     """Declare a setting: its default, how its text is read, and what it means."""
     return field(default=default, metadata={"parse": parse, "help": help_text})
@@ -140,6 +148,11 @@ class Settings:
     )
     lanes: int = setting(
         0, parse_non_negative, "tiles computed at once; 0: as many as CPUs and memory allow"
+    )
+    keep_metadata: str = setting(
+        "safe",
+        parse_keep_metadata,
+        "EXIF in results: all; safe: author, camera and exposure, no place; none",
     )
     max_upload_bytes: int = setting(16 * 1024**2, parse_positive, "largest accepted file")
     max_input_pixels: int = setting(16_000_000, parse_positive, "most pixels of an upload")

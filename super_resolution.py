@@ -9,7 +9,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -19,13 +19,17 @@ import numpy as np
 from PIL import Image
 
 import machine
+from encoders import to_pil
+from enlargement import enlarge_picture
 from errors import ModelError
-from image_codec import Picture, decode_image, to_pil
+from image_codec import Picture, decode_image
 from lanes import Lanes, Network, Progress, Task
+from options import MODEL_SCALE, Options
 from settings import EMBEDDED_MODEL_PATH
 from tiling import Pixels, Tile, split_image
 
-SCALE = 3
+SCALE = MODEL_SCALE
+DEFAULT_OPTIONS = Options()
 # One wrong level is rounding: processors add in different orders.
 GOLDEN_TOLERANCE = 2
 MEMORY_SHARE_FOR_LANES = 0.5
@@ -169,83 +173,99 @@ class SuperResolution:
         if self.profile is not EMBEDDED_PROFILE:
             return True
         golden_input, expected = (
-            decode_image(BytesIO(EMBEDDED_MODEL_PATH.with_name(name).read_bytes())).bgr
+            decode_image(BytesIO(EMBEDDED_MODEL_PATH.with_name(name).read_bytes())).pixels
             for name in ("golden_input.png", "golden_output.png")
         )
         computed = self.upscale(golden_input)
         difference = np.abs(computed.astype(np.int16) - expected)
         return int(difference.max()) <= GOLDEN_TOLERANCE
 
-    def upscale(self, image: Pixels, progress: Progress | None = None) -> Pixels:
+    def upscale(self, image: Pixels) -> Pixels:
+        """Enlarge one picture three times: see `upscale_all`."""
+        return self.upscale_all([image])[0]
+
+    def upscale_all(
+        self, images: Sequence[Pixels], progress: Progress | None = None
+    ) -> list[Pixels]:
         """Enlarge three times; pictures of several threads share the lanes tile by tile.
 
         Equal tiles, such as those of a flat background, are computed once.
 
         Parameters
         ----------
-        image : (H, W, 3) uint8, BGR
+        images : (H, W, 3) uint8, BGR, or (H, W) uint8, grey; any number of one size
         progress : told how far this is, and asked whether to stop
 
         Returns
         -------
-        (3 H, 3 W, 3) uint8, BGR
+        (3 H, 3 W, 3) or (3 H, 3 W) uint8 for each
 
         Raises
         ------
         JobCancelled
             `progress.cancelled` was set.
         """
-        height, width = image.shape[:2]
-        output = np.empty((height * SCALE, width * SCALE, 3), np.uint8)
-        equal_tiles: dict[bytes, list[Tile]] = {}
-        for tile in split_image(height, width, self.profile.tile, self.profile.halo):
-            digest = hashlib.blake2b(tile.crop(image).data, digest_size=16).digest()
-            equal_tiles.setdefault(digest, []).append(tile)
+        outputs = []
+        equal_tiles: dict[bytes, list[tuple[Tile, Pixels, Pixels]]] = {}
+        for image in images:
+            height, width = image.shape[:2]
+            output = np.empty((height * SCALE, width * SCALE, *image.shape[2:]), np.uint8)
+            outputs.append(output)
+            for tile in split_image(height, width, self.profile.tile, self.profile.halo):
+                digest = hashlib.blake2b(tile.crop(image).data, digest_size=16).digest()
+                equal_tiles.setdefault(digest, []).append((tile, image, output))
 
-        def make_task(tiles: list[Tile]) -> Task:
-            def run(network: Network) -> None:
-                self._compute_tile(network, tiles, image, output)
-
-            return Task(run, tiles[0].kept_pixels, len(tiles))
+        def make_task(group: list[tuple[Tile, Pixels, Pixels]]) -> Task:
+            return Task(
+                lambda network: self._compute_tile(network, group),
+                group[0][0].kept_pixels,
+                len(group),
+            )
 
         self._lanes.run(map(make_task, equal_tiles.values()), progress or Progress())
-        return output
+        return outputs
 
-    def _compute_tile(
-        self, network: Network, tiles: list[Tile], image: Pixels, output: Pixels
-    ) -> None:
+    def _compute_tile(self, network: Network, group: list[tuple[Tile, Pixels, Pixels]]) -> None:
         """Compute the first of some equal tiles and copy the result to the places of all."""
-        first = tiles[0]
+        first, image, _ = group[0]
+        crop = first.crop(image)
         started = time.perf_counter()
-        enlarged = network(first.crop(image))
+        if crop.ndim == 2:
+            coloured = network(np.repeat(crop[:, :, np.newaxis], 3, axis=2))
+            enlarged = np.asarray(cv2.cvtColor(coloured, cv2.COLOR_BGR2GRAY), np.uint8)
+        else:
+            enlarged = network(crop)
         seconds = time.perf_counter() - started
         # Of small tiles most of the time is overhead; they would make large pictures look slow.
         if 2 * first.kept_pixels >= self.profile.kept_pixels:
             self._record_speed(seconds, first.kept_pixels)
-        for tile in tiles:
+        for tile, _, output in group:
             tile.place(enlarged, output, SCALE)
 
-    def upscale_picture(self, picture: Picture, progress: Progress | None = None) -> Picture:
-        """Enlarge a picture three times, its transparency by bicubic interpolation."""
-        bgr = self.upscale(picture.bgr, progress)
-        alpha = picture.alpha
-        if alpha is not None:
-            size = (bgr.shape[1], bgr.shape[0])
-            alpha = cv2.resize(alpha, size, interpolation=cv2.INTER_CUBIC).astype(np.uint8)
-        return Picture(bgr, alpha, picture.icc_profile)
+    def enlarge(
+        self,
+        picture: Picture,
+        options: Options = DEFAULT_OPTIONS,
+        progress: Progress | None = None,
+    ) -> Picture:
+        """Enlarge a decoded picture to the size that its options name."""
+        width, height = options.result_size(*picture.size)
+        return enlarge_picture(
+            picture, lambda each: self.upscale_all(each, progress), width, height
+        )
 
     def enhance(self, image_data: bytes) -> Image.Image:
         """Enlarge a picture file three times: the call for scripts.
 
         Parameters
         ----------
-        image_data : bytes of a PNG, JPEG, WebP, TIFF or BMP file
+        image_data : bytes of a picture file of any accepted format
 
         Returns
         -------
-        Pillow image, RGB or RGBA, three times as wide and high
+        Pillow image, L, LA, RGB or RGBA, 8 bits, three times as wide and high
         """
-        return to_pil(self.upscale_picture(decode_image(BytesIO(image_data))))
+        return to_pil(self.enlarge(decode_image(BytesIO(image_data))))
 
     def close(self) -> None:
         """Let the lanes end."""

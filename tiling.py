@@ -40,7 +40,7 @@ class Tile:
         return rows * (self.columns.keep_stop - self.columns.keep_start)
 
     def crop(self, image: Pixels) -> Pixels:
-        """Cut the tile with its halo out of an (H, W, C) picture; contiguous."""
+        """Cut the tile with its halo out of an (H, W) or (H, W, C) picture; contiguous."""
         rows, columns = self.rows, self.columns
         return np.ascontiguousarray(image[rows.start : rows.stop, columns.start : columns.stop])
 

@@ -213,8 +213,8 @@ def test_request_log_has_one_line_with_everything(
         client.get("/api/no%0athing%1b[31m", headers={"X-Request-ID": "abc-3"})
     lines = [record.getMessage() for record in caplog.records if record.name == "request"]
     patterns = [
-        r"POST /api/enhance 200 \d+\.\d{3}s hit=false pixels=200 id=abc-1",
-        r"POST /api/enhance 200 \d+\.\d{3}s hit=true pixels=200 id=abc-2",
+        r"POST /api/enhance 200 \d+\.\d{3}s hit=false pixels=1800 id=abc-1",
+        r"POST /api/enhance 200 \d+\.\d{3}s hit=true pixels=1800 id=abc-2",
         r"GET /api/no%0Athing%1B%5B31m 404 \d+\.\d{3}s hit=- pixels=- id=abc-3",
     ]
     assert len(lines) == 3
@@ -300,7 +300,7 @@ def test_too_many_pixels_in_or_out_is_unprocessable(settings: Settings, make_app
         replace(settings, max_output_pixels=9 * 200 - 1),
     ):
         assert_problem(upload(make_app(tight).test_client()), 422, "too_many_pixels")
-    fitting = replace(settings, max_input_pixels=200, max_output_pixels=9 * 200)
+    fitting = replace(settings, max_input_pixels=1800, max_output_pixels=9 * 200)
     assert upload(make_app(fitting).test_client()).status_code == 200
 
 
@@ -315,7 +315,7 @@ def test_busy_service_says_when_to_return(settings: Settings, make_app: AppMaker
 def test_fault_of_the_service_shows_nothing_of_itself(
     client: FlaskClient, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(upload: Upload, _keep: bool, _has_left: object) -> None:
+    def fail(upload: Upload, *_options: object) -> None:
         upload.file.close()
         raise RuntimeError("secret detail")
 

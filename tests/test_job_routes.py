@@ -301,7 +301,7 @@ def test_client_that_leaves_ends_its_job(
     with ThreadPoolExecutor(1) as pool:
         content = noise(600)
         large = Upload(BytesIO(content), generate_file_hash(content), "photo")
-        waiting = pool.submit(runner.enhance, large, True, leaver)
+        waiting = pool.submit(runner.enhance, large, has_left=leaver)
         assert fake_model.started.wait(WAIT_SECONDS)
         leaver.left.set()
         with pytest.raises(ClientLeft):
@@ -319,7 +319,7 @@ def test_client_that_leaves_ends_no_job_that_another_wants(
     leaver = Leaver()
     fake_model.may_go_on.clear()
     with ThreadPoolExecutor(2) as pool:
-        leaving = pool.submit(runner.enhance, make_upload(1), True, leaver)
+        leaving = pool.submit(runner.enhance, make_upload(1), has_left=leaver)
         assert fake_model.started.wait(WAIT_SECONDS)
         path = ""
         if other_is_asynchronous:

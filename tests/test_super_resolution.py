@@ -85,7 +85,7 @@ def test_transparency_is_enlarged_with_the_picture(
     alpha = np.zeros((10, 12), np.uint8)
     alpha[:, 6:] = 255
     picture = Picture(np.full((10, 12, 3), 90, np.uint8), alpha)
-    enlarged = fake_super_resolution.upscale_picture(picture)
+    enlarged = fake_super_resolution.enlarge(picture)
     assert enlarged.alpha is not None
     assert enlarged.alpha.shape == (30, 36)
     assert (enlarged.alpha[:, :12] == 0).all()
@@ -211,7 +211,7 @@ def test_equal_tiles_are_computed_once_and_exact(
     image[:200, :200] = np.random.default_rng(1).integers(0, 256, (200, 200, 3), np.uint8)
     fake_model.tiles = 0
     progress = Progress()
-    enlarged = fake_super_resolution.upscale(image, progress)
+    (enlarged,) = fake_super_resolution.upscale_all([image], progress)
     assert np.array_equal(enlarged, image.repeat(3, axis=0).repeat(3, axis=1))
     assert progress.tiles_done == progress.tiles_total > 100
     assert fake_model.tiles < 12

@@ -1,0 +1,120 @@
+"""What a client can choose about a result: its format and its size."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from werkzeug.datastructures import CombinedMultiDict, MultiDict
+
+from errors import BadRequest
+
+MODEL_SCALE = 3
+FORMATS = ("png", "webp", "jpeg", "avif")
+SCALES = (2, 3, 4)
+DEFAULT_QUALITIES = {"webp": 90, "jpeg": 92, "avif": 80}
+MAX_QUALITY = 100
+MAX_DIGITS = 9
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of one result; all of them are part of its name.
+
+    Attributes
+    ----------
+    format : png, webp, jpeg or avif
+    quality : of a lossy format, 1 to 100; None where there is no loss
+    scale : how many times larger; None where width or height is given
+    width, height : of the result in pixels; one alone keeps the proportions
+    """
+
+    format: str = "png"
+    quality: int | None = None
+    scale: int | None = MODEL_SCALE
+    width: int | None = None
+    height: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the options as the jobs table keeps them."""
+        return asdict(self)
+
+    @property
+    def suffix(self) -> str:
+        """How the result's file name ends: `_x3.png`, `_800x600.jpg`, `_800w.webp`."""
+        ending = "jpg" if self.format == "jpeg" else self.format
+        if self.scale is not None:
+            return f"_x{self.scale}.{ending}"
+        if self.width is not None and self.height is not None:
+            return f"_{self.width}x{self.height}.{ending}"
+        return f"_{self.width}w.{ending}" if self.width is not None else f"_{self.height}h.{ending}"
+
+    def result_size(self, width: int, height: int) -> tuple[int, int]:
+        """Return the result's width and height for an upright input's, in pixels."""
+        if self.scale is not None:
+            return width * self.scale, height * self.scale
+        if self.width is not None and self.height is not None:
+            return self.width, self.height
+        if self.width is not None:
+            return self.width, max(round(height * self.width / width), 1)
+        assert self.height is not None
+        return max(round(width * self.height / height), 1), self.height
+
+
+def read_whole_number(name: str, text: str, least: int, most: int) -> int:
+    """Read an option that is a number."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
+        raise BadRequest(f"{name} must be a whole number, not {text[:20]!r}.")
+    number = int(text)
+    if not least <= number <= most:
+        raise BadRequest(f"{name} must be from {least} to {most}.")
+    return number
+
+
+def read_options(values: MultiDict[str, str] | CombinedMultiDict[str, str]) -> Options:
+    """Read the options out of form fields or query parameters; others are left alone.
+
+    Raises
+    ------
+    BadRequest
+        A value is wrong, given twice, or has no meaning beside another one; names the field.
+    """
+    given: dict[str, str] = {}
+    for name in (*(field.name for field in fields(Options)), "lossless"):
+        texts = values.getlist(name)
+        if len(texts) > 1:
+            raise BadRequest(f"{name} is given {len(texts)} times.")
+        if texts and texts[0].strip():
+            given[name] = texts[0].strip().lower()
+
+    def number(name: str, least: int, most: int) -> int | None:
+        return read_whole_number(name, given[name], least, most) if name in given else None
+
+    image_format = given.get("format", "png")
+    image_format = "jpeg" if image_format == "jpg" else image_format
+    if image_format not in FORMATS:
+        raise BadRequest(f"format must be one of {', '.join(FORMATS)}.")
+    quality = read_quality(image_format, given, number)
+    width, height = number("width", 1, 10**MAX_DIGITS), number("height", 1, 10**MAX_DIGITS)
+    scale = number("scale", min(SCALES), max(SCALES))
+    if width is None and height is None:
+        scale = scale or MODEL_SCALE
+    elif scale is not None:
+        raise BadRequest("scale has no meaning beside width or height.")
+    return Options(image_format, quality, scale, width, height)
+
+
+def read_quality(
+    image_format: str, given: dict[str, str], number: Callable[[str, int, int], int | None]
+) -> int | None:
+    """Return the quality that a lossy result has; None where there is no loss."""
+    lossless = given.get("lossless", "false")
+    if lossless not in {"true", "false"}:
+        raise BadRequest("lossless must be true or false.")
+    if lossless == "true" and image_format not in {"png", "webp"}:
+        raise BadRequest(f"lossless has no meaning for {image_format}.")
+    quality = number("quality", 1, MAX_QUALITY)
+    if image_format == "png" or lossless == "true":
+        if quality is not None:
+            raise BadRequest("quality has no meaning for a result without loss.")
+        return None
+    return quality or DEFAULT_QUALITIES[image_format]

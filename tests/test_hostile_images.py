@@ -1,0 +1,111 @@
+"""Files made to do harm: a result or an error of the service, in bounded memory."""
+
+import struct
+import zlib
+from io import BytesIO
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from errors import ServiceError, TooManyPixels, UndecodableImage, UnsupportedUpload
+from image_codec import decode_image, read_header
+from tests.conftest import encode
+from tests.fuzz import damage, try_decoding
+from tests.test_fidelity import KINDS, PHOTO
+
+FILES = {name: kind.content() for name, kind in KINDS.items()}
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    kind=st.sampled_from(sorted(FILES)),
+    changes=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), max_size=6),
+    length=st.integers(0, 30_000),
+)
+def test_damaged_file_gives_a_picture_or_an_error_of_the_service(
+    kind: str, changes: list[tuple[int, int]], length: int
+) -> None:
+    content = bytearray(FILES[kind])
+    for position, value in changes:
+        content[position % len(content)] = value
+    try_decoding(bytes(content[:length]))
+
+
+def test_mixed_files_give_a_picture_or_an_error_of_the_service() -> None:
+    random = np.random.default_rng(3)
+    files = list(FILES.values())
+    outcomes = set()
+    for _ in range(1500):
+        first, second = random.integers(0, len(files), 2)
+        outcomes.add(try_decoding(damage(files[first], files[second], random)))
+    assert {"a picture", "undecodable_image", "unsupported_media_type"} <= outcomes
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(width: int, height: int, *chunks: bytes) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + b"".join(chunks)
+
+
+def test_header_of_forty_thousand_pixels_a_side_is_refused_by_its_header() -> None:
+    content = png(40_000, 40_000, chunk(b"IDAT", zlib.compress(bytes(1000))), chunk(b"IEND", b""))
+    with pytest.raises(TooManyPixels, match="40000 x 40000"):
+        read_header(BytesIO(content), 16_000_000)
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
+def test_picture_without_pixels_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises((UndecodableImage, UnsupportedUpload)):
+        read_header(BytesIO(png(*size, chunk(b"IEND", b""))), 10**6)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 700), (700, 1), (2, 3)])
+def test_thin_pictures_are_decoded(size: tuple[int, int]) -> None:
+    picture = decode_image(BytesIO(encode(PHOTO.resize(size), "PNG")))
+    assert picture.size == size
+
+
+def test_text_that_unpacks_to_gigabytes_is_never_unpacked() -> None:
+    bomb = zlib.compress(bytes(200_000_000))
+    pixels = zlib.compress(bytes(13))
+    for name in (b"zTXt", b"iTXt", b"iCCP"):
+        text = {
+            b"zTXt": b"key\0\0" + bomb,
+            b"iTXt": b"key\0\1\0\0\0" + bomb,
+            b"iCCP": b"icc\0\0" + bomb,
+        }[name]
+        content = png(4, 1, chunk(name, text), chunk(b"IDAT", pixels), chunk(b"IEND", b""))
+        try:
+            assert decode_image(BytesIO(content)).metadata.icc_profile is None
+        except ServiceError as error:
+            assert error.code in {"undecodable_image", "unsupported_media_type"}
+
+
+def test_wrong_ending_and_polyglot_are_judged_by_their_bytes() -> None:
+    gif_and_script = encode(PHOTO, "GIF") + b"<script>alert(1)</script>"
+    assert decode_image(BytesIO(gif_and_script)).size == PHOTO.size
+    with pytest.raises(UnsupportedUpload):
+        decode_image(BytesIO(b"<html>" + encode(PHOTO, "PNG")))
+
+
+def test_not_a_number_is_no_picture() -> None:
+    content = encode(Image.fromarray(np.full((4, 4), np.nan, np.float32)), "TIFF")
+    with pytest.raises(UnsupportedUpload, match="32 bits"):
+        decode_image(BytesIO(content))
+
+
+@pytest.mark.parametrize(
+    "rubbish", [b"\xff" * 300, b"Exif\0\0II*\0\xff\xff\xff\xff", b"II*\0" * 90]
+)
+def test_corrupt_metadata_does_not_cost_the_picture(rubbish: bytes) -> None:
+    for image_format in ("JPEG", "WEBP", "PNG"):
+        content = encode(PHOTO, image_format, exif=rubbish, icc_profile=rubbish)
+        picture = decode_image(BytesIO(content), "all")
+        assert picture.size == PHOTO.size
+        assert picture.metadata.icc_profile is None

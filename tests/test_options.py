@@ -1,0 +1,153 @@
+from dataclasses import replace
+
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.datastructures import MultiDict
+
+from errors import BadRequest
+from options import Options, read_options
+from runner import Runner
+from settings import Settings
+from tests.conftest import PNG, AppMaker, assert_problem
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "suffix"),
+    [
+        ({}, Options(), "_x3.png"),
+        ({"format": ""}, Options(), "_x3.png"),
+        ({"format": "JPG"}, Options("jpeg", 92), "_x3.jpg"),
+        ({"format": "webp"}, Options("webp", 90), "_x3.webp"),
+        ({"format": "webp", "lossless": "true"}, Options("webp"), "_x3.webp"),
+        ({"format": "avif", "quality": "55"}, Options("avif", 55), "_x3.avif"),
+        ({"lossless": "true"}, Options(), "_x3.png"),
+        ({"scale": "2"}, Options(scale=2), "_x2.png"),
+        ({"width": "800"}, Options(scale=None, width=800), "_800w.png"),
+        ({"height": "600"}, Options(scale=None, height=600), "_600h.png"),
+        (
+            {"width": "8", "height": "6", "format": "jpeg", "quality": "1"},
+            Options("jpeg", 1, None, 8, 6),
+            "_8x6.jpg",
+        ),
+        ({"other": "x"}, Options(), "_x3.png"),
+    ],
+)
+def test_options_are_read(given: dict[str, str], options: Options, suffix: str) -> None:
+    assert read_options(MultiDict(given)) == options
+    assert options.suffix == suffix
+    assert Options(**options.as_dict()) == options
+
+
+WRONG = [
+    ({"format": "gif"}, "format"),
+    ({"quality": "90"}, "quality"),
+    ({"format": "jpeg", "quality": "0"}, "quality"),
+    ({"format": "jpeg", "quality": "101"}, "quality"),
+    ({"format": "jpeg", "quality": "9.5"}, "quality"),
+    ({"format": "jpeg", "lossless": "true"}, "lossless"),
+    ({"format": "webp", "lossless": "true", "quality": "80"}, "quality"),
+    ({"format": "webp", "lossless": "maybe"}, "lossless"),
+    ({"scale": "1"}, "scale"),
+    ({"scale": "5"}, "scale"),
+    ({"scale": "3", "width": "9"}, "scale"),
+    ({"width": "0"}, "width"),
+    ({"width": "-3"}, "width"),
+    ({"height": "\u0663"}, "height"),
+    ({"height": "9" * 400}, "height"),
+]
+
+
+@pytest.mark.parametrize(("given", "field"), WRONG)
+def test_wrong_option_is_named(given: dict[str, str], field: str) -> None:
+    with pytest.raises(BadRequest, match=field):
+        read_options(MultiDict(given))
+
+
+@pytest.mark.parametrize(("given", "field"), WRONG[:2])
+def test_wrong_option_of_a_request_is_a_bad_request(
+    client: FlaskClient, given: dict[str, str], field: str
+) -> None:
+    for response in (
+        client.post("/api/enhance", data=PNG, content_type="image/png", query_string=given),
+        client.get("/api/result", query_string={"sha256": "0" * 64, **given}),
+    ):
+        assert_problem(response, 400, "bad_request")
+        assert field in response.get_json()["error"]
+
+
+def test_option_given_twice_is_a_bad_request(client: FlaskClient) -> None:
+    twice = [("format", "png"), ("format", "png")]
+    response = client.post(
+        "/api/enhance", data=PNG, content_type="image/png", query_string=MultiDict(twice)
+    )
+    assert_problem(response, 400, "bad_request")
+
+
+def test_format_and_size_are_those_of_the_request(client: FlaskClient) -> None:
+    for given, content_type, name in (
+        ({"format": "webp"}, "image/webp", "image_x3.webp"),
+        ({"format": "jpeg", "scale": "2"}, "image/jpeg", "image_x2.jpg"),
+        ({"format": "avif", "width": "30"}, "image/avif", "image_30w.avif"),
+    ):
+        response = client.post(
+            "/api/enhance", data=PNG, content_type="image/png", query_string=given
+        )
+        assert (response.status_code, response.content_type) == (200, content_type)
+        assert f'filename="{name}"' in response.headers["Content-Disposition"]
+        path = response.headers["Link"].split(">")[0].removeprefix("<http://localhost")
+        stored = client.get(path)
+        assert (stored.content_type, stored.data) == (content_type, response.data)
+        assert client.head(path).content_type == content_type
+        found = client.get(
+            "/api/result", query_string={"sha256": path.split("/")[2][:64], **given}
+        ).get_json()
+        assert found["exists"] is True
+        assert found["url"].endswith(path)
+
+
+def test_no_two_different_results_share_a_name(
+    runner: Runner, make_app: AppMaker, settings: Settings
+) -> None:
+    chosen = [
+        Options(),
+        Options("webp", 90),
+        Options("webp"),
+        Options("webp", 91),
+        Options(scale=2),
+        Options(scale=None, width=9),
+        Options(scale=None, height=9),
+        Options(scale=None, width=9, height=9),
+    ]
+    key = "0" * 64
+    names = {runner.result_name(key, options) for options in chosen}
+    other: Runner = make_app(replace(settings, keep_metadata="none")).extensions["runner"]
+    assert len(names | {other.result_name(key)}) == len(chosen) + 1
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"format": "webp", "width": "16384", "height": "1"}, "webp has at most 16,383"),
+        ({"format": "jpeg", "width": "65501", "height": "1"}, "jpeg has at most 65,500"),
+        ({"width": "20000", "height": "20000"}, "at most 144,000,000"),
+    ],
+)
+def test_result_that_cannot_be_made_is_refused_before_computing(
+    client: FlaskClient, runner: Runner, given: dict[str, str], words: str
+) -> None:
+    response = client.post("/api/enhance", data=PNG, content_type="image/png", query_string=given)
+    assert_problem(response, 422, "too_many_pixels")
+    assert words in response.get_json()["error"]
+    assert runner.statistics()["queue_length"] == 0
+
+
+def test_asynchronous_result_has_the_options_of_its_request(client: FlaskClient) -> None:
+    response = client.post(
+        "/api/enhance",
+        data=PNG,
+        content_type="image/png",
+        query_string={"format": "webp", "scale": "2"},
+        headers={"Prefer": "respond-async, wait=20"},
+    )
+    assert (response.status_code, response.content_type) == (200, "image/webp")
+    assert "image_x2.webp" in response.headers["Content-Disposition"]
