@@ -7,7 +7,8 @@ AUDIT := .venv-audit
 STOCK_MODEL := models/stock/EDSR_x3.pb
 STOCK_SHA256 := 3baa3740fdb8ee9c52f1a41d69fa74cb9feef0fa9bfeec24f0ee58b928068e9a
 
-.PHONY: run test lint format stock-model bench-stock bench-tiles bench-memory bench-jobs bench-fidelity fuzz audit clean
+.PHONY: run test lint format stock-model bench-stock bench-tiles bench-memory bench-jobs \
+	bench-encoders bench-fidelity fuzz audit clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run-installed
@@ -64,6 +65,9 @@ bench-memory: $(VENV)/test-installed
 
 bench-jobs: $(VENV)/test-installed
 	$(BIN)/python -m bench.jobs
+
+bench-encoders: $(VENV)/test-installed
+	$(BIN)/python -m bench.encoders
 
 bench-fidelity: $(VENV)/test-installed
 	$(BIN)/python -m bench.fidelity

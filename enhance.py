@@ -3,7 +3,7 @@
     python enhance.py photo.jpg folder/ -o out/ --url http://localhost:7860
     python enhance.py photo.jpg -o out/ --local
 
-Results are PNG files named like the pictures, `photo_x3.png`. What is in the output folder already
+Results are named like the pictures, `photo_x3.png`. What is in the output folder already
 is not made again, so the same command goes on after Ctrl-C. Ends with 0; 1 when a picture failed;
 2 when the arguments are wrong; 130 after Ctrl-C.
 """
@@ -24,11 +24,13 @@ from typing import Protocol
 import httpx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from werkzeug.datastructures import MultiDict
 
-from options import Options
+from errors import BadRequest, ServiceError
+from options import OPTION_NAMES, Options, read_options
 from result_cache import generate_file_hash
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif"})
 # What the service says when it is busy, and what proxies say when it restarts.
 RETRIED = frozenset({429, 502, 503, 504})
 MAX_ATTEMPTS = 8
@@ -59,21 +61,25 @@ class RemoteEnhancer:
     Parameters
     ----------
     url : of the service
+    parameters : options of the results
     stopping : set when no more shall be sent
     """
 
-    def __init__(self, url: str, stopping: threading.Event) -> None:
+    def __init__(self, url: str, parameters: dict[str, str], stopping: threading.Event) -> None:
+        self._parameters = parameters
         self._client = httpx.Client(base_url=url, timeout=TIMEOUT, follow_redirects=True)
         self._stopping = stopping
 
     def enhance(self, content: bytes, report: Report) -> bytes:
         """Return the result of a picture file."""
-        found = self._ask("GET", "/api/result", params={"sha256": generate_file_hash(content)})
+        key = generate_file_hash(content)
+        found = self._ask("GET", "/api/result", params={"sha256": key, **self._parameters})
         if found.json()["exists"]:
             return self._ask("GET", found.json()["url"]).content
         answer = self._ask(
             "POST",
             "/api/enhance",
+            params=self._parameters,
             content=content,
             headers={"Content-Type": "application/octet-stream", "Prefer": "respond-async, wait=2"},
         )
@@ -130,27 +136,27 @@ def explain(answer: httpx.Response) -> str:
 class LocalEnhancer:
     """Enlarges in this process; the bytes are those of the service."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: Options) -> None:
         from encoders import encode_picture
         from image_codec import decode_image
         from super_resolution import SuperResolution
 
+        self._options = options
         self._model = SuperResolution()
         self._decode, self._encode = decode_image, encode_picture
 
     def enhance(self, content: bytes, report: Report) -> bytes:
         """Return the result of a picture file."""
-        from errors import ServiceError
-
         try:
             picture = self._decode(BytesIO(content))
             report(0.1)
-            return bytes(self._encode(self._model.enlarge(picture), Options()))
+            enlarged = self._model.enlarge(picture, self._options)
+            return bytes(self._encode(enlarged, self._options))
         except ServiceError as error:
             raise EnhanceError(error.message) from None
 
 
-def find_pictures(paths: list[Path], output: Path) -> Iterator[tuple[Path, Path]]:
+def find_pictures(paths: list[Path], output: Path, suffix: str) -> Iterator[tuple[Path, Path]]:
     """Yield each picture with the path of its result; folders are searched to their depth."""
     found: list[tuple[Path, Path]] = []
     for path in paths:
@@ -164,7 +170,7 @@ def find_pictures(paths: list[Path], output: Path) -> Iterator[tuple[Path, Path]
         if not file.resolve().is_relative_to(output.resolve()):
             # photo.jpg beside photo.png: the ending tells them apart.
             name = file.name if stems[stem] > 1 else stem.name
-            yield file, stem.with_name(f"{name}_x3.png")
+            yield file, stem.with_name(name + suffix)
 
 
 def write_result(path: Path, content: bytes) -> None:
@@ -238,7 +244,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--local", action="store_true", help="compute here, without a service")
     parser.add_argument("--parallel", type=int, default=4, help="uploads at once")
     parser.add_argument("--overwrite", action="store_true", help="make existing results anew")
+    for name in OPTION_NAMES:
+        parser.add_argument(f"--{name}", help="as the service's option of this name")
     chosen = parser.parse_args(arguments)
+    given = {name: getattr(chosen, name) for name in OPTION_NAMES if getattr(chosen, name)}
+    try:
+        options = read_options(MultiDict(given))
+    except BadRequest as error:
+        parser.error(error.message)
     missing = [path for path in chosen.paths if not path.exists()]
     if missing:
         parser.error(f"there is no {missing[0]}")
@@ -246,10 +259,12 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--parallel must be at least 1")
     stopping = threading.Event()
     console = Console(stderr=True)
-    pictures = list(find_pictures(chosen.paths, chosen.output))
+    pictures = list(find_pictures(chosen.paths, chosen.output, options.suffix))
     wanted = [pair for pair in pictures if chosen.overwrite or not pair[1].exists()]
     started = time.monotonic()
-    enhancer = LocalEnhancer() if chosen.local else RemoteEnhancer(chosen.url, stopping)
+    enhancer = (
+        LocalEnhancer(options) if chosen.local else RemoteEnhancer(chosen.url, given, stopping)
+    )
     parallel = 1 if chosen.local else chosen.parallel
     code, made = enhance_all(enhancer, wanted, parallel, stopping, console)
     console.print(

@@ -60,6 +60,9 @@ class Options:
         return max(round(width * self.height / height), 1), self.height
 
 
+OPTION_NAMES = (*(field.name for field in fields(Options)), "lossless")
+
+
 def read_whole_number(name: str, text: str, least: int, most: int) -> int:
     """Read an option that is a number."""
     if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
@@ -79,7 +82,7 @@ def read_options(values: MultiDict[str, str] | CombinedMultiDict[str, str]) -> O
         A value is wrong, given twice, or has no meaning beside another one; names the field.
     """
     given: dict[str, str] = {}
-    for name in (*(field.name for field in fields(Options)), "lossless"):
+    for name in OPTION_NAMES:
         texts = values.getlist(name)
         if len(texts) > 1:
             raise BadRequest(f"{name} is given {len(texts)} times.")

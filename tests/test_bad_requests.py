@@ -120,7 +120,7 @@ CASES = [
     raw("HTML", b"<html></html>", 415),
     raw("PDF", b"%PDF-1.7\n%", 415),
     raw("SVG", b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415),
-    raw("GIF, which is not accepted", encode(Image.new("L", (4, 4)), "GIF"), 415),
+    raw("PPM, which is not accepted", encode(Image.new("L", (4, 4)), "PPM"), 415),
     raw("picture cut short", PNG[:400], 422),
     raw("signature only", PNG[:8], 415),
     raw("too many pixels", encode(Image.new("1", (9000, 9000)), "PNG"), 422),

@@ -85,6 +85,17 @@ def test_local_result_has_the_bytes_of_the_services(service: Service, tmp_path: 
     assert (tmp_path / "local" / "a_x3.png").read_bytes() == remote
 
 
+def test_options_are_those_of_the_service(service: Service, tmp_path: Path) -> None:
+    picture = draw(tmp_path / "a.png", 17)
+    options = ("--format", "webp", "--scale", "2")
+    for name, where in (("remote", ("--url", service.url)), ("local", ("--local",))):
+        done = run(picture, "-o", tmp_path / name, *where, *options)
+        assert done.returncode == 0, done.stderr
+        with Image.open(tmp_path / name / "a_x2.webp") as result:
+            assert (result.format, result.size) == ("WEBP", (96, 96))
+    assert run(picture, "--format", "gif").returncode == 2
+
+
 @pytest.mark.parametrize("where", ["remote", "local"])
 def test_bad_picture_fails_alone(service: Service, tmp_path: Path, where: str) -> None:
     draw(tmp_path / "in" / "good.png", 13)
