@@ -5,6 +5,8 @@ One connection a process, behind a lock, made when first needed: never before th
 """
 
 import contextlib
+import os
+import socket
 import sqlite3
 import threading
 import time
@@ -21,7 +23,9 @@ Row = tuple[Any, ...]
 DOWN_SECONDS = 5.0
 SQLITE_BUSY_SECONDS = 10
 CONNECT_SECONDS = 2
-STATEMENT_MILLISECONDS = 5000
+STATEMENT_SECONDS = 5.0
+# Longer than a statement may take: whoever waits so long waits for more than one.
+LOCK_SECONDS = 10.0
 # Any number that nobody else takes: two processes that create the tables at once would fail.
 SCHEMA_LOCK = 7_316_425
 
@@ -39,9 +43,16 @@ class Database(ABC):
         self._lock = threading.Lock()
         self._down_until = 0.0
 
+    # What the engine raises when the connection is of no use any more.
+    lost: tuple[type[Exception], ...]
+
+    @abstractmethod
+    def _connect(self) -> None:
+        """Connect, unless a sound connection is there."""
+
     @abstractmethod
     def _run(self, statement: str, parameters: Sequence[object]) -> list[Row]:
-        """Run a statement, connecting first where that is needed."""
+        """Run a statement on the connection."""
 
     @abstractmethod
     def _disconnect(self) -> None:
@@ -57,23 +68,43 @@ class Database(ABC):
         Raises
         ------
         DatabaseDown
-            The engine does not answer or cannot write; it says why in the exception's cause.
+            The engine does not answer or cannot write; the exception's cause says why.
         """
-        with self._lock:
+        if not self._lock.acquire(timeout=LOCK_SECONDS):
+            raise unavailable()
+        try:
             if time.monotonic() < self._down_until:
-                raise DatabaseDown("The database is not available.", int(DOWN_SECONDS))
+                raise unavailable()
+            try:
+                self._connect()
+            except Exception as error:
+                self._mark_down()
+                raise unavailable() from error
             try:
                 return self._run(self._translate(statement), parameters)
+            except self.lost as error:
+                self._mark_down()
+                raise unavailable() from error
             except Exception as error:
-                self._down_until = time.monotonic() + DOWN_SECONDS
-                with contextlib.suppress(Exception):
-                    self._disconnect()
-                raise DatabaseDown("The database is not available.", int(DOWN_SECONDS)) from error
+                # A full disk refuses writes while reads go on: no reason to stop asking.
+                raise unavailable() from error
+        finally:
+            self._lock.release()
+
+    def _mark_down(self) -> None:
+        self._down_until = time.monotonic() + DOWN_SECONDS
+        with contextlib.suppress(Exception):
+            self._disconnect()
 
     def close(self) -> None:
         """Close the connection; the next statement makes a new one."""
         with self._lock:
             self._disconnect()
+
+
+def unavailable() -> DatabaseDown:
+    """Make the error of a database that is not available."""
+    return DatabaseDown("The database is not available.", int(DOWN_SECONDS))
 
 
 def open_database(settings: Settings, schema: Sequence[str]) -> Database:
@@ -97,11 +128,14 @@ class SqliteDatabase(Database):
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
 
-    def _run(self, statement: str, parameters: Sequence[object]) -> list[Row]:
-        connection = self._connect()
-        return connection.execute(statement, parameters).fetchall()
+    # A file that cannot be written now may still be read.
+    lost = ()
 
-    def _connect(self) -> sqlite3.Connection:
+    def _run(self, statement: str, parameters: Sequence[object]) -> list[Row]:
+        assert self._connection is not None
+        return self._connection.execute(statement, parameters).fetchall()
+
+    def _connect(self) -> None:
         # Somebody may have deleted the file: this process would go on alone with the deleted one.
         if self._connection is not None and self._current_inode() != self._inode:
             self._disconnect()
@@ -118,7 +152,6 @@ class SqliteDatabase(Database):
             for statement in self._schema:
                 self._connection.execute(statement)
             self._inode = self._current_inode()
-        return self._connection
 
     def _current_inode(self) -> int:
         try:
@@ -148,6 +181,7 @@ class PostgresDatabase(Database):
 
     def __init__(self, url: str, schema: Sequence[str]) -> None:
         super().__init__(schema)
+        self._timed_out = False
         try:
             import psycopg
         except ImportError:
@@ -155,32 +189,52 @@ class PostgresDatabase(Database):
                 "SR_DATABASE_URL needs psycopg: pip install -r requirements-postgres.txt"
             ) from None
         self._psycopg = psycopg
+        self.lost = (psycopg.OperationalError, psycopg.InterfaceError)
         self._url = url
         self._connection: psycopg.Connection[Row] | None = None
 
-    def _run(self, statement: str, parameters: Sequence[object]) -> list[Row]:
+    def _connect(self) -> None:
         if self._connection is not None:
-            try:
-                return self._fetch(statement, parameters)
-            except self._psycopg.OperationalError:
-                self._disconnect()  # the server may have been restarted since
+            return
         self._connection = self._psycopg.connect(
-            self._url,
-            autocommit=True,
-            connect_timeout=CONNECT_SECONDS,
-            tcp_user_timeout=STATEMENT_MILLISECONDS,
-            options=f"-c statement_timeout={STATEMENT_MILLISECONDS}",
+            self._url, autocommit=True, connect_timeout=CONNECT_SECONDS
         )
         self._fetch("SELECT pg_advisory_lock(%s)", [SCHEMA_LOCK])
-        for line in self._schema:
-            self._fetch(line, [])
+        for statement in self._schema:
+            self._fetch(statement, [])
         self._fetch("SELECT pg_advisory_unlock(%s)", [SCHEMA_LOCK])
+
+    def _run(self, statement: str, parameters: Sequence[object]) -> list[Row]:
+        try:
+            return self._fetch(statement, parameters)
+        except self.lost:
+            if not self._is_broken():
+                raise
+        self._disconnect()  # the server may have been restarted since the last statement
+        self._connect()
         return self._fetch(statement, parameters)
 
+    def _is_broken(self) -> bool:
+        return self._connection is not None and self._connection.closed and not self._timed_out
+
     def _fetch(self, statement: str, parameters: Sequence[object]) -> list[Row]:
-        assert self._connection is not None
-        cursor = self._connection.execute(statement.encode(), parameters)
-        return cursor.fetchall() if cursor.description else []
+        connection = self._connection
+        assert connection is not None
+        self._timed_out = False
+
+        def hang_up() -> None:
+            # Neither the server's statement_timeout nor TCP notices a server that has stopped.
+            self._timed_out = True
+            with socket.socket(fileno=os.dup(connection.fileno())) as end:
+                end.shutdown(socket.SHUT_RDWR)
+
+        watchdog = threading.Timer(STATEMENT_SECONDS, hang_up)
+        watchdog.start()
+        try:
+            cursor = connection.execute(statement.encode(), parameters)
+            return cursor.fetchall() if cursor.description else []
+        finally:
+            watchdog.cancel()
 
     def _disconnect(self) -> None:
         if self._connection is not None:

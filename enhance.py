@@ -37,6 +37,7 @@ MAX_ATTEMPTS = 8
 MAX_PAUSE_SECONDS = 60.0
 # How long the service holds a status request until something changes.
 POLL_SECONDS = 5
+MIN_POLL_SECONDS = 1.0
 TIMEOUT = httpx.Timeout(60, read=300)
 
 
@@ -92,7 +93,11 @@ class RemoteEnhancer:
             while status["state"] in {"queued", "running"}:
                 report(float(str(status["progress"])))
                 prefer = {"Prefer": f"wait={POLL_SECONDS}"}
+                before, asked_at = (status["state"], status["tiles_done"]), time.monotonic()
                 status = self._ask("GET", url, headers=prefer).json()
+                # A service with too many who wait answers at once.
+                if before == (status["state"], status["tiles_done"]):
+                    self._stopping.wait(max(MIN_POLL_SECONDS - time.monotonic() + asked_at, 0))
         except Interrupted:
             self._client.delete(url)
             raise
@@ -159,6 +164,7 @@ class LocalEnhancer:
 def find_pictures(paths: list[Path], output: Path, suffix: str) -> Iterator[tuple[Path, Path]]:
     """Yield each picture with the path of its result; folders are searched to their depth."""
     found: list[tuple[Path, Path]] = []
+    seen: set[Path] = set()
     for path in paths:
         if path.is_dir():
             files = (file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES)
@@ -167,6 +173,9 @@ def find_pictures(paths: list[Path], output: Path, suffix: str) -> Iterator[tupl
             found.append((path, output / path.stem))
     stems = Counter(stem for _, stem in found)
     for file, stem in found:
+        if file.resolve() in seen:
+            continue
+        seen.add(file.resolve())
         if not file.resolve().is_relative_to(output.resolve()):
             # photo.jpg beside photo.png: the ending tells them apart.
             name = file.name if stems[stem] > 1 else stem.name
@@ -260,6 +269,9 @@ def main(arguments: list[str] | None = None) -> int:
     stopping = threading.Event()
     console = Console(stderr=True)
     pictures = list(find_pictures(chosen.paths, chosen.output, options.suffix))
+    for target, number in Counter(target for _, target in pictures).items():
+        if number > 1:
+            parser.error(f"{number} of the pictures would have the result {target}")
     wanted = [pair for pair in pictures if chosen.overwrite or not pair[1].exists()]
     started = time.monotonic()
     enhancer = (

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -14,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from databases import open_database
 from errors import ConfigError, DatabaseDown, StartupError
-from jobs import SCHEMA, Jobs, make_owner, owner_prefix
+from jobs import Jobs
+from jobs_schema import SCHEMA, make_owner, owner_prefix
 from settings import PROJECT_DIR, Settings
 
 # Threads beyond those that wait for results or read uploads, so that hits and health checks always
@@ -32,7 +34,12 @@ bind = settings.bind
 chdir = str(PROJECT_DIR)
 workers = 1
 worker_class = "gthread"
-threads = settings.max_waiting_requests + settings.max_uploads_at_once + RESERVE_THREADS
+threads = (
+    settings.max_waiting_requests
+    + settings.max_long_polls
+    + settings.max_uploads_at_once
+    + RESERVE_THREADS
+)
 # A result that is waited for may take max_sync_seconds; a proxy in front waits longer than this.
 graceful_timeout = settings.max_sync_seconds + 30
 # Longer than a proxy keeps idle connections, so that it never sends into a closing one.
@@ -60,6 +67,9 @@ def post_worker_init(worker: Worker) -> None:
 
     In a thread, so that health and readiness are answered meanwhile; uploads wait for it.
     """
+    # Ctrl-C reaches the worker too, and the master then tells it to stop: twice at once, its
+    # shutdown locks itself out.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     runner = worker.wsgi.extensions["runner"]
     runner.is_draining = lambda: not worker.alive
 

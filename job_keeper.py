@@ -70,14 +70,11 @@ class JobKeeper:
         self._wake.set()
 
     def stop(self) -> None:
-        """End the thread and hand this process's jobs over to whoever comes next."""
+        """End the thread and hand this process's jobs over; nobody may work on them any more."""
         self._stopping = True
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
-        for job in self._owned():
-            if job.is_asynchronous:
-                job.progress.cancelled = True
         with contextlib.suppress(DatabaseDown):
             self.jobs.hand_over()
 
@@ -113,7 +110,7 @@ class JobKeeper:
         self.jobs.purge(self.ttl_seconds)
         old_names = list(self.spool.old_names(SPOOL_GRACE_SECONDS))
         if old_names:
-            wanted = self.jobs.open_jobs()
+            wanted = self.jobs.open_spools()
             for name in old_names:
                 if name not in wanted:
                     self.spool.remove(name)

@@ -1,23 +1,26 @@
 """Asynchronous requests: `Prefer: respond-async` (RFC 7240) and the routes below /api/jobs."""
 
+import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from flask import Flask, Request, Response, jsonify, request
 from werkzeug.http import parse_list_header
 
 from cache_headers import set_cache_policy
-from errors import Busy, JobNotFound
-from jobs import JobStatus
+from errors import JobNotFound
+from jobs import TICKET_PATTERN, JobStatus
 from options import Options
 from problems import problem_members
 from runner import Result, Runner
 from uploads import Upload, has_left
 
-MAX_LONG_POLL_SECONDS = 30.0
-POLL_SECONDS = 0.1
+MAX_LONG_POLL_SECONDS = 30
+POLL_SECONDS = 0.2
+WAIT_PATTERN = re.compile(r"[0-9]{1,6}")
+OPEN_STATES = frozenset({"queued", "running"})
 MAX_RETRY_SECONDS = 30
 
 MakeUrl = Callable[[str], str]
@@ -28,11 +31,11 @@ class Preference:
     """What a request's Prefer header asks for; unknown preferences are ignored."""
 
     respond_async: bool = False
-    wait_seconds: float | None = None
+    wait_seconds: int | None = None
 
     def applied(self) -> str:
         """Return the Preference-Applied header of a 202."""
-        waited = [] if self.wait_seconds is None else [f"wait={self.wait_seconds:g}"]
+        waited = [] if self.wait_seconds is None else [f"wait={self.wait_seconds}"]
         return ", ".join(["respond-async", *waited])
 
 
@@ -44,23 +47,12 @@ def read_preference(request: Request) -> Preference:
         # The first of several equal preferences counts.
         asked.setdefault(name.strip().lower(), value.strip().strip('"'))
     wait = asked.get("wait", "")
-    return Preference("respond-async" in asked, float(wait) if wait.isdecimal() else None)
+    return Preference("respond-async" in asked, int(wait) if WAIT_PATTERN.fullmatch(wait) else None)
 
 
 def is_open(status: JobStatus) -> bool:
     """Tell whether a job may still change."""
-    return status.state in {"queued", "running"}
-
-
-def wait_while(runner: Runner, seconds: float, condition: Callable[[], bool]) -> None:
-    """Wait until a condition is over, but not where too many requests wait already."""
-    deadline = time.monotonic() + seconds
-    try:
-        with runner.scheduler.waiting_request():
-            while condition() and time.monotonic() < deadline and not runner.is_draining():
-                time.sleep(POLL_SECONDS)
-    except Busy:
-        return
+    return status.state in OPEN_STATES
 
 
 def format_time(seconds: float) -> str:
@@ -94,17 +86,14 @@ class JobRoutes:
             return found
         ticket = self._runner.submit(upload, options)
         if preference.wait_seconds:
-            seconds = min(preference.wait_seconds, self._runner.settings.max_sync_seconds)
-            connection = request._get_current_object()  # type: ignore[attr-defined]
-            wait_while(
-                self._runner,
-                seconds,
-                lambda: is_open(self._find(ticket)) and not has_left(connection),
+            self._wait(
+                min(preference.wait_seconds, self._runner.settings.max_sync_seconds),
+                lambda: self._glance(ticket)[0] in OPEN_STATES,
             )
             status = self._find(ticket)
             result = self._runner.open_result(status.name) if status.state == "done" else None
             if result is not None:
-                return result
+                return replace(result, hit=False)
         response = self._answer(ticket, self._find(ticket))
         response.status_code = 202
         response.headers["Location"] = self._job_url(ticket)
@@ -116,33 +105,42 @@ class JobRoutes:
         before = status = self._find(ticket)
         wait_seconds = read_preference(request).wait_seconds
         if wait_seconds and is_open(before):
-            seconds = min(wait_seconds, MAX_LONG_POLL_SECONDS)
-            connection = request._get_current_object()  # type: ignore[attr-defined]
-
-            def is_unchanged() -> bool:
-                now = self._find(ticket)
-                same = (now.state, now.tiles_done) == (before.state, before.tiles_done)
-                return same and not has_left(connection)
-
-            wait_while(self._runner, seconds, is_unchanged)
+            self._wait(
+                min(wait_seconds, MAX_LONG_POLL_SECONDS),
+                lambda: self._glance(ticket) == (before.state, before.tiles_done),
+            )
             status = self._find(ticket)
         response = self._answer(ticket, status)
         if wait_seconds:
-            response.headers["Preference-Applied"] = f"wait={wait_seconds:g}"
+            response.headers["Preference-Applied"] = f"wait={wait_seconds}"
         return response
 
     def withdraw(self, ticket: str) -> Response:
         """Take back a ticket."""
-        if not self._runner.withdraw(ticket):
+        if not TICKET_PATTERN.fullmatch(ticket) or not self._runner.withdraw(ticket):
             raise JobNotFound("There is no such job; it may have expired.")
         set_cache_policy("live_status")
         return Response(status=204)
 
+    def _wait(self, seconds: float, condition: Callable[[], bool]) -> None:
+        """Wait while a condition holds and the client is there, if there is a slot for it."""
+        waiting = request._get_current_object()  # type: ignore[attr-defined]
+        deadline = time.monotonic() + seconds
+        runner = self._runner
+        with runner.scheduler.long_poll() as has_slot:
+            while has_slot and condition() and time.monotonic() < deadline:
+                if has_left(waiting) or runner.is_draining():
+                    return
+                time.sleep(POLL_SECONDS)
+
     def _find(self, ticket: str) -> JobStatus:
-        status = self._runner.jobs.find(ticket)
+        status = self._runner.jobs.find(ticket) if TICKET_PATTERN.fullmatch(ticket) else None
         if status is None:
             raise JobNotFound("There is no such job; it may have expired.")
         return status
+
+    def _glance(self, ticket: str) -> tuple[str, int]:
+        return self._runner.jobs.glance(ticket) or ("expired", 0)
 
     def _answer(self, ticket: str, status: JobStatus) -> Response:
         set_cache_policy("live_status")

@@ -5,9 +5,8 @@ update matches no row has lost its job, whatever the reason, and stops.
 """
 
 import json
-import os
+import re
 import secrets
-import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,8 @@ LEASE_SECONDS = 10.0
 MAX_ATTEMPTS = 3
 # Queued jobs: the smallest first, and each second of waiting is worth so many input pixels.
 PIXELS_A_SECOND_OF_WAITING = 20_000
+TICKET_BYTES = 18
+TICKET_PATTERN = re.compile(r"[A-Za-z0-9_-]{24}")
 OPEN = "('queued', 'running')"
 # A lease far in the future means that the clock was set back.
 LOST = f"(lease_until < now() OR lease_until > now() + {2 * LEASE_SECONDS})"
@@ -28,38 +29,11 @@ WANTED = (
     " (SELECT 1 FROM tickets WHERE tickets.name = jobs.name AND withdrawn = 0))"
 )
 
-SCHEMA = (
-    """CREATE TABLE IF NOT EXISTS jobs (
-        name TEXT PRIMARY KEY, state TEXT NOT NULL, options TEXT NOT NULL,
-        pixels BIGINT NOT NULL, spooled INTEGER NOT NULL,
-        tiles_done INTEGER NOT NULL DEFAULT 0, tiles_total INTEGER NOT NULL DEFAULT 0,
-        attempts INTEGER NOT NULL DEFAULT 0, owner TEXT,
-        lease_until DOUBLE PRECISION NOT NULL DEFAULT 0,
-        wanted_until DOUBLE PRECISION NOT NULL DEFAULT 0, problem TEXT,
-        created DOUBLE PRECISION NOT NULL, updated DOUBLE PRECISION NOT NULL)""",
-    f"CREATE INDEX IF NOT EXISTS jobs_open ON jobs (state) WHERE state IN {OPEN}",
-    "CREATE INDEX IF NOT EXISTS jobs_updated ON jobs (updated)",
-    """CREATE TABLE IF NOT EXISTS tickets (
-        ticket TEXT PRIMARY KEY, name TEXT NOT NULL, withdrawn INTEGER NOT NULL DEFAULT 0,
-        created DOUBLE PRECISION NOT NULL)""",
-    "CREATE INDEX IF NOT EXISTS tickets_name ON tickets (name)",
-)
-
 
 def rank(table: str) -> str:
     """Return the expression that queued jobs are taken by, the least first."""
     waited = f"(now() - {table}.created)"
     return f"({table}.pixels - {waited} * {PIXELS_A_SECOND_OF_WAITING})"
-
-
-def owner_prefix(pid: int) -> str:
-    """Return how the names of all owners begin that were processes of this number here."""
-    return f"{socket.gethostname()}:{pid}:"
-
-
-def make_owner() -> str:
-    """Return a name for this process that no other one has or had."""
-    return owner_prefix(os.getpid()) + secrets.token_hex(4)
 
 
 @dataclass(frozen=True)
@@ -90,11 +64,19 @@ class JobStatus:
 
 @dataclass(frozen=True)
 class Claim:
-    """A queued job that this process has taken."""
+    """A queued job that this process has taken; `spool` is where its upload is kept."""
 
     name: str
     options: dict[str, Any]
     pixels: int
+    spool: str
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """A job that was just cancelled; `spool` is where its upload is kept, if it is."""
+
+    spool: str | None
 
 
 class Jobs:
@@ -113,26 +95,39 @@ class Jobs:
 
     # --- wishes
 
-    def submit(self, name: str, options: dict[str, Any], pixels: int) -> str:
-        """Queue a result whose upload is spooled, or join its job; return a ticket."""
-        ticket = secrets.token_urlsafe(18)
+    def submit(
+        self, name: str, options: dict[str, Any], pixels: int, spool: str
+    ) -> tuple[str, str]:
+        """Queue a result, or join its job.
+
+        Parameters
+        ----------
+        spool : where the upload is kept
+
+        Returns
+        -------
+        A ticket, and where the job's upload is kept: with an earlier one, `spool` is not needed.
+        """
+        ticket = secrets.token_urlsafe(TICKET_BYTES)
         # The ticket first: a job without one is nobody's and may be cancelled at once.
         self.database.execute(
-            "INSERT INTO tickets (ticket, name, created) VALUES (?, ?, now())",
-            [ticket, name],
+            "INSERT INTO tickets (ticket, name, created) VALUES (?, ?, now())", [ticket, name]
         )
-        self.database.execute(
-            f"""INSERT INTO jobs (name, state, options, pixels, spooled, created, updated)
-            VALUES (?, 'queued', ?, ?, 1, now(), now())
+        rows = self.database.execute(
+            f"""INSERT INTO jobs (name, state, options, pixels, spool, created, updated)
+            VALUES (?, 'queued', ?, ?, ?, now(), now())
             ON CONFLICT (name) DO UPDATE SET
-                spooled = 1, updated = now(), problem = NULL,
+                updated = now(), problem = NULL,
+                spool = CASE WHEN jobs.state IN {OPEN} AND jobs.spool IS NOT NULL
+                    THEN jobs.spool ELSE excluded.spool END,
                 state = CASE WHEN jobs.state = 'running' THEN 'running' ELSE 'queued' END,
                 attempts = CASE WHEN jobs.state IN {OPEN} THEN jobs.attempts ELSE 0 END,
                 tiles_done = CASE WHEN jobs.state = 'running' THEN jobs.tiles_done ELSE 0 END,
-                created = CASE WHEN jobs.state IN {OPEN} THEN jobs.created ELSE now() END""",
-            [name, json.dumps(options), pixels],
+                created = CASE WHEN jobs.state IN {OPEN} THEN jobs.created ELSE now() END
+            RETURNING spool""",
+            [name, json.dumps(options), pixels, spool],
         )
-        return ticket
+        return ticket, rows[0][0]
 
     def withdraw(self, ticket: str) -> str | None:
         """Withdraw a ticket; return its job's name, or None where there is no such ticket."""
@@ -141,15 +136,14 @@ class Jobs:
         )
         return rows[0][0] if rows else None
 
-    def cancel_unless_wanted(self, name: str) -> bool:
-        """Cancel an open job that no ticket and no waiting request wants; tell whether."""
-        return bool(
-            self.database.execute(
-                f"""UPDATE jobs SET state = 'cancelled', owner = NULL, updated = now()
-                WHERE name = ? AND state IN {OPEN} AND NOT {WANTED} RETURNING name""",
-                [name],
-            )
+    def cancel_unless_wanted(self, name: str) -> Cancelled | None:
+        """Cancel an open job that no ticket and no waiting request wants; None: it goes on."""
+        rows = self.database.execute(
+            f"""UPDATE jobs SET state = 'cancelled', owner = NULL, updated = now()
+            WHERE name = ? AND state IN {OPEN} AND NOT {WANTED} RETURNING spool""",
+            [name],
         )
+        return Cancelled(rows[0][0]) if rows else None
 
     def want(self, name: str, seconds: float) -> None:
         """Note that a request of this process waits for a job for so long; 0: none does."""
@@ -157,6 +151,15 @@ class Jobs:
             "UPDATE jobs SET wanted_until = now() + ? WHERE name = ? AND owner = ?",
             [seconds, name, self.owner],
         )
+
+    def glance(self, ticket: str) -> tuple[str, int] | None:
+        """Return a ticket's state and its job's tiles that are done: cheap, for those who poll."""
+        rows = self.database.execute(
+            """SELECT CASE WHEN withdrawn = 1 THEN 'cancelled' ELSE state END, tiles_done
+            FROM tickets JOIN jobs ON jobs.name = tickets.name WHERE ticket = ?""",
+            [ticket],
+        )
+        return (rows[0][0], rows[0][1]) if rows else None
 
     def find(self, ticket: str) -> JobStatus | None:
         """Return what is known of a ticket's job."""
@@ -197,14 +200,14 @@ class Jobs:
         """Take a job for requests that wait in this process; False where a living owner has it."""
         return bool(
             self.database.execute(
-                f"""INSERT INTO jobs (name, state, options, pixels, spooled, attempts, owner,
+                f"""INSERT INTO jobs (name, state, options, pixels, attempts, owner,
                     lease_until, wanted_until, created, updated)
-                VALUES (?, 'running', ?, ?, 0, 1, ?, now() + ?, now() + ?, now(), now())
+                VALUES (?, 'running', ?, ?, 1, ?, now() + ?, now() + ?, now(), now())
                 ON CONFLICT (name) DO UPDATE SET
                     state = 'running', owner = excluded.owner, attempts = 1, tiles_done = 0,
                     lease_until = excluded.lease_until, wanted_until = excluded.wanted_until,
                     problem = NULL, updated = now(),
-                    spooled = CASE WHEN jobs.state IN {OPEN} THEN jobs.spooled ELSE 0 END,
+                    spool = CASE WHEN jobs.state IN {OPEN} THEN jobs.spool END,
                     created = CASE WHEN jobs.state IN {OPEN} THEN jobs.created ELSE now() END
                 WHERE jobs.state <> 'running' OR jobs.lease_until < now()
                     OR jobs.lease_until > now() + {2 * LEASE_SECONDS}
@@ -219,12 +222,15 @@ class Jobs:
             f"""UPDATE jobs SET state = 'running', owner = ?, lease_until = now() + ?,
                 attempts = attempts + 1, tiles_done = 0, updated = now()
             WHERE state = 'queued' AND name = (
-                SELECT name FROM jobs WHERE state = 'queued' AND spooled = 1
+                SELECT name FROM jobs WHERE state = 'queued' AND spool IS NOT NULL
                 ORDER BY {rank("jobs")}, created LIMIT 1 FOR UPDATE SKIP LOCKED)
-            RETURNING name, options, pixels""",
+            RETURNING name, options, pixels, spool""",
             [self.owner, LEASE_SECONDS],
         )
-        return Claim(rows[0][0], json.loads(rows[0][1]), rows[0][2]) if rows else None
+        if not rows:
+            return None
+        name, options, pixels, spool = rows[0]
+        return Claim(name, json.loads(options), pixels, spool)
 
     def renew(self, name: str, tiles_done: int, tiles_total: int) -> bool:
         """Go on owning a job and tell how far it is; False: it is not this process's any more."""
@@ -237,17 +243,26 @@ class Jobs:
             )
         )
 
-    def finish(self, name: str, problem: dict[str, Any] | None = None) -> None:
-        """End a job that this process owns, as done or, with a problem, as failed."""
-        self.database.execute(
+    def finish(self, name: str, problem: dict[str, Any] | None = None) -> str | None:
+        """End a job that this process owns, as done or, with a problem, as failed.
+
+        Returns
+        -------
+        Where its upload is kept, which is not needed any more; None where there is none, or the
+        job was not this process's.
+        """
+        state = "failed" if problem else "done"
+        rows = self.database.execute(
             """UPDATE jobs SET state = ?, problem = ?, owner = NULL, updated = now(),
                 tiles_done = CASE WHEN ? = 'done' THEN tiles_total ELSE tiles_done END
-            WHERE name = ? AND owner = ? AND state = 'running'""",
-            [
-                *("failed" if problem else "done", json.dumps(problem) if problem else None),
-                *("failed" if problem else "done", name, self.owner),
-            ],
+            WHERE name = ? AND owner = ? AND state = 'running' RETURNING spool""",
+            [state, json.dumps(problem) if problem else None, state, name, self.owner],
         )
+        return rows[0][0] if rows else None
+
+    def give_back(self, name: str) -> None:
+        """Queue a job of this process again, for another attempt by anybody."""
+        self._give_up("name = ? AND owner = ?", [name, self.owner])
 
     # --- what others have left behind
 
@@ -274,9 +289,9 @@ class Jobs:
         problem = {"status": 500, "code": "internal_error", "message": "It failed repeatedly."}
         self.database.execute(
             f"""UPDATE jobs SET owner = NULL, wanted_until = 0, tiles_done = 0, updated = now(),
-                state = CASE WHEN spooled = 0 THEN 'cancelled'
+                state = CASE WHEN spool IS NULL THEN 'cancelled'
                     WHEN attempts < {MAX_ATTEMPTS} THEN 'queued' ELSE 'failed' END,
-                problem = CASE WHEN spooled = 1 AND attempts >= {MAX_ATTEMPTS} THEN ? END
+                problem = CASE WHEN spool IS NOT NULL AND attempts >= {MAX_ATTEMPTS} THEN ? END
             WHERE state = 'running' AND {condition}""",
             [json.dumps(problem), *parameters],
         )
@@ -296,6 +311,13 @@ class Jobs:
     def open_jobs(self) -> dict[str, int]:
         """Return the spooled jobs that are queued or running: name -> input pixels."""
         rows = self.database.execute(
-            f"SELECT name, pixels FROM jobs WHERE state IN {OPEN} AND spooled = 1"
+            f"SELECT name, pixels FROM jobs WHERE state IN {OPEN} AND spool IS NOT NULL"
         )
         return dict(rows)
+
+    def open_spools(self) -> set[str]:
+        """Return where the uploads of queued and running jobs are kept."""
+        rows = self.database.execute(
+            f"SELECT spool FROM jobs WHERE state IN {OPEN} AND spool IS NOT NULL"
+        )
+        return {row[0] for row in rows}

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from cleanup_cache import CacheLimiter
-from errors import DatabaseDown, JobCancelled, NotStored, ServiceError, UploadLost
+from errors import Busy, DatabaseDown, JobCancelled, NotStored, ServiceError, UploadLost
 from image_codec import ImageHeader, read_header
 from jobs import Claim, Jobs
 from options import Options
@@ -19,8 +19,6 @@ from scheduler import Scheduler
 from spool import Spool
 from uploads import Upload
 
-# Pictures in work at once; most of them wait for memory, while small ones pass them.
-PICTURES_AT_ONCE = 32
 # How often a result that another process makes is looked for.
 CLAIM_POLL_SECONDS = 0.1
 
@@ -32,12 +30,21 @@ def describe(error: ServiceError) -> dict[str, Any]:
     return {"status": error.status, "code": error.code, "message": error.message}
 
 
+def restore_options(options: dict[str, Any]) -> Options:
+    """Return the options of a row of the table."""
+    try:
+        return Options(**options)
+    except TypeError:
+        raise ServiceError("The job was accepted by another version; send it again.") from None
+
+
 class LocalJobs:
     """Runs this process's jobs from claim to end.
 
     Parameters
     ----------
     max_sync_seconds : how long a request may wait
+    threads : jobs at once; most of them only wait, for memory or for the lanes
     count : notes that something happened, by name
     """
 
@@ -50,6 +57,7 @@ class LocalJobs:
         scheduler: Scheduler,
         pipeline: Pipeline,
         max_sync_seconds: int,
+        threads: int,
         count: Callable[[str], None],
     ) -> None:
         self._table = table
@@ -62,7 +70,7 @@ class LocalJobs:
         self._count = count
         self._lock = threading.Lock()
         self._jobs: dict[tuple[str, bool], Job] = {}  # by name, and whether they are kept
-        self._pool = ThreadPoolExecutor(PICTURES_AT_ONCE, thread_name_prefix="picture")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="picture")
 
     def __len__(self) -> int:
         """Return how many jobs there are."""
@@ -94,8 +102,18 @@ class LocalJobs:
         """Let a request wait no longer; a job that nobody wants any more ends."""
         with self._lock:
             job.waiters -= 1
-            if client_left and job.waiters == 0 and not self._is_wanted(job):
+            is_lonely = client_left and job.waiters == 0
+        # Not behind the lock: the database may take its time. Who joins meanwhile is told that the
+        # job was cancelled, and starts another.
+        if is_lonely and not self._is_wanted(job):
+            with self._lock:
                 self._cancel(job)
+
+    def stop(self) -> None:
+        """Stop all jobs: the process is about to end, and nobody waits for them any more."""
+        with self._lock:
+            for job in self._jobs.values():
+                job.progress.cancelled = True
 
     def cancel(self, name: str) -> None:
         """Stop a job that the table says is cancelled."""
@@ -110,9 +128,12 @@ class LocalJobs:
             return False
         try:
             self._table.want(job.name, 0)
-            return not self._table.cancel_unless_wanted(job.name)
+            cancelled = self._table.cancel_unless_wanted(job.name)
         except DatabaseDown:
             return job.is_asynchronous
+        if cancelled is not None:
+            self._spool.remove(cancelled.spool)
+        return cancelled is None
 
     def _cancel(self, job: Job) -> None:
         """Stop a job within a tile; whoever wants its result from now on starts another."""
@@ -124,22 +145,31 @@ class LocalJobs:
         """Start a job that the keeper has claimed."""
         with self._lock:
             job = self._jobs.get((claim.name, True))
-            if job is not None:
+            adopted = job is not None and not job.is_claimed and not job.progress.cancelled
+            if job is not None and adopted:
                 # A request came for the same result, and its job waits for this claim.
                 job.is_claimed = job.is_asynchronous = True
-                return
-        file = self._spool.open(claim.name)
+        if adopted:
+            self._table.want(claim.name, self._max_sync_seconds)
+            return
+        try:
+            file = self._spool.open(claim.spool)
+        except OSError as error:
+            logger.error("cannot read a spooled upload: %s", error.strerror)
+            self._table.give_back(claim.name)
+            return
         try:
             if file is None:
                 # Lost, or over: the spool is emptied only after the result is stored.
                 is_stored = self._cache.contains(claim.name)
                 raise JobCancelled("stored") if is_stored else UploadLost("The upload is lost.")
-            header, options = read_header(file, claim.pixels), Options(**claim.options)
+            header, options = read_header(file, claim.pixels), restore_options(claim.options)
             job = Job(claim.name, file, header, options, is_asynchronous=True)
         except ServiceError as error:
             if file is not None:
                 file.close()
-            self._table.finish(claim.name, None if error.code == "cancelled" else describe(error))
+            problem = None if error.code == JobCancelled.code else describe(error)
+            self._spool.remove(self._table.finish(claim.name, problem))
             return
         with self._lock:
             self._jobs[claim.name, True] = job
@@ -182,28 +212,35 @@ class LocalJobs:
             if job.progress.cancelled:
                 raise JobCancelled("Nobody wants this picture any more.")
             try:
-                job.is_claimed = self._table.claim(
+                if self._table.claim(
                     job.name,
                     job.options.as_dict(),
                     job.header.cost_pixels,
                     self._max_sync_seconds,
-                )
+                ):
+                    # Never set to False: the keeper may have claimed it meanwhile.
+                    job.is_claimed = True
+                    if job.progress.cancelled:
+                        self._table.give_back(job.name)
             except DatabaseDown:
                 self._count("jobs_unavailable")
                 return  # this process alone still computes each result once
             if not job.is_claimed:
+                if job.waiters == 0:
+                    raise JobCancelled("Nobody waits for this picture any more.")
                 time.sleep(CLAIM_POLL_SECONDS)
 
     def _record_end(self, job: Job) -> None:
         """Tell the table how a job ended; a cancelled one is in it already, or handed over."""
-        if not job.is_claimed or isinstance(job.error, JobCancelled):
+        if not job.is_claimed or job.progress.cancelled:
             return
         error = job.error
         if error is None and job.payload is not None:
             error = NotStored("The result cannot be stored now.")
         try:
-            self._table.finish(job.name, describe(error) if error else None)
+            if job.is_asynchronous and isinstance(error, (Busy, NotStored)):
+                self._table.give_back(job.name)  # it may succeed later, or elsewhere
+            else:
+                self._spool.remove(self._table.finish(job.name, describe(error) if error else None))
         except DatabaseDown:
             self._count("jobs_unavailable")
-        else:
-            self._spool.remove(job.name)

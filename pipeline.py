@@ -113,7 +113,8 @@ class Pipeline:
             stored.file.close()
             job.note = stored.note
             return
-        with self._scheduler.decoded_picture(estimate_bytes(job.header, job.options)):
+        size_bytes = estimate_bytes(job.header, job.options)
+        with self._scheduler.decoded_picture(size_bytes, lambda: job.progress.cancelled):
             with job.measure("decode"):
                 picture = decode_image(job.file, self._settings.keep_metadata)
             with job.measure("upscale"):

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from cleanup_cache import CacheLimiter
 from databases import open_database
 from encoders import check_result_size
-from errors import ClientLeft, JobCancelled, NotReady, NotStored
+from errors import ClientLeft, DatabaseDown, JobCancelled, NotReady, NotStored
 from image_codec import CODEC_VERSION, ImageHeader, read_header
-from job_keeper import JobKeeper
-from jobs import SCHEMA, Jobs, make_owner
+from job_keeper import CLAIMS_AT_ONCE, JobKeeper
+from jobs import Jobs
+from jobs_schema import SCHEMA, make_owner
 from local_jobs import LocalJobs
 from model_loader import ModelLoader
 from options import Options
@@ -72,7 +73,9 @@ class Runner:
         self._local_jobs = LocalJobs(
             *(self.jobs, self.spool, self.cache, self.limiter, self.scheduler),
             Pipeline(settings, self.model_loader, self.cache, self.scheduler, self._count),
-            *(settings.max_sync_seconds, self._count),
+            settings.max_sync_seconds,
+            settings.max_waiting_requests + CLAIMS_AT_ONCE,
+            self._count,
         )
         self.keeper = JobKeeper(
             *(self.jobs, self.spool, settings.job_ttl_seconds),
@@ -184,14 +187,15 @@ class Runner:
             self._local_jobs.leave(job, left)
 
     def _collect(self, job: Job) -> Result:
-        if isinstance(job.error, JobCancelled):
+        content = job.payload or (self.cache.open(job.name) if job.keep else None)
+        if content is None and isinstance(job.error, JobCancelled):
             raise self.scheduler.busy("The computation was interrupted; send the file again.", 0)
-        if job.error is not None:
+        if content is None and job.error is not None:
             raise job.error.renew()
-        content = job.payload or self.cache.open(job.name)
-        if content is None or job.note is None:
+        note = content.note if isinstance(content, StoredResult) else job.note
+        if content is None or note is None:
             raise self.scheduler.busy("The result was removed at once; send the file again.")
-        return Result(job.name, job.note, content, False, job.stage_seconds)
+        return Result(job.name, note, content, False, job.stage_seconds)
 
     def _count(self, event: str) -> None:
         with self._lock:
@@ -215,11 +219,17 @@ class Runner:
             if name not in open_jobs:
                 self.scheduler.check_room(header.cost_pixels, sum(open_jobs.values()))
             try:
-                self.spool.store(name, upload.file)
+                spool = self.spool.store(upload.file)
             except OSError as error:
                 logger.error("cannot spool an upload: %s", error.strerror)
                 raise NotStored("The upload cannot be kept now.") from None
-            ticket = self.jobs.submit(name, options.as_dict(), header.cost_pixels)
+            try:
+                ticket, kept = self.jobs.submit(name, options.as_dict(), header.cost_pixels, spool)
+            except DatabaseDown:
+                self.spool.remove(spool)
+                raise
+            if kept != spool:
+                self.spool.remove(spool)
         finally:
             upload.file.close()
         self.keeper.wake()
@@ -230,13 +240,15 @@ class Runner:
         name = self.jobs.withdraw(ticket)
         if name is None:
             return False
-        if self.jobs.cancel_unless_wanted(name):
-            self.spool.remove(name)
+        cancelled = self.jobs.cancel_unless_wanted(name)
+        if cancelled is not None:
+            self.spool.remove(cancelled.spool)
             self._local_jobs.cancel(name)
         return True
 
     def stop(self) -> None:
         """Hand asynchronous jobs over to whoever comes next; the process is about to end."""
+        self._local_jobs.stop()
         self.keeper.stop()
         self.jobs.database.close()
 

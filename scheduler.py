@@ -5,8 +5,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from errors import Busy, TooCostly
-from lanes import OLDEST_EVERY
+from errors import Busy, JobCancelled, TooCostly
+from lanes import CANCEL_POLL_SECONDS, OLDEST_EVERY
 from settings import Settings
 
 # Small pictures have this share of the memory to themselves; each of them takes at most the other.
@@ -31,6 +31,8 @@ class Scheduler:
         small_bytes = int(settings.max_decoded_bytes * SMALL_PICTURES_SHARE)
         self._small = ByteBudget(small_bytes)
         self._large = ByteBudget(settings.max_decoded_bytes - small_bytes)
+        # Long polls have slots of their own: they must not keep uploads from waiting.
+        self._polling = threading.BoundedSemaphore(settings.max_long_polls)
         self._reading = threading.BoundedSemaphore(settings.max_uploads_at_once)
         self._waited_for: list[int] = []  # input pixels of each picture that requests wait for
         self._asynchronous: list[int] = []
@@ -51,6 +53,16 @@ class Scheduler:
             yield
         finally:
             self._reading.release()
+
+    @contextmanager
+    def long_poll(self) -> Iterator[bool]:
+        """Count a request that waits for a job's status to change; False: it must not wait."""
+        has_slot = self._polling.acquire(blocking=False)
+        try:
+            yield has_slot
+        finally:
+            if has_slot:
+                self._polling.release()
 
     @contextmanager
     def waiting_request(self) -> Iterator[None]:
@@ -145,13 +157,20 @@ class Scheduler:
         """Memory that decoded pictures and their results hold now."""
         return self._small.used_bytes + self._large.used_bytes
 
-    def decoded_picture(self, size_bytes: int) -> AbstractContextManager[None]:
+    def decoded_picture(
+        self, size_bytes: int, is_cancelled: Callable[[], bool] = lambda: False
+    ) -> AbstractContextManager[None]:
         """Hold memory for a picture's pixels, waiting until it is free.
 
         A quarter of the memory is for small pictures alone, so that they never wait for large ones.
+
+        Raises
+        ------
+        JobCancelled
+            Nobody wants the picture any more.
         """
         is_small = size_bytes <= self._settings.max_decoded_bytes * SMALL_PICTURE_SHARE
-        return (self._small if is_small else self._large).hold(size_bytes)
+        return (self._small if is_small else self._large).hold(size_bytes, is_cancelled)
 
 
 class ByteBudget:
@@ -160,19 +179,26 @@ class ByteBudget:
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
-        self._turn = threading.Lock()
+        self._queue: list[object] = []  # who waits, in the order of arrival
         self._changed = threading.Condition()
 
     @contextmanager
-    def hold(self, size_bytes: int) -> Iterator[None]:
+    def hold(self, size_bytes: int, is_cancelled: Callable[[], bool]) -> Iterator[None]:
         """Hold so many bytes, waiting until they are free; more than the limit, until all are.
 
-        One waits at a time, the others behind it: a large picture is not overtaken for ever.
+        The first who waits is served first: a large picture is not overtaken for ever.
         """
-        with self._turn, self._changed:
-            self._changed.wait_for(
-                lambda: self.used_bytes == 0 or self.used_bytes + size_bytes <= self.limit_bytes
-            )
+        turn = object()
+        with self._changed:
+            self._queue.append(turn)
+            try:
+                while self._queue[0] is not turn or not self._fits(size_bytes):
+                    if is_cancelled():
+                        raise JobCancelled("Nobody wants this picture any more.")
+                    self._changed.wait(CANCEL_POLL_SECONDS)
+            finally:
+                self._queue.remove(turn)
+                self._changed.notify_all()
             self.used_bytes += size_bytes
         try:
             yield
@@ -180,3 +206,6 @@ class ByteBudget:
             with self._changed:
                 self.used_bytes -= size_bytes
                 self._changed.notify_all()
+
+    def _fits(self, size_bytes: int) -> bool:
+        return self.used_bytes == 0 or self.used_bytes + size_bytes <= self.limit_bytes

@@ -190,6 +190,11 @@ class Settings:
     )
 
     @property
+    def max_long_polls(self) -> int:
+        """Most requests that wait for a job's status to change at once."""
+        return max(self.max_waiting_requests // 2, 1)
+
+    @property
     def max_body_bytes(self) -> int:
         """Largest request body: the largest file, and multipart headers around it."""
         return self.max_upload_bytes + MULTIPART_OVERHEAD_BYTES

@@ -2,24 +2,22 @@
 
 import contextlib
 import os
+import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-TEMPORARY_PREFIX = ".writing-"
-
 
 class Spool:
-    """A folder of uploads, one a job, named like the job's result."""
+    """A folder of uploads, each under a name of its own, so that removing one harms no other."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def store(self, name: str, upload: BinaryIO) -> None:
-        """Keep an upload; it is on the disk when this returns.
+    def store(self, upload: BinaryIO) -> str:
+        """Keep an upload, and return its name; it is on the disk when this returns.
 
         Raises
         ------
@@ -27,28 +25,36 @@ class Spool:
             The folder cannot be written; nothing is left behind.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=self.folder)
+        path = self.folder / secrets.token_hex(16)
         try:
             upload.seek(0)
-            with os.fdopen(descriptor, "wb") as file:
+            with path.open("xb") as file:
                 shutil.copyfileobj(upload, file)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(temporary).replace(self.folder / name)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             raise
+        return path.name
 
     def open(self, name: str) -> BinaryIO | None:
-        """Open a job's upload; None where it is gone."""
-        with contextlib.suppress(OSError):
-            return (self.folder / name).open("rb")
-        return None
+        """Open an upload; None where it is gone.
 
-    def remove(self, name: str) -> None:
-        """Remove a job's upload, if it is there."""
-        with contextlib.suppress(OSError):
-            (self.folder / name).unlink(missing_ok=True)
+        Raises
+        ------
+        OSError
+            It is there, and cannot be read now.
+        """
+        try:
+            return (self.folder / name).open("rb")
+        except FileNotFoundError:
+            return None
+
+    def remove(self, name: str | None) -> None:
+        """Remove an upload, if it is there."""
+        if name is not None:
+            with contextlib.suppress(OSError):
+                (self.folder / name).unlink(missing_ok=True)
 
     def old_names(self, age_seconds: float) -> Iterator[str]:
         """Yield the names of files that were written longer ago, unfinished ones too."""

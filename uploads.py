@@ -3,7 +3,7 @@
 import contextlib
 import errno
 import re
-import socket
+import select
 import tempfile
 import time
 from collections.abc import Iterator
@@ -83,12 +83,10 @@ def has_left(request: Request) -> bool:
     connection = request.environ.get("gunicorn.socket")
     if connection is None:
         return False
-    try:
-        return not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
+    poll = select.poll()
+    # Sees the end behind bytes that were not read, and beneath TLS.
+    poll.register(connection, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def read_upload(request: Request, max_bytes: int, timeout_seconds: float) -> Upload:

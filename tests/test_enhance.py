@@ -108,6 +108,16 @@ def test_bad_picture_fails_alone(service: Service, tmp_path: Path, where: str) -
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["good_x3.png"]
 
 
+def test_no_result_overwrites_another(tmp_path: Path) -> None:
+    first, second = (draw(tmp_path / name / "photo.png", 20) for name in "ab")
+    done = run(tmp_path / "a", tmp_path / "b", "-o", tmp_path / "out")
+    assert done.returncode == 2
+    assert "2 of the pictures would have the result" in done.stderr
+    assert run(first, second, "-o", tmp_path / "out").returncode == 2
+    once = run(first, first, tmp_path / "a", "-o", tmp_path / "out", "--local")
+    assert "1 of 1 pictures made" in once.stderr
+
+
 def test_wrong_arguments_end_with_2(tmp_path: Path) -> None:
     assert run(tmp_path / "missing.png").returncode == 2
     assert run(tmp_path, "--parallel", "0").returncode == 2

@@ -17,6 +17,7 @@ from flask.testing import FlaskClient
 from PIL import Image
 from werkzeug.test import TestResponse
 
+import encoders
 from errors import ClientLeft
 from job_routes import Preference, read_preference
 from jobs import JobStatus
@@ -136,6 +137,7 @@ def test_asynchronous_request_that_waits_gets_the_picture_or_a_ticket(
 ) -> None:
     response = send(client, PNG, "respond-async, wait=10")
     assert (response.status_code, response.content_type) == (200, "image/png")
+    assert response.headers["X-Cache-Hit"] == "false"
     fake_model.may_go_on.clear()
     started = time.monotonic()
     response = send(client, picture(1), "respond-async, wait=1")
@@ -212,7 +214,8 @@ def test_long_poll_without_a_free_slot_is_answered_at_once(
     client = app.test_client()
     fake_model.may_go_on.clear()
     path = path_of(send(client, PNG))
-    with app.extensions["runner"].scheduler.waiting_request():
+    with app.extensions["runner"].scheduler.long_poll() as has_slot:
+        assert has_slot
         started = time.monotonic()
         status = client.get(path, headers={"Prefer": "wait=20"}).get_json()
     assert time.monotonic() - started < 5
@@ -338,6 +341,64 @@ def test_client_that_leaves_ends_no_job_that_another_wants(
     assert runner.statistics()["inferences"] == 1
 
 
+def test_next_client_gets_the_picture_of_one_who_left_while_it_was_encoded(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoding, go_on = threading.Event(), threading.Event()
+    encode_picture = encoders.encode_picture
+
+    def encode_slowly(*arguments: Any) -> memoryview:
+        encoding.set()
+        assert go_on.wait(WAIT_SECONDS)
+        return encode_picture(*arguments)
+
+    monkeypatch.setattr("pipeline.encode_picture", encode_slowly)
+    leaver = Leaver()
+    with ThreadPoolExecutor(2) as pool:
+        leaving = pool.submit(runner.enhance, make_upload(1), has_left=leaver)
+        assert encoding.wait(WAIT_SECONDS)
+        leaver.left.set()
+        with pytest.raises(ClientLeft):
+            leaving.result(WAIT_SECONDS)
+        second = pool.submit(runner.enhance, make_upload(1))
+        wait_until(lambda: runner.statistics()["waiting_requests"] == 1)
+        time.sleep(1)  # the keeper looks after the second one's row
+        go_on.set()
+        second.result(WAIT_SECONDS).content.file.close()  # type: ignore[union-attr]
+
+
+def test_pictures_that_wait_for_memory_leave_the_queue_with_their_clients(
+    make_app: AppMaker, settings: Settings, fake_model: FakeModel
+) -> None:
+    runner: Runner = make_app(replace(settings, max_decoded_bytes=4096)).extensions["runner"]
+    fake_model.may_go_on.clear()
+    leaver = Leaver()
+    with ThreadPoolExecutor(9) as pool:
+        first = pool.submit(runner.enhance, make_upload(0))
+        assert fake_model.started.wait(WAIT_SECONDS)
+        leaving = [
+            pool.submit(runner.enhance, make_upload(shade), has_left=leaver)
+            for shade in range(1, 9)
+        ]
+        wait_until(lambda: runner.statistics()["queue_pixels"] == 9 * 400)
+        leaver.left.set()
+        for future in leaving:
+            with pytest.raises(ClientLeft):
+                future.result(WAIT_SECONDS)
+        wait_until(lambda: runner.statistics()["queue_pixels"] == 400)
+        fake_model.may_go_on.set()
+        first.result(WAIT_SECONDS).content.file.close()  # type: ignore[union-attr]
+
+
+def test_long_polls_do_not_keep_uploads_from_waiting(
+    make_app: AppMaker, settings: Settings
+) -> None:
+    app = make_app(replace(settings, max_waiting_requests=2))
+    with app.extensions["runner"].scheduler.long_poll() as has_slot:
+        assert has_slot
+        assert upload(app.test_client()).status_code == 200
+
+
 # --- what goes wrong
 
 
@@ -365,7 +426,10 @@ def test_upload_that_vanished_from_the_spool_is_a_failed_job(
     busy = [path_of(send(client, picture(shade))) for shade in range(4)]
     wait_until(lambda: len(runner._local_jobs.claimed()) == 4)
     path = path_of(send(client, picture(9)))
-    (settings.cache_dir / "spool" / status_of(runner, path).name).unlink()
+    rows = runner.jobs.database.execute(
+        "SELECT spool FROM jobs WHERE name = ?", [status_of(runner, path).name]
+    )
+    (settings.cache_dir / "spool" / rows[0][0]).unlink()
     fake_model.may_go_on.set()
     assert wait_for(client, path, "failed")["problem"]["code"] == "upload_lost"
     for other in busy:
@@ -419,7 +483,7 @@ def test_without_a_database_requests_are_answered_and_nothing_is_promised(
     response = send(client, picture(5))
     assert_problem(response, 503, "jobs_unavailable")
     assert int(response.headers["Retry-After"]) >= 1
-    assert_problem(client.get("/api/jobs/some"), 503, "jobs_unavailable")
+    assert_problem(client.get(f"/api/jobs/{'a' * 24}"), 503, "jobs_unavailable")
     assert client.get("/api/stats").get_json()["jobs_unavailable"] >= 1
 
 
@@ -443,7 +507,7 @@ def test_stopping_process_hands_its_jobs_over(
     fake_model.may_go_on.clear()
     path = path_of(send(first.test_client(), noise(600)))
     assert fake_model.started.wait(WAIT_SECONDS)
-    first.extensions["runner"].keeper.stop()
+    first.extensions["runner"].stop()
     fake_model.may_go_on.set()
     second = make_app()
     status = wait_for(second.test_client(), path, "done")

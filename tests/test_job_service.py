@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from databases import Database, PostgresDatabase, SqliteDatabase
-from jobs import SCHEMA
+from jobs_schema import SCHEMA
 from tests.conftest import encode
 from tests.service import Service, run_service
 
@@ -195,24 +195,42 @@ def test_terminated_service_hands_its_job_over_and_says_that_it_stops(tmp_path: 
     assert rows == [("queued", None, 0)]
 
 
+def test_ctrl_c_ends_the_service_at_once_though_a_picture_is_computed(tmp_path: Path) -> None:
+    large = make_picture(1, side=2500)
+    headers = {"Content-Type": "image/png", "Prefer": "respond-async"}
+    with run_service(tmp_path / "service") as service:
+        httpx.post(f"{service.url}/api/enhance", content=large, headers=headers)
+        started = time.monotonic()
+        for pid in (service.worker_pid, service.process.pid):  # as a terminal does
+            os.kill(pid, signal.SIGINT)
+        service.process.wait(30)
+        assert time.monotonic() - started < 10
+    database = connect(tmp_path / "service", {})
+    assert database.execute("SELECT state, owner FROM jobs") == [("queued", None)]
+    database.close()
+
+
 # --- clients that leave
 
 
-def post_and_leave(url: httpx.URL, content: bytes, after_seconds: float) -> None:
-    """Send an upload and close the connection without reading the answer."""
+def post_and_leave(
+    url: httpx.URL, content: bytes, after_seconds: float, behind: bytes = b""
+) -> None:
+    """Send an upload, and something behind it, and close without reading the answer."""
     head = (
         f"POST /api/enhance HTTP/1.1\r\nHost: {url.host}:{url.port}\r\n"
         f"Content-Type: image/png\r\nContent-Length: {len(content)}\r\n\r\n"
     )
     with socket.create_connection((str(url.host), url.port or 80), timeout=10) as connection:
-        connection.sendall(head.encode() + content)
+        connection.sendall(head.encode() + content + behind)
         time.sleep(after_seconds)
 
 
-def test_client_that_leaves_frees_the_lanes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("behind", [b"", b"\r\n"], ids=["plainly", "with bytes unread"])
+def test_client_that_leaves_frees_the_lanes(tmp_path: Path, behind: bytes) -> None:
     with run_service(tmp_path / "service") as service:
         # Some 30 seconds of work.
-        post_and_leave(httpx.URL(service.url), make_picture(1, side=2200), 1.0)
+        post_and_leave(httpx.URL(service.url), make_picture(1, side=2200), 1.0, behind)
         started = time.monotonic()
         wait_until(lambda: httpx.get(f"{service.url}/api/stats").json()["queue_pixels"] == 0)
         assert time.monotonic() - started < 10

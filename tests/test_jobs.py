@@ -1,18 +1,23 @@
 """The jobs table, on both engines."""
 
+import os
+import re
+import signal
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import jobs
 from databases import Database, PostgresDatabase, SqliteDatabase
 from errors import DatabaseDown
-from jobs import SCHEMA, Jobs
+from jobs import Jobs
+from jobs_schema import SCHEMA
 from tests.postgres import run_postgres
 
 Connect = Callable[[], Database]
@@ -46,6 +51,10 @@ def there(connect: Connect) -> Jobs:
     return Jobs(connect(), "host:2:b")
 
 
+def submit(table: Jobs, name: str, options: dict[str, Any], pixels: int) -> str:
+    return table.submit(name, options, pixels, f"spool of {name}")[0]
+
+
 def state(table: Jobs, ticket: str) -> str:
     status = table.find(ticket)
     assert status is not None
@@ -53,13 +62,13 @@ def state(table: Jobs, ticket: str) -> str:
 
 
 def test_submitted_job_is_queued_claimed_renewed_and_done(here: Jobs) -> None:
-    ticket = here.submit("name", {"format": "png"}, 5000)
+    ticket = submit(here, "name", {"format": "png"}, 5000)
     status = here.find(ticket)
     assert status is not None
     assert (status.state, status.position, status.pixels_ahead) == ("queued", 0, 5000)
     assert (status.name, status.options) == ("name", {"format": "png"})
     claim = here.claim_next()
-    assert claim == jobs.Claim("name", {"format": "png"}, 5000)
+    assert claim == jobs.Claim("name", {"format": "png"}, 5000, "spool of name")
     assert here.claim_next() is None
     assert here.renew("name", 3, 4)
     status = here.find(ticket)
@@ -76,7 +85,7 @@ def test_unknown_ticket_is_none(here: Jobs) -> None:
 
 
 def test_smallest_comes_first_and_waiting_counts(here: Jobs) -> None:
-    tickets = [here.submit(f"job{pixels}", {}, pixels) for pixels in (9000, 1000, 5000)]
+    tickets = [submit(here, f"job{pixels}", {}, pixels) for pixels in (9000, 1000, 5000)]
     positions = []
     for ticket in tickets:
         status = here.find(ticket)
@@ -91,7 +100,7 @@ def test_smallest_comes_first_and_waiting_counts(here: Jobs) -> None:
 def test_one_of_many_claims_a_job(connect: Connect) -> None:
     tables = [Jobs(connect(), f"host:{i}:x") for i in range(8)]
     for round_number in range(5):
-        tables[0].submit(f"queued{round_number}", {}, 1)
+        submit(tables[0], f"queued{round_number}", {}, 1)
         barrier = threading.Barrier(8)
 
         def race(
@@ -105,7 +114,7 @@ def test_one_of_many_claims_a_job(connect: Connect) -> None:
 
 
 def test_claim_for_a_waiting_request_takes_a_queued_job(here: Jobs, there: Jobs) -> None:
-    ticket = here.submit("name", {}, 100)
+    ticket = submit(here, "name", {}, 100)
     assert there.claim("name", {}, 100, 10)
     assert not here.claim("name", {}, 100, 10)
     assert here.claim_next() is None
@@ -115,19 +124,19 @@ def test_claim_for_a_waiting_request_takes_a_queued_job(here: Jobs, there: Jobs)
 
 
 def test_failed_job_tells_why_and_is_made_anew(here: Jobs) -> None:
-    ticket = here.submit("name", {}, 100)
+    ticket = submit(here, "name", {}, 100)
     here.claim_next()
     here.finish("name", {"status": 422, "code": "undecodable_image", "message": "No."})
     status = here.find(ticket)
     assert status is not None
     assert status.state == "failed"
     assert status.problem == {"status": 422, "code": "undecodable_image", "message": "No."}
-    again = here.submit("name", {}, 100)
+    again = submit(here, "name", {}, 100)
     assert (state(here, again), state(here, ticket)) == ("queued", "queued")
 
 
 def test_withdrawn_job_is_cancelled_when_nobody_else_wants_it(here: Jobs) -> None:
-    first, second = (here.submit("name", {}, 100) for _ in range(2))
+    first, second = (submit(here, "name", {}, 100) for _ in range(2))
     assert here.claim_next()
     assert here.withdraw(first) == "name"
     assert not here.cancel_unless_wanted("name")
@@ -140,7 +149,7 @@ def test_withdrawn_job_is_cancelled_when_nobody_else_wants_it(here: Jobs) -> Non
 
 
 def test_waiting_request_keeps_a_job_alive(here: Jobs, there: Jobs) -> None:
-    ticket = here.submit("name", {}, 100)
+    ticket = submit(here, "name", {}, 100)
     assert here.claim("name", {}, 100, 10)
     there.withdraw(ticket)
     assert not there.cancel_unless_wanted("name")
@@ -152,7 +161,7 @@ def test_job_of_an_owner_that_died_is_queued_again(
     here: Jobs, there: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "LEASE_SECONDS", 0.2)
-    ticket = here.submit("name", {}, 100)
+    ticket = submit(here, "name", {}, 100)
     assert here.claim_next()
     assert here.claim("waited", {}, 100, 10)
     there.give_up_dead()
@@ -167,7 +176,7 @@ def test_job_of_an_owner_that_died_is_queued_again(
 
 
 def test_lease_far_in_the_future_is_over(here: Jobs, there: Jobs) -> None:
-    here.submit("name", {}, 100)
+    submit(here, "name", {}, 100)
     assert here.claim_next()
     here.database.execute("UPDATE jobs SET lease_until = lease_until + 3600")
     there.give_up_dead()
@@ -175,7 +184,7 @@ def test_lease_far_in_the_future_is_over(here: Jobs, there: Jobs) -> None:
 
 
 def test_dead_process_is_told_by_its_prefix(here: Jobs, there: Jobs) -> None:
-    tickets = [here.submit(name, {}, 100) for name in ("mine", "theirs")]
+    tickets = [submit(here, name, {}, 100) for name in ("mine", "theirs")]
     assert here.claim_next()
     assert there.claim_next()
     there.give_up_dead("host:1:")
@@ -183,7 +192,7 @@ def test_dead_process_is_told_by_its_prefix(here: Jobs, there: Jobs) -> None:
 
 
 def test_job_that_kills_its_process_three_times_has_failed(here: Jobs) -> None:
-    ticket = here.submit("name", {}, 100)
+    ticket = submit(here, "name", {}, 100)
     for _ in range(3):
         assert here.claim_next()
         here.give_up_dead("host:1:")
@@ -196,7 +205,7 @@ def test_job_that_kills_its_process_three_times_has_failed(here: Jobs) -> None:
 
 
 def test_handing_over_is_no_failed_attempt(here: Jobs, there: Jobs) -> None:
-    ticket = here.submit("name", {}, 100)
+    ticket = submit(here, "name", {}, 100)
     for _ in range(5):
         assert here.claim_next()
         here.hand_over()
@@ -205,7 +214,7 @@ def test_handing_over_is_no_failed_attempt(here: Jobs, there: Jobs) -> None:
 
 
 def test_old_tickets_are_forgotten_and_their_jobs_cancelled(here: Jobs) -> None:
-    done, queued = (here.submit(name, {}, 100) for name in ("done", "queued"))
+    done, queued = (submit(here, name, {}, 100) for name in ("done", "queued"))
     assert here.claim("done", {}, 100, 0)
     here.finish("done")
     here.purge(100)
@@ -217,16 +226,80 @@ def test_old_tickets_are_forgotten_and_their_jobs_cancelled(here: Jobs) -> None:
     assert here.database.execute("SELECT name, state FROM jobs") == [("queued", "cancelled")]
 
 
+def test_upload_of_a_job_is_removed_by_whoever_ends_it_and_no_other_is(here: Jobs) -> None:
+    assert here.submit("name", {}, 1, "first")[1] == "first"
+    ticket, kept = here.submit("name", {}, 1, "second")
+    assert kept == "first"  # an open job keeps the upload that it has
+    assert here.open_spools() == {"first"}
+    assert here.claim_next() == jobs.Claim("name", {}, 1, "first")
+    assert here.finish("name", {"code": "busy"}) == "first"
+    assert here.finish("name") is None  # it was not this process's any more
+    third, kept = here.submit("name", {}, 1, "third")
+    assert kept == "third"
+    for each in (ticket, third):
+        here.withdraw(each)
+    assert here.cancel_unless_wanted("name") is None  # the very first ticket
+    here.database.execute("UPDATE tickets SET withdrawn = 1")
+    assert here.cancel_unless_wanted("name") == jobs.Cancelled("third")
+    assert here.open_spools() == set()
+
+
+def test_job_that_is_given_back_is_tried_again_and_then_failed(here: Jobs) -> None:
+    ticket = submit(here, "name", {}, 1)
+    for expected in ("queued", "queued", "failed"):
+        assert here.claim_next()
+        here.give_back("name")
+        assert state(here, ticket) == expected
+
+
+def test_glance_is_the_short_form_of_find(here: Jobs) -> None:
+    ticket = submit(here, "name", {}, 1)
+    assert here.glance(ticket) == ("queued", 0)
+    here.claim_next()
+    here.renew("name", 3, 9)
+    assert here.glance(ticket) == ("running", 3)
+    here.withdraw(ticket)
+    assert here.glance(ticket) == ("cancelled", 3)
+    assert here.glance("unknown") is None
+
+
+def test_queries_of_open_jobs_do_not_scan_the_table(tmp_path: Path) -> None:
+    database = SqliteDatabase(tmp_path / "jobs.sqlite3", SCHEMA)
+    seen: list[str] = []
+    execute = database.execute
+
+    def explain(statement: str, parameters: Any = ()) -> Any:
+        if "jobs" in statement and not statement.startswith("INSERT"):
+            plan = execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            seen.extend(str(row[3]) for row in plan)
+        return execute(statement, parameters)
+
+    database.execute = explain  # type: ignore[method-assign]
+    table = Jobs(database, "a")
+    ticket = submit(table, "name", {}, 1)
+    table.find(ticket)
+    table.glance(ticket)
+    table.claim_next()
+    table.renew("name", 1, 2)
+    table.give_up_dead()
+    table.open_jobs()
+    table.open_spools()
+    table.purge(1)
+    database.close()
+    assert len(seen) > 8
+    assert [plan for plan in seen if re.match(r"SCAN (jobs|other)", plan)] == []
+
+
 # --- engines that fail
 
 
 def test_sqlite_file_that_is_deleted_is_made_anew(tmp_path: Path) -> None:
     path = tmp_path / "jobs.sqlite3"
     first, second = (Jobs(SqliteDatabase(path, SCHEMA), name) for name in "ab")
-    first.submit("lost", {}, 1)
+    submit(first, "lost", {}, 1)
     for file in tmp_path.iterdir():
         file.unlink()
-    ticket = first.submit("kept", {}, 1)
+    ticket = submit(first, "kept", {}, 1)
     assert state(second, ticket) == "queued"
 
 
@@ -251,7 +324,7 @@ def test_postgres_that_went_away_is_down_and_comes_back() -> None:
         Path(name).chmod(0o755)
         with run_postgres(Path(name) / "postgres") as url:
             table = Jobs(PostgresDatabase(url, SCHEMA), "a")
-            ticket = table.submit("name", {}, 1)
+            ticket = submit(table, "name", {}, 1)
             table.database.execute("SELECT 1")
             with pytest.raises(DatabaseDown):
                 # The server ends this connection, as a restart does; the next one is fresh.
@@ -260,4 +333,42 @@ def test_postgres_that_went_away_is_down_and_comes_back() -> None:
             assert state(table, ticket) == "queued"
         with pytest.raises(DatabaseDown):
             table.open_jobs()
+    table.database.close()
+
+
+def test_text_that_the_server_refuses_does_not_cost_the_connection(postgres_url: str) -> None:
+    table = Jobs(PostgresDatabase(postgres_url, SCHEMA), "a")
+    ticket = submit(table, "name", {}, 1)
+    with pytest.raises(DatabaseDown):
+        table.find("\0")
+    assert state(table, ticket) == "queued"
+    table.database.close()
+
+
+def test_server_that_stops_answering_is_given_up(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("databases.STATEMENT_SECONDS", 0.5)
+    table = Jobs(PostgresDatabase(postgres_url, SCHEMA), "a")
+    (backend,) = table.database.execute("SELECT pg_backend_pid()")[0]
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        with pytest.raises(DatabaseDown):
+            table.open_jobs()
+        assert time.monotonic() - started < 5
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    table.database._down_until = 0.0
+    assert table.open_jobs() == {}
+    table.database.close()
+
+
+def test_full_disk_refuses_writes_and_goes_on_reading(tmp_path: Path) -> None:
+    table = Jobs(SqliteDatabase(tmp_path / "jobs.sqlite3", SCHEMA), "a")
+    ticket = submit(table, "name", {}, 1)
+    table.database.execute("PRAGMA query_only = 1")  # refuses as a full disk does
+    with pytest.raises(DatabaseDown):
+        submit(table, "other", {}, 1)
+    assert state(table, ticket) == "queued"
     table.database.close()
