@@ -25,6 +25,7 @@ from runner import Result, Runner
 from settings import PROJECT_DIR, Settings
 from super_resolution import SuperResolution
 from uploads import drain_body, has_left, read_upload
+from web_pages import install_web_pages
 
 VERSION = "0.1.0"
 REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -62,6 +63,7 @@ def create_app(
     install_access(app, settings)
     install_problems(app)
     add_routes(app, settings, runner)
+    install_web_pages(app, settings)
     return app
 
 

@@ -11,6 +11,7 @@ is not made again, so the same command goes on after Ctrl-C. Ends with 0; 1 when
 import argparse
 import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -266,6 +267,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"there is no {missing[0]}")
     if chosen.parallel < 1:
         parser.error("--parallel must be at least 1")
+    # A shell that starts this in the background has Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     stopping = threading.Event()
     console = Console(stderr=True)
     pictures = list(find_pictures(chosen.paths, chosen.output, options.suffix))

@@ -17,7 +17,7 @@ SWEEP_SECONDS = 5.0
 # Asynchronous pictures in work at once: enough to keep the lanes busy while one is encoded.
 CLAIMS_AT_ONCE = 4
 # Younger spool files may belong to a job that is not yet in the table.
-SPOOL_GRACE_SECONDS = 60.0
+SPOOL_GRACE_SECONDS = 20.0
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,55 @@
+"""Headless Chromium, and pages of other origins for it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+from playwright.sync_api import Browser, sync_playwright
+
+# A name that is not localhost, so that its pages are no secure context.
+INSECURE_HOST = "sr.test"
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    f"--host-resolver-rules=MAP {INSECURE_HOST} 127.0.0.1",
+)
+
+
+@contextmanager
+def run_chromium() -> Iterator[Browser]:
+    """Run Debian's Chromium until the block ends."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=list(ARGUMENTS)
+        )
+        yield browser
+        browser.close()
+
+
+class EmptyPage(BaseHTTPRequestHandler):
+    """A page of some origin, with nothing on it."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(b"<!doctype html><link rel=icon href=data:,><title>other</title>")
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+@contextmanager
+def run_site() -> Iterator[str]:
+    """Serve an empty page on loopback; yield its origin."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), EmptyPage) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()

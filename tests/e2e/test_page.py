@@ -1,0 +1,225 @@
+"""The page at /, in a real browser, with the real model."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+from skimage import data
+
+from tests.conftest import encode
+from tests.e2e.browser import INSECURE_HOST, run_chromium
+from tests.service import PROJECT_DIR, Service, run_service
+
+TIMEOUT = 60_000
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with run_service(tmp_path_factory.mktemp("service")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with run_chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def faults() -> list[str]:
+    """What the browser complains of."""
+    return []
+
+
+@pytest.fixture
+def page(browser: Browser, service: Service, faults: list[str]) -> Iterator[Page]:
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(TIMEOUT)
+    page.on("console", lambda message: faults.append(message.text))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto(service.url)
+    yield page
+    context.close()
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(encode(Image.fromarray(data.astronaut()[:160, 150:350]), "JPEG", quality=90))
+    return path
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """A picture that takes some ten seconds."""
+    noise = np.random.default_rng(1).integers(0, 256, (90, 90, 3), np.uint8)
+    path = tmp_path / "large.jpg"
+    path.write_bytes(encode(Image.fromarray(noise).resize((1300, 1300)), "JPEG", quality=60))
+    return path
+
+
+def wait_for_state(page: Page, text: str, number: int = 0) -> None:
+    expect(page.locator("#queue .state").nth(number)).to_have_text(
+        re.compile(text), timeout=TIMEOUT
+    )
+
+
+def test_photo_goes_the_whole_way(page: Page, photo: Path, faults: list[str]) -> None:
+    page.set_input_files("#files", photo)
+    wait_for_state(page, "done")
+    expect(page.locator("#viewer-name")).to_have_text("photo.jpg")
+    page.wait_for_function("document.getElementById('after').naturalWidth > 0")
+    sizes = page.evaluate(
+        """["before", "after"].map((id) => document.getElementById(id))
+            .map((image) => [image.naturalWidth, image.naturalHeight])"""
+    )
+    assert sizes == [[200, 160], [600, 480]]
+    page.select_option("#zoom", "2")
+    assert page.evaluate("document.getElementById('sheet').offsetWidth") == 1200
+    page.select_option("#format", "webp")
+    page.select_option("#scale", "2")
+    with page.expect_download() as event:
+        page.click("#download")
+    assert event.value.suggested_filename == "photo_x2.webp"
+    with Image.open(event.value.path()) as result:
+        assert (result.format, result.size) == ("WEBP", (400, 320))
+    assert faults == []
+
+
+def test_result_that_exists_is_not_uploaded_again(
+    page: Page, photo: Path, service: Service
+) -> None:
+    for _ in range(2):
+        page.reload()
+        before = service.log.count("POST /api/enhance")
+        page.set_input_files("#files", photo)
+        wait_for_state(page, "done")
+    assert service.log.count("POST /api/enhance") == before
+
+
+def test_keyboard_alone_is_enough(page: Page, photo: Path) -> None:
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "files"
+    page.set_input_files("#files", photo)
+    wait_for_state(page, "done")
+    page.locator("#viewer").wait_for()
+    reached = []
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        focused = page.evaluate("[document.activeElement.id, document.activeElement.textContent]")
+        reached.append(focused[0] or focused[1])
+        if focused[0] == "compare":
+            page.keyboard.press("ArrowRight")
+    assert reached[:2] == ["Show", "Remove"]
+    assert {"stage", "compare", "zoom", "format", "scale", "download"} <= set(reached)
+    assert page.evaluate("document.getElementById('compare').value") == "51"
+
+
+def test_failed_upload_says_why_in_words(page: Page, tmp_path: Path, photo: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    page.set_input_files("#files", [broken, photo])
+    wait_for_state(page, "This is no picture that can be enlarged")
+    wait_for_state(page, "done", 1)
+    assert page.locator("#queue button").first.inner_text() == "Remove"
+
+
+def test_cancelled_picture_stops_at_the_server(page: Page, large: Path, service: Service) -> None:
+    page.set_input_files("#files", large)
+    wait_for_state(page, r"\d+ %, \d+ s left")
+    page.click("text=Cancel")
+    wait_for_state(page, "cancelled")
+    expect(page.locator("#queue progress")).to_be_hidden()
+    for _ in range(100):
+        if not httpx.get(f"{service.url}/api/stats").json()["queue_pixels"]:
+            break
+        page.wait_for_timeout(100)
+    else:
+        pytest.fail("the job goes on")
+
+
+def test_page_that_is_no_secure_context_uploads_without_hashing(
+    browser: Browser, service: Service, photo: Path
+) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(service.url.replace("127.0.0.1", INSECURE_HOST))
+    assert page.evaluate("isSecureContext") is False
+    asked = service.log.count("GET /api/result")
+    page.set_input_files("#files", photo)
+    wait_for_state(page, "done")
+    assert service.log.count("GET /api/result") == asked
+    context.close()
+
+
+def test_browser_in_chinese_sees_chinese(browser: Browser, service: Service) -> None:
+    context = browser.new_context(locale="zh-CN")
+    page = context.new_page()
+    page.goto(service.url)
+    expect(page.locator("label[for=files]")).to_have_text("选择图片")
+    assert page.evaluate("document.documentElement.lang") == "zh"
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_accessibility_checker_finds_nothing(
+    browser: Browser, service: Service, photo: Path, scheme: str
+) -> None:
+    # The checker is a script of its own, which the page's policy would refuse.
+    context = browser.new_context(color_scheme=scheme, bypass_csp=True)  # type: ignore[arg-type]
+    page = context.new_page()
+    page.goto(service.url)
+    for _ in range(2):
+        results = Axe().run(page)
+        assert results.violations_count == 0, results.generate_report()
+        page.set_input_files("#files", photo)
+        wait_for_state(page, "done")
+    context.close()
+
+
+def test_page_is_small(page: Page) -> None:
+    page.wait_for_load_state("networkidle")
+    sizes = page.evaluate(
+        """["resource", "navigation"].flatMap((type) => performance.getEntriesByType(type))
+            .map((entry) => [new URL(entry.name).pathname, entry.decodedBodySize])"""
+    )
+    assert len(sizes) >= 5
+    assert sum(size for _, size in sizes) < 60_000
+
+
+# --- what the page is sent with
+
+
+def test_page_is_revalidated_and_its_files_are_kept(service: Service) -> None:
+    page = httpx.get(service.url)
+    assert page.headers["Cache-Control"] == "no-cache"
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert "frame-ancestors 'none'" in page.headers["Content-Security-Policy"]
+    assert page.headers["Referrer-Policy"] == "strict-origin-when-cross-origin"
+    tag = {"If-None-Match": page.headers["ETag"]}
+    assert httpx.get(service.url, headers=tag).status_code == 304
+    paths = re.findall(r'(?:href|src)="(static/[^"]+)"', page.text)
+    assert len(paths) == 3
+    for path in paths:
+        file = httpx.get(f"{service.url}/{path}")
+        assert (file.status_code, file.headers["Cache-Control"]) == (200, "public, max-age=604800")
+        assert httpx.get(f"{service.url}/{path.replace('static/', 'static/0')}").status_code == 404
+
+
+def test_client_module_is_revalidated_and_open_to_all_origins(service: Service) -> None:
+    for name in ("client.js", "client.d.ts"):
+        headers = {"Origin": "https://any.example"}
+        module = httpx.get(f"{service.url}/static/{name}", headers=headers)
+        assert module.headers["Cache-Control"] == "no-cache"
+        assert module.headers["Access-Control-Allow-Origin"] == "*"
+        assert module.content == (PROJECT_DIR / "web" / name).read_bytes()
+        tag = {"If-None-Match": module.headers["ETag"]}
+        assert httpx.get(f"{service.url}/static/{name}", headers=tag).status_code == 304
+    assert httpx.get(f"{service.url}/static/page.js").status_code == 404

@@ -1,0 +1,151 @@
+/**
+ * The service's reference client: enlarge a picture, follow its progress, take it back.
+ *
+ *   import { enhance } from "https://sr.example/static/client.js";
+ *   const { blob } = await enhance(file, { format: "webp", onProgress: console.log });
+ *
+ * No dependencies. Types are in client.d.ts.
+ */
+
+// The service that this module came from, with its path prefix: .../static/client.js or
+// .../static/<version>/client.js.
+const HOME = new URL(import.meta.url.slice(0, import.meta.url.lastIndexOf("/static/") + 1));
+const OPTION_NAMES = ["format", "quality", "lossless", "scale", "width", "height"];
+const RETRIED = new Set([429, 502, 503, 504]);
+const MAX_ATTEMPTS = 8;
+const MAX_PAUSE_SECONDS = 60;
+const FIRST_WAIT_SECONDS = 2;
+const POLL_SECONDS = 10;
+const MIN_POLL_SECONDS = 0.5;
+
+/** An answer that is no picture: `code` is stable, `message` is for people. */
+export class EnhanceError extends Error {
+  constructor(problem, status) {
+    super(problem.error ?? `The service answered ${status}.`);
+    this.name = "EnhanceError";
+    this.code = problem.code ?? "unknown";
+    this.status = status;
+    this.requestId = problem.request_id ?? null;
+  }
+}
+
+/** Wait, or throw when the signal is aborted. */
+function pause(seconds, signal) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(finish, 1000 * seconds);
+    function finish() {
+      signal?.removeEventListener("abort", finish);
+      clearTimeout(timer);
+      signal?.aborted ? reject(signal.reason) : resolve();
+    }
+    signal?.addEventListener("abort", finish);
+  });
+}
+
+async function readProblem(response) {
+  try {
+    return await response.json();
+  } catch {
+    return {}; // a proxy in front may not speak JSON
+  }
+}
+
+/** Send a request; again where the service is busy, or does not answer for a moment. */
+async function ask(url, options) {
+  for (let attempt = 1; ; attempt++) {
+    let seconds = Math.min(2 ** attempt / 2, MAX_PAUSE_SECONDS);
+    try {
+      const response = await fetch(url, options);
+      if (response.ok) return response;
+      if (!RETRIED.has(response.status) || attempt === MAX_ATTEMPTS) {
+        throw new EnhanceError(await readProblem(response), response.status);
+      }
+      const asked = Number(response.headers.get("Retry-After"));
+      if (asked > 0) seconds = Math.min(asked, MAX_PAUSE_SECONDS);
+    } catch (error) {
+      // fetch says TypeError for whatever went wrong with the connection, CORS included.
+      if (!(error instanceof TypeError) || attempt >= 3) throw error;
+    }
+    await pause(seconds, options.signal);
+  }
+}
+
+/** The SHA-256 of a file in hex; null where the page is not secure and browsers have none. */
+async function hashFile(file) {
+  if (!globalThis.crypto?.subtle) return null;
+  const digest = await crypto.subtle.digest("SHA-256", await file.arrayBuffer());
+  return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+async function fetchResult(url, options) {
+  const response = await ask(url, options);
+  return { blob: await response.blob(), url };
+}
+
+/** Follow a job to its end. */
+async function follow(status, { signal, onProgress }) {
+  while (status.state === "queued" || status.state === "running") {
+    onProgress?.({
+      state: status.state,
+      progress: status.progress,
+      position: status.position,
+      etaSeconds: status.eta_seconds,
+    });
+    const asked = Date.now();
+    const headers = { Prefer: `wait=${POLL_SECONDS}` };
+    const next = await (await ask(status.status_url, { headers, signal })).json();
+    const isSame = next.state === status.state && next.tiles_done === status.tiles_done;
+    const early = MIN_POLL_SECONDS - (Date.now() - asked) / 1000;
+    if (isSame && early > 0) await pause(early, signal);
+    status = next;
+  }
+  if (status.state === "done" && status.result) return status.result;
+  throw new EnhanceError(status.problem ?? { code: status.state }, status.problem?.status ?? 500);
+}
+
+/**
+ * Enlarge a picture.
+ *
+ * Aborting the signal withdraws the job and rejects with the signal's reason.
+ */
+export async function enhance(file, { signal, onProgress, baseUrl = HOME, ...options } = {}) {
+  signal?.throwIfAborted();
+  const parameters = new URLSearchParams();
+  for (const name of OPTION_NAMES) {
+    if (options[name] !== undefined && options[name] !== null) parameters.set(name, options[name]);
+  }
+  onProgress?.({ state: "hashing", progress: 0 });
+  const key = await hashFile(file);
+  signal?.throwIfAborted();
+  if (key !== null) {
+    const query = new URLSearchParams([["sha256", key], ...parameters]);
+    const found = await (await ask(new URL(`api/result?${query}`, baseUrl), { signal })).json();
+    if (found.exists) return { ...(await fetchResult(found.url, { signal })), cacheHit: true };
+  }
+  onProgress?.({ state: "uploading", progress: 0 });
+  const answer = await ask(new URL(`api/enhance?${parameters}`, baseUrl), {
+    method: "POST",
+    body: file,
+    headers: {
+      "Content-Type": file.type || "application/octet-stream",
+      Prefer: `respond-async, wait=${FIRST_WAIT_SECONDS}`,
+    },
+    signal,
+  });
+  if (answer.status === 200) {
+    const link = /<([^>]*)>/.exec(answer.headers.get("Link") ?? "");
+    const cacheHit = answer.headers.get("X-Cache-Hit") === "true";
+    return { blob: await answer.blob(), url: link ? link[1] : null, cacheHit };
+  }
+  const status = await answer.json();
+  try {
+    const url = await follow(status, { signal, onProgress });
+    return { ...(await fetchResult(url, { signal })), cacheHit: false };
+  } catch (error) {
+    if (signal?.aborted) {
+      // keepalive: also when the page itself goes away.
+      fetch(status.status_url, { method: "DELETE", keepalive: true }).catch(() => {});
+    }
+    throw error;
+  }
+}

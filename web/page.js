@@ -1,0 +1,248 @@
+/** The page at /: a queue of pictures, a viewer, downloads. */
+
+import { enhance, EnhanceError } from "./client.js";
+import { language, messages } from "./messages.js";
+
+const PARALLEL = 2;
+const element = (id) => document.getElementById(id);
+const items = [];
+let shown = null;
+
+// --- words
+
+document.documentElement.lang = language;
+document.title = messages.title;
+for (const node of document.querySelectorAll("[data-text]")) {
+  node.textContent = messages[node.dataset.text];
+}
+element("compare").setAttribute("aria-label", messages.compare);
+element("stage").setAttribute("aria-label", messages.stage);
+
+function describeError(error) {
+  if (error instanceof EnhanceError) return messages.errors[error.code] ?? error.message;
+  return messages.errors.network;
+}
+
+function announce(text) {
+  element("announcement").textContent = text;
+}
+
+// --- the queue
+
+function make(tag, properties = {}) {
+  return Object.assign(document.createElement(tag), properties);
+}
+
+class Item {
+  constructor(file) {
+    this.file = file;
+    this.state = "waiting";
+    this.results = new Map(); // "format scale" -> object URL
+    this.source = URL.createObjectURL(file);
+    this.row = make("li");
+    this.bar = make("progress", { max: 1, value: 0, hidden: true });
+    this.bar.setAttribute("aria-label", file.name);
+    this.text = make("div", { className: "state", textContent: messages.waiting });
+    this.actions = make("div", { className: "actions" });
+    const middle = make("div");
+    middle.append(make("div", { className: "name", textContent: file.name }), this.text, this.bar);
+    const thumbnail = make("img", { src: this.source, alt: "" });
+    thumbnail.addEventListener("error", () => thumbnail.classList.add("broken"));
+    this.row.append(thumbnail, middle, this.actions);
+    this.setActions(["cancel", () => this.cancel()]);
+    element("queue").append(this.row);
+  }
+
+  setActions(...pairs) {
+    this.actions.replaceChildren(
+      ...pairs.map(([name, action], index) => {
+        const button = make("button", { type: "button", textContent: messages[name] });
+        button.className = index ? "plain" : "";
+        button.setAttribute("aria-label", `${messages[name]}: ${this.file.name}`);
+        button.addEventListener("click", action);
+        return button;
+      }),
+    );
+  }
+
+  showProgress({ state, progress, position, etaSeconds }) {
+    this.bar.hidden = false;
+    if (state === "running") {
+      const left = messages.seconds(Math.max(Math.round(etaSeconds), 1));
+      this.text.textContent = messages.running(Math.round(100 * progress), left);
+      this.bar.value = progress;
+    } else {
+      this.text.textContent = state === "queued" ? messages.queued(position) : messages[state];
+      this.bar.removeAttribute("value");
+    }
+  }
+
+  /** Make a result, or take it from those that are there. */
+  async fetchResult(options) {
+    const key = `${options.format} ${options.scale}`;
+    if (!this.results.has(key)) {
+      this.controller = new AbortController();
+      const { blob } = await enhance(this.file, {
+        ...options,
+        signal: this.controller.signal,
+        onProgress: (progress) => this.showProgress(progress),
+      });
+      this.results.set(key, URL.createObjectURL(blob));
+    }
+    this.bar.hidden = true;
+    return this.results.get(key);
+  }
+
+  async start() {
+    this.state = "running";
+    try {
+      await this.fetchResult({ format: "png", scale: 3 });
+      this.finish("done", messages.done);
+      this.setActions(["show", () => show(this)], ["remove", () => this.remove()]);
+      if (shown === null) show(this);
+    } catch (error) {
+      const isCancelled = this.controller?.signal.aborted;
+      const text = isCancelled ? messages.cancelled : describeError(error);
+      this.finish(isCancelled ? "cancelled" : "failed", text);
+      this.setActions(["remove", () => this.remove()]);
+    }
+    startNext();
+  }
+
+  finish(state, text) {
+    this.state = state;
+    this.row.className = state;
+    this.bar.hidden = true;
+    this.text.textContent = text;
+    announce(`${this.file.name}: ${text}`);
+  }
+
+  cancel() {
+    if (this.state === "waiting") {
+      this.finish("cancelled", messages.cancelled);
+      this.setActions(["remove", () => this.remove()]);
+    } else {
+      this.controller?.abort();
+    }
+  }
+
+  remove() {
+    items.splice(items.indexOf(this), 1);
+    this.row.remove();
+    for (const url of [this.source, ...this.results.values()]) URL.revokeObjectURL(url);
+    if (shown === this) hideViewer();
+    element("queue-section").hidden = items.length === 0;
+    element("files").focus();
+  }
+}
+
+function startNext() {
+  const running = items.filter((item) => item.state === "running").length;
+  const waiting = items.filter((item) => item.state === "waiting");
+  for (const item of waiting.slice(0, PARALLEL - running)) item.start();
+}
+
+function addFiles(files) {
+  for (const file of files) items.push(new Item(file));
+  element("queue-section").hidden = items.length === 0;
+  startNext();
+}
+
+element("files").addEventListener("change", ({ target }) => {
+  addFiles(target.files);
+  target.value = "";
+});
+document.addEventListener("paste", ({ clipboardData }) => addFiles(clipboardData.files));
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  element("drop").classList.add("over");
+});
+document.addEventListener("dragleave", () => element("drop").classList.remove("over"));
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  element("drop").classList.remove("over");
+  addFiles(event.dataTransfer.files);
+});
+addEventListener("pagehide", () => items.forEach((item) => item.controller?.abort()));
+
+// --- the viewer
+
+async function show(item) {
+  shown = item;
+  element("viewer").hidden = false;
+  element("viewer-name").textContent = item.file.name;
+  element("before").src = item.source;
+  element("after").src = await item.fetchResult({ format: "png", scale: 3 });
+  await element("after").decode();
+  layOut();
+  split();
+  writeSnippets();
+}
+
+function hideViewer() {
+  shown = null;
+  element("viewer").hidden = true;
+}
+
+/** Give the sheet its size: result pixels times the zoom, or what fits. */
+function layOut() {
+  const { naturalWidth, naturalHeight } = element("after");
+  if (!naturalWidth) return;
+  const chosen = element("zoom").value;
+  const fitting = Math.min(element("stage").clientWidth / naturalWidth, 1);
+  const zoom = chosen === "fit" ? fitting : Number(chosen);
+  element("sheet").style.width = `${naturalWidth * zoom}px`;
+  element("sheet").style.height = `${naturalHeight * zoom}px`;
+}
+
+function split() {
+  element("sheet").style.setProperty("--split", `${element("compare").value}%`);
+}
+
+function chosenOptions() {
+  return { format: element("format").value, scale: Number(element("scale").value) };
+}
+
+function writeSnippets() {
+  const { format, scale } = chosenOptions();
+  const home = new URL("./", document.baseURI).href;
+  const query = `format=${format}&scale=${scale}`;
+  const ending = format === "jpeg" ? "jpg" : format;
+  const name = shown.file.name.replaceAll("'", "");
+  element("curl").textContent =
+    `curl -F image=@'${name}' -F format=${format} -F scale=${scale} ` +
+    `-o result.${ending} ${home}api/enhance`;
+  element("fetch").textContent =
+    `const response = await fetch("${home}api/enhance?${query}", {\n` +
+    `  method: "POST",\n  body: file,\n  headers: { "Content-Type": file.type },\n});\n` +
+    `const picture = await response.blob();`;
+}
+
+async function download() {
+  const { format, scale } = chosenOptions();
+  const item = shown;
+  try {
+    const href = await item.fetchResult({ format, scale });
+    const stem = item.file.name.replace(/\.[^.]*$/, "");
+    make("a", { href, download: `${stem}_x${scale}.${format === "jpeg" ? "jpg" : format}` }).click();
+    item.text.textContent = messages.done;
+  } catch (error) {
+    announce(describeError(error));
+  }
+}
+
+async function copy({ target }) {
+  await navigator.clipboard.writeText(element(target.dataset.copy).textContent);
+  announce(messages.copied);
+}
+
+element("zoom").addEventListener("change", layOut);
+element("compare").addEventListener("input", split);
+element("format").addEventListener("change", writeSnippets);
+element("scale").addEventListener("change", writeSnippets);
+element("download").addEventListener("click", download);
+for (const button of document.querySelectorAll("[data-copy]")) {
+  button.hidden = !navigator.clipboard; // insecure pages have none
+  button.addEventListener("click", copy);
+}
+addEventListener("resize", layOut);
