@@ -20,6 +20,7 @@ test: lint
 	./install_package.sh nginx-light nginx -v
 	./install_package.sh systemd systemd-analyze --version
 	./install_package.sh chromium chromium --version
+	./install_package.sh firefox-esr firefox-esr --version
 	./install_package.sh postgresql sh -c 'ls /usr/lib/postgresql/*/bin/initdb'
 	$(BIN)/pytest
 

@@ -231,11 +231,24 @@ async function download() {
   }
 }
 
+/** Move a zoomed picture with the mouse; fingers and keys scroll by themselves. */
+function startDrag(down) {
+  if (down.pointerType !== "mouse" || down.button !== 0) return;
+  const stage = element("stage");
+  const [left, top] = [stage.scrollLeft + down.clientX, stage.scrollTop + down.clientY];
+  const drag = (move) => stage.scrollTo(left - move.clientX, top - move.clientY);
+  stage.setPointerCapture(down.pointerId);
+  stage.addEventListener("pointermove", drag);
+  const stop = () => stage.removeEventListener("pointermove", drag);
+  stage.addEventListener("lostpointercapture", stop, { once: true });
+}
+
 async function copy({ target }) {
   await navigator.clipboard.writeText(element(target.dataset.copy).textContent);
   announce(messages.copied);
 }
 
+element("stage").addEventListener("pointerdown", startDrag);
 element("zoom").addEventListener("change", layOut);
 element("compare").addEventListener("input", split);
 element("format").addEventListener("change", writeSnippets);

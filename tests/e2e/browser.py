@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from typing import Any, Protocol
 
 from playwright.sync_api import Browser, sync_playwright
 
@@ -18,6 +19,41 @@ ARGUMENTS = (
     "--disable-sync",
     f"--host-resolver-rules=MAP {INSECURE_HOST} 127.0.0.1",
 )
+
+
+class Tab(Protocol):
+    """What the tests of both browsers need of a tab."""
+
+    def goto(self, url: str) -> None:
+        """Open a page, and wait until it is loaded."""
+
+    def reload(self) -> None:
+        """Load the page again."""
+
+    def evaluate(self, expression: str) -> Any:
+        """Return what an expression, or the promise that it gives, evaluates to."""
+
+    def close(self) -> None:
+        """Close the tab."""
+
+
+class ChromiumTab:
+    """A tab with storage of its own."""
+
+    def __init__(self, browser: Browser) -> None:
+        self._page = browser.new_context().new_page()
+
+    def goto(self, url: str) -> None:
+        self._page.goto(url)
+
+    def reload(self) -> None:
+        self._page.reload()
+
+    def evaluate(self, expression: str) -> Any:
+        return self._page.evaluate(expression)
+
+    def close(self) -> None:
+        self._page.context.close()
 
 
 @contextmanager

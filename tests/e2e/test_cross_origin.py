@@ -1,16 +1,19 @@
 """Pages of other origins in a real browser: what they may do, and what browsers cache."""
 
+import base64
 import hashlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page
 
 from tests.conftest import encode
-from tests.e2e.browser import run_chromium, run_site
+from tests.e2e.browser import ChromiumTab, Tab, run_chromium, run_site
+from tests.e2e.firefox import run_firefox
 from tests.service import Service, run_service
 
 # Draws a picture of one colour, and sends it as a page does.
@@ -41,10 +44,17 @@ null;
 """
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with run_chromium() as running:
-        yield running
+OpenTab = Callable[[], Tab]
+
+
+@pytest.fixture(scope="module", params=["chromium", "firefox"])
+def open_tab(request: pytest.FixtureRequest) -> Iterator[OpenTab]:
+    if request.param == "chromium":
+        with run_chromium() as chromium:
+            yield lambda: ChromiumTab(chromium)
+    else:
+        with run_firefox() as firefox:
+            yield firefox.open_tab
 
 
 @pytest.fixture(scope="module")
@@ -60,41 +70,44 @@ def refused() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, allowed: str) -> Iterator[Service]:
+def service(
+    tmp_path_factory: pytest.TempPathFactory, allowed: str, open_tab: OpenTab
+) -> Iterator[Service]:
+    """One for each browser, so that neither finds the other's results."""
     with run_service(tmp_path_factory.mktemp("service"), cors_origins=allowed) as running:
         yield running
 
 
-def open_page(browser: Browser, origin: str, service: Service) -> Page:
-    page = browser.new_context().new_page()
-    page.goto(origin)
-    page.evaluate(f"globalThis.SERVICE = '{service.url}'; {HELPERS}")
-    return page
+def open_page(open_tab: OpenTab, origin: str, service: Service) -> Tab:
+    tab = open_tab()
+    tab.goto(origin)
+    tab.evaluate(f"globalThis.SERVICE = '{service.url}'; {HELPERS}")
+    return tab
 
 
 @pytest.fixture
-def page(browser: Browser, allowed: str, service: Service) -> Iterator[Page]:
+def page(open_tab: OpenTab, allowed: str, service: Service) -> Iterator[Tab]:
     """A page of the allowed origin."""
-    opened = open_page(browser, allowed, service)
+    opened = open_page(open_tab, allowed, service)
     yield opened
-    opened.context.close()
+    opened.close()
 
 
 @pytest.fixture
-def foreign_page(browser: Browser, refused: str, service: Service) -> Iterator[Page]:
-    opened = open_page(browser, refused, service)
+def foreign_page(open_tab: OpenTab, refused: str, service: Service) -> Iterator[Tab]:
+    opened = open_page(open_tab, refused, service)
     yield opened
-    opened.context.close()
+    opened.close()
 
 
-def run(page: Page, script: str) -> Any:
+def run(page: Tab, script: str) -> Any:
     """Run the body of an async function; what it throws becomes its name."""
     return page.evaluate(
-        f"async () => {{ try {{ {script} }} catch (error) {{ return error.name; }} }}"
+        f"(async () => {{ try {{ {script} }} catch (error) {{ return error.name; }} }})()"
     )
 
 
-def test_allowed_page_sends_own_headers_and_reads_exposed_ones(page: Page) -> None:
+def test_allowed_page_sends_own_headers_and_reads_exposed_ones(page: Tab) -> None:
     headers = run(
         page,
         """const answer = await post("#102030", { "X-Request-ID": "from-page" });
@@ -108,7 +121,7 @@ def test_allowed_page_sends_own_headers_and_reads_exposed_ones(page: Page) -> No
     assert headers[4:] == ["false", "from-page", 'inline; filename="image_x3.png"']
 
 
-def test_allowed_page_uses_prefer_and_delete(page: Page) -> None:
+def test_allowed_page_uses_prefer_and_delete(page: Tab) -> None:
     result = run(
         page,
         """const answer = await post("#111111", { Prefer: "respond-async" }, 900);
@@ -122,7 +135,7 @@ def test_allowed_page_uses_prefer_and_delete(page: Page) -> None:
     assert result == [202, "respond-async", 24, 204, "cancelled"]
 
 
-def test_allowed_page_reads_errors(page: Page) -> None:
+def test_allowed_page_reads_errors(page: Tab) -> None:
     result = run(
         page,
         """const answer = await fetch(`${SERVICE}/api/enhance`,
@@ -132,7 +145,7 @@ def test_allowed_page_reads_errors(page: Page) -> None:
     assert result == [415, "unsupported_media_type"]
 
 
-def test_allowed_page_imports_the_client_and_enlarges(page: Page) -> None:
+def test_allowed_page_imports_the_client_and_enlarges(page: Tab) -> None:
     result = run(
         page,
         """const { enhance } = await import(`${SERVICE}/static/client.js`);
@@ -147,10 +160,14 @@ def test_allowed_page_imports_the_client_and_enlarges(page: Page) -> None:
     assert result == [32, "image/webp", False, True, ["hashing", "uploading"]]
 
 
-def test_aborted_signal_withdraws_the_job(page: Page, service: Service) -> None:
+def test_aborted_signal_withdraws_the_job(page: Tab, service: Service) -> None:
     noise = np.random.default_rng(4).integers(0, 256, (90, 90, 3), np.uint8)
     large = encode(Image.fromarray(noise).resize((1300, 1300)), "JPEG", quality=60)
-    page.evaluate("(bytes) => { globalThis.large = new Blob([new Uint8Array(bytes)]); }", [*large])
+    encoded = base64.b64encode(large).decode()
+    page.evaluate(
+        f"const bytes = Uint8Array.from(atob('{encoded}'), (each) => each.charCodeAt(0));"
+        "globalThis.large = new Blob([bytes]); null;"
+    )
     name = run(
         page,
         """const { enhance } = await import(`${SERVICE}/static/client.js`);
@@ -160,14 +177,14 @@ def test_aborted_signal_withdraws_the_job(page: Page, service: Service) -> None:
         return "not aborted";""",
     )
     assert name == "AbortError"
-    page.wait_for_function(
-        "async () => !(await (await fetch(`${SERVICE}/api/stats`)).json()).queue_pixels"
-    )
+    deadline = time.monotonic() + 20
+    while httpx.get(f"{service.url}/api/stats").json()["queue_pixels"]:
+        assert time.monotonic() < deadline
     assert "DELETE /api/jobs/" in service.log
 
 
 def test_refused_page_is_blocked_and_nothing_is_computed(
-    foreign_page: Page, page: Page, service: Service
+    foreign_page: Tab, page: Tab, service: Service
 ) -> None:
     before = run(page, "return (await (await fetch(`${SERVICE}/api/stats`)).json()).inferences;")
     assert run(foreign_page, 'return (await post("#222222")).status;') == "TypeError"
@@ -183,12 +200,12 @@ def test_refused_page_is_blocked_and_nothing_is_computed(
     assert " 403 " in service.log
 
 
-def stored_url(page: Page, colour: str) -> str:
+def stored_url(page: Tab, colour: str) -> str:
     link: str = run(page, f'return (await post("{colour}")).headers.get("link");')
     return link.split(">")[0].removeprefix("<")
 
 
-def test_any_page_shows_results_and_reads_their_pixels(foreign_page: Page, page: Page) -> None:
+def test_any_page_shows_results_and_reads_their_pixels(foreign_page: Tab, page: Tab) -> None:
     url = stored_url(page, "#445566")
     # Plain first: a cached answer without CORS headers would spoil the second one.
     pixel = run(
@@ -202,7 +219,7 @@ def test_any_page_shows_results_and_reads_their_pixels(foreign_page: Page, page:
     assert np.abs(np.array(pixel) - [0x44, 0x55, 0x66, 255]).max() <= 2
 
 
-def test_browser_keeps_a_result_and_asks_no_second_time(page: Page, service: Service) -> None:
+def test_browser_keeps_a_result_and_asks_no_second_time(page: Tab, service: Service) -> None:
     url = stored_url(page, "#556677")
     path = url.removeprefix(service.url)
     fetch = f'return (await (await fetch("{url}")).blob()).size;'
@@ -216,7 +233,7 @@ def test_browser_keeps_a_result_and_asks_no_second_time(page: Page, service: Ser
     assert service.log.count(f"GET {path} ") == 1
 
 
-def test_browser_revalidates_a_result_with_304(page: Page, service: Service) -> None:
+def test_browser_revalidates_a_result_with_304(page: Tab, service: Service) -> None:
     url = stored_url(page, "#667788")
     path = url.removeprefix(service.url)
     for cache in ("default", "no-cache"):
@@ -226,7 +243,7 @@ def test_browser_revalidates_a_result_with_304(page: Page, service: Service) -> 
     assert service.log.count(f"GET {path} 304") == 1
 
 
-def test_hash_in_the_page_is_the_services(page: Page) -> None:
+def test_hash_in_the_page_is_the_services(page: Tab) -> None:
     digest = run(
         page,
         """const bytes = new TextEncoder().encode("picture");

@@ -166,6 +166,11 @@ def test_rest_of_the_surface_is_reached(client: httpx.Client) -> None:
     refused = client.get("/api/enhance")
     assert refused.status_code == 405
     assert set(refused.headers["Allow"].split(", ")) == {"POST", "OPTIONS"}
+    page = client.get("/", headers={"Accept-Encoding": "gzip"})
+    assert page.headers["Content-Encoding"] == "gzip"
+    assert "frame-ancestors 'none'" in page.headers["Content-Security-Policy"]
+    module = client.get("/static/client.js")
+    assert module.headers.get_list("Access-Control-Allow-Origin") == ["*"]
     assert client.get("/no/such/page").json()["code"] == "not_found"
 
 

@@ -83,8 +83,19 @@ def test_photo_goes_the_whole_way(page: Page, photo: Path, faults: list[str]) ->
     assert sizes == [[200, 160], [600, 480]]
     page.select_option("#zoom", "2")
     assert page.evaluate("document.getElementById('sheet').offsetWidth") == 1200
+    box = page.locator("#stage").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 200, box["y"] + 200)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 140, box["y"] + 170)
+    page.mouse.up()
+    page.mouse.move(box["x"] + 10, box["y"] + 10)  # after the button nothing moves any more
+    moved = "[document.getElementById('stage')].map((it) => [it.scrollLeft, it.scrollTop])[0]"
+    assert page.evaluate(moved) == [60, 30]
     page.select_option("#format", "webp")
     page.select_option("#scale", "2")
+    expect(page.locator("#curl")).to_contain_text("-F format=webp -F scale=2")
+    expect(page.locator("#fetch")).to_contain_text("/api/enhance?format=webp&scale=2")
     with page.expect_download() as event:
         page.click("#download")
     assert event.value.suggested_filename == "photo_x2.webp"

@@ -1,0 +1,131 @@
+"""Headless Firefox ESR, spoken to by WebDriver BiDi, which it has built in."""
+
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from websockets.exceptions import InvalidMessage
+from websockets.sync.client import ClientConnection, connect
+
+from tests.service import find_free_port
+
+START_SECONDS = 60
+# What it would ask the network for at its start.
+PREFERENCES = {
+    "app.normandy.enabled": False,
+    "app.update.enabled": False,
+    "browser.safebrowsing.malware.enabled": False,
+    "browser.safebrowsing.phishing.enabled": False,
+    "browser.search.update": False,
+    "datareporting.policy.dataSubmissionEnabled": False,
+    "extensions.update.enabled": False,
+    "network.captive-portal-service.enabled": False,
+    "network.connectivity-service.enabled": False,
+    "services.settings.server": "",
+    "toolkit.telemetry.enabled": False,
+}
+
+
+def to_python(value: dict[str, Any]) -> Any:
+    """Return a BiDi remote value as Python has it."""
+    if value["type"] == "array":
+        return [to_python(item) for item in value["value"]]
+    if value["type"] == "object":
+        return {key: to_python(item) for key, item in value["value"]}
+    return value.get("value")
+
+
+class Firefox:
+    """A session with a running Firefox."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
+        self._number = 0
+        self.call("session.new", capabilities={})
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Send a command and return its result; events are left out."""
+        self._number += 1
+        command = {"id": self._number, "method": method, "params": parameters}
+        self._socket.send(json.dumps(command))
+        while True:
+            answer = json.loads(self._socket.recv(timeout=60))
+            if answer.get("id") == self._number:
+                assert answer["type"] == "success", answer
+                result: dict[str, Any] = answer["result"]
+                return result
+
+    def open_tab(self) -> "FirefoxTab":
+        """Open a tab with storage of its own."""
+        user = self.call("browser.createUserContext")["userContext"]
+        context = self.call("browsingContext.create", type="tab", userContext=user)["context"]
+        return FirefoxTab(self, context)
+
+
+class FirefoxTab:
+    """A tab; see `tests.e2e.browser.Tab`."""
+
+    def __init__(self, firefox: Firefox, context: str) -> None:
+        self._firefox = firefox
+        self._context = context
+
+    def goto(self, url: str) -> None:
+        self._firefox.call(
+            "browsingContext.navigate", context=self._context, url=url, wait="complete"
+        )
+
+    def reload(self) -> None:
+        self._firefox.call("browsingContext.reload", context=self._context, wait="complete")
+
+    def evaluate(self, expression: str) -> Any:
+        answer = self._firefox.call(
+            "script.evaluate",
+            expression=expression,
+            target={"context": self._context},
+            awaitPromise=True,
+        )
+        assert answer["type"] == "success", answer
+        return to_python(answer["result"])
+
+    def close(self) -> None:
+        self._firefox.call("browsingContext.close", context=self._context)
+
+
+def wait_and_connect(port: int, process: subprocess.Popen[bytes]) -> ClientConnection:
+    """Connect as soon as Firefox listens."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            return connect(f"ws://127.0.0.1:{port}/session", max_size=None)
+        except (OSError, InvalidMessage):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+@contextmanager
+def run_firefox() -> Iterator[Firefox]:
+    """Run Debian's Firefox ESR, with a new profile, until the block ends."""
+    port = find_free_port()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        with open(f"{profile}/user.js", "w") as file:  # noqa: PTH123
+            for name, value in PREFERENCES.items():
+                file.write(f"user_pref({json.dumps(name)}, {json.dumps(value)});\n")
+        process = subprocess.Popen(
+            [
+                *("firefox-esr", "--headless", "--no-remote", "--profile", profile),
+                *("--remote-debugging-port", str(port)),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            with wait_and_connect(port, process) as socket:
+                yield Firefox(socket)
+        finally:
+            process.terminate()
+            process.wait(30)
