@@ -7,6 +7,7 @@ import re
 import sys
 import time
 import uuid
+from collections.abc import Iterable
 from urllib.parse import quote
 
 from flask import Flask, Response, g, jsonify, request
@@ -28,6 +29,7 @@ from uploads import drain_body, has_left, read_upload
 from web_pages import install_web_pages
 
 VERSION = "0.1.0"
+ANY_PICTURE = tuple(CONTENT_TYPES.values())
 REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 logger = logging.getLogger("request")
@@ -116,7 +118,7 @@ def add_routes(app: Flask, settings: Settings, runner: Runner) -> None:
     def enhance() -> Response:
         keep = not request.cache_control.no_store
         preference = read_preference(request)
-        if not keep and (prefers_json() or preference.respond_async):
+        if not keep and (prefers_json(ANY_PICTURE) or preference.respond_async):
             raise BadRequest("With Cache-Control: no-store nothing is kept to be fetched later.")
         with runner.scheduler.reading_upload():
             upload = read_upload(
@@ -137,7 +139,7 @@ def add_routes(app: Flask, settings: Settings, runner: Runner) -> None:
             result = runner.enhance(upload, options, keep, lambda: has_left(waiting))
         g.cache_hit = result.hit
         g.pixels = result.note.width * result.note.height
-        if prefers_json():
+        if prefers_json([CONTENT_TYPES[options.format]]):
             return make_json(result)
         response = make_picture(result, upload.stem, options)
         if not keep:
@@ -242,10 +244,11 @@ def add_routes(app: Flask, settings: Settings, runner: Runner) -> None:
         )
 
 
-def prefers_json() -> bool:
+def prefers_json(pictures: Iterable[str]) -> bool:
     """Tell whether the client wants JSON rather than a picture; a tie gives the picture."""
     accepted = request.accept_mimetypes
-    return accepted.quality("application/json") > accepted.quality("image/png")
+    json_quality = accepted.quality("application/json")
+    return all(json_quality > accepted.quality(each) for each in pictures)
 
 
 def send_result(content: StoredResult | memoryview, length: int, content_type: str) -> Response:

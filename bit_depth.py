@@ -13,7 +13,8 @@ from tiling import Pixels
 # Where a PNG's header has its bit depth.
 PNG_BIT_DEPTH_OFFSET = 24
 TIFF_BITS_PER_SAMPLE, TIFF_SAMPLE_FORMAT, TIFF_UNSIGNED = 258, 339, 1
-DEEP_BITS = 16
+TIFF_PHOTOMETRIC, TIFF_WHITE_IS_ZERO = 262, 0
+DEEP_BITS, DEEP_WHITE = 16, 65_535
 
 
 def read_depth(image: Image.Image, file: BinaryIO) -> int:
@@ -57,13 +58,31 @@ def read_deep_colour(file: BinaryIO, pixels: Pixels) -> DeepPixels | None:
     return deep if int(np.abs(difference).max()) <= 1 else None
 
 
-def apply_transparent_colour(image: Image.Image, depth: int) -> Image.Image:
+def scale_transparent_colour(image: Image.Image, depth: int) -> None:
     """Put a PNG's transparent colour on the scale of the 8-bit samples that Pillow gives."""
     colour = image.info.get("transparency")
-    if image.format == "PNG" and depth != 8:
-        greatest = 2**depth - 1
-        if isinstance(colour, tuple):
-            image.info["transparency"] = tuple(sample * 255 // greatest for sample in colour)
-        elif isinstance(colour, int) and image.mode == "L":
-            image.info["transparency"] = colour * 255 // greatest
-    return image
+    if image.format == "PNG" and depth < 8 and isinstance(colour, int) and image.mode == "L":
+        image.info["transparency"] = colour * 255 // (2**depth - 1)
+
+
+def find_transparent_pixels(deep: DeepPixels, colour: object) -> Pixels | None:
+    """Return the alpha of 16-bit BGR samples with one transparent RGB colour; None: it has none."""
+    if not isinstance(colour, tuple):
+        return None
+    shown = (deep != np.array(colour[::-1], np.uint16)).any(axis=2)
+    return np.where(shown, 255, 0).astype(np.uint8)
+
+
+def read_deep_grey(image: Image.Image) -> DeepPixels:
+    """Return the samples of a picture that Pillow reads as 16 bits, from 0 black to 65535 white.
+
+    A TIFF may have fewer bits, 12 say, and may count from white to black.
+    """
+    samples = np.asarray(image).astype(np.uint32)
+    if isinstance(image, TiffImageFile):
+        (bits,) = image.tag_v2.get(TIFF_BITS_PER_SAMPLE, (DEEP_BITS,))[:1]
+        greatest = 2 ** min(max(int(bits), 1), DEEP_BITS) - 1
+        samples = np.minimum(samples, greatest) * DEEP_WHITE // greatest
+        if image.tag_v2.get(TIFF_PHOTOMETRIC) == TIFF_WHITE_IS_ZERO:
+            samples = DEEP_WHITE - samples
+    return samples.astype(np.uint16)

@@ -21,8 +21,8 @@ CONTENT_TYPES = {
     "jpeg": "image/jpeg",
     "avif": "image/avif",
 }
-# Longest sides that the formats, or their usual libraries, have.
-MAX_SIDES = {"png": 1_000_000, "webp": 16_383, "jpeg": 65_500, "avif": 65_535}
+# Longest sides that the formats, or their usual libraries, have; libavif reads no longer one.
+MAX_SIDES = {"png": 1_000_000, "webp": 16_383, "jpeg": 65_500, "avif": 32_768}
 # Measured by `bench/encoders.py` against Pillow's default, which takes 2.8 microseconds per input
 # pixel on photographs: these take 0.4 and are as large. Drawn graphics would be 60 % larger.
 PNG_OF_PHOTOGRAPHS = (
@@ -90,12 +90,15 @@ def encode_picture(picture: Picture, options: Options) -> memoryview:
         parameters = {"quality": options.quality, "dpi": metadata.dpi or (0, 0)}
     else:
         parameters = {"quality": options.quality, "speed": AVIF_SPEED}
-    if metadata.icc_profile is not None:
+    is_written_as_colour = options.format != "jpeg"
+    if metadata.icc_profile is not None and not (picture.is_grey and is_written_as_colour):
         parameters["icc_profile"] = metadata.icc_profile
     if metadata.exif is not None:
         parameters["exif"] = EXIF_HEADER + metadata.exif
     buffer = BytesIO()
-    to_pil(picture).save(buffer, options.format.upper(), **parameters)
+    # Pillow would also take the profile that the image remembers.
+    bare = Picture(picture.pixels, picture.alpha)
+    to_pil(bare).save(buffer, options.format.upper(), **parameters)
     return buffer.getbuffer()
 
 
@@ -114,7 +117,9 @@ def encode_png(picture: Picture) -> memoryview:
     if picture.is_grey and picture.alpha is not None and picture.deep is None:
         # OpenCV has no grey with transparency.
         buffer = BytesIO()
-        to_pil(picture).save(buffer, "PNG", compress_level=PNG_OF_GRAPHICS[1])
+        # The profile is one of the chunks below, and must not be there twice.
+        bare = Picture(picture.pixels, picture.alpha)
+        to_pil(bare).save(buffer, "PNG", compress_level=PNG_OF_GRAPHICS[1])
         encoded = buffer.getbuffer()
     else:
         channels = stack_channels(picture)

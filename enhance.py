@@ -39,6 +39,7 @@ MAX_PAUSE_SECONDS = 60.0
 # How long the service holds a status request until something changes.
 POLL_SECONDS = 5
 MIN_POLL_SECONDS = 1.0
+MAX_LOCAL_PIXELS = 400_000_000
 TIMEOUT = httpx.Timeout(60, read=300)
 
 
@@ -143,11 +144,12 @@ class LocalEnhancer:
     """Enlarges in this process; the bytes are those of the service."""
 
     def __init__(self, options: Options) -> None:
-        from encoders import encode_picture
+        from encoders import check_result_size, encode_picture
         from image_codec import decode_image
         from super_resolution import SuperResolution
 
         self._options = options
+        self._check_size = check_result_size
         self._model = SuperResolution()
         self._decode, self._encode = decode_image, encode_picture
 
@@ -156,6 +158,8 @@ class LocalEnhancer:
         try:
             picture = self._decode(BytesIO(content))
             report(0.1)
+            size = self._options.result_size(*picture.size)
+            self._check_size(*size, self._options, MAX_LOCAL_PIXELS)
             enlarged = self._model.enlarge(picture, self._options)
             return bytes(self._encode(enlarged, self._options))
         except ServiceError as error:
@@ -224,6 +228,8 @@ def enhance_all(
                 write_result(target, result)
             except OSError as error:
                 raise EnhanceError(error.strerror or "cannot be read or written") from None
+            except (ValueError, KeyError, MemoryError):
+                raise EnhanceError("failed; is the address that of the service?") from None
             finally:
                 progress.remove_task(bar)
 

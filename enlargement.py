@@ -10,6 +10,8 @@ from resampling import add_detail, resize
 from tiling import Pixels
 from transparency import OPAQUE, bleed_colours, keep_extremes
 
+# What JPEG can tell.
+MAX_DPI = 65_535
 # Enlarges pictures, colour or grey, three times.
 Upscale = Callable[[Sequence[Pixels]], list[Pixels]]
 
@@ -32,7 +34,11 @@ def enlarge_picture(picture: Picture, upscale: Upscale, width: int, height: int)
         else:
             pixels = bleed_colours(pixels, alpha)
         enlarged, enlarged_alpha = upscale([np.ascontiguousarray(pixels), alpha])
-        opacity = keep_extremes(resize(enlarged_alpha, width, height), alpha)
+        opacity = resize(enlarged_alpha, width, height)
+        columns, rows = picture.size
+        # A pixel of a smaller result stands for several, of which some may show.
+        if width >= columns and height >= rows:
+            opacity = keep_extremes(opacity, alpha)
     enlarged = resize(enlarged, width, height)
     deep = None
     if picture.deep is not None:
@@ -41,5 +47,7 @@ def enlarge_picture(picture: Picture, upscale: Upscale, width: int, height: int)
     if dpi is not None:
         columns, rows = picture.size
         dpi = dpi[0] * width / columns, dpi[1] * height / rows
+        if not all(1 <= value <= MAX_DPI for value in dpi):
+            dpi = None  # it has no meaning, and formats have no room for it
     metadata = Metadata(picture.metadata.icc_profile, picture.metadata.exif, dpi)
     return Picture(enlarged, opacity, deep, metadata)

@@ -16,7 +16,14 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from bit_depth import DEEP_BITS, apply_transparent_colour, read_deep_colour, read_depth
+from bit_depth import (
+    DEEP_BITS,
+    find_transparent_pixels,
+    read_deep_colour,
+    read_deep_grey,
+    read_depth,
+    scale_transparent_colour,
+)
 from errors import TooManyPixels, UndecodableImage, UnsupportedUpload
 from metadata import (
     Metadata,
@@ -184,7 +191,7 @@ def read_header(file: BinaryIO, max_pixels: int) -> ImageHeader:
     with translate_decoder_errors("The picture's header is damaged."):
         if read_orientation(image) in TURNED:
             width, height = height, width
-        is_deep = read_depth(image, file) == DEEP_BITS
+        is_deep = read_depth(image, file) == DEEP_BITS or image.mode.startswith("I;16")
         return ImageHeader(width, height, image.has_transparency_data, is_deep)
 
 
@@ -222,7 +229,7 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
         deep: DeepPixels | None = None
         alpha: Pixels | None = None
         if image.mode.startswith("I;16"):
-            samples = np.asarray(image).astype(np.uint16)
+            samples = read_deep_grey(image)
             colour = image.info.get("transparency")
             if colour is not None:
                 alpha = np.where(samples == colour, 0, 255).astype(np.uint8)
@@ -230,7 +237,8 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
         elif image.mode in {"I", "F"}:
             raise UnsupportedUpload("Pictures of 32 bits a sample are not accepted.")
         else:
-            image = apply_transparent_colour(image, depth)
+            colour = image.info.get("transparency")
+            scale_transparent_colour(image, depth)
             if image.mode in UNUSUAL_MODES:
                 image, profile = convert_to_srgb(image, profile), None
             is_grey = image.mode in GREY_MODES
@@ -241,6 +249,8 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
             if depth == DEEP_BITS:
                 deep = read_deep_colour(file, pixels)
                 if deep is not None:
+                    exact = find_transparent_pixels(deep, colour)
+                    alpha = alpha if exact is None else exact
                     deep = deep[:, :, 1:2] if is_grey else deep
                     pixels = to_levels(np.repeat(deep, 3, axis=2) if is_grey else deep)
             if is_grey:

@@ -10,7 +10,7 @@ from flask import Flask, Request, Response, jsonify, request
 from werkzeug.http import parse_list_header
 
 from cache_headers import set_cache_policy
-from errors import JobNotFound
+from errors import ClientLeft, JobNotFound
 from jobs import TICKET_PATTERN, JobStatus
 from options import Options
 from problems import problem_members
@@ -90,6 +90,9 @@ class JobRoutes:
                 min(preference.wait_seconds, self._runner.settings.max_sync_seconds),
                 lambda: self._glance(ticket)[0] in OPEN_STATES,
             )
+            if has_left(request):
+                self._runner.withdraw(ticket)  # nobody else knows it
+                raise ClientLeft("The client has closed the connection.")
             status = self._find(ticket)
             result = self._runner.open_result(status.name) if status.state == "done" else None
             if result is not None:

@@ -13,7 +13,7 @@ from errors import Busy, DatabaseDown, JobCancelled, NotStored, ServiceError, Up
 from image_codec import ImageHeader, read_header
 from jobs import Claim, Jobs
 from options import Options
-from pipeline import Job, Pipeline
+from pipeline import Job, Pipeline, estimate_cost
 from result_cache import ResultCache
 from scheduler import Scheduler
 from spool import Spool
@@ -43,6 +43,7 @@ class LocalJobs:
 
     Parameters
     ----------
+    max_input_pixels : most pixels of an upload
     max_sync_seconds : how long a request may wait
     threads : jobs at once; most of them only wait, for memory or for the lanes
     count : notes that something happened, by name
@@ -56,6 +57,7 @@ class LocalJobs:
         limiter: CacheLimiter,
         scheduler: Scheduler,
         pipeline: Pipeline,
+        max_input_pixels: int,
         max_sync_seconds: int,
         threads: int,
         count: Callable[[str], None],
@@ -66,6 +68,7 @@ class LocalJobs:
         self._limiter = limiter
         self._scheduler = scheduler
         self._pipeline = pipeline
+        self._max_input_pixels = max_input_pixels
         self._max_sync_seconds = max_sync_seconds
         self._count = count
         self._lock = threading.Lock()
@@ -89,7 +92,7 @@ class LocalJobs:
         with self._lock:
             job = self._jobs.get((name, keep))
             if job is None:
-                self._scheduler.admit(header.cost_pixels)
+                self._scheduler.admit(estimate_cost(header, options))
                 job = self._jobs[name, keep] = Job(name, upload.file, header, options, keep)
                 self._pool.submit(self._run, job)
             job.waiters += 1
@@ -163,7 +166,8 @@ class LocalJobs:
                 # Lost, or over: the spool is emptied only after the result is stored.
                 is_stored = self._cache.contains(claim.name)
                 raise JobCancelled("stored") if is_stored else UploadLost("The upload is lost.")
-            header, options = read_header(file, claim.pixels), restore_options(claim.options)
+            header = read_header(file, self._max_input_pixels)
+            options = restore_options(claim.options)
             job = Job(claim.name, file, header, options, is_asynchronous=True)
         except ServiceError as error:
             if file is not None:
@@ -173,7 +177,7 @@ class LocalJobs:
             return
         with self._lock:
             self._jobs[claim.name, True] = job
-        self._scheduler.enter(job.header.cost_pixels)
+        self._scheduler.enter(job.cost_pixels)
         self._pool.submit(self._run, job)
 
     def claimed(self) -> list[Job]:
@@ -197,7 +201,7 @@ class LocalJobs:
             job.error = ServiceError("The picture could not be computed.")
         finally:
             job.file.close()
-            self._scheduler.finish(job.header.cost_pixels, job.began_asynchronous)
+            self._scheduler.finish(job.cost_pixels, job.began_asynchronous)
             self._record_end(job)
             with self._lock:
                 if self._jobs.get((job.name, job.keep)) is job:
@@ -215,7 +219,7 @@ class LocalJobs:
                 if self._table.claim(
                     job.name,
                     job.options.as_dict(),
-                    job.header.cost_pixels,
+                    job.cost_pixels,
                     self._max_sync_seconds,
                 ):
                     # Never set to False: the keeper may have claimed it meanwhile.

@@ -19,7 +19,7 @@ from jobs_schema import SCHEMA, make_owner
 from local_jobs import LocalJobs
 from model_loader import ModelLoader
 from options import Options
-from pipeline import Job, Pipeline
+from pipeline import Job, Pipeline, estimate_cost
 from result_cache import ResultCache, ResultNote, StoredResult
 from scheduler import Scheduler
 from settings import Settings
@@ -73,6 +73,7 @@ class Runner:
         self._local_jobs = LocalJobs(
             *(self.jobs, self.spool, self.cache, self.limiter, self.scheduler),
             Pipeline(settings, self.model_loader, self.cache, self.scheduler, self._count),
+            settings.max_input_pixels,
             settings.max_sync_seconds,
             settings.max_waiting_requests + CLAIMS_AT_ONCE,
             self._count,
@@ -215,16 +216,17 @@ class Runner:
             self.model_loader.refuse_unsound()
             header = self._read_header(upload, options)
             name = self.result_name(upload.key, options)
+            cost = estimate_cost(header, options)
             open_jobs = self.jobs.open_jobs()
             if name not in open_jobs:
-                self.scheduler.check_room(header.cost_pixels, sum(open_jobs.values()))
+                self.scheduler.check_room(cost, sum(open_jobs.values()))
             try:
                 spool = self.spool.store(upload.file)
             except OSError as error:
                 logger.error("cannot spool an upload: %s", error.strerror)
                 raise NotStored("The upload cannot be kept now.") from None
             try:
-                ticket, kept = self.jobs.submit(name, options.as_dict(), header.cost_pixels, spool)
+                ticket, kept = self.jobs.submit(name, options.as_dict(), cost, spool)
             except DatabaseDown:
                 self.spool.remove(spool)
                 raise

@@ -1,35 +1,55 @@
-"""Draw the README's picture: the browser's enlargement beside ours.
+"""Draw the README's picture: input, the browser's enlargement, OpenCV's stock model, this service.
 
     python -m bench.before_after docs/before_after.png
 
-NASA's portrait of Eileen Collins (public domain, in scikit-image), reduced to a third.
+NASA's portrait of Eileen Collins (public domain, in scikit-image), reduced to a third. The stock
+model comes by `make stock-model`.
 """
 
 import sys
-from io import BytesIO
+from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from skimage import data
 
+from image_codec import Picture
+from settings import PROJECT_DIR
 from super_resolution import SCALE, SuperResolution
+from tiling import Pixels
 
-CROP = (150, 0, 330, 150)
+STOCK_MODEL = PROJECT_DIR / "models" / "stock" / "EDSR_x3.pb"
+# Left, top, right, bottom in the input.
+CROP = (50, 0, 110, 50)
+GAP = 8
+
+
+def enlarge(model_path: Path | None, pixels: Pixels) -> Image.Image:
+    """Enlarge (H, W, 3) BGR by a model; None: the embedded one."""
+    model = SuperResolution(model_path) if model_path else SuperResolution()
+    result = model.enlarge(Picture(pixels)).pixels
+    model.close()
+    return Image.fromarray(np.ascontiguousarray(result[:, :, ::-1]))
 
 
 def main() -> None:
     """Command line."""
     photo = Image.fromarray(data.astronaut())
     small = photo.resize((photo.width // SCALE, photo.height // SCALE), Image.Resampling.BICUBIC)
-    file = BytesIO()
-    small.save(file, "PNG")
-    ours = SuperResolution().enhance(file.getvalue())
-    bicubic = small.resize(ours.size, Image.Resampling.BICUBIC)
-
-    width, height = CROP[2] - CROP[0], CROP[3] - CROP[1]
-    sheet = Image.new("RGB", (4 * width + 8, 2 * height), "white")
-    for left, picture in ((0, bicubic), (2 * width + 8, ours)):
-        crop = picture.crop(CROP).resize((2 * width, 2 * height), Image.Resampling.NEAREST)
-        sheet.paste(crop, (left, 0))
+    small = small.crop(CROP)
+    pixels = np.ascontiguousarray(np.asarray(small)[:, :, ::-1])
+    size = (small.width * SCALE, small.height * SCALE)
+    pictures = [
+        small.resize(size, Image.Resampling.NEAREST),
+        small.resize(size, Image.Resampling.BICUBIC),
+        enlarge(STOCK_MODEL, pixels),
+        enlarge(None, pixels),
+    ]
+    width, height = 2 * size[0], 2 * size[1]
+    sheet = Image.new("RGB", (2 * width + GAP, 2 * height + GAP), "white")
+    for index, picture in enumerate(pictures):
+        place = (index % 2 * (width + GAP), index // 2 * (height + GAP))
+        sheet.paste(picture.resize((width, height), Image.Resampling.NEAREST), place)
     sheet.save(sys.argv[1], optimize=True)
 
 

@@ -14,11 +14,12 @@ from PIL.ExifTags import IFD, Base
 from skimage import data
 
 from encoders import encode_picture
-from image_codec import decode_image
+from image_codec import decode_image, read_header
 from metadata import read_orientation
 from options import Options
 from super_resolution import SuperResolution
 from tests.conftest import FakeModel, encode
+from tests.test_image_codec import make_png
 
 PHOTO = Image.fromarray(data.astronaut()[60:132, 180:276])  # 96x72
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -42,6 +43,26 @@ def cv2_encode(ending: str, samples: np.ndarray) -> bytes:
     written, encoded = cv2.imencode(ending, samples)
     assert written
     return encoded.tobytes()
+
+
+def gray_profile() -> bytes:
+    """The smallest grey profile: ICC version 2, gamma 2.2, white point D50."""
+    white = b"XYZ " + bytes(4) + struct.pack(">iii", 63190, 65536, 54061)
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, 563) + bytes(2)
+    text = b"desc" + bytes(4) + struct.pack(">I", 5) + b"grey\0" + bytes(78) + bytes(1)
+    rights = b"text" + bytes(4) + b"none\0\0\0\0"
+    table, body = b"", b""
+    tags = {b"desc": text, b"cprt": rights, b"wtpt": white, b"kTRC": curve}
+    for name, content in tags.items():
+        table += name + struct.pack(">II", 128 + 4 + 12 * len(tags) + len(body), len(content))
+        body += content + bytes(-len(content) % 4)
+    head = bytearray(128)
+    head[8:12] = struct.pack(">I", 0x02100000)
+    head[12:24] = b"mntrGRAYXYZ "
+    head[36:40] = b"acsp"
+    head[68:80] = struct.pack(">iii", 63190, 65536, 54061)
+    profile = bytes(head) + struct.pack(">I", len(tags)) + table + body
+    return struct.pack(">I", len(profile)) + profile[4:]
 
 
 def soft_disc() -> Image.Image:
@@ -204,6 +225,58 @@ def test_wholly_transparent_and_wholly_opaque_pictures(
         assert set(np.unique(np.asarray(result)[:, :, 3])) == {level}
 
 
+def test_transparency_survives_in_a_result_smaller_than_its_input(
+    fake_super_resolution: SuperResolution,
+) -> None:
+    pixels = np.zeros((400, 400, 4), np.uint8)
+    pixels[:, np.arange(400) % 20 < 5] = (200, 100, 50, 255)
+    content = encode(Image.fromarray(pixels), "PNG")
+    result = reopen(enhance(fake_super_resolution, content, scale=None, width=20))
+    assert np.abs(np.asarray(result)[:, :, 3].astype(int) - 64).max() <= 8
+
+
+@pytest.mark.parametrize(
+    "colour", [(0x8000, 0x8000, 0x8000), (0xFFFF, 0xFFFF, 0xFFFF), (1, 2, 0x1234)]
+)
+def test_transparent_colour_of_16_bits_is_compared_with_all_of_them(
+    colour: tuple[int, int, int],
+) -> None:
+    near = tuple(max(value - 1, 0) for value in colour)
+    samples = np.array([[colour, near, (0x4321, 0x8765, 0xCBA9)]])
+    picture = decode_image(BytesIO(make_png(samples, 16, 2, struct.pack(">HHH", *colour))))
+    assert picture.alpha is not None
+    assert picture.alpha.tolist() == [[0, 255, 255]]
+
+
+def test_grey_tiff_of_12_bits_and_one_that_counts_from_white_come_back_as_they_look() -> None:
+    samples = np.array([[0, 1000, 2048, 4095]], np.uint16)
+    twelve = tiff_of_12_bits(samples[0])
+    picture = decode_image(BytesIO(twelve))
+    assert picture.deep is not None
+    assert picture.deep[0, :, 0].tolist() == [0, 16003, 32775, 65535]
+    assert read_header(BytesIO(twelve), 100).is_deep
+    inverted = bytearray(encode(Image.fromarray(samples * 16), "TIFF"))
+    photometric = inverted.index(struct.pack("<HHI", 262, 3, 1)) + 8
+    inverted[photometric] = 0  # WhiteIsZero
+    picture = decode_image(BytesIO(bytes(inverted)))
+    assert picture.pixels[0].tolist() == [255, 193, 127, 0]
+
+
+def tiff_of_12_bits(samples: np.ndarray) -> bytes:
+    """A grey TIFF of one row of 12-bit samples, an even number of them."""
+    first, second = samples[::2].astype(int), samples[1::2].astype(int)
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1)
+    strip = packed.astype(np.uint8).tobytes()
+    entries = {256: len(samples), 257: 1, 258: 12, 259: 1, 262: 1, 273: 134, 277: 1, 278: 1}
+    entries[279] = len(strip)
+    directory = b"".join(
+        struct.pack("<HHII", tag, 4 if tag in {273, 279} else 3, 1, value)
+        for tag, value in entries.items()
+    )
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(entries)) + directory + bytes(4)
+    return head.ljust(134, b"\0") + strip
+
+
 # --- metadata
 
 
@@ -256,6 +329,39 @@ def test_resolution_is_scaled_with_the_picture(fake_super_resolution: SuperResol
     ):
         dpi = reopen(enhance(fake_super_resolution, content, **options)).info["dpi"]
         assert dpi == pytest.approx(expected, rel=0.01)
+
+
+def test_resolution_that_no_format_can_tell_is_left_out(
+    fake_super_resolution: SuperResolution,
+) -> None:
+    content = encode(PHOTO.resize((4, 4)), "PNG", dpi=(300, 300))
+    for image_format, quality in (("png", None), ("jpeg", 90)):
+        result = enhance(
+            fake_super_resolution,
+            content,
+            format=image_format,
+            quality=quality,
+            scale=None,
+            width=60_000,
+            height=1,
+        )
+        assert reopen(result).info.get("dpi", (72, 72))[0] < 65_536
+
+
+GRAY = ImageCms.ImageCmsProfile(BytesIO(gray_profile())).tobytes()
+
+
+@pytest.mark.parametrize("mode", ["L", "LA"])
+def test_grey_profile_is_kept_once_and_only_with_grey_samples(
+    mode: str, fake_super_resolution: SuperResolution
+) -> None:
+    content = encode(PHOTO.convert(mode), "PNG", icc_profile=GRAY)
+    result = enhance(fake_super_resolution, content)
+    assert result.count(b"iCCP") == 1
+    assert reopen(result).info["icc_profile"] == GRAY
+    for image_format in ("webp", "avif"):
+        other = enhance(fake_super_resolution, content, format=image_format, quality=90)
+        assert "icc_profile" not in reopen(other).info
 
 
 def test_cmyk_is_converted_by_its_profile(fake_super_resolution: SuperResolution) -> None:

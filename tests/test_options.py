@@ -5,7 +5,9 @@ from flask.testing import FlaskClient
 from werkzeug.datastructures import MultiDict
 
 from errors import BadRequest
+from image_codec import ImageHeader
 from options import Options, read_options
+from pipeline import estimate_bytes, estimate_cost
 from runner import Runner
 from settings import Settings
 from tests.conftest import PNG, AppMaker, assert_problem
@@ -129,6 +131,7 @@ def test_no_two_different_results_share_a_name(
     [
         ({"format": "webp", "width": "16384", "height": "1"}, "webp has at most 16,383"),
         ({"format": "jpeg", "width": "65501", "height": "1"}, "jpeg has at most 65,500"),
+        ({"format": "avif", "width": "32769", "height": "1"}, "avif has at most 32,768"),
         ({"width": "20000", "height": "20000"}, "at most 144,000,000"),
     ],
 )
@@ -151,3 +154,33 @@ def test_asynchronous_result_has_the_options_of_its_request(client: FlaskClient)
     )
     assert (response.status_code, response.content_type) == (200, "image/webp")
     assert "image_x2.webp" in response.headers["Content-Disposition"]
+
+
+def test_large_result_of_a_tiny_picture_costs_its_own_pixels() -> None:
+    tiny = ImageHeader(1, 1)
+    assert estimate_cost(tiny, Options()) == 1
+    assert estimate_cost(ImageHeader(10, 10, has_alpha=True), Options()) == 200
+    huge = Options("avif", 80, None, 12_000, 12_000)
+    assert estimate_cost(tiny, huge) == 16_000_000
+    assert estimate_bytes(tiny, huge) == 40 * 144_000_000
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        ("image/webp, application/json;q=0.1", "image/webp"),
+        ("application/json, image/png;q=0.5", "application/json"),
+        ("application/json, text/plain, */*", "image/webp"),
+    ],
+)
+def test_json_is_weighed_against_the_format_that_was_asked_for(
+    client: FlaskClient, accept: str, content_type: str
+) -> None:
+    response = client.post(
+        "/api/enhance",
+        data=PNG,
+        content_type="image/png",
+        query_string={"format": "webp"},
+        headers={"Accept": accept},
+    )
+    assert response.content_type == content_type

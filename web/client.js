@@ -137,12 +137,13 @@ export async function enhance(file, { signal, onProgress, baseUrl = HOME, ...opt
     const cacheHit = answer.headers.get("X-Cache-Hit") === "true";
     return { blob: await answer.blob(), url: link ? link[1] : null, cacheHit };
   }
-  const status = await answer.json();
+  let status = null;
   try {
+    status = await answer.json();
     const url = await follow(status, { signal, onProgress });
     return { ...(await fetchResult(url, { signal })), cacheHit: false };
   } catch (error) {
-    if (signal?.aborted) {
+    if (signal?.aborted && status !== null) {
       // keepalive: also when the page itself goes away.
       fetch(status.status_url, { method: "DELETE", keepalive: true }).catch(() => {});
     }

@@ -38,6 +38,7 @@ const ENGLISH = {
     rate_limited: "Too many requests; try again in a while.",
     foreign_origin: "This page may not use the service.",
     network: "The server does not answer.",
+    unreadable: "The file cannot be read.",
   },
 };
 
@@ -79,6 +80,7 @@ const CHINESE = {
     rate_limited: "请求太多,请稍后再试。",
     foreign_origin: "此页面不能使用该服务。",
     network: "服务器没有回答。",
+    unreadable: "无法读取文件。",
   },
 };
 

@@ -20,6 +20,10 @@ element("stage").setAttribute("aria-label", messages.stage);
 
 function describeError(error) {
   if (error instanceof EnhanceError) return messages.errors[error.code] ?? error.message;
+  // A folder was dropped, or the file changed or went away since it was chosen.
+  if (error.name === "NotFoundError" || error.name === "NotReadableError") {
+    return messages.errors.unreadable;
+  }
   return messages.errors.network;
 }
 
@@ -37,7 +41,9 @@ class Item {
   constructor(file) {
     this.file = file;
     this.state = "waiting";
-    this.results = new Map(); // "format scale" -> object URL
+    this.results = new Map(); // "format scale" -> promise of an object URL
+    this.controllers = new Set();
+    this.isAborted = false;
     this.source = URL.createObjectURL(file);
     this.row = make("li");
     this.bar = make("progress", { max: 1, value: 0, hidden: true });
@@ -54,6 +60,7 @@ class Item {
   }
 
   setActions(...pairs) {
+    const hadFocus = this.actions.contains(document.activeElement);
     this.actions.replaceChildren(
       ...pairs.map(([name, action], index) => {
         const button = make("button", { type: "button", textContent: messages[name] });
@@ -63,6 +70,8 @@ class Item {
         return button;
       }),
     );
+    // Who is at the Cancel button by keyboard must not be thrown back to the page's beginning.
+    if (hadFocus) this.actions.firstChild.focus();
   }
 
   showProgress({ state, progress, position, etaSeconds }) {
@@ -77,20 +86,37 @@ class Item {
     }
   }
 
-  /** Make a result, or take it from those that are there. */
-  async fetchResult(options) {
+  /** Make a result, or take it from those that are there or being made. */
+  fetchResult(options) {
     const key = `${options.format} ${options.scale}`;
     if (!this.results.has(key)) {
-      this.controller = new AbortController();
+      const result = this.makeResult(options);
+      this.results.set(key, result);
+      result.catch(() => this.results.delete(key));
+    }
+    return this.results.get(key);
+  }
+
+  async makeResult(options) {
+    const controller = new AbortController();
+    this.controllers.add(controller);
+    try {
       const { blob } = await enhance(this.file, {
         ...options,
-        signal: this.controller.signal,
+        signal: controller.signal,
         onProgress: (progress) => this.showProgress(progress),
       });
-      this.results.set(key, URL.createObjectURL(blob));
+      controller.signal.throwIfAborted();
+      return URL.createObjectURL(blob);
+    } finally {
+      this.controllers.delete(controller);
+      this.bar.hidden = true;
     }
-    this.bar.hidden = true;
-    return this.results.get(key);
+  }
+
+  abort() {
+    this.isAborted = true;
+    for (const controller of this.controllers) controller.abort();
   }
 
   async start() {
@@ -101,7 +127,7 @@ class Item {
       this.setActions(["show", () => show(this)], ["remove", () => this.remove()]);
       if (shown === null) show(this);
     } catch (error) {
-      const isCancelled = this.controller?.signal.aborted;
+      const isCancelled = this.isAborted;
       const text = isCancelled ? messages.cancelled : describeError(error);
       this.finish(isCancelled ? "cancelled" : "failed", text);
       this.setActions(["remove", () => this.remove()]);
@@ -122,14 +148,16 @@ class Item {
       this.finish("cancelled", messages.cancelled);
       this.setActions(["remove", () => this.remove()]);
     } else {
-      this.controller?.abort();
+      this.abort();
     }
   }
 
   remove() {
     items.splice(items.indexOf(this), 1);
+    this.abort();
     this.row.remove();
-    for (const url of [this.source, ...this.results.values()]) URL.revokeObjectURL(url);
+    URL.revokeObjectURL(this.source);
+    for (const result of this.results.values()) result.then(URL.revokeObjectURL, () => {});
     if (shown === this) hideViewer();
     element("queue-section").hidden = items.length === 0;
     element("files").focus();
@@ -163,7 +191,7 @@ document.addEventListener("drop", (event) => {
   element("drop").classList.remove("over");
   addFiles(event.dataTransfer.files);
 });
-addEventListener("pagehide", () => items.forEach((item) => item.controller?.abort()));
+addEventListener("pagehide", () => items.forEach((item) => item.abort()));
 
 // --- the viewer
 
@@ -172,8 +200,11 @@ async function show(item) {
   element("viewer").hidden = false;
   element("viewer-name").textContent = item.file.name;
   element("before").src = item.source;
-  element("after").src = await item.fetchResult({ format: "png", scale: 3 });
-  await element("after").decode();
+  const url = await item.fetchResult({ format: "png", scale: 3 });
+  if (shown !== item) return;
+  element("after").src = url;
+  await element("after").decode().catch(() => {}); // another one was chosen meanwhile
+  if (shown !== item) return;
   layOut();
   split();
   writeSnippets();
@@ -221,13 +252,18 @@ function writeSnippets() {
 async function download() {
   const { format, scale } = chosenOptions();
   const item = shown;
+  element("download").disabled = true;
   try {
     const href = await item.fetchResult({ format, scale });
+    if (!items.includes(item)) return;
     const stem = item.file.name.replace(/\.[^.]*$/, "");
     make("a", { href, download: `${stem}_x${scale}.${format === "jpeg" ? "jpg" : format}` }).click();
-    item.text.textContent = messages.done;
+    announce(`${item.file.name}: ${messages.done}`);
   } catch (error) {
-    announce(describeError(error));
+    announce(`${item.file.name}: ${describeError(error)}`);
+  } finally {
+    item.text.textContent = messages.done;
+    element("download").disabled = false;
   }
 }
 

@@ -17,6 +17,7 @@ from tests.e2e.browser import INSECURE_HOST, run_chromium
 from tests.service import PROJECT_DIR, Service, run_service
 
 TIMEOUT = 60_000
+TOO_MANY_PIXELS = {"code": "too_many_pixels", "error": "Too large."}
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +141,28 @@ def test_failed_upload_says_why_in_words(page: Page, tmp_path: Path, photo: Path
     wait_for_state(page, "This is no picture that can be enlarged")
     wait_for_state(page, "done", 1)
     assert page.locator("#queue button").first.inner_text() == "Remove"
+
+
+def test_failed_download_says_so_and_leaves_the_picture_as_it_was(page: Page, photo: Path) -> None:
+    page.set_input_files("#files", photo)
+    wait_for_state(page, "done")
+    page.route("**/api/enhance*", lambda route: route.fulfill(status=422, json=TOO_MANY_PIXELS))
+    page.route("**/api/result*", lambda route: route.fulfill(json={"exists": False}))
+    page.select_option("#scale", "4")
+    page.click("#download")
+    expect(page.locator("#announcement")).to_contain_text("too many pixels")
+    expect(page.locator("#queue progress")).to_be_hidden()
+    wait_for_state(page, "done")
+    expect(page.locator("#download")).to_be_enabled()
+
+
+def test_keyboard_focus_stays_with_the_picture_that_is_cancelled(page: Page, large: Path) -> None:
+    page.set_input_files("#files", large)
+    page.locator("text=Cancel").focus()
+    wait_for_state(page, r"\d+ %, \d+ s left")
+    page.keyboard.press("Enter")
+    wait_for_state(page, "cancelled")
+    assert page.evaluate("document.activeElement.textContent") == "Remove"
 
 
 def test_cancelled_picture_stops_at_the_server(page: Page, large: Path, service: Service) -> None:
