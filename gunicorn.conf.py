@@ -62,14 +62,22 @@ def child_exit(_server: Arbiter, worker: Worker) -> None:
         Jobs(database, make_owner()).give_up_dead(owner_prefix(worker.pid))
 
 
+def quit_worker(worker: Worker) -> None:
+    """End the worker at once; what asynchronous jobs it has is handed over on the way."""
+    worker.alive = False
+    sys.exit(0)
+
+
 def post_worker_init(worker: Worker) -> None:
     """Load the model in the worker: OpenCV must not be used before the fork.
 
     In a thread, so that health and readiness are answered meanwhile; uploads wait for it.
     """
-    # Ctrl-C reaches the worker too, and the master then tells it to stop: twice at once, its
-    # shutdown locks itself out.
+    # At Ctrl-C the master tells the worker to quit, and the terminal does too: once is enough.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # gunicorn's own handler shuts the thread pool down: where the signal comes while the pool takes
+    # a request, it waits for its own lock for ever (seen).
+    signal.signal(signal.SIGQUIT, lambda _signal, _frame: quit_worker(worker))
     runner = worker.wsgi.extensions["runner"]
     runner.is_draining = lambda: not worker.alive
 

@@ -1,6 +1,5 @@
 """Looks after the jobs table: renews leases, claims jobs, clears up after the dead."""
 
-import contextlib
 import logging
 import threading
 import time
@@ -70,13 +69,11 @@ class JobKeeper:
         self._wake.set()
 
     def stop(self) -> None:
-        """End the thread and hand this process's jobs over; nobody may work on them any more."""
+        """End the thread: from then on nothing is claimed, and no lease renewed."""
         self._stopping = True
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
-        with contextlib.suppress(DatabaseDown):
-            self.jobs.hand_over()
 
     def _keep(self) -> None:
         while not self._stopping:

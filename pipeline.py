@@ -22,11 +22,11 @@ from settings import Settings
 BYTES_PER_PIXEL = 48
 BYTES_PER_PIXEL_WITH_ALPHA = 96
 # For each pixel of a result: resampled to its size, or of 16 bits.
-BYTES_PER_RESIZED_PIXEL = 8
+BYTES_PER_RESIZED_PIXEL = 10
 BYTES_PER_DEEP_PIXEL = 18
 # What the encoders take for each pixel of the result, its own pixels included (measured at 4 and 16
 # megapixels: AVIF 30, with transparency 39; WebP without loss 25 to 36, with loss 14).
-ENCODER_BYTES = {"png": 10, "webp": 36, "jpeg": 10, "avif": 40}
+ENCODER_BYTES = {"png": 5, "webp": 36, "jpeg": 8, "avif": 40}
 
 logger = logging.getLogger(__name__)
 

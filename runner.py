@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from cleanup_cache import CacheLimiter
@@ -250,8 +251,11 @@ class Runner:
 
     def stop(self) -> None:
         """Hand asynchronous jobs over to whoever comes next; the process is about to end."""
-        self._local_jobs.stop()
+        # In this order: the keeper may be claiming a job at this moment.
         self.keeper.stop()
+        self._local_jobs.stop()
+        with suppress(DatabaseDown):
+            self.jobs.hand_over()
         self.jobs.database.close()
 
     def statistics(self) -> dict[str, int | float]:
