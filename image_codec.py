@@ -60,6 +60,7 @@ DECODER_ERRORS = (
     LookupError,
     AttributeError,
     ArithmeticError,
+    AssertionError,
     RuntimeError,
     EOFError,
     struct.error,

@@ -87,6 +87,15 @@ def test_text_that_unpacks_to_gigabytes_is_never_unpacked() -> None:
             assert error.code in {"undecodable_image", "unsupported_media_type"}
 
 
+def test_palette_picture_without_its_palette_is_undecodable() -> None:
+    header = struct.pack(">IIBBBBB", 4, 1, 8, 3, 0, 0, 0)
+    pixels = zlib.compress(bytes(5))
+    chunks = {b"IHDR": header, b"tRNS": b"\0\xff", b"IDAT": pixels, b"IEND": b""}
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks.items())
+    with pytest.raises(UndecodableImage):
+        read_header(BytesIO(content), 100)
+
+
 def test_wrong_ending_and_polyglot_are_judged_by_their_bytes() -> None:
     gif_and_script = encode(PHOTO, "GIF") + b"<script>alert(1)</script>"
     assert decode_image(BytesIO(gif_and_script)).size == PHOTO.size
