@@ -135,8 +135,7 @@ def add_routes(app: Flask, settings: Settings, runner: Runner) -> None:
                 return answer
             result = answer
         else:
-            waiting = request._get_current_object()  # type: ignore[attr-defined]
-            result = runner.enhance(upload, options, keep, lambda: has_left(waiting))
+            result = runner.enhance(upload, options, keep, lambda: has_left(request))
         g.cache_hit = result.hit
         g.pixels = result.note.width * result.note.height
         if prefers_json([CONTENT_TYPES[options.format]]):

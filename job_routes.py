@@ -127,12 +127,11 @@ class JobRoutes:
 
     def _wait(self, seconds: float, condition: Callable[[], bool]) -> None:
         """Wait while a condition holds and the client is there, if there is a slot for it."""
-        waiting = request._get_current_object()  # type: ignore[attr-defined]
         deadline = time.monotonic() + seconds
         runner = self._runner
         with runner.scheduler.long_poll() as has_slot:
             while has_slot and condition() and time.monotonic() < deadline:
-                if has_left(waiting) or runner.is_draining():
+                if has_left(request) or runner.is_draining():
                     return
                 time.sleep(POLL_SECONDS)
 
