@@ -1,5 +1,8 @@
 """Requests a second and their latency: results from Nginx's cache, and hits of POST in the service.
 
+The last lines are hits of an upload of 1 MB: one connection on an idle service, and 32 while a
+picture of 8 megapixels is computed.
+
     python -m bench.load [--requests 20000]
 
 h2load on loopback, the real Nginx (two worker processes, TLS) and gunicorn as the tests start them,
@@ -9,6 +12,8 @@ so that client, Nginx and service share the machine's CPUs.
 import argparse
 import subprocess
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -16,18 +21,24 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
+from bench.memory import enhance, make_photo
 from tests.conftest import encode
 from tests.e2e.nginx import run_nginx
-from tests.service import run_service
+from tests.service import Service, run_service
 
 CONNECTIONS = 16
+CROWD = 32
+LARGE_UPLOAD_SIDE = 620  # noise as PNG: 1.15 MB
 
 
-def run_h2load(title: str, requests: int, log: Path, *arguments: str) -> None:
-    """Send requests over 16 connections and print how they fared."""
+def run_h2load(
+    title: str, requests: int, log: Path, *arguments: str, connections: int = CONNECTIONS
+) -> None:
+    """Send requests over some connections and print how they fared."""
     log.unlink(missing_ok=True)
-    command = ["h2load", f"--requests={requests}", f"--clients={CONNECTIONS}", f"--log-file={log}"]
-    subprocess.run([*command, *arguments], capture_output=True, check=True)
+    command = ["h2load", f"--requests={requests}", f"--clients={connections}"]
+    command = [*command, f"--log-file={log}", *arguments]
+    subprocess.run(command, capture_output=True, check=True)
     # A line a request: when it began (microseconds), status, how long it took (microseconds).
     began, status, took = np.loadtxt(log, dtype=np.int64).T
     seconds = ((began + took).max() - began.min()) / 1e6
@@ -66,6 +77,35 @@ def main() -> None:
             run_h2load("GET /cache, Nginx, TLS, HTTP/1.1", requests, log, "--h1", *public)
             run_h2load("GET /cache, service", requests, log, "--h1", f"{service.url}{path}")
             run_h2load("POST hit, service", requests, log, "--h1", *body, direct)
+            measure_large_hits(service, folder)
+
+
+def measure_large_hits(service: Service, folder: Path) -> None:
+    """Measure hits of a large upload on an idle service and beside inference."""
+    noise = np.random.default_rng(0).integers(0, 256, (LARGE_UPLOAD_SIDE,) * 2 + (3,))
+    large = folder / "large.png"
+    large.write_bytes(encode(Image.fromarray(noise.astype(np.uint8)), "PNG"))
+    url = f"{service.url}/api/enhance"
+    headers = {"Content-Type": "image/png"}
+    httpx.post(url, content=large.read_bytes(), headers=headers, timeout=600)
+    # JSON, so that the upload is measured and not the result's way back.
+    body = [f"--data={large}", "--header=Content-Type: image/png"]
+    body.append("--header=Accept: application/json")
+    log = folder / "requests"
+    title = f"POST hit of {large.stat().st_size / 1e6:.2f} MB, JSON"
+    run_h2load(f"{title}, 1 connection", 500, log, "--h1", *body, url, connections=1)
+    with httpx.Client(base_url=service.url) as client:
+        busy = threading.Thread(target=enhance, args=[client, make_photo(8, 0)])
+        busy.start()
+        while not httpx.get(f"{service.url}/api/stats").json()["queue_pixels"]:
+            time.sleep(0.05)
+        title = f"{title}, {CROWD} connections beside 8 megapixels"
+        run_h2load(title, 2000, log, "--h1", *body, url, connections=CROWD)
+        small = (f"--data={folder / 'photo.jpg'}", "--header=Content-Type: image/jpeg")
+        title = f"POST hit, picture, {CROWD} connections beside 8 megapixels"
+        run_h2load(title, 2000, log, "--h1", *small, url, connections=CROWD)
+        assert busy.is_alive(), "the large picture ended first"
+        busy.join()
 
 
 if __name__ == "__main__":

@@ -40,11 +40,19 @@ class Service:
 
     @property
     def peak_memory_mb(self) -> float:
-        """Return the largest resident memory that the worker ever had, in MB (10**6 bytes)."""
-        for line in Path(f"/proc/{self.worker_pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024 / 1e6
-        raise LookupError("VmHWM")
+        """Return the worker's `read_peak_memory_mb`."""
+        return read_peak_memory_mb(self.worker_pid)
+
+
+def read_peak_memory_mb(process: int | str) -> float:
+    """Return the largest resident memory that a process ever had, in MB (10**6 bytes).
+
+    `getrusage` would count the parent's memory before the program began.
+    """
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise LookupError("VmHWM")
 
 
 # What systemd does for a service with a socket (sd_listen_fds): it is number 3, and named so.
