@@ -19,6 +19,7 @@ from cache_headers import evaluate_preconditions, install_cache_headers, set_cac
 from encoders import CONTENT_TYPES
 from errors import BadRequest, Busy, NotStored, ResultNotFound
 from job_routes import JobRoutes, read_preference
+from openvino_engine import load_fastest
 from options import Options, read_options
 from problems import install_problems, make_problem, utc_now
 from result_cache import KEY_PATTERN, NAME_PATTERN, READ_CHUNK_BYTES, StoredResult
@@ -53,7 +54,10 @@ def create_app(
     settings = settings or Settings.from_env(os.environ)
 
     def load() -> SuperResolution:
-        return super_resolution or SuperResolution(settings.model_path, settings.lanes)
+        if super_resolution is not None:
+            return super_resolution
+        make = SuperResolution if settings.engine == "opencv" else load_fastest
+        return make(settings.model_path, settings.lanes)
 
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
@@ -224,6 +228,7 @@ def add_routes(app: Flask, settings: Settings, runner: Runner) -> None:
             version=VERSION,
             model=settings.model_path.name,
             model_sha256=model.model_sha256 if model else None,
+            engine=model.profile.engine.split()[0] if model else None,
         )
 
     @app.get("/api/ready")

@@ -1,5 +1,6 @@
 """Lanes: threads with a network each that compute the tiles of all pictures, in a fair order."""
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +14,8 @@ from tiling import Pixels
 # however many small ones come.
 OLDEST_EVERY = 4
 CANCEL_POLL_SECONDS = 0.1
+# Lanes leave the CPU to threads that answer requests, and to a proxy on the same machine.
+LANE_NICENESS = 10
 
 # One copy of the model, used by one thread at a time:
 # (H, W, 3) BGR uint8 in, (3 H, 3 W, 3) out.
@@ -118,6 +121,8 @@ class Lanes:
 
     def _serve(self, network: Network) -> None:
         """Take tasks until the lanes are closed."""
+        # Linux keeps a niceness for each thread.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LANE_NICENESS)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closed or self._order)

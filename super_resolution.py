@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -30,8 +31,6 @@ from tiling import Pixels, Tile, split_image
 
 SCALE = MODEL_SCALE
 DEFAULT_OPTIONS = Options()
-# One wrong level is rounding: processors add in different orders.
-GOLDEN_TOLERANCE = 2
 MEMORY_SHARE_FOR_LANES = 0.5
 # How fast old tile times are forgotten in the measured speed.
 SPEED_MEMORY = 0.98
@@ -41,18 +40,22 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ModelProfile:
-    """Constants measured for a model in `cv2.dnn`; results are immutable, so they never adapt.
+    """Constants measured for a model and an engine; results are immutable, so they never adapt.
 
     Attributes
     ----------
+    engine : what computes, with whatever of it changes results
     tile : longest side of a tile in input pixels; the least time per pixel (`bench/tiles.py`)
     halo : border of a tile that is not kept; how far a pixel's surroundings matter
     lane_bytes : resident memory of one more lane
+    golden_tolerance : levels that the golden tile may differ; None: of another model
     """
 
+    engine: str
     tile: int
     halo: int
     lane_bytes: int
+    golden_tolerance: int | None
 
     @property
     def kept_pixels(self) -> int:
@@ -61,10 +64,15 @@ class ModelProfile:
 
 
 # At most 1/255 from the untiled result, on photographs and on binary noise. From 120 to 152 the
-# time per pixel is the same within 2 %; beyond, two lanes outgrow a cache of 32 MB.
-EMBEDDED_PROFILE = ModelProfile(tile=128, halo=10, lane_bytes=90 * 1024**2)
+# time per pixel is the same within 2 %; beyond, two lanes outgrow a cache of 32 MB. One wrong level
+# in the golden tile is rounding: processors add in different orders.
+EMBEDDED_PROFILE = ModelProfile(
+    "cv2.dnn", tile=128, halo=10, lane_bytes=90 * 1024**2, golden_tolerance=2
+)
 # Measured with OpenCV's stock EDSR_x3.pb: at most 2/255.
-OTHER_PROFILE = ModelProfile(tile=96, halo=10, lane_bytes=1400 * 1024**2)
+OTHER_PROFILE = ModelProfile(
+    "cv2.dnn", tile=96, halo=10, lane_bytes=1400 * 1024**2, golden_tolerance=None
+)
 
 
 def load_network(model_path: Path) -> Network:
@@ -88,6 +96,32 @@ def read_expected_sha256(model_path: Path) -> str | None:
     return None
 
 
+def hash_model(model_path: Path) -> str:
+    """Return a model file's SHA-256.
+
+    Raises
+    ------
+    ModelError
+        The file cannot be read, or is not as SHA256SUMS states.
+    """
+    try:
+        digest = hashlib.sha256(model_path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ModelError(f"cannot read the model {model_path}: {error.strerror}") from None
+    if read_expected_sha256(model_path) not in {None, digest}:
+        raise ModelError(f"{model_path} is damaged: its SHA-256 is not that of SHA256SUMS")
+    return digest
+
+
+def read_golden_tile() -> tuple[Pixels, Pixels]:
+    """Return a tile, and what the embedded model has to make of it."""
+    golden_input, golden_output = (
+        decode_image(BytesIO(EMBEDDED_MODEL_PATH.with_name(name).read_bytes())).pixels
+        for name in ("golden_input.png", "golden_output.png")
+    )
+    return golden_input, golden_output
+
+
 class SuperResolution:
     """An EDSR x3 model, loaded and ready.
 
@@ -96,6 +130,7 @@ class SuperResolution:
     model_path : frozen TensorFlow graph of an EDSR x3
     lanes : tiles computed at once; 0 takes as many as CPUs and memory allow
     load : makes one copy of the model
+    profile : constants of its engine; defaults to those of the model in OpenCV
 
     Raises
     ------
@@ -108,45 +143,43 @@ class SuperResolution:
         model_path: Path = EMBEDDED_MODEL_PATH,
         lanes: int = 0,
         load: Callable[[Path], Network] = load_network,
+        profile: ModelProfile | None = None,
     ) -> None:
         self.model_path = model_path
-        try:
-            self.model_sha256 = hashlib.sha256(model_path.read_bytes()).hexdigest()
-        except OSError as error:
-            raise ModelError(f"cannot read the model {model_path}: {error.strerror}") from None
-        expected = read_expected_sha256(model_path)
-        if expected is not None and expected != self.model_sha256:
-            raise ModelError(f"{model_path} is damaged: its SHA-256 is not that of SHA256SUMS")
+        self.model_sha256 = hash_model(model_path)
         embedded = self.model_sha256 == read_expected_sha256(EMBEDDED_MODEL_PATH)
-        self.profile = EMBEDDED_PROFILE if embedded else OTHER_PROFILE
+        self.profile = profile or (EMBEDDED_PROFILE if embedded else OTHER_PROFILE)
         self.lanes = lanes or self._choose_lanes()
 
         cv2.setNumThreads(1)
         self._speed_lock = threading.Lock()
         self._tile_seconds = self._tile_pixels = 0.0
-        self._lanes = Lanes([self._load_and_warm_up(load) for _ in range(self.lanes)])
+        try:
+            # One after another: two threads that read a model at once fail now and then.
+            networks = [load(model_path) for _ in range(self.lanes)]
+            with ThreadPoolExecutor(self.lanes) as pool:
+                enlarges = all(pool.map(self._warm_up, networks))
+        except cv2.error:
+            enlarges = False
+        if not enlarges:
+            raise ModelError(f"{model_path} is no EDSR x{SCALE} model that OpenCV can run")
+        self._lanes = Lanes(networks)
 
     def _choose_lanes(self) -> int:
         room = machine.available_memory_bytes() * MEMORY_SHARE_FOR_LANES
         return max(1, min(machine.count_cpus(), int(room / self.profile.lane_bytes)))
 
-    def _load_and_warm_up(self, load: Callable[[Path], Network]) -> Network:
-        """Load a lane's network, prepare it for the tile's shape, and see that it enlarges."""
+    def _warm_up(self, network: Network) -> bool:
+        """Prepare a network for the tile's shape, and tell whether it enlarges."""
         side = self.profile.tile
         ramp = np.linspace(0, 255, side, dtype=np.uint8)
         probe = np.ascontiguousarray(np.broadcast_to(ramp[None, :, None], (side, side, 3)))
-        fault = f"{self.model_path} is no EDSR x{SCALE} model that OpenCV can run"
-        try:
-            network = load(self.model_path)
-            network(probe)
-            started = time.perf_counter()
-            enlarged = network(probe)
-        except cv2.error:
-            raise ModelError(fault) from None
-        if enlarged.shape != (side * SCALE, side * SCALE, 3) or enlarged.min() == enlarged.max():
-            raise ModelError(fault)
+        network(probe)
+        started = time.perf_counter()
+        enlarged = network(probe)
         self._record_speed(time.perf_counter() - started, self.profile.kept_pixels)
-        return network
+        same_size = enlarged.shape == (side * SCALE, side * SCALE, 3)
+        return same_size and enlarged.min() < enlarged.max()
 
     def _record_speed(self, seconds: float, pixels: int) -> None:
         with self._speed_lock:
@@ -163,22 +196,19 @@ class SuperResolution:
     def fingerprint(self) -> str:
         """Everything about model and engine that changes the bytes of a result."""
         profile = self.profile
-        return f"{self.model_sha256} x{SCALE} cv2.dnn tile {profile.tile} halo {profile.halo}"
+        tiles = f"tile {profile.tile} halo {profile.halo}"
+        return f"{self.model_sha256} x{SCALE} {profile.engine} {tiles}"
 
     def matches_golden_tile(self) -> bool:
         """Compare the embedded model's golden tile with what it computes on this machine.
 
         Other models have no golden tile; loading has shown that they enlarge.
         """
-        if self.profile is not EMBEDDED_PROFILE:
+        if self.profile.golden_tolerance is None:
             return True
-        golden_input, expected = (
-            decode_image(BytesIO(EMBEDDED_MODEL_PATH.with_name(name).read_bytes())).pixels
-            for name in ("golden_input.png", "golden_output.png")
-        )
-        computed = self.upscale(golden_input)
-        difference = np.abs(computed.astype(np.int16) - expected)
-        return int(difference.max()) <= GOLDEN_TOLERANCE
+        golden_input, expected = read_golden_tile()
+        difference = np.abs(self.upscale(golden_input).astype(np.int16) - expected)
+        return int(difference.max()) <= self.profile.golden_tolerance
 
     def upscale(self, image: Pixels) -> Pixels:
         """Enlarge one picture three times: see `upscale_all`."""

@@ -1,0 +1,177 @@
+"""The embedded model in 8 bits by OpenVINO: several times faster on processors with VNNI or AMX.
+
+`training/quantize.py` makes it. Patterns of extreme contrast, such as a picture dithered to black
+and white, are beyond the ranges of its 8 bits; tiles with such are computed by OpenCV.
+"""
+
+import logging
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from errors import ModelError
+from lanes import Network
+from settings import EMBEDDED_MODEL_PATH
+from super_resolution import (
+    EMBEDDED_PROFILE,
+    SCALE,
+    ModelProfile,
+    SuperResolution,
+    hash_model,
+    load_network,
+    read_golden_tile,
+)
+from tiling import Pixels, split_image
+
+QUANTISED_MODEL_PATH = EMBEDDED_MODEL_PATH.with_name("EDSR_x3_int8.xml")
+
+# On the golden tile, beside `cv2.dnn_superres`.
+LEAST_PSNR = 50.0
+LARGEST_DIFFERENCE = 8
+# Where it gains less (plain AVX2: 1.24), the exact engine is worth more.
+LEAST_SPEED_UP = 1.5
+TIMED_REPEATS = 3  # of the golden tile, on each side
+TIMED_ROUNDS = 3
+
+# Mean absolute Laplacian over a window of 16x16 pixels, in levels: photographs, screenshots and
+# drawings stay below 300, noise of half the contrast below 410; dithering and binary noise begin
+# at 580, where 8 bits are up to 44 levels from float32 (`bench/quantisation.py`).
+EXTREME_CONTRAST = 450
+CONTRAST_WINDOW = 16
+
+logger = logging.getLogger(__name__)
+
+
+def has_extreme_contrast(tile: Pixels) -> bool:
+    """Tell whether a tile, (H, W, 3) uint8, is beyond the ranges of the 8 bits somewhere."""
+    contrast = np.abs(cv2.Laplacian(tile, cv2.CV_16S, borderType=cv2.BORDER_REFLECT_101))
+    window = (CONTRAST_WINDOW, CONTRAST_WINDOW)
+    means = cv2.blur(contrast.astype(np.float32), window).mean(axis=2)
+    return bool(means.max() > EXTREME_CONTRAST)
+
+
+def load_quantised(model_path: Path) -> Network:
+    """Load the 8-bit model for one thread.
+
+    Parameters
+    ----------
+    model_path : the .pb that it has to come from
+
+    Raises
+    ------
+    ModelError
+        OpenVINO is not installed, or the 8-bit model was made from another .pb.
+    """
+    # On import, OpenVINO would send a message to its makers and write to the home folder.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ImportError:
+        fault = "SR_ENGINE=openvino needs OpenVINO: pip install -r requirements-openvino.txt"
+        raise ModelError(fault) from None
+    core = openvino.Core()
+    model = core.read_model(QUANTISED_MODEL_PATH)
+    if model.get_rt_info(["source_sha256"]).value != hash_model(model_path):
+        raise ModelError(f"SR_ENGINE=openvino is made for the embedded model, not {model_path}")
+    mean = [float(level) for level in model.get_rt_info(["mean_bgr"]).value.split()]
+    options = {
+        "INFERENCE_NUM_THREADS": 1,
+        "NUM_STREAMS": 1,
+        # Pinned, all lanes would share the first CPU.
+        "ENABLE_CPU_PINNING": False,
+        # What is not in 8 bits, the same on all processors.
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    request = core.compile_model(model, "CPU", options).create_infer_request()
+
+    def network(tile: Pixels) -> Pixels:
+        request.set_input_tensor(openvino.Tensor(tile[np.newaxis], shared_memory=True))
+        request.infer()
+        planes = request.get_output_tensor().data[0]
+        # In OpenVINO's graph, adding and rounding would take as long as the network.
+        levels = [
+            cv2.add(plane, level, dtype=cv2.CV_8U)  # type: ignore[call-overload]
+            for plane, level in zip(planes, mean, strict=True)
+        ]
+        return np.asarray(cv2.merge(levels), np.uint8)
+
+    return network
+
+
+def load_guarded(model_path: Path) -> Network:
+    """Load the 8-bit model, and the exact one for tiles that 8 bits would damage."""
+    quantised, exact = load_quantised(model_path), load_network(model_path)
+
+    def network(tile: Pixels) -> Pixels:
+        if not has_extreme_contrast(tile):
+            return quantised(tile)
+        height, width = tile.shape[:2]
+        output = np.empty((height * SCALE, width * SCALE, 3), np.uint8)
+        for part in split_image(height, width, EMBEDDED_PROFILE.tile, EMBEDDED_PROFILE.halo):
+            part.place(exact(part.crop(tile)), output, SCALE)
+        return output
+
+    return network
+
+
+def find_fault(quantised: Network, exact: Network) -> str | None:
+    """Say why the 8-bit model should not be used on this machine; None where it should."""
+    golden_input, expected = read_golden_tile()
+    difference = np.abs(quantised(golden_input).astype(np.int16) - expected)
+    psnr = cv2.PSNR(quantised(golden_input), expected)
+    if psnr < LEAST_PSNR or difference.max() > LARGEST_DIFFERENCE:
+        return f"its golden tile is {psnr:.1f} dB and {difference.max()} levels from OpenCV's"
+    tile = np.tile(golden_input, (TIMED_REPEATS, TIMED_REPEATS, 1))
+    speed_up = measure_seconds(exact, tile) / measure_seconds(quantised, tile)
+    if speed_up < LEAST_SPEED_UP:
+        return f"it is only {speed_up:.1f} times as fast as OpenCV"
+    return None
+
+
+def measure_seconds(network: Network, tile: Pixels) -> float:
+    """Return the least seconds that a tile takes; the first call prepares for its shape."""
+    network(tile)
+    seconds = []
+    for _ in range(TIMED_ROUNDS):
+        started = time.perf_counter()
+        network(tile)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def load_fastest(model_path: Path, lanes: int = 0) -> SuperResolution:
+    """Load the model for OpenVINO where it gains something and computes well, else for OpenCV.
+
+    Parameters
+    ----------
+    model_path, lanes : see `SuperResolution`
+
+    Raises
+    ------
+    ModelError
+        OpenVINO is not installed, or there is no 8-bit form of this model.
+    """
+    cv2.setNumThreads(1)
+    try:
+        fault = find_fault(load_quantised(model_path), load_network(model_path))
+    except RuntimeError as error:
+        # It writes machine code at run time, which systemd's MemoryDenyWriteExecute= forbids.
+        fault = f"it fails: {' '.join(str(error).split())}"
+    if fault is not None:
+        logger.warning("OpenVINO is not used on this machine: %s", fault)
+        return SuperResolution(model_path, lanes)
+    files = (QUANTISED_MODEL_PATH, QUANTISED_MODEL_PATH.with_suffix(".bin"))
+    engine = " ".join(["openvino", *map(hash_model, files)])
+    # Of tiles from 64 to 384, 192 takes the least time per kept pixel with AMX, and with VNNI
+    # only 4 % more than 256, which leaves lanes idle at the end of a picture (`bench/tiles.py`).
+    profile = ModelProfile(
+        engine,
+        tile=192,
+        halo=10,
+        lane_bytes=120 * 1024**2,
+        golden_tolerance=LARGEST_DIFFERENCE,
+    )
+    return SuperResolution(model_path, lanes, load_guarded, profile)
