@@ -36,21 +36,21 @@ LEAST_SPEED_UP = 1.5
 TIMED_REPEATS = 3  # of the golden tile, on each side
 TIMED_ROUNDS = 3
 
-# Mean absolute Laplacian over a window of 16x16 pixels, in levels: photographs, screenshots and
-# drawings stay below 300, noise of half the contrast below 410; dithering and binary noise begin
-# at 580, where 8 bits are up to 44 levels from float32 (`bench/quantisation.py`).
-EXTREME_CONTRAST = 450
+# Mean absolute Laplacian over a window of 16x16 pixels, in levels. Photographs stay below 150, text
+# and drawings below 300; beyond are noise, dithering and patterns of single pixels, where 8 bits
+# are up to 80 levels from float32 (`bench/quantisation.py`).
+EXTREME_CONTRAST = 300
 CONTRAST_WINDOW = 16
 
 logger = logging.getLogger(__name__)
 
 
-def has_extreme_contrast(tile: Pixels) -> bool:
-    """Tell whether a tile, (H, W, 3) uint8, is beyond the ranges of the 8 bits somewhere."""
+def measure_contrast(tile: Pixels) -> float:
+    """Return the largest contrast in a tile, (H, W, 3) uint8: see `EXTREME_CONTRAST`."""
     contrast = np.abs(cv2.Laplacian(tile, cv2.CV_16S, borderType=cv2.BORDER_REFLECT_101))
     window = (CONTRAST_WINDOW, CONTRAST_WINDOW)
     means = cv2.blur(contrast.astype(np.float32), window).mean(axis=2)
-    return bool(means.max() > EXTREME_CONTRAST)
+    return float(means.max())
 
 
 def load_quantised(model_path: Path) -> Network:
@@ -88,7 +88,7 @@ def load_quantised(model_path: Path) -> Network:
     request = core.compile_model(model, "CPU", options).create_infer_request()
 
     def network(tile: Pixels) -> Pixels:
-        request.set_input_tensor(openvino.Tensor(tile[np.newaxis], shared_memory=True))
+        request.set_input_tensor(openvino.Tensor(tile[np.newaxis]))
         request.infer()
         planes = request.get_output_tensor().data[0]
         # In OpenVINO's graph, adding and rounding would take as long as the network.
@@ -106,7 +106,7 @@ def load_guarded(model_path: Path) -> Network:
     quantised, exact = load_quantised(model_path), load_network(model_path)
 
     def network(tile: Pixels) -> Pixels:
-        if not has_extreme_contrast(tile):
+        if measure_contrast(tile) <= EXTREME_CONTRAST:
             return quantised(tile)
         height, width = tile.shape[:2]
         output = np.empty((height * SCALE, width * SCALE, 3), np.uint8)
@@ -154,6 +154,8 @@ def load_fastest(model_path: Path, lanes: int = 0) -> SuperResolution:
     ModelError
         OpenVINO is not installed, or there is no 8-bit form of this model.
     """
+    files = (QUANTISED_MODEL_PATH, QUANTISED_MODEL_PATH.with_suffix(".bin"))
+    engine = " ".join(["openvino", *map(hash_model, files)])
     cv2.setNumThreads(1)
     try:
         fault = find_fault(load_quantised(model_path), load_network(model_path))
@@ -163,8 +165,6 @@ def load_fastest(model_path: Path, lanes: int = 0) -> SuperResolution:
     if fault is not None:
         logger.warning("OpenVINO is not used on this machine: %s", fault)
         return SuperResolution(model_path, lanes)
-    files = (QUANTISED_MODEL_PATH, QUANTISED_MODEL_PATH.with_suffix(".bin"))
-    engine = " ".join(["openvino", *map(hash_model, files)])
     # Of tiles from 64 to 384, 192 takes the least time per kept pixel with AMX, and with VNNI
     # only 4 % more than 256, which leaves lanes idle at the end of a picture (`bench/tiles.py`).
     profile = ModelProfile(

@@ -1,13 +1,14 @@
-"""Where the tile and halo constants come from: time per kept pixel, and seams.
+"""Where lanes, threads, tile and halo come from: time per kept pixel, and seams.
 
-    python -m bench.tiles [MODEL] [--lanes 2] [--tiles 96,112,...] [--halos 6,8,10]
+    python -m bench.tiles [MODEL] [--engine openvino] [--tiles 96,112,...] [--halos 6,8,10]
 
-First the time of a tile on each of the lanes, all at work, and from it the time per kept pixel at
-the largest halo; then, for each halo, the largest difference of a tiled picture from the same
-picture computed whole, over photographs and noise.
+First the time of a tile on one CPU, on all CPUs with a lane of one thread for each, and with one
+lane whose threads share each tile. Then, for each halo, the largest difference of a tiled picture
+from the same picture computed whole, over photographs and noise.
 """
 
 import argparse
+import os
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,12 +19,14 @@ import numpy as np
 from skimage import data
 
 from lanes import Network
+from openvino_engine import load_quantised
 from settings import EMBEDDED_MODEL_PATH
 from super_resolution import EMBEDDED_PROFILE, SCALE, load_network
 from tiling import Pixels, split_image
 
 ROUNDS = 5
 PIXELS_A_ROUND = 100_000
+KEPT_HALO = 10
 
 
 def time_tile(networks: list[Network], side: int) -> float:
@@ -72,20 +75,33 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path, nargs="?", default=EMBEDDED_MODEL_PATH)
-    parser.add_argument("--lanes", type=int, default=2)
-    parser.add_argument("--tiles", default="64,96,112,128,144,160,192,256")
+    parser.add_argument("--engine", choices=["opencv", "openvino"], default="opencv")
+    parser.add_argument("--tiles", default="64,96,112,128,144,160,192,224,256,320")
     parser.add_argument("--halos", default="4,6,8,10,12")
     parser.add_argument("--side", type=int, default=400, help="of the pictures for the seams")
     arguments = parser.parse_args()
     halos = [int(text) for text in arguments.halos.split(",")]
 
-    cv2.setNumThreads(1)
-    networks = [load_network(arguments.model) for _ in range(arguments.lanes)]
-    print(f"{arguments.lanes} lanes; kept: with a halo of 10")
+    cpus = os.sched_getaffinity(0)
+    load = load_network if arguments.engine == "opencv" else load_quantised
+    networks = [load(arguments.model) for _ in cpus]
+    # (lanes, threads of each, CPUs)
+    ways = {"1 CPU": (1, 1, {min(cpus)}), f"{len(cpus)} lanes": (len(cpus), 1, cpus)}
+    if arguments.engine == "opencv" and len(cpus) > 1:
+        ways[f"1 lane of {len(cpus)}"] = (1, len(cpus), cpus)
+    print(f"microseconds per computed pixel (per pixel kept with a halo of {KEPT_HALO})")
+    print(f"{'tile':<6}" + "".join(f"{way:>16}" for way in ways))
     for side in (int(text) for text in arguments.tiles.split(",")):
-        rate = time_tile(networks, side)
-        kept = rate * (side / (side - 20)) ** 2
-        print(f"tile {side:3}: {rate:6.2f} us per computed pixel, {kept:6.2f} per kept pixel")
+        line = f"{side:<6}"
+        for lanes, threads, used in ways.values():
+            os.sched_setaffinity(0, used)
+            cv2.setNumThreads(threads)
+            rate = time_tile(networks[:lanes], side)
+            kept = rate * (side / (side - 2 * KEPT_HALO)) ** 2
+            line += f"{rate:>8.2f} ({kept:5.2f})"
+        print(line, flush=True)
+    os.sched_setaffinity(0, cpus)
+    cv2.setNumThreads(1)
 
     print("largest difference from the untiled result, in levels of 255")
     print(f"{'halo':<14}" + "".join(f"{halo:4}" for halo in halos))

@@ -1,6 +1,8 @@
 """What operators install beside the code."""
 
+import re
 import subprocess
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -46,8 +48,9 @@ def test_image_has_every_module_and_data_file_of_the_service() -> None:
     copied = (PROJECT_DIR / "Containerfile").read_text()
     assert "COPY *.py LICENSE" in copied
     assert "!*.py" in ignored
+    patterns = re.findall(r"models/\S+", copied)
     for path in (PROJECT_DIR / "models").glob("*"):
         if path.is_file():
-            pattern = "golden_*" if path.name.startswith("golden_") else path.name
-            assert f"models/{pattern}" in copied
-            assert f"!models/{pattern}" in ignored
+            assert any(fnmatch(f"models/{path.name}", pattern) for pattern in patterns)
+    for pattern in patterns:
+        assert f"!{pattern}\n" in ignored

@@ -1,4 +1,5 @@
 import heapq
+import os
 import threading
 from collections import deque
 from collections.abc import Mapping
@@ -92,6 +93,16 @@ def test_all_tasks_are_run_and_counted(lanes: Lanes) -> None:
     lanes.close()
     assert len(seen) == 50
     assert (progress.tiles_done, progress.tiles_total) == (100, 100)
+
+
+def test_lanes_give_way_to_threads_that_answer_requests(lanes: Lanes) -> None:
+    found: list[int] = []
+
+    def look(_network: Network) -> None:
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    lanes.run([Task(look, TILE)] * 4, Progress())
+    assert min(found) > os.getpriority(os.PRIO_PROCESS, os.getpid())
 
 
 def test_failing_task_ends_the_picture_and_no_other(lanes: Lanes) -> None:

@@ -1,0 +1,85 @@
+"""How far the 8-bit model is from float32, and which pictures its guard sends to OpenCV.
+
+    python -m bench.quantisation [--photos PHOTOS]
+
+For each picture: the largest local contrast that the guard looks at, and PSNR and the largest
+difference from `cv2.dnn_superres` in levels, of the 8-bit model and with the guard.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+from skimage import data
+
+from openvino_engine import EXTREME_CONTRAST, load_guarded, load_quantised, measure_contrast
+from settings import EMBEDDED_MODEL_PATH
+from super_resolution import load_network
+from tiling import Pixels
+from training.drawings import draw_picture
+
+SIDE = 192
+DRAWINGS = 8
+PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "camera", "grass", "text", "page")
+
+
+def stretch(pattern: Pixels, contrast: float) -> Pixels:
+    """Return a pattern of zeros and ones, (H, W) or (H, W, 3), around middle grey, BGR."""
+    levels = np.rint(127.5 + (pattern * 255.0 - 127.5) * contrast).astype(np.uint8)
+    return levels if levels.ndim == 3 else np.repeat(levels[:, :, np.newaxis], 3, axis=2)
+
+
+def draw_pictures(photos: Path | None) -> Iterator[tuple[str, Pixels]]:
+    """Yield pictures with their names, (H, W, 3) BGR: photographs, drawings, patterns."""
+    for path in sorted(photos.glob("*.jpg")) if photos else []:
+        reduced = Image.open(path).convert("RGB").reduce(3).crop((0, 0, SIDE, SIDE))
+        yield path.stem, np.ascontiguousarray(np.asarray(reduced)[:, :, ::-1])
+    for name in PHOTOGRAPHS:
+        pixels = np.asarray(Image.fromarray(getattr(data, name)()).convert("RGB"))
+        yield name, np.ascontiguousarray(pixels[:SIDE, 100 : 100 + SIDE, ::-1])
+    grey = Image.fromarray(data.camera()).resize((SIDE, SIDE))
+    yield "photograph dithered to 1 bit", stretch(np.asarray(grey.convert("1"), np.uint8), 1)
+    random = np.random.default_rng(0)
+    for number in range(DRAWINGS):
+        drawing = np.asarray(draw_picture(SIDE, random), np.uint8)
+        yield f"drawing {number}", np.ascontiguousarray(drawing[:, :, ::-1])
+    yield "uniform noise", random.integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
+    row, column = np.indices((SIDE, SIDE), np.uint8)
+    patterns = {
+        "binary noise": random.integers(0, 2, (SIDE, SIDE)).astype(np.uint8),
+        "binary noise in colour": random.integers(0, 2, (SIDE, SIDE, 3)).astype(np.uint8),
+        "chequerboard of 1": (row + column) % 2,
+        "chequerboard of 2": (row // 2 + column // 2) % 2,
+        "stripes of 1": column % 2,
+        "stripes of 2": column // 2 % 2,
+    }
+    for name, pattern in patterns.items():
+        for contrast in (1, 0.75, 0.5):
+            yield f"{name}, {contrast:.0%}", stretch(pattern, contrast)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photos", type=Path, help="folder of more photographs, as JPEG")
+    arguments = parser.parse_args()
+
+    exact = load_network(EMBEDDED_MODEL_PATH)
+    networks = load_quantised(EMBEDDED_MODEL_PATH), load_guarded(EMBEDDED_MODEL_PATH)
+    print(f"guarded above a contrast of {EXTREME_CONTRAST}")
+    print(f"{'':<32}{'contrast':>9}{'8 bits: dB':>12}{'levels':>8}{'guarded: dB':>13}{'levels':>8}")
+    for name, picture in draw_pictures(arguments.photos):
+        expected = exact(picture)
+        line = f"{name[:31]:<32}{measure_contrast(picture):>9.0f}"
+        for network in networks:
+            computed = network(picture)
+            difference = np.abs(computed.astype(np.int16) - expected).max()
+            line += f"{cv2.PSNR(computed, expected):>12.1f}{difference:>8}"
+        print(line)
+
+
+if __name__ == "__main__":
+    main()
