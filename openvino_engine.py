@@ -53,12 +53,13 @@ def measure_contrast(tile: Pixels) -> float:
     return float(means.max())
 
 
-def load_quantised(model_path: Path) -> Network:
+def load_quantised(model_path: Path, quantised_path: Path = QUANTISED_MODEL_PATH) -> Network:
     """Load the 8-bit model for one thread.
 
     Parameters
     ----------
     model_path : the .pb that it has to come from
+    quantised_path : the .xml, with its .bin beside it
 
     Raises
     ------
@@ -73,7 +74,7 @@ def load_quantised(model_path: Path) -> Network:
         fault = "SR_ENGINE=openvino needs OpenVINO: pip install -r requirements-openvino.txt"
         raise ModelError(fault) from None
     core = openvino.Core()
-    model = core.read_model(QUANTISED_MODEL_PATH)
+    model = core.read_model(quantised_path)
     if model.get_rt_info(["source_sha256"]).value != hash_model(model_path):
         raise ModelError(f"SR_ENGINE=openvino is made for the embedded model, not {model_path}")
     mean = [float(level) for level in model.get_rt_info(["mean_bgr"]).value.split()]

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -44,10 +45,13 @@ TITLES = {
     "stock-tiled": "OpenCV's stock EDSR_x3, in this service's tiles",
     "ours": "our model, whole picture",
     "cold": "this service by HTTP, not in the cache",
+    "openvino": "the same with OpenVINO",
     "hit": "this service by HTTP, hit",
     "pillow": "Pillow, bicubic",
 }
 STAGES_SIDE = 1000
+# What each size's first and second request are called.
+ENGINES = {"opencv": ("cold", "hit"), "openvino": ("openvino",)}
 
 # (contender, side) -> a sample for each run
 Samples = dict[tuple[str, int], list[float]]
@@ -63,16 +67,25 @@ def run_contenders(seconds: Samples, peaks: Samples) -> None:
             peaks.setdefault((name, side), []).append(sample["peak_mb"])
 
 
-def run_through_service(seconds: Samples, peaks: Samples, run: int) -> float:
-    """Measure the service at each size, cold and warm; return how long it took to be ready."""
+def run_through_service(
+    seconds: Samples, peaks: Samples, run: int, engine: str, names: Sequence[str]
+) -> float:
+    """Measure the service at each size, as often as there are names: only the first is no hit.
+
+    Returns
+    -------
+    seconds until it was ready
+    """
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        with run_service(Path(folder), max_sync_seconds=3600) as service:
+        with run_service(Path(folder), max_sync_seconds=3600, engine=engine) as service:
             ready_seconds = time.perf_counter() - started
+            if "OpenVINO is not used" in service.log:
+                sys.exit(service.log)
             with httpx.Client(base_url=service.url) as client:
                 for side in SIDES:
                     photo = make_photo(side**2 / 1e6, run)
-                    for name in ("cold", "hit"):
+                    for name in names:
                         started = time.perf_counter()
                         enhance(client, photo)
                         took = time.perf_counter() - started
@@ -93,14 +106,14 @@ def answer_at_once(_: Path) -> Network:
     return network
 
 
-def measure_stages(runs: int) -> dict[str, float]:
+def measure_stages(runs: int, engine: str) -> dict[str, float]:
     """Return the median milliseconds of each stage of a picture that is not in the cache."""
     samples: dict[str, list[float]] = {}
     stitcher = SuperResolution(load=answer_at_once)
     pixels = make_pixels(STAGES_SIDE)
     with (
         tempfile.TemporaryDirectory() as folder,
-        run_service(Path(folder)) as service,
+        run_service(Path(folder), engine=engine) as service,
         httpx.Client(base_url=service.url) as client,
     ):
         for run in range(runs):
@@ -154,6 +167,19 @@ def tiled_stock_rate(seconds: Samples) -> float:
     return statistics.median(seconds["stock-tiled", side]) / side**2
 
 
+def print_stages(stages: dict[str, float], peak: float) -> None:
+    """Print each stage's share, and the network's rate beside the machine's peak."""
+    total = sum(stages.values())
+    print(f"{STAGES_SIDE}x{STAGES_SIDE} by stage, {total:.0f} ms:")
+    for name, value in sorted(stages.items(), key=lambda item: -item[1]):
+        print(f"  {name}: {value:.1f} ms, {100 * value / total:.1f} %")
+    rate = count_network_flops() * STAGES_SIDE**2 / stages["inference"] / 1e6
+    print(
+        f"inference: {rate:.0f} billion operations a second for the picture, halo not counted, "
+        f"{100 * rate / peak:.0f} % of the float32 matrix product's"
+    )
+
+
 def draw_chart(seconds: Samples, path: Path) -> None:
     """Draw time against size, both logarithmic."""
     figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
@@ -190,23 +216,18 @@ def main() -> None:
     print(f"float32 matrix product: {peak:.0f} GFLOP/s")
     seconds: Samples = {}
     peaks: Samples = {}
-    ready = []
+    ready: dict[str, list[float]] = {engine: [] for engine in ENGINES}
     for run in range(arguments.runs):
         run_contenders(seconds, peaks)
-        ready.append(run_through_service(seconds, peaks, run))
+        for engine, names in ENGINES.items():
+            ready[engine].append(run_through_service(seconds, peaks, run, engine, names))
     print_table(seconds, peaks)
 
-    print(f"ready after the start: {statistics.median(ready):.2f} s")
-    stages = measure_stages(arguments.runs)
-    total = sum(stages.values())
-    print(f"{STAGES_SIDE}x{STAGES_SIDE} by stage, {total:.0f} ms:")
-    for name, value in sorted(stages.items(), key=lambda item: -item[1]):
-        print(f"  {name}: {value:.1f} ms, {100 * value / total:.1f} %")
-    rate = count_network_flops() * STAGES_SIDE**2 / stages["inference"] / 1e6
-    print(
-        f"inference: {rate:.0f} GFLOP/s of picture, halo not counted, "
-        f"{100 * rate / peak:.0f} % of the matrix product's"
-    )
+    stages = {}
+    for engine in ENGINES:
+        print(f"{engine}, ready after the start: {statistics.median(ready[engine]):.2f} s")
+        stages[engine] = measure_stages(arguments.runs, engine)
+        print_stages(stages[engine], peak)
     if arguments.json:
         samples = [
             {"name": name, "side": side, "seconds": values, "peak_mb": peaks[name, side]}

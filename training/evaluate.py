@@ -17,6 +17,8 @@ from PIL import Image
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from openvino_engine import load_quantised
+from settings import EMBEDDED_MODEL_PATH
 from super_resolution import load_network
 from training.degradations import BICUBIC, MEASURED
 from training.network import SCALE, Floats
@@ -42,8 +44,9 @@ def enlarge_bicubic(image: Image.Image) -> Image.Image:
 
 
 def make_enlarger(model: Path) -> Enlarge:
-    """Return what enlarges with a model in OpenCV."""
-    network = load_network(model)
+    """Return what enlarges with a .pb in OpenCV, or with the embedded model's .xml in OpenVINO."""
+    is_quantised = model.suffix == ".xml"
+    network = load_quantised(EMBEDDED_MODEL_PATH, model) if is_quantised else load_network(model)
 
     def enlarge(image: Image.Image) -> Image.Image:
         bgr = np.ascontiguousarray(np.asarray(image)[:, :, ::-1])
@@ -75,7 +78,7 @@ def read_pictures(photos: Path | None, index: Path | None) -> Iterator[Image.Ima
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", type=Path, nargs="*", help="EDSR x3 as .pb")
+    parser.add_argument("models", type=Path, nargs="*", help="EDSR x3 as .pb, or .xml")
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--index", type=Path)
     arguments = parser.parse_args()
