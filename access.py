@@ -1,12 +1,13 @@
-"""Who may do what: cross-origin pages, and which proxies are believed."""
+"""Who may do what: cross-origin pages, API keys, and which proxies are believed."""
 
 from urllib.parse import urlsplit
 
-from flask import Flask, Response, request
+from flask import Flask, Response, g, request
 from flask_cors import CORS
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from errors import ForeignOrigin
+from api_keys import ApiKeys
+from errors import ForeignOrigin, Unauthorized
 from settings import Settings
 
 EXPOSED_HEADERS = (
@@ -38,6 +39,8 @@ API_REQUEST_HEADERS = (
 PUBLIC_METHODS = ("GET", "HEAD", "OPTIONS")
 PUBLIC_REQUEST_HEADERS = ("If-None-Match", "Cache-Control", "Range")
 GUARDED_METHODS = frozenset({"POST", "DELETE"})
+# Monitors ask these, and load balancers, which have no key.
+OPEN_PATHS = frozenset({"/api/health", "/api/ready"})
 
 
 def install_cors(app: Flask, settings: Settings) -> None:
@@ -109,10 +112,53 @@ def is_own_origin(origin: str, public_url: str) -> bool:
     return origin == f"{request.scheme}://{request.host}"
 
 
+def is_guarded() -> bool:
+    """Tell whether the current request needs a key, and counts for rate limits.
+
+    Results below /cache/ do not: who knows their names had the upload, or was given the address.
+    """
+    is_api = request.path.startswith("/api/") and request.path not in OPEN_PATHS
+    return is_api and request.method != "OPTIONS"  # preflights carry no key
+
+
+def require_key(keys: ApiKeys) -> None:
+    """Refuse a request without a known key.
+
+    Raises
+    ------
+    Unauthorized
+        It has none, or one that is not in the file.
+    """
+    if not is_guarded():
+        return
+    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    name = keys.find(key.strip()) if scheme.lower() == "bearer" else None
+    if name is None:
+        raise Unauthorized("Send an API key: 'Authorization: Bearer KEY'.")
+    g.api_key_name = name
+
+
+def ask_for_key(response: Response) -> Response:
+    """Name the way to authenticate in every 401 (RFC 6750)."""
+    if response.status_code == 401:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="super-resolution"'
+    return response
+
+
 def install_access(app: Flask, settings: Settings) -> None:
-    """Register cross-origin rules and trusted proxies."""
+    """Register cross-origin rules, API keys and trusted proxies.
+
+    Raises
+    ------
+    ConfigError
+        The file of API keys cannot be read.
+    """
     install_cors(app, settings)
     app.before_request(lambda: refuse_foreign_origin(settings))
+    if settings.api_keys_file is not None:
+        keys = ApiKeys(settings.api_keys_file)
+        app.before_request(lambda: require_key(keys))
+        app.after_request(ask_for_key)
     hops = settings.trusted_proxies
     if hops:
         proxied = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops, x_prefix=hops)

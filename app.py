@@ -19,11 +19,13 @@ from cache_headers import evaluate_preconditions, install_cache_headers, set_cac
 from encoders import CONTENT_TYPES
 from errors import BadRequest, Busy, NotStored, ResultNotFound
 from job_routes import JobRoutes, read_preference
+from metrics import install_metrics
 from openvino_engine import load_fastest
 from options import Options, read_options
 from problems import install_problems, make_problem, utc_now
+from rate_limits import RateLimits
 from result_cache import KEY_PATTERN, NAME_PATTERN, READ_CHUNK_BYTES, StoredResult
-from runner import Result, Runner
+from runner import Charge, Result, Runner
 from settings import PROJECT_DIR, Settings
 from super_resolution import SuperResolution
 from uploads import drain_body, has_left, read_upload
@@ -65,10 +67,13 @@ def create_app(
     app.before_request(begin_request)
     app.after_request(finish_request)
     app.after_request(lambda response: drain_refused_upload(response, runner))
+    install_metrics(app, runner, VERSION)
     install_cache_headers(app)
     install_access(app, settings)
+    rate_limits = RateLimits(settings)
+    rate_limits.install(app)
     install_problems(app)
-    add_routes(app, settings, runner)
+    add_routes(app, settings, runner, lambda pixels: rate_limits.spend("pixels", pixels))
     install_web_pages(app, settings)
     return app
 
@@ -114,7 +119,7 @@ def log_request(response: Response) -> None:
     )
 
 
-def add_routes(app: Flask, settings: Settings, runner: Runner) -> None:
+def add_routes(app: Flask, settings: Settings, runner: Runner, charge: Charge) -> None:
     """Register the routes."""
     started_at = time.monotonic()
 
@@ -134,12 +139,12 @@ def add_routes(app: Flask, settings: Settings, runner: Runner) -> None:
             upload.file.close()
             raise
         if preference.respond_async:
-            answer = job_routes.accept(upload, options, preference)
+            answer = job_routes.accept(upload, options, preference, charge)
             if isinstance(answer, Response):
                 return answer
             result = answer
         else:
-            result = runner.enhance(upload, options, keep, lambda: has_left(request))
+            result = runner.enhance(upload, options, keep, lambda: has_left(request), charge)
         g.cache_hit = result.hit
         g.pixels = result.note.width * result.note.height
         if prefers_json([CONTENT_TYPES[options.format]]):
@@ -228,7 +233,7 @@ def add_routes(app: Flask, settings: Settings, runner: Runner) -> None:
             version=VERSION,
             model=settings.model_path.name,
             model_sha256=model.model_sha256 if model else None,
-            engine=model.profile.engine.split()[0] if model else None,
+            engine=model.engine if model else None,
         )
 
     @app.get("/api/ready")

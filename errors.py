@@ -46,6 +46,13 @@ class BadRequest(ServiceError):
     code = "bad_request"
 
 
+class Unauthorized(ServiceError):
+    """The request has no API key that is known."""
+
+    status = 401
+    code = "unauthorized"
+
+
 class ForeignOrigin(ServiceError):
     """A page of an origin that is not listed sent the request."""
 
@@ -121,6 +128,13 @@ class TooCostly(ServiceError):
 
     status = 422
     code = "too_costly_sync"
+
+
+class RateLimited(ServiceError):
+    """The client has asked for more than it may in so short a time."""
+
+    status = 429
+    code = "rate_limited"
 
 
 class Busy(ServiceError):

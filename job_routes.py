@@ -14,7 +14,7 @@ from errors import ClientLeft, JobNotFound
 from jobs import TICKET_PATTERN, JobStatus
 from options import Options
 from problems import problem_members
-from runner import Result, Runner
+from runner import Charge, Result, Runner
 from uploads import Upload, has_left
 
 MAX_LONG_POLL_SECONDS = 30
@@ -78,13 +78,15 @@ class JobRoutes:
         app.get("/api/jobs/<ticket>")(self.show)
         app.delete("/api/jobs/<ticket>")(self.withdraw)
 
-    def accept(self, upload: Upload, options: Options, preference: Preference) -> Result | Response:
+    def accept(
+        self, upload: Upload, options: Options, preference: Preference, charge: Charge
+    ) -> Result | Response:
         """Queue an upload; return its result if it is there in time, else the 202."""
         found = self._runner.find(upload.key, options)
         if found is not None:
             upload.file.close()
             return found
-        ticket = self._runner.submit(upload, options)
+        ticket = self._runner.submit(upload, options, charge)
         if preference.wait_seconds:
             self._wait(
                 min(preference.wait_seconds, self._runner.settings.max_sync_seconds),

@@ -22,6 +22,7 @@ PIXELS_A_SECOND_OF_WAITING = 20_000
 TICKET_BYTES = 18
 TICKET_PATTERN = re.compile(r"[A-Za-z0-9_-]{24}")
 OPEN = "('queued', 'running')"
+STATES = ("queued", "running", "done", "failed", "cancelled")
 # A lease far in the future means that the clock was set back.
 LOST = f"(lease_until < now() OR lease_until > now() + {2 * LEASE_SECONDS})"
 WANTED = (
@@ -314,6 +315,11 @@ class Jobs:
             f"SELECT name, pixels FROM jobs WHERE state IN {OPEN} AND spool IS NOT NULL"
         )
         return dict(rows)
+
+    def count_states(self) -> dict[str, int]:
+        """Return how many jobs there are in each state."""
+        rows = self.database.execute("SELECT state, count(*) FROM jobs GROUP BY state")
+        return {**dict.fromkeys(STATES, 0), **dict(rows)}
 
     def open_spools(self) -> set[str]:
         """Return where the uploads of queued and running jobs are kept."""

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -83,12 +84,20 @@ class FairOrder:
 
 
 class Lanes:
-    """Threads that take tasks in fair order; one for each network."""
+    """Threads that take tasks in fair order; one for each network.
+
+    Attributes
+    ----------
+    busy : how many of them compute now
+    busy_seconds : how long they have computed, added up
+    """
 
     def __init__(self, networks: Sequence[Network]) -> None:
         self._order = FairOrder()
         self._changed = threading.Condition()
         self._closed = False
+        self.busy = 0
+        self.busy_seconds = 0.0
         self._threads = [
             threading.Thread(target=self._serve, args=[network], name=f"lane-{number}", daemon=True)
             for number, network in enumerate(networks)
@@ -131,14 +140,18 @@ class Lanes:
                     return
                 task = work.tasks.popleft()
                 work.running += 1
+                self.busy += 1
                 if not work.tasks:
                     self._order.remove(work)
+            started = time.perf_counter()
             try:
                 task.run(network)
                 fault = None
             except Exception as error:
                 fault = error
             with self._changed:
+                self.busy -= 1
+                self.busy_seconds += time.perf_counter() - started
                 work.running -= 1
                 if fault is None:
                     work.remaining_pixels -= task.pixels

@@ -3,7 +3,6 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -13,7 +12,7 @@ from errors import Busy, DatabaseDown, JobCancelled, NotStored, ServiceError, Up
 from image_codec import ImageHeader, read_header
 from jobs import Claim, Jobs
 from options import Options
-from pipeline import Job, Pipeline, estimate_cost
+from pipeline import Count, Job, Pipeline, estimate_cost
 from result_cache import ResultCache
 from scheduler import Scheduler
 from spool import Spool
@@ -46,7 +45,7 @@ class LocalJobs:
     max_input_pixels : most pixels of an upload
     max_sync_seconds : how long a request may wait
     threads : jobs at once; most of them only wait, for memory or for the lanes
-    count : notes that something happened, by name
+    count : adds to a statistic
     """
 
     def __init__(
@@ -60,7 +59,7 @@ class LocalJobs:
         max_input_pixels: int,
         max_sync_seconds: int,
         threads: int,
-        count: Callable[[str], None],
+        count: Count,
     ) -> None:
         self._table = table
         self._spool = spool

@@ -28,6 +28,16 @@ from tiling import Pixels, split_image
 
 QUANTISED_MODEL_PATH = EMBEDDED_MODEL_PATH.with_name("EDSR_x3_int8.xml")
 
+# For one lane.
+OPTIONS = {
+    "INFERENCE_NUM_THREADS": 1,
+    "NUM_STREAMS": 1,
+    # Pinned, all lanes would share the first CPU.
+    "ENABLE_CPU_PINNING": False,
+    # What is not in 8 bits, the same on all processors.
+    "INFERENCE_PRECISION_HINT": "f32",
+}
+
 # On the golden tile, beside `cv2.dnn_superres`.
 LEAST_PSNR = 50.0
 LARGEST_DIFFERENCE = 8
@@ -78,15 +88,7 @@ def load_quantised(model_path: Path, quantised_path: Path = QUANTISED_MODEL_PATH
     if model.get_rt_info(["source_sha256"]).value != hash_model(model_path):
         raise ModelError(f"SR_ENGINE=openvino is made for the embedded model, not {model_path}")
     mean = [float(level) for level in model.get_rt_info(["mean_bgr"]).value.split()]
-    options = {
-        "INFERENCE_NUM_THREADS": 1,
-        "NUM_STREAMS": 1,
-        # Pinned, all lanes would share the first CPU.
-        "ENABLE_CPU_PINNING": False,
-        # What is not in 8 bits, the same on all processors.
-        "INFERENCE_PRECISION_HINT": "f32",
-    }
-    request = core.compile_model(model, "CPU", options).create_infer_request()
+    request = core.compile_model(model, "CPU", OPTIONS).create_infer_request()
 
     def network(tile: Pixels) -> Pixels:
         request.set_input_tensor(openvino.Tensor(tile[np.newaxis]))

@@ -3,9 +3,9 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from encoders import check_result_size, encode_picture
 from errors import ServiceError
@@ -29,6 +29,13 @@ BYTES_PER_DEEP_PIXEL = 18
 ENCODER_BYTES = {"png": 5, "webp": 36, "jpeg": 8, "avif": 40}
 
 logger = logging.getLogger(__name__)
+
+
+class Count(Protocol):
+    """Adds to a statistic, which has a name."""
+
+    def __call__(self, name: str, amount: float = 1, /) -> None:
+        """Add."""
 
 
 class Job:
@@ -102,7 +109,7 @@ class Pipeline:
 
     Parameters
     ----------
-    count : notes that something happened, by name
+    count : adds to a statistic
     """
 
     def __init__(
@@ -111,7 +118,7 @@ class Pipeline:
         model_loader: ModelLoader,
         cache: ResultCache,
         scheduler: Scheduler,
-        count: Callable[[str], None],
+        count: Count,
     ) -> None:
         self._settings = settings
         self._model_loader = model_loader
@@ -137,6 +144,8 @@ class Pipeline:
                 check_result_size(*size, job.options, self._settings.max_output_pixels)
                 enlarged = self._model_loader.get().enlarge(picture, job.options, job.progress)
             self._count("inferences")
+            self._count("inference_pixels", job.header.pixels)
+            self._count("inference_seconds", job.stage_seconds["upscale"])
             width, height = enlarged.size
             with job.measure("encode"):
                 payload = encode_picture(enlarged, job.options)

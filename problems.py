@@ -38,6 +38,7 @@ def problem_members(status: int, code: str, message: str) -> dict[str, str | int
 
 def make_problem(status: int, code: str, message: str) -> Response:
     """Make a problem answer."""
+    g.problem_code = code
     response = jsonify(problem_members(status, code, message))
     response.status_code = status
     response.mimetype = "application/problem+json"

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -31,7 +31,13 @@ from uploads import Upload
 # A client that has left is noticed within this.
 LEFT_POLL_SECONDS = 0.25
 
+Charge = Callable[[int], None]
+
 logger = logging.getLogger(__name__)
+
+
+def charge_nothing(_pixels: int) -> None:
+    """Let any number of pixels be computed."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class Runner:
         self.scheduler = Scheduler(settings, lambda: self.model_loader.get().seconds_per_pixel)
         self.is_draining: Callable[[], bool] = lambda: False
         self._lock = threading.Lock()
-        self._counts: Counter[str] = Counter()
+        self._counts: defaultdict[str, float] = defaultdict(int)
         self.jobs = Jobs(open_database(settings, SCHEMA), make_owner())
         self.spool = Spool(settings.cache_dir / "spool")
         self._local_jobs = LocalJobs(
@@ -97,6 +103,14 @@ class Runner:
         self.model_loader.check_loaded()
         if self.is_draining():
             raise NotReady("The service is stopping.", retry_after_seconds=1)
+
+    def is_ready(self) -> bool:
+        """Tell whether uploads can be computed now."""
+        try:
+            self.check_ready()
+        except NotReady:
+            return False
+        return True
 
     def result_name(self, key: str, options: Options = DEFAULT_OPTIONS) -> str:
         """Return the name of an upload's result: content hash, then variant.
@@ -130,6 +144,7 @@ class Runner:
         options: Options = DEFAULT_OPTIONS,
         keep: bool = True,
         has_left: Callable[[], bool] = lambda: False,
+        charge: Charge = charge_nothing,
     ) -> Result:
         """Return an upload's result, waiting for it where it is not stored.
 
@@ -138,6 +153,7 @@ class Runner:
         upload : its file is closed, here or by the job that computes the result
         keep : False leaves nothing behind on the server
         has_left : tells whether the client is gone; then the job ends, unless others want it
+        charge : is told the input pixels of what has to be computed; may refuse them
 
         Raises
         ------
@@ -151,6 +167,7 @@ class Runner:
                 return found
             self.model_loader.refuse_unsound()
             header = self._read_header(upload, options)
+            charge(header.pixels)
             name = self.result_name(upload.key, options)
             with self.scheduler.waiting_request():
                 while True:
@@ -199,14 +216,18 @@ class Runner:
             raise self.scheduler.busy("The result was removed at once; send the file again.")
         return Result(job.name, note, content, False, job.stage_seconds)
 
-    def _count(self, event: str) -> None:
+    def _count(self, name: str, amount: float = 1, /) -> None:
         with self._lock:
-            self._counts[event] += 1
+            self._counts[name] += amount
 
     # --- asynchronous jobs
 
-    def submit(self, upload: Upload, options: Options) -> str:
+    def submit(self, upload: Upload, options: Options, charge: Charge = charge_nothing) -> str:
         """Accept a job that survives this process, and return a ticket for it.
+
+        Parameters
+        ----------
+        charge : is told the input pixels; may refuse them
 
         Raises
         ------
@@ -216,6 +237,7 @@ class Runner:
         try:
             self.model_loader.refuse_unsound()
             header = self._read_header(upload, options)
+            charge(header.pixels)
             name = self.result_name(upload.key, options)
             cost = estimate_cost(header, options)
             open_jobs = self.jobs.open_jobs()
@@ -261,7 +283,7 @@ class Runner:
     def statistics(self) -> dict[str, int | float]:
         """Return counters since the start, and what is in the cache now."""
         sizes = [file.size_bytes for file in self.cache.scan()]
-        counts = self._counts
+        counts, model = self._counts, self.model_loader.model
         lookups = counts["cache_hits"] + counts["cache_misses"]
         return {
             "cache_size": len(sizes),
@@ -273,8 +295,14 @@ class Runner:
             "cache_damaged": self.cache.damaged,
             "cache_evictions": self.limiter.evictions,
             "inferences": counts["inferences"],
+            "inference_pixels": counts["inference_pixels"],
+            "inference_seconds": counts["inference_seconds"],
+            "lanes": model.lanes if model else 0,
+            "lanes_busy": model.lanes_busy if model else 0,
+            "lane_seconds": model.lane_seconds if model else 0.0,
             "queue_length": len(self._local_jobs),
             "queue_pixels": self.scheduler.queued_pixels,
+            "decoded_bytes": self.scheduler.decoded_bytes,
             "waiting_requests": self.scheduler.waiting_requests,
             "jobs_unavailable": counts["jobs_unavailable"],
         }

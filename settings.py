@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import limits
+from limits import RateLimitItem
+
 from errors import ConfigError
 
 PROJECT_DIR = Path(__file__).resolve().parent
@@ -101,6 +104,11 @@ def parse_database_url(text: str) -> str:
     return text
 
 
+def parse_rate(text: str) -> RateLimitItem:
+    """Read so much in so much time, such as `60/minute`."""
+    return limits.parse(text.strip())
+
+
 def parse_keep_metadata(text: str) -> str:
     """Read which metadata is kept."""
     choice = text.strip().lower()
@@ -189,6 +197,21 @@ class Settings:
         64, parse_positive, "most requests that wait for a result at once"
     )
     max_sync_seconds: int = setting(240, parse_positive, "longest time that a request waits")
+    api_keys_file: Path | None = setting(
+        None, parse_path, "file of API keys (`python api_keys.py NAME >> FILE`); empty: none needed"
+    )
+    rate_limit_requests: RateLimitItem | None = setting(
+        None, parse_rate, "requests of one client to /api, such as 60/minute; empty: no limit"
+    )
+    rate_limit_pixels: RateLimitItem | None = setting(
+        None,
+        parse_rate,
+        "input pixels of one client that have to be computed, such as 20000000/hour; "
+        "empty: no limit",
+    )
+    rate_limit_store: str = setting(
+        "memory://", str.strip, "where they are counted; redis://host:6379 for several machines"
+    )
     cors_enabled: bool = setting(True, parse_boolean, "false leaves the CORS headers to the proxy")
     cors_origins: tuple[str, ...] = setting(
         (), parse_origins, "origins allowed to use /api, separated by commas; empty: any"

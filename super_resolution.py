@@ -193,6 +193,21 @@ class SuperResolution:
             return self._tile_seconds / self._tile_pixels / self.lanes
 
     @property
+    def engine(self) -> str:
+        """What computes: `cv2.dnn` or `openvino`."""
+        return self.profile.engine.split()[0]
+
+    @property
+    def lanes_busy(self) -> int:
+        """How many lanes compute now."""
+        return self._lanes.busy
+
+    @property
+    def lane_seconds(self) -> float:
+        """How long the lanes have computed, added up, in seconds."""
+        return self._lanes.busy_seconds
+
+    @property
     def fingerprint(self) -> str:
         """Everything about model and engine that changes the bytes of a result."""
         profile = self.profile

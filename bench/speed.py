@@ -182,7 +182,7 @@ def print_stages(stages: dict[str, float], peak: float) -> None:
 
 def draw_chart(seconds: Samples, path: Path) -> None:
     """Draw time against size, both logarithmic."""
-    figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.5, 5.2), layout="constrained")
     for name, title in TITLES.items():
         sides = [side for other, side in seconds if other == name]
         if len(sides) > 1:
@@ -197,7 +197,7 @@ def draw_chart(seconds: Samples, path: Path) -> None:
     )
     axes.set(xscale="log", yscale="log", xlabel="megapixels in", ylabel="seconds")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     figure.savefig(path, dpi=110)
 
 

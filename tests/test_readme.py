@@ -14,6 +14,6 @@ def test_settings_table_lists_every_setting_with_its_default_and_meaning() -> No
     expected = {}
     for item in fields(Settings):
         default = str(item.default).removeprefix(f"{PROJECT_DIR}/")
-        shown = {"()": "", "True": "true", "False": "false"}.get(default, default)
+        shown = {"()": "", "None": "", "True": "true", "False": "false"}.get(default, default)
         expected[f"SR_{item.name.upper()}"] = (shown, item.metadata["help"])
     assert listed == expected
