@@ -27,6 +27,7 @@ test: lint
 	./install_package.sh systemd systemd-analyze --version
 	./install_package.sh chromium chromium --version
 	./install_package.sh firefox-esr firefox-esr --version
+	./install_package.sh redis-server redis-server --version
 	./install_package.sh postgresql sh -c 'ls /usr/lib/postgresql/*/bin/initdb'
 	$(BIN)/pytest
 
@@ -51,7 +52,7 @@ $(VENV)/openvino-installed: requirements-openvino.txt $(VENV)/run-installed
 	$(BIN)/pip install --quiet --requirement requirements-openvino.txt
 	touch $@
 
-$(VENV)/test-installed: requirements.txt requirements-test.txt requirements-postgres.txt requirements-client.txt requirements-openvino.txt training/requirements.txt | $(BIN)/pip
+$(VENV)/test-installed: requirements.txt requirements-test.txt requirements-postgres.txt requirements-client.txt requirements-openvino.txt requirements-redis.txt training/requirements.txt | $(BIN)/pip
 	$(BIN)/pip install --quiet --requirement requirements-test.txt
 	touch $@ $(VENV)/run-installed
 

@@ -19,6 +19,7 @@ from cache_headers import evaluate_preconditions, install_cache_headers, set_cac
 from encoders import CONTENT_TYPES
 from errors import BadRequest, Busy, NotStored, ResultNotFound
 from job_routes import JobRoutes, read_preference
+from logs import current_request_id
 from metrics import install_metrics
 from openvino_engine import load_fastest
 from options import Options, read_options
@@ -65,6 +66,7 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     runner = app.extensions["runner"] = Runner(settings, load)
     app.before_request(begin_request)
+    app.teardown_request(end_request)
     app.after_request(finish_request)
     app.after_request(lambda response: drain_refused_upload(response, runner))
     install_metrics(app, runner, VERSION)
@@ -83,6 +85,7 @@ def begin_request() -> None:
     g.started = time.perf_counter()
     wanted = request.headers.get("X-Request-ID", "")
     g.request_id = wanted if REQUEST_ID_PATTERN.fullmatch(wanted) else uuid.uuid4().hex
+    current_request_id.set(g.request_id)
     if not request.host:
         raise BadRequest("The Host is malformed.")
 
@@ -97,6 +100,11 @@ def finish_request(response: Response) -> Response:
     return response
 
 
+def end_request(_error: BaseException | None) -> None:
+    """Forget the request's id: the thread serves others too."""
+    current_request_id.set("")
+
+
 def drain_refused_upload(response: Response, runner: Runner) -> Response:
     """Let a client that still sends its upload come to the end, so that it can read its refusal."""
     if response.status_code >= 400:
@@ -107,15 +115,29 @@ def drain_refused_upload(response: Response, runner: Runner) -> Response:
 
 def log_request(response: Response) -> None:
     """Write the request's line to the log."""
+    seconds = time.perf_counter() - g.started
+    path = quote(request.path, errors="replace")
+    details = {
+        "hit": g.get("cache_hit"),
+        "pixels": g.get("pixels"),
+        "code": g.get("problem_code"),
+        "key": g.get("api_key_name"),
+    }
+    known = {name: value for name, value in details.items() if value is not None}
     logger.info(
-        "%s %s %d %.3fs hit=%s pixels=%s id=%s",
+        "%s %s %d %.3fs%s",
         request.method,
-        quote(request.path, errors="replace"),
+        path,
         response.status_code,
-        time.perf_counter() - g.started,
-        {True: "true", False: "false"}.get(g.get("cache_hit"), "-"),
-        g.get("pixels", "-"),
-        g.request_id,
+        seconds,
+        "".join(f" {name}={str(value).lower()}" for name, value in known.items()),
+        extra={
+            "method": request.method,
+            "path": path,
+            "status": response.status_code,
+            "seconds": round(seconds, 3),
+            **known,
+        },
     )
 
 

@@ -3,6 +3,7 @@
     python enhance.py photo.jpg folder/ -o out/ --url http://localhost:7860
     python enhance.py photo.jpg -o out/ --local
 
+Where the service asks for an API key, it is taken from the variable SR_API_KEY.
 Results are named like the pictures, `photo_x3.png`. What is in the output folder already
 is not made again, so the same command goes on after Ctrl-C. Ends with 0; 1 when a picture failed;
 2 when the arguments are wrong; 130 after Ctrl-C.
@@ -40,6 +41,8 @@ MAX_PAUSE_SECONDS = 60.0
 POLL_SECONDS = 5
 MIN_POLL_SECONDS = 1.0
 MAX_LOCAL_PIXELS = 400_000_000
+# Not an argument: those can be seen in the list of processes.
+KEY_VARIABLE = "SR_API_KEY"
 TIMEOUT = httpx.Timeout(60, read=300)
 
 
@@ -66,17 +69,23 @@ class RemoteEnhancer:
     url : of the service
     parameters : options of the results
     stopping : set when no more shall be sent
+    api_key : where the service asks for one
     """
 
-    def __init__(self, url: str, parameters: dict[str, str], stopping: threading.Event) -> None:
+    def __init__(
+        self, url: str, parameters: dict[str, str], stopping: threading.Event, api_key: str = ""
+    ) -> None:
         self._parameters = parameters
+        # For the API only: results may be on another host.
+        self._authorization = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._client = httpx.Client(base_url=url, timeout=TIMEOUT, follow_redirects=True)
         self._stopping = stopping
 
     def enhance(self, content: bytes, report: Report) -> bytes:
         """Return the result of a picture file."""
         key = generate_file_hash(content)
-        found = self._ask("GET", "/api/result", params={"sha256": key, **self._parameters})
+        query = {"sha256": key, **self._parameters}
+        found = self._ask("GET", "/api/result", params=query, headers=self._authorization)
         if found.json()["exists"]:
             return self._ask("GET", found.json()["url"]).content
         answer = self._ask(
@@ -84,7 +93,11 @@ class RemoteEnhancer:
             "/api/enhance",
             params=self._parameters,
             content=content,
-            headers={"Content-Type": "application/octet-stream", "Prefer": "respond-async, wait=2"},
+            headers={
+                "Content-Type": "application/octet-stream",
+                "Prefer": "respond-async, wait=2",
+                **self._authorization,
+            },
         )
         return answer.content if answer.status_code == 200 else self._wait(answer.json(), report)
 
@@ -94,14 +107,14 @@ class RemoteEnhancer:
         try:
             while status["state"] in {"queued", "running"}:
                 report(float(str(status["progress"])))
-                prefer = {"Prefer": f"wait={POLL_SECONDS}"}
+                headers = {"Prefer": f"wait={POLL_SECONDS}", **self._authorization}
                 before, asked_at = (status["state"], status["tiles_done"]), time.monotonic()
-                status = self._ask("GET", url, headers=prefer).json()
+                status = self._ask("GET", url, headers=headers).json()
                 # A service with too many who wait answers at once.
                 if before == (status["state"], status["tiles_done"]):
                     self._stopping.wait(max(MIN_POLL_SECONDS - time.monotonic() + asked_at, 0))
         except Interrupted:
-            self._client.delete(url)
+            self._client.delete(url, headers=self._authorization)
             raise
         if status["state"] == "done" and status["result"]:
             return self._ask("GET", str(status["result"])).content
@@ -284,7 +297,9 @@ def main(arguments: list[str] | None = None) -> int:
     wanted = [pair for pair in pictures if chosen.overwrite or not pair[1].exists()]
     started = time.monotonic()
     enhancer = (
-        LocalEnhancer(options) if chosen.local else RemoteEnhancer(chosen.url, given, stopping)
+        LocalEnhancer(options)
+        if chosen.local
+        else RemoteEnhancer(chosen.url, given, stopping, os.environ.get(KEY_VARIABLE, ""))
     )
     parallel = 1 if chosen.local else chosen.parallel
     code, made = enhance_all(enhancer, wanted, parallel, stopping, console)

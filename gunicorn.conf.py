@@ -1,7 +1,6 @@
 """gunicorn: one worker of many threads, which loads the model once and owns all lanes."""
 
 import contextlib
-import logging
 import os
 import signal
 import sys
@@ -17,6 +16,7 @@ from databases import open_database
 from errors import ConfigError, DatabaseDown, StartupError
 from jobs import Jobs
 from jobs_schema import SCHEMA, make_owner, owner_prefix
+from logs import make_log_config
 from settings import PROJECT_DIR, Settings
 
 # Threads beyond those that wait for results or read uploads, so that hits and health checks always
@@ -28,7 +28,7 @@ try:
 except ConfigError as fault:
     sys.exit(str(fault))
 
-logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+logconfig_dict = make_log_config(settings.log_format)
 
 bind = settings.bind
 chdir = str(PROJECT_DIR)

@@ -5,6 +5,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from typing import Any
 
 from cleanup_cache import CacheLimiter
@@ -93,7 +94,8 @@ class LocalJobs:
             if job is None:
                 self._scheduler.admit(estimate_cost(header, options))
                 job = self._jobs[name, keep] = Job(name, upload.file, header, options, keep)
-                self._pool.submit(self._run, job)
+                # With the request's id, for what is logged there.
+                self._pool.submit(copy_context().run, self._run, job)
             job.waiters += 1
         if job.is_claimed:
             with suppress(DatabaseDown):

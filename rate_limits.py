@@ -12,14 +12,15 @@ import time
 
 from flask import Flask, Response, g, request
 from limits import RateLimitItem, storage
-from limits.errors import StorageError
+from limits.errors import ConfigurationError, StorageError
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from access import is_guarded
-from errors import RateLimited
+from errors import ConfigError, RateLimited
 from settings import Settings
 
 IPV6_NETWORK_BITS = 64
+STORE_TIMEOUT_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -94,10 +95,20 @@ class RateLimits:
     """The limits that the settings name, `requests` and `pixels`; none where they name none.
 
     Headers are those of draft-ietf-httpapi-ratelimit-headers-10.
+
+    Raises
+    ------
+    ConfigError
+        The place where they are counted is none that `limits` knows.
     """
 
     def __init__(self, settings: Settings) -> None:
-        backend = storage.storage_from_string(settings.rate_limit_store, wrap_exceptions=True)
+        store = settings.rate_limit_store
+        timeouts = {"socket_timeout": STORE_TIMEOUT_SECONDS} if store.startswith("redis") else {}
+        try:
+            backend = storage.storage_from_string(store, wrap_exceptions=True, **timeouts)
+        except ConfigurationError as error:
+            raise ConfigError(f"SR_RATE_LIMIT_STORE={store!r}: {error}") from None
         strategy = SlidingWindowCounterRateLimiter(backend)
         amounts = {"requests": settings.rate_limit_requests, "pixels": settings.rate_limit_pixels}
         self._limits = {

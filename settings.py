@@ -104,6 +104,14 @@ def parse_database_url(text: str) -> str:
     return text
 
 
+def parse_log_format(text: str) -> str:
+    """Read how the log is written."""
+    choice = text.strip().lower()
+    if choice not in {"human", "json"}:
+        raise ValueError("must be human or json")
+    return choice
+
+
 def parse_rate(text: str) -> RateLimitItem:
     """Read so much in so much time, such as `60/minute`."""
     return limits.parse(text.strip())
@@ -222,6 +230,7 @@ class Settings:
     public_url: str = setting(
         "", parse_public_url, "URL of the service as clients see it; empty: from the request"
     )
+    log_format: str = setting("human", parse_log_format, "human or json")
     trusted_proxies: int = setting(
         0, parse_non_negative, "number of proxies in front whose X-Forwarded-* are believed"
     )

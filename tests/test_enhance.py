@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from api_keys import hash_key, make_key
 from tests.service import PROJECT_DIR, Service, run_service
 
 WAIT_SECONDS = 60
@@ -185,3 +186,29 @@ def test_busy_service_is_asked_again_when_it_says(tmp_path: Path) -> None:
     assert third - second >= 1
     assert (tmp_path / "out" / "a_x3.png").read_bytes() == b"the result"
     assert os.listdir(tmp_path / "out") == ["a_x3.png"]  # noqa: PTH208
+
+
+def test_key_goes_to_the_api_and_nowhere_else(tmp_path: Path) -> None:
+    key = make_key()
+    keys = tmp_path / "keys"
+    keys.write_text(f"anna:{hash_key(key)}\n")
+    picture = draw(tmp_path / "a.png", 1)
+    with run_service(tmp_path / "service", api_keys_file=keys) as service:
+        arguments = command(picture, "-o", tmp_path / "out", "--url", service.url)
+        for sent, code in (("", 1), (key, 0), (key, 0)):
+            done = subprocess.run(
+                [*arguments, "--overwrite"],
+                env={**os.environ, "SR_API_KEY": sent},
+                capture_output=True,
+                text=True,
+                timeout=WAIT_SECONDS,
+                check=False,
+            )
+            assert done.returncode == code, done.stderr
+            assert ("Send an API key" in done.stderr) == (code == 1)
+        # The third time from /cache/, which takes no key.
+        assert "key=anna" in service.log
+        assert [line for line in service.log.splitlines() if "GET /cache/" in line]
+        assert not [
+            line for line in service.log.splitlines() if "/cache/" in line and "key=" in line
+        ]

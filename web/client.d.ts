@@ -12,6 +12,8 @@ export interface EnhanceOptions {
   /** Aborting withdraws the job. */
   signal?: AbortSignal;
   onProgress?: (progress: EnhanceProgress) => void;
+  /** Where the service asks for one; pages should not have other people's. */
+  apiKey?: string;
   /** Another service than the one that this module came from. */
   baseUrl?: string | URL;
 }

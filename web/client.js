@@ -83,7 +83,7 @@ async function fetchResult(url, options) {
 }
 
 /** Follow a job to its end. */
-async function follow(status, { signal, onProgress }) {
+async function follow(status, { signal, onProgress, authorization }) {
   while (status.state === "queued" || status.state === "running") {
     onProgress?.({
       state: status.state,
@@ -92,7 +92,7 @@ async function follow(status, { signal, onProgress }) {
       etaSeconds: status.eta_seconds,
     });
     const asked = Date.now();
-    const headers = { Prefer: `wait=${POLL_SECONDS}` };
+    const headers = { Prefer: `wait=${POLL_SECONDS}`, ...authorization };
     const next = await (await ask(status.status_url, { headers, signal })).json();
     const isSame = next.state === status.state && next.tiles_done === status.tiles_done;
     const early = MIN_POLL_SECONDS - (Date.now() - asked) / 1000;
@@ -108,8 +108,13 @@ async function follow(status, { signal, onProgress }) {
  *
  * Aborting the signal withdraws the job and rejects with the signal's reason.
  */
-export async function enhance(file, { signal, onProgress, baseUrl = HOME, ...options } = {}) {
+export async function enhance(
+  file,
+  { signal, onProgress, baseUrl = HOME, apiKey, ...options } = {},
+) {
   signal?.throwIfAborted();
+  // For the API only: results are fetched without it.
+  const authorization = apiKey ? { Authorization: `Bearer ${apiKey}` } : {};
   const parameters = new URLSearchParams();
   for (const name of OPTION_NAMES) {
     if (options[name] !== undefined && options[name] !== null) parameters.set(name, options[name]);
@@ -119,7 +124,8 @@ export async function enhance(file, { signal, onProgress, baseUrl = HOME, ...opt
   signal?.throwIfAborted();
   if (key !== null) {
     const query = new URLSearchParams([["sha256", key], ...parameters]);
-    const found = await (await ask(new URL(`api/result?${query}`, baseUrl), { signal })).json();
+    const url = new URL(`api/result?${query}`, baseUrl);
+    const found = await (await ask(url, { headers: authorization, signal })).json();
     if (found.exists) return { ...(await fetchResult(found.url, { signal })), cacheHit: true };
   }
   onProgress?.({ state: "uploading", progress: 0 });
@@ -129,6 +135,7 @@ export async function enhance(file, { signal, onProgress, baseUrl = HOME, ...opt
     headers: {
       "Content-Type": file.type || "application/octet-stream",
       Prefer: `respond-async, wait=${FIRST_WAIT_SECONDS}`,
+      ...authorization,
     },
     signal,
   });
@@ -140,12 +147,13 @@ export async function enhance(file, { signal, onProgress, baseUrl = HOME, ...opt
   let status = null;
   try {
     status = await answer.json();
-    const url = await follow(status, { signal, onProgress });
+    const url = await follow(status, { signal, onProgress, authorization });
     return { ...(await fetchResult(url, { signal })), cacheHit: false };
   } catch (error) {
     if (signal?.aborted && status !== null) {
       // keepalive: also when the page itself goes away.
-      fetch(status.status_url, { method: "DELETE", keepalive: true }).catch(() => {});
+      const headers = authorization;
+      fetch(status.status_url, { method: "DELETE", headers, keepalive: true }).catch(() => {});
     }
     throw error;
   }

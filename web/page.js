@@ -4,6 +4,7 @@ import { enhance, EnhanceError } from "./client.js";
 import { language, messages } from "./messages.js";
 
 const PARALLEL = 2;
+const KEY_NAME = "api-key"; // for as long as the tab is open
 const element = (id) => document.getElementById(id);
 const items = [];
 let shown = null;
@@ -103,6 +104,7 @@ class Item {
     try {
       const { blob } = await enhance(this.file, {
         ...options,
+        apiKey: sessionStorage.getItem(KEY_NAME),
         signal: controller.signal,
         onProgress: (progress) => this.showProgress(progress),
       });
@@ -131,8 +133,18 @@ class Item {
       const text = isCancelled ? messages.cancelled : describeError(error);
       this.finish(isCancelled ? "cancelled" : "failed", text);
       this.setActions(["remove", () => this.remove()]);
+      this.needsKey = error instanceof EnhanceError && error.code === "unauthorized";
+      if (this.needsKey) askForKey();
     }
     startNext();
+  }
+
+  restart() {
+    this.needsKey = false;
+    this.state = "waiting";
+    this.row.className = "";
+    this.text.textContent = messages.waiting;
+    this.setActions(["cancel", () => this.cancel()]);
   }
 
   finish(state, text) {
@@ -170,12 +182,28 @@ function startNext() {
   for (const item of waiting.slice(0, PARALLEL - running)) item.start();
 }
 
+function askForKey() {
+  if (!element("key-form").hidden) return;
+  element("key-form").hidden = false;
+  element("key").focus();
+}
+
+function useKey(event) {
+  event.preventDefault();
+  sessionStorage.setItem(KEY_NAME, element("key").value.trim());
+  element("key-form").reset();
+  element("key-form").hidden = true;
+  for (const item of items.filter((each) => each.needsKey)) item.restart();
+  startNext();
+}
+
 function addFiles(files) {
   for (const file of files) items.push(new Item(file));
   element("queue-section").hidden = items.length === 0;
   startNext();
 }
 
+element("key-form").addEventListener("submit", useKey);
 element("files").addEventListener("change", ({ target }) => {
   addFiles(target.files);
   target.value = "";

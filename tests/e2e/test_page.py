@@ -12,6 +12,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from skimage import data
 
+from api_keys import hash_key, make_key
 from tests.conftest import encode
 from tests.e2e.browser import INSECURE_HOST, run_chromium
 from tests.service import PROJECT_DIR, Service, run_service
@@ -257,3 +258,35 @@ def test_client_module_is_revalidated_and_open_to_all_origins(service: Service) 
         tag = {"If-None-Match": module.headers["ETag"]}
         assert httpx.get(f"{service.url}/static/{name}", headers=tag).status_code == 304
     assert httpx.get(f"{service.url}/static/page.js").status_code == 404
+
+
+def test_key_is_asked_for_once_and_then_sent(browser: Browser, photo: Path, tmp_path: Path) -> None:
+    key = make_key()
+    keys = tmp_path / "keys"
+    keys.write_text(f"anna:{hash_key(key)}\n")
+    with run_service(tmp_path / "service", api_keys_file=keys) as service:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(service.url)
+        sent = {}
+        page.on("request", lambda request: sent.update({request.url: request.headers}))
+        page.set_input_files("#files", photo)
+        wait_for_state(page, "The server asks for an API key")
+        expect(page.locator("#key")).to_be_focused()
+        assert not Axe().run(page).response["violations"]
+        page.fill("#key", "sr_wrong")
+        page.press("#key", "Enter")
+        wait_for_state(page, "The server asks for an API key")
+        page.fill("#key", key)
+        page.press("#key", "Enter")
+        wait_for_state(page, "done")
+        expect(page.locator("#key-form")).to_be_hidden()
+        results = [headers for url, headers in sent.items() if "/cache/" in url]
+        assert not [headers for headers in results if "authorization" in headers]
+        page.reload()
+        page.set_input_files("#files", photo)
+        wait_for_state(page, "done")
+        results = [headers for url, headers in sent.items() if "/cache/" in url]
+        assert len(results) == 1
+        assert "authorization" not in results[0]
+        context.close()

@@ -1,0 +1,207 @@
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import limits
+import pytest
+import redis
+from flask.testing import FlaskClient
+from limits.storage import MemoryStorage
+from PIL import Image
+from werkzeug.datastructures import Headers
+from werkzeug.test import TestResponse
+
+from api_keys import hash_key, make_key
+from app import create_app
+from errors import ConfigError
+from settings import Settings
+from tests.conftest import AppMaker, FakeModel, assert_problem, encode, upload
+from tests.service import find_free_port
+
+REQUESTS = 6
+PIXELS = 500
+PICTURE_PIXELS = 200
+
+
+def limit(settings: Settings, requests: int = REQUESTS, pixels: int = PIXELS) -> Settings:
+    return replace(
+        settings,
+        trusted_proxies=1,
+        rate_limit_requests=limits.parse(f"{requests}/hour"),
+        rate_limit_pixels=limits.parse(f"{pixels}/hour"),
+    )
+
+
+@pytest.fixture
+def limited(make_app: AppMaker, settings: Settings) -> FlaskClient:
+    return make_app(limit(settings)).test_client()
+
+
+def send(
+    client: FlaskClient, number: int, address: str = "192.0.2.1", prefer: str = ""
+) -> TestResponse:
+    """Upload a picture of 200 pixels that no other number has."""
+    content = encode(Image.new("RGB", (20, 10), (number, 0, 0)), "PNG")
+    headers = {"X-Forwarded-For": address, "Prefer": prefer}
+    return upload(client, content=content, headers=headers)
+
+
+def remaining(headers: Headers) -> dict[str, int]:
+    """Return what the RateLimit header says is left."""
+    items = [item.split(";") for item in headers["RateLimit"].split(", ")]
+    return {name.strip('"'): int(left.removeprefix("r=")) for name, left, _ in items}
+
+
+def test_requests_beyond_the_limit_are_told_when_to_return(limited: FlaskClient) -> None:
+    for left in reversed(range(REQUESTS)):
+        response = limited.get("/api/stats")
+        assert response.status_code == 200
+        assert remaining(response.headers)["requests"] == left
+    response = limited.get("/api/stats")
+    assert_problem(response, 429, "rate_limited")
+    assert 0 < int(response.headers["Retry-After"]) <= 3600
+    policy = response.headers["RateLimit-Policy"]
+    assert policy == f'"requests";q={REQUESTS};w=3600, "pixels";q={PIXELS};w=3600'
+
+
+def test_pixels_beyond_the_limit_are_not_computed(
+    limited: FlaskClient, fake_model: FakeModel
+) -> None:
+    assert send(limited, 1).status_code == 200
+    assert remaining(send(limited, 2).headers)["pixels"] == PIXELS - 2 * PICTURE_PIXELS
+    tiles = fake_model.tiles
+    response = send(limited, 3)
+    assert_problem(response, 429, "rate_limited")
+    assert "pixels" in response.get_json()["error"]
+    assert int(response.headers["Retry-After"]) > 0
+    assert fake_model.tiles == tiles
+    assert_problem(send(limited, 3, prefer="respond-async"), 429, "rate_limited")
+
+
+def test_hits_cost_no_pixels(limited: FlaskClient) -> None:
+    for _ in range(4):
+        response = send(limited, 1)
+        assert response.status_code == 200
+    assert remaining(response.headers)["pixels"] == PIXELS - PICTURE_PIXELS
+
+
+def test_refused_pictures_cost_no_pixels(limited: FlaskClient) -> None:
+    broken = encode(Image.effect_noise((50, 50), 80), "PNG")[:1500]
+    response = upload(limited, content=b"no picture")
+    assert response.status_code == 415
+    assert remaining(response.headers)["pixels"] == PIXELS
+    assert upload(limited, content=broken).status_code == 422
+
+
+def test_picture_larger_than_the_limit_is_computed_for_who_asked_for_nothing_else(
+    make_app: AppMaker, settings: Settings
+) -> None:
+    client = make_app(limit(settings, pixels=100)).test_client()
+    assert send(client, 1).status_code == 200
+    assert_problem(send(client, 2), 429, "rate_limited")
+
+
+def test_each_client_has_limits_of_its_own(limited: FlaskClient) -> None:
+    for number in range(3):
+        send(limited, number)
+    assert send(limited, 3).status_code == 429
+    assert send(limited, 3, address="192.0.2.2").status_code == 200
+
+
+def test_ipv6_network_is_one_client(limited: FlaskClient) -> None:
+    for number in range(3):
+        send(limited, number, address=f"2001:db8:0:1::{number}")
+    assert send(limited, 3, address="2001:db8:0:1:ffff::9").status_code == 429
+    assert send(limited, 3, address="2001:db8:0:2::1").status_code == 200
+
+
+def test_owner_of_a_key_is_one_client_wherever_they_are(
+    make_app: AppMaker, settings: Settings, tmp_path: Path
+) -> None:
+    keys = {name: make_key() for name in ("anna", "bert")}
+    path = tmp_path / "keys"
+    path.write_text("".join(f"{name}:{hash_key(key)}\n" for name, key in keys.items()))
+    client = make_app(replace(limit(settings, requests=2), api_keys_file=path)).test_client()
+
+    def ask(name: str, address: str) -> int:
+        headers = {"Authorization": f"Bearer {keys[name]}", "X-Forwarded-For": address}
+        return client.get("/api/stats", headers=headers).status_code
+
+    answers = [ask("anna", f"192.0.2.{number}") for number in range(3)]
+    assert answers == [200, 200, 429]
+    assert ask("bert", "192.0.2.0") == 200
+
+
+def test_monitors_results_and_preflights_do_not_count(
+    make_app: AppMaker, settings: Settings
+) -> None:
+    client = make_app(limit(settings, requests=1)).test_client()
+    link = send(client, 1).headers["Link"]
+    assert client.get("/api/stats", headers={"X-Forwarded-For": "192.0.2.1"}).status_code == 429
+    for path in ("/api/health", "/api/ready", "/", link[1:].partition(">")[0]):
+        response = client.get(path, headers={"X-Forwarded-For": "192.0.2.1"})
+        assert response.status_code == 200
+        assert "RateLimit" not in response.headers
+    preflight = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
+    assert client.options("/api/enhance", headers=preflight).status_code == 200
+
+
+def test_without_limits_nothing_is_said_of_them(client: FlaskClient) -> None:
+    assert "RateLimit" not in upload(client).headers
+
+
+def test_broken_store_stops_nobody(
+    limited: FlaskClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_arguments: object, **_more: object) -> int:
+        raise limits.errors.StorageError(ConnectionError("gone"))
+
+    monkeypatch.setattr(MemoryStorage, "acquire_sliding_window_entry", fail)
+    monkeypatch.setattr(MemoryStorage, "get_sliding_window", fail)
+    for number in range(REQUESTS + 1):
+        assert send(limited, number).status_code == 200
+    assert "rate limits are not kept" in caplog.text
+
+
+@pytest.mark.parametrize("variable", ["SR_RATE_LIMIT_REQUESTS", "SR_RATE_LIMIT_PIXELS"])
+def test_limit_that_is_none_is_a_wrong_setting(variable: str) -> None:
+    with pytest.raises(ConfigError, match=variable):
+        Settings.from_env({variable: "many"})
+
+
+def test_store_that_is_none_is_a_wrong_setting(settings: Settings) -> None:
+    with pytest.raises(ConfigError, match="SR_RATE_LIMIT_STORE"):
+        create_app(replace(settings, rate_limit_store="nonsense://host"))
+
+
+@pytest.fixture
+def redis_url(tmp_path: Path) -> Iterator[str]:
+    port = find_free_port()
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path)]
+    process = subprocess.Popen([*command, "--save", ""], stdout=subprocess.DEVNULL)
+    client = redis.Redis(port=port)
+    try:
+        for _ in range(100):
+            try:
+                client.ping()
+                break
+            except redis.ConnectionError:
+                time.sleep(0.05)
+        yield f"redis://127.0.0.1:{port}"
+    finally:
+        client.close()
+        process.terminate()
+        process.wait(30)
+
+
+def test_processes_that_share_a_redis_share_the_limits(
+    make_app: AppMaker, settings: Settings, redis_url: str
+) -> None:
+    shared = replace(limit(settings), rate_limit_store=redis_url)
+    clients = [make_app(shared).test_client() for _ in range(2)]
+    answers = [clients[number % 2].get("/api/stats").status_code for number in range(REQUESTS + 2)]
+    assert answers == [200] * REQUESTS + [429, 429]
+    assert send(clients[0], 1, address="192.0.2.9").status_code == 200
+    assert remaining(send(clients[1], 2, address="192.0.2.9").headers)["pixels"] == 100
