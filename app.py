@@ -15,6 +15,7 @@ from werkzeug.urls import iri_to_uri
 from werkzeug.wsgi import wrap_file
 
 from access import install_access
+from api_docs import install_api_docs
 from cache_headers import evaluate_preconditions, install_cache_headers, set_cache_policy
 from encoders import CONTENT_TYPES
 from errors import BadRequest, Busy, NotStored, ResultNotFound
@@ -77,6 +78,7 @@ def create_app(
     install_problems(app)
     add_routes(app, settings, runner, lambda pixels: rate_limits.spend("pixels", pixels))
     install_web_pages(app, settings)
+    install_api_docs(app)
     return app
 
 

@@ -86,8 +86,8 @@ def read_options(values: MultiDict[str, str] | CombinedMultiDict[str, str]) -> O
         texts = values.getlist(name)
         if len(texts) > 1:
             raise BadRequest(f"{name} is given {len(texts)} times.")
-        if texts and texts[0].strip():
-            given[name] = texts[0].strip().lower()
+        if texts and texts[0]:  # empty fields of a form are not given
+            given[name] = texts[0].lower()
 
     def number(name: str, least: int, most: int) -> int | None:
         return read_whole_number(name, given[name], least, most) if name in given else None

@@ -46,7 +46,8 @@ def test_systemd_would_find_what_is_wrong(units: Path) -> None:
 def test_image_has_every_module_and_data_file_of_the_service() -> None:
     ignored = (PROJECT_DIR / ".containerignore").read_text()
     copied = (PROJECT_DIR / "Containerfile").read_text()
-    assert "COPY *.py LICENSE" in copied
+    assert "COPY *.py LICENSE openapi.yaml" in copied
+    assert "!openapi.yaml\n" in ignored
     assert "!*.py" in ignored
     patterns = re.findall(r"models/\S+", copied)
     for path in (PROJECT_DIR / "models").glob("*"):

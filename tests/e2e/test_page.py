@@ -290,3 +290,17 @@ def test_key_is_asked_for_once_and_then_sent(browser: Browser, photo: Path, tmp_
         assert len(results) == 1
         assert "authorization" not in results[0]
         context.close()
+
+
+def test_contract_is_shown_without_outside_hosts(
+    page: Page, service: Service, faults: list[str]
+) -> None:
+    hosts = set()
+    page.on("request", lambda request: hosts.add(request.url.split("/")[2]))
+    page.goto(f"{service.url}/docs")
+    expect(page.locator(".opblock-summary-path").first).to_have_text("/api/enhance")
+    assert page.locator(".opblock").count() == 9
+    page.locator("#operations-pictures-enhance .opblock-summary").click()
+    expect(page.locator("#operations-pictures-enhance .responses-wrapper")).to_be_visible()
+    assert hosts == {service.url.removeprefix("http://")}
+    assert faults == []

@@ -1,0 +1,116 @@
+"""openapi.yaml says what the service does: a third party's tool tries to find where it does not."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import httpx
+import pytest
+import yaml
+from flask import Flask
+from flask.testing import FlaskClient
+
+from api_keys import hash_key, make_key
+from app import VERSION
+from tests.contract_hooks import PICTURES
+from tests.service import PROJECT_DIR, Service, run_service
+
+EXAMPLES = os.environ.get("CONTRACT_EXAMPLES", "25")
+KEY = make_key()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("service")
+    keys = folder / "keys"
+    keys.write_text(f"anna:{hash_key(KEY)}\n")
+    with run_service(
+        folder, api_keys_file=keys, rate_limit_requests="100000/minute", max_sync_seconds=20
+    ) as running:
+        yield running
+
+
+def upload(service: Service, picture: bytes, prefer: str = "") -> httpx.Response:
+    headers = {"Authorization": f"Bearer {KEY}", "Prefer": prefer, "Content-Type": "image/png"}
+    return httpx.post(f"{service.url}/api/enhance", content=picture, headers=headers)
+
+
+def test_schemathesis_finds_no_answer_that_the_contract_does_not_have(service: Service) -> None:
+    names = [
+        re.sub(".*/cache/", "", upload(service, picture).links["canonical"]["url"])
+        for picture in PICTURES[:6]
+    ]
+    answers = [upload(service, each, "respond-async") for each in (PICTURES[6], PICTURES[6] + b"0")]
+    tickets = [answer.json()["id"] for answer in answers if answer.status_code == 202]
+    assert (len(names), len(tickets)) == (6, 2)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "schemathesis.cli", "--config-file", "tests/schemathesis.toml"),
+            *("run", f"{service.url}/openapi.json"),
+            *("--header", f"Authorization: Bearer {KEY}"),
+            *("--max-examples", EXAMPLES, "--seed", "1", "--no-color"),
+        ],
+        cwd=PROJECT_DIR,
+        env={
+            **os.environ,
+            "SCHEMATHESIS_HOOKS": "tests.contract_hooks",
+            "CONTRACT_NAME": " ".join(names),
+            "CONTRACT_TICKET": " ".join(tickets),
+        },
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    tested = re.search(r"Tested: (\d+)", done.stdout)
+    assert tested is not None
+    assert int(tested[1]) == 9
+    # It did reach what it should judge.
+    logged = set(re.findall(r"request: \w+ \S+ (\d{3}) ", service.log))
+    assert {"200", "202", "204", "400", "404", "405", "415", "422"} <= logged
+    assert "500" not in logged
+
+
+def test_contract_names_every_route_and_no_other(app: Flask) -> None:
+    contract = yaml.safe_load((PROJECT_DIR / "openapi.yaml").read_text())
+    described = {
+        (re.sub(r"{(\w+)}", r"<\1>", path), method.upper())
+        for path, operations in contract["paths"].items()
+        for method in operations
+        if method != "parameters"
+    }
+    routes = {
+        (rule.rule, method)
+        for rule in app.url_map.iter_rules()
+        if rule.rule.startswith(("/api/", "/cache/"))
+        for method in (rule.methods or set()) - {"OPTIONS"}
+        if method != "HEAD" or rule.rule.startswith("/cache/")
+    }
+    assert described == routes
+    assert contract["info"]["version"] == VERSION
+
+
+def test_contract_has_every_problem_code(app: Flask) -> None:
+    codes = set(re.findall(r'^    code = "(\w+)"', (PROJECT_DIR / "errors.py").read_text(), re.M))
+    text = (PROJECT_DIR / "openapi.yaml").read_text()
+    # Nobody reads the first; the others are told in a job's status only, or are faults.
+    unread = {"client_left", "cancelled", "internal_error", "upload_lost"}
+    assert {code for code in codes if f"`{code}`" not in text} == unread
+
+
+def test_contract_and_its_page_are_served(client: FlaskClient) -> None:
+    response = client.get("/openapi.json")
+    assert response.content_type == "application/json"
+    assert response.get_json()["openapi"] == "3.1.0"
+    again = client.get("/openapi.json", headers={"If-None-Match": response.headers["ETag"]})
+    assert again.status_code == 304
+    moved = client.get("/docs")
+    assert (moved.status_code, moved.headers["Location"]) == (308, "docs/")
+    page = client.get("/docs/").text
+    for name in re.findall(r'(?:src|href)="([^"]+)"', page):
+        assert client.get(f"/docs/{name}").status_code == 200
+    assert client.get("/docs/LICENSE").status_code == 404
