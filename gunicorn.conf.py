@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import signal
 import sys
 import threading
@@ -33,7 +34,9 @@ logconfig_dict = make_log_config(settings.log_format)
 bind = settings.bind
 chdir = str(PROJECT_DIR)
 workers = 1
-worker_class = "gthread"
+worker_class = "gunicorn_worker.Worker"
+# Open connections, most of which are idle; each is a file, and the rest needs some too.
+worker_connections = min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4)
 threads = (
     settings.max_waiting_requests
     + settings.max_long_polls

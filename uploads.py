@@ -4,7 +4,9 @@ import contextlib
 import errno
 import re
 import select
+import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +32,8 @@ HOW_TO_UPLOAD = (
 )
 DEFAULT_STEM = "image"
 MAX_STEM_LENGTH = 100
+LEAST_BYTES_PER_SECOND = 32 * 1024
+TOO_SLOW = "The upload takes too long."
 # The connection broke, or gunicorn found a malformed chunk.
 BROKEN_BODY = (OSError, ParseException)
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -58,20 +62,36 @@ class Upload:
 
 
 @contextlib.contextmanager
-def limit_pauses(request: Request, seconds: float) -> Iterator[None]:
-    """Let reading the request's body fail when the client sends nothing for so long.
+def limit_time(
+    request: Request, pause_seconds: float, total_seconds: float
+) -> Iterator[threading.Event]:
+    """Let reading the request's body fail when the client pauses, or is too slow in all.
 
-    gunicorn's threads have no such limit, and a silent client would keep its thread for ever.
+    gunicorn's threads have no such limits, and a slow client would keep its thread for ever.
+
+    Yields
+    ------
+    set when the total time is over
     """
+    is_over = threading.Event()
     connection = request.environ.get("gunicorn.socket")
     if connection is None:
-        yield
+        yield is_over
         return
+
+    def end() -> None:
+        is_over.set()
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RD)
+
     former = connection.gettimeout()
-    connection.settimeout(seconds)
+    connection.settimeout(pause_seconds)
+    timer = threading.Timer(total_seconds, end)
+    timer.start()
     try:
-        yield
+        yield is_over
     finally:
+        timer.cancel()
         connection.settimeout(former)
 
 
@@ -101,15 +121,17 @@ def read_upload(request: Request, max_bytes: int, timeout_seconds: float) -> Upl
     UploadTooLarge
         The file has more than `max_bytes`.
     UploadTimeout
-        The client sent nothing for `timeout_seconds`.
+        The client sent nothing for `timeout_seconds`, or is slower in all than
+        `LEAST_BYTES_PER_SECOND`.
     Busy
         The file system for temporary files is full.
     """
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise UnsupportedUpload("A Content-Encoding is not accepted; send the file as it is.")
     mimetype = request.mimetype
+    total_seconds = timeout_seconds + max_bytes / LEAST_BYTES_PER_SECOND
     try:
-        with limit_pauses(request, timeout_seconds):
+        with limit_time(request, timeout_seconds, total_seconds) as is_over:
             if mimetype == "multipart/form-data":
                 file, name = take_form_file(request)
             elif mimetype.startswith("image/") or mimetype == "application/octet-stream":
@@ -118,10 +140,16 @@ def read_upload(request: Request, max_bytes: int, timeout_seconds: float) -> Upl
                 raise UnsupportedUpload(HOW_TO_UPLOAD)
     except ClientDisconnected as error:
         # Werkzeug's word for whatever went wrong with the connection.
+        if is_over.is_set():
+            raise UploadTimeout(TOO_SLOW) from None
         if isinstance(error.__context__, TimeoutError):
             raise UploadTimeout(f"Nothing was sent for {timeout_seconds} seconds.") from None
         raise
-    except BROKEN_BODY as error:
+    except (*BROKEN_BODY, BadRequest) as error:
+        if is_over.is_set():
+            raise UploadTimeout(TOO_SLOW) from None
+        if isinstance(error, BadRequest):
+            raise
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise Busy("There is no room for an upload now.", NO_ROOM_RETRY_SECONDS) from error
         raise BadRequest("The upload was cut short or is malformed.") from None
@@ -199,7 +227,10 @@ def drain_body(request: Request) -> None:
     stream = request.environ["wsgi.input"]
     left = MAX_DRAIN_BYTES
     deadline = time.monotonic() + MAX_DRAIN_SECONDS
-    with contextlib.suppress(*BROKEN_BODY), limit_pauses(request, MAX_DRAIN_PAUSE_SECONDS):
+    with (
+        contextlib.suppress(*BROKEN_BODY),
+        limit_time(request, MAX_DRAIN_PAUSE_SECONDS, MAX_DRAIN_SECONDS),
+    ):
         while left > 0 and time.monotonic() < deadline:
             piece = stream.read(DRAIN_PIECE_BYTES)
             if not piece:

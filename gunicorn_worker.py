@@ -1,0 +1,79 @@
+"""gunicorn's thread worker, without what a slow or silent client could hold up for all others.
+
+Behind Nginx none of this happens; on its own, gunicorn 27 lets a client that sends nothing keep a
+thread for 5 s, one that never ends its headers or never reads its answer keep it for ever, and one
+that does not close its side keep the thread that accepts all others for 2 s (all seen).
+"""
+
+import contextlib
+import selectors
+import socket
+import time
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+from gunicorn.http.message import Request
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+# How long a client may take for a request's headers; shorter while many threads wait for such.
+HEADER_SECONDS = 10.0
+HURRIED_HEADER_SECONDS = 1.0
+HURRIED_SHARE = 1 / 4
+# How long the answer may find no room in the client's buffers.
+SEND_SECONDS = 30.0
+REFUSAL = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+    """Threads for requests, and none for connections without one."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._reading_headers: dict[TConn, float] = {}  # since when
+
+    def enqueue_req(self, conn: TConn) -> None:
+        """Let a new connection wait for its first bytes where it takes no thread."""
+        if conn.initialized or conn.data_ready:
+            super().enqueue_req(conn)
+            return
+        conn.sock.setblocking(False)
+        conn.timeout = time.monotonic() + self.cfg.keepalive
+        self.pending_conns.append(conn)
+        readable = partial(self.on_pending_socket_readable, conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, readable)
+
+    def handle(self, conn: TConn) -> Any:
+        """Serve a request, in one of the threads."""
+        self._reading_headers[conn] = time.monotonic()
+        try:
+            return super().handle(conn)
+        finally:
+            self._reading_headers.pop(conn, None)
+
+    def handle_request(self, req: Request, conn: TConn) -> Any:
+        """Serve a request whose headers are there."""
+        self._reading_headers.pop(conn, None)
+        conn.sock.settimeout(SEND_SECONDS)
+        return super().handle_request(req, conn)
+
+    def murder_pending(self) -> None:
+        """Close connections whose time is over; gunicorn calls this every second."""
+        super().murder_pending()
+        now = time.monotonic()
+        is_pressed = len(self._reading_headers) > self.cfg.threads * HURRIED_SHARE
+        seconds = HURRIED_HEADER_SECONDS if is_pressed else HEADER_SECONDS
+        for conn, since in list(self._reading_headers.items()):
+            if now - since > seconds:
+                # Its thread, which waits in recv, sees the end.
+                with contextlib.suppress(OSError):
+                    conn.sock.send(REFUSAL, socket.MSG_DONTWAIT)
+                    conn.sock.shutdown(socket.SHUT_RDWR)
+
+    def finish_request(self, conn: TConn, fs: Future[Any]) -> None:
+        """Keep a connection or close it; waiting for the client's end of it is for a thread."""
+        if not fs.cancelled() and fs.exception() is None and fs.result() is False:
+            self.nr_conns -= 1
+            self.tpool.submit(conn.close, graceful=True)
+        else:
+            super().finish_request(conn, fs)
