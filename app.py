@@ -34,6 +34,9 @@ from uploads import drain_body, has_left, read_upload
 from web_pages import install_web_pages
 
 VERSION = "0.1.0"
+# A form has the picture and a few options.
+MAX_FORM_PARTS = 32
+NO_PAGE = "default-src 'none'; frame-ancestors 'none'"
 ANY_PICTURE = tuple(CONTENT_TYPES.values())
 REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -65,6 +68,7 @@ def create_app(
 
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    app.config["MAX_FORM_PARTS"] = MAX_FORM_PARTS
     runner = app.extensions["runner"] = Runner(settings, load)
     app.before_request(begin_request)
     app.teardown_request(end_request)
@@ -95,6 +99,8 @@ def begin_request() -> None:
 def finish_request(response: Response) -> Response:
     """Set the headers that every answer has, those that only uncached ones may have, and log."""
     response.headers["X-Content-Type-Options"] = "nosniff"
+    # Nothing but the pages, which have policies of their own, is to be shown as one.
+    response.headers.setdefault("Content-Security-Policy", NO_PAGE)
     if request.path.startswith("/api/"):
         response.headers["X-Request-ID"] = g.request_id
         response.headers["X-Process-Time"] = f"{time.perf_counter() - g.started:.3f}"

@@ -392,3 +392,16 @@ def test_request_id_is_the_clients_where_well_formed(client: FlaskClient) -> Non
 
 def test_result_name_starts_with_the_uploads_hash(client: FlaskClient) -> None:
     assert f"/cache/{generate_file_hash(PNG)}." in upload(client).headers["Link"]
+
+
+@pytest.mark.parametrize("path", ["/api/health", "/cache/nothing", "/api/nothing", "/metrics"])
+def test_answers_that_are_no_page_can_do_nothing_as_one(client: FlaskClient, path: str) -> None:
+    headers = client.get(path).headers
+    assert headers["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_form_of_many_parts_is_refused(client: FlaskClient) -> None:
+    form: dict[str, Any] = {f"field{number}": "x" for number in range(50)}
+    response = client.post("/api/enhance", data={**form, "image": (BytesIO(PNG), "a.png")})
+    assert_problem(response, 400, "bad_request")
