@@ -182,6 +182,15 @@ def take_pixels(network: Model) -> Model:
     return Model(network.get_results(), [pixels], "EDSR x3, 8 bits")
 
 
+def add_digests(paths: list[Path]) -> None:
+    """Put files into the SHA256SUMS beside them."""
+    sums = paths[0].with_name("SHA256SUMS")
+    lines = sums.read_text().splitlines() if sums.exists() else []
+    digests = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    digests |= {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    sums.write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items())))
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
@@ -202,6 +211,7 @@ def main() -> None:
     model.set_rt_info(digest, ["source_sha256"])
     model.set_rt_info(" ".join(map(str, MEAN_BGR)), ["mean_bgr"])
     openvino.save_model(model, arguments.output, compress_to_fp16=False)
+    add_digests([arguments.output, arguments.output.with_suffix(".bin")])
 
 
 if __name__ == "__main__":
