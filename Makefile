@@ -9,7 +9,7 @@ STOCK_MODEL := models/stock/EDSR_x3.pb
 STOCK_SHA256 := 3baa3740fdb8ee9c52f1a41d69fa74cb9feef0fa9bfeec24f0ee58b928068e9a
 
 .PHONY: run run-fast test lint format stock-model bench bench-tiles bench-memory bench-jobs \
-	bench-encoders bench-fidelity fuzz audit clean
+	bench-encoders bench-fidelity fuzz faults audit clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run-installed
@@ -27,6 +27,7 @@ test: lint
 	./install_package.sh systemd systemd-analyze --version
 	./install_package.sh chromium chromium --version
 	./install_package.sh firefox-esr firefox-esr --version
+	./install_package.sh faketime faketime --version
 	./install_package.sh redis-server redis-server --version
 	./install_package.sh postgresql sh -c 'ls /usr/lib/postgresql/*/bin/initdb'
 	$(BIN)/pytest
@@ -93,6 +94,10 @@ bench-fidelity: $(VENV)/test-installed
 # 100,000 damaged pictures; a short form of it is among the tests.
 fuzz: $(VENV)/test-installed
 	$(BIN)/python -m tests.fuzz
+
+# Faults at full size, some ten minutes; a short form of them is among the tests.
+faults: $(VENV)/test-installed
+	$(BIN)/python -m tests.faults
 
 # Third-party judges of the deployment; they take no part in make test.
 audit: $(VENV)/test-installed $(AUDIT)/installed
