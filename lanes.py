@@ -5,6 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from errors import JobCancelled
@@ -130,8 +131,9 @@ class Lanes:
 
     def _serve(self, network: Network) -> None:
         """Take tasks until the lanes are closed."""
-        # Linux keeps a niceness for each thread.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LANE_NICENESS)
+        with suppress(OSError):  # a sandbox may forbid it
+            # Linux keeps a niceness for each thread.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LANE_NICENESS)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closed or self._order)

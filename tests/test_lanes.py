@@ -105,6 +105,18 @@ def test_lanes_give_way_to_threads_that_answer_requests(lanes: Lanes) -> None:
     assert min(found) > os.getpriority(os.PRIO_PROCESS, os.getpid())
 
 
+def test_lanes_compute_where_a_sandbox_forbids_priorities(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "setpriority", refuse)
+    lanes = Lanes([lambda tile: tile])
+    progress = Progress()
+    lanes.run([Task(lambda _network: None, TILE)], progress)
+    assert progress.tiles_done == 1
+    lanes.close()
+
+
 def test_failing_task_ends_the_picture_and_no_other(lanes: Lanes) -> None:
     def fail(_network: Network) -> None:
         raise ValueError("tile")
