@@ -175,20 +175,21 @@ class SuperResolution:
         ramp = np.linspace(0, 255, side, dtype=np.uint8)
         probe = np.ascontiguousarray(np.broadcast_to(ramp[None, :, None], (side, side, 3)))
         network(probe)
-        started = time.perf_counter()
+        started = time.thread_time()
         enlarged = network(probe)
-        self._record_speed(time.perf_counter() - started, self.profile.kept_pixels)
+        self._record_speed(time.thread_time() - started, self.profile.kept_pixels)
         same_size = enlarged.shape == (side * SCALE, side * SCALE, 3)
         return same_size and enlarged.min() < enlarged.max()
 
     def _record_speed(self, seconds: float, pixels: int) -> None:
+        """Note what some pixels took of a CPU, which decoders and encoders may share."""
         with self._speed_lock:
             self._tile_seconds = self._tile_seconds * SPEED_MEMORY + seconds
             self._tile_pixels = self._tile_pixels * SPEED_MEMORY + pixels
 
     @property
     def seconds_per_pixel(self) -> float:
-        """Recent time per input pixel, in seconds, with all lanes at work."""
+        """Recent time per input pixel, in seconds, with all lanes at work and nothing else."""
         with self._speed_lock:
             return self._tile_seconds / self._tile_pixels / self.lanes
 
@@ -274,13 +275,13 @@ class SuperResolution:
         """Compute the first of some equal tiles and copy the result to the places of all."""
         first, image, _ = group[0]
         crop = first.crop(image)
-        started = time.perf_counter()
+        started = time.thread_time()
         if crop.ndim == 2:
             coloured = network(np.repeat(crop[:, :, np.newaxis], 3, axis=2))
             enlarged = np.asarray(cv2.cvtColor(coloured, cv2.COLOR_BGR2GRAY), np.uint8)
         else:
             enlarged = network(crop)
-        seconds = time.perf_counter() - started
+        seconds = time.thread_time() - started
         # Of small tiles most of the time is overhead; they would make large pictures look slow.
         if 2 * first.kept_pixels >= self.profile.kept_pixels:
             self._record_speed(seconds, first.kept_pixels)
