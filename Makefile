@@ -9,7 +9,7 @@ STOCK_MODEL := models/stock/EDSR_x3.pb
 STOCK_SHA256 := 3baa3740fdb8ee9c52f1a41d69fa74cb9feef0fa9bfeec24f0ee58b928068e9a
 
 .PHONY: run run-fast test lint format stock-model bench bench-tiles bench-memory bench-jobs \
-	bench-encoders bench-fidelity fuzz faults audit clean
+	bench-encoders bench-fidelity fuzz faults soak audit clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run-installed
@@ -94,6 +94,11 @@ bench-fidelity: $(VENV)/test-installed
 # 100,000 damaged pictures; a short form of it is among the tests.
 fuzz: $(VENV)/test-installed
 	$(BIN)/python -m tests.fuzz
+
+# Half an hour of mixed load, watched by Prometheus.
+soak: $(VENV)/bench-installed
+	./install_package.sh prometheus prometheus --version
+	$(BIN)/python -m bench.soak --chart docs/soak.png
 
 # Faults at full size, some ten minutes; a short form of them is among the tests.
 faults: $(VENV)/test-installed

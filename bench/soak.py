@@ -47,9 +47,8 @@ class Load:
     """Sends requests and notes how long they took."""
 
     def __init__(self, url: str) -> None:
-        self._client = httpx.Client(
-            base_url=url, timeout=600, limits=httpx.Limits(max_connections=None)
-        )
+        limits = httpx.Limits(max_connections=CLIENTS)
+        self._client = httpx.Client(base_url=url, timeout=600, limits=limits)
         self._lock = threading.Lock()
         self._known: list[tuple[bytes, str]] = []
         self._number = 0
