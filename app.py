@@ -263,7 +263,7 @@ def add_routes(app: Flask, settings: Settings, runner: Runner, charge: Charge) -
             version=VERSION,
             model=settings.model_path.name,
             model_sha256=model.model_sha256 if model else None,
-            engine=model.engine if model else None,
+            engine=model.profile.engine if model else None,
         )
 
     @app.get("/api/ready")

@@ -89,7 +89,11 @@ def post_worker_init(worker: Worker) -> None:
             runner.start()
         except StartupError as fault:
             worker.log.error("%s", fault)
-            # With this status gunicorn stops instead of trying for ever.
-            os._exit(Arbiter.WORKER_BOOT_ERROR)
+        except Exception:
+            worker.log.exception("the model cannot be loaded")
+        else:
+            return
+        # With this status gunicorn stops instead of trying for ever.
+        os._exit(Arbiter.WORKER_BOOT_ERROR)
 
     threading.Thread(target=load, name="load").start()

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
@@ -21,6 +22,8 @@ from uploads import Upload
 
 # How often a result that another process makes is looked for.
 CLAIM_POLL_SECONDS = 0.1
+# Its name would promise another model's, engine's or encoder's bytes.
+OTHER_VERSION = "The job was accepted by another version; send it again."
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +38,7 @@ def restore_options(options: dict[str, Any]) -> Options:
     try:
         return Options(**options)
     except TypeError:
-        raise ServiceError("The job was accepted by another version; send it again.") from None
+        raise ServiceError(OTHER_VERSION) from None
 
 
 class LocalJobs:
@@ -46,6 +49,7 @@ class LocalJobs:
     max_input_pixels : most pixels of an upload
     max_sync_seconds : how long a request may wait
     threads : jobs at once; most of them only wait, for memory or for the lanes
+    result_name : returns the name that an upload's result has here
     count : adds to a statistic
     """
 
@@ -60,6 +64,7 @@ class LocalJobs:
         max_input_pixels: int,
         max_sync_seconds: int,
         threads: int,
+        result_name: Callable[[str, Options], str],
         count: Count,
     ) -> None:
         self._table = table
@@ -70,6 +75,7 @@ class LocalJobs:
         self._pipeline = pipeline
         self._max_input_pixels = max_input_pixels
         self._max_sync_seconds = max_sync_seconds
+        self._result_name = result_name
         self._count = count
         self._lock = threading.Lock()
         self._jobs: dict[tuple[str, bool], Job] = {}  # by name, and whether they are kept
@@ -169,6 +175,8 @@ class LocalJobs:
                 raise JobCancelled("stored") if is_stored else UploadLost("The upload is lost.")
             header = read_header(file, self._max_input_pixels)
             options = restore_options(claim.options)
+            if self._result_name(claim.name.partition(".")[0], options) != claim.name:
+                raise ServiceError(OTHER_VERSION)
             job = Job(claim.name, file, header, options, is_asynchronous=True)
         except ServiceError as error:
             if file is not None:

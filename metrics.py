@@ -69,7 +69,7 @@ class RunnerCollector(Collector):
             labels = {
                 "name": loader.model.model_path.name,
                 "sha256": loader.model.model_sha256,
-                "engine": loader.model.engine,
+                "engine": loader.model.profile.engine,
             }
             yield InfoMetricFamily("sr_model", "The model.", labels)
             yield GaugeMetricFamily(

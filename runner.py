@@ -83,6 +83,7 @@ class Runner:
             settings.max_input_pixels,
             settings.max_sync_seconds,
             settings.max_waiting_requests + CLAIMS_AT_ONCE,
+            self.result_name,
             self._count,
         )
         self.keeper = JobKeeper(

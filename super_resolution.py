@@ -44,11 +44,12 @@ class ModelProfile:
 
     Attributes
     ----------
-    engine : what computes, with whatever of it changes results
+    engine : what computes
     tile : longest side of a tile in input pixels; the least time per pixel (`bench/tiles.py`)
     halo : border of a tile that is not kept; how far a pixel's surroundings matter
     lane_bytes : resident memory of one more lane
     golden_tolerance : levels that the golden tile may differ; None: of another model
+    variant : whatever else of the engine changes results
     """
 
     engine: str
@@ -56,6 +57,7 @@ class ModelProfile:
     halo: int
     lane_bytes: int
     golden_tolerance: int | None
+    variant: str = ""
 
     @property
     def kept_pixels(self) -> int:
@@ -194,11 +196,6 @@ class SuperResolution:
             return self._tile_seconds / self._tile_pixels / self.lanes
 
     @property
-    def engine(self) -> str:
-        """What computes: `cv2.dnn` or `openvino`."""
-        return self.profile.engine.split()[0]
-
-    @property
     def lanes_busy(self) -> int:
         """How many lanes compute now."""
         return self._lanes.busy
@@ -213,7 +210,8 @@ class SuperResolution:
         """Everything about model and engine that changes the bytes of a result."""
         profile = self.profile
         tiles = f"tile {profile.tile} halo {profile.halo}"
-        return f"{self.model_sha256} x{SCALE} {profile.engine} {tiles}"
+        engine = f"{profile.engine} {profile.variant}".strip()
+        return f"{self.model_sha256} x{SCALE} {engine} {tiles}"
 
     def matches_golden_tile(self) -> bool:
         """Compare the embedded model's golden tile with what it computes on this machine.

@@ -9,10 +9,9 @@ from collections.abc import Iterable
 
 import cv2
 import numpy as np
-import openvino
 
 from bench.contenders import make_pixels
-from openvino_engine import OPTIONS, QUANTISED_MODEL_PATH
+from openvino_engine import OPTIONS, QUANTISED_MODEL_PATH, import_openvino
 from settings import EMBEDDED_MODEL_PATH
 from tiling import Pixels
 
@@ -36,6 +35,7 @@ def profile_opencv(pixels: Pixels) -> Iterable[tuple[str, float]]:
 
 def profile_openvino(pixels: Pixels) -> Iterable[tuple[str, float]]:
     """Yield the kind, with its data type and algorithm, and the milliseconds of each node."""
+    openvino = import_openvino()
     core = openvino.Core()
     model = core.read_model(QUANTISED_MODEL_PATH)
     request = core.compile_model(model, "CPU", {**OPTIONS, "PERF_COUNT": True})

@@ -24,6 +24,7 @@ from jobs import JobStatus
 from result_cache import generate_file_hash
 from runner import Runner
 from settings import Settings
+from super_resolution import DEFAULT_OPTIONS
 from tests.conftest import PNG, AppMaker, FakeModel, assert_problem, encode, upload
 from tests.test_runner import make_upload, wait_until
 from uploads import Upload
@@ -524,3 +525,19 @@ def test_draining_process_takes_no_queued_job(
     time.sleep(1)
     assert app.test_client().get(path).get_json()["state"] == "queued"
     assert_problem(app.test_client().get("/api/ready"), 503, "not_ready")
+
+
+def test_job_of_another_engine_is_not_computed_under_its_name(
+    client: FlaskClient, runner: Runner
+) -> None:
+    name = runner.result_name(generate_file_hash(PNG))
+    key, variant, ending = name.split(".")
+    other = f"{key}.{variant[::-1]}.{ending}"
+    assert other != name
+    spool = runner.spool.store(BytesIO(PNG))
+    ticket, _ = runner.jobs.submit(other, DEFAULT_OPTIONS.as_dict(), 200, spool)
+    runner.keeper.wake()
+    status = wait_for(client, f"/api/jobs/{ticket}", "failed")
+    assert "another version" in status["problem"]["error"]
+    assert runner.open_result(other) is None
+    wait_until(lambda: list((runner.cache.folder / "spool").iterdir()) == [])

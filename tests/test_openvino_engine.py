@@ -1,8 +1,10 @@
 """The 8-bit model: exact enough, never where it would damage, and never against the user's will."""
 
+import contextlib
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +13,11 @@ import cv2
 import httpx
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 from skimage import data
 
 import openvino_engine
+from bench.machine_facts import read_cpu_field
 from errors import ModelError
 from lanes import Network
 from openvino_engine import find_fault, load_fastest, load_guarded, load_quantised
@@ -73,11 +76,16 @@ def test_pictures_come_out_as_from_opencv(
     assert largest_difference(expected, computed) <= 10
 
 
-def test_golden_tile_is_as_close_as_the_engine_asks_for(quantised: Network) -> None:
+def test_golden_tile_is_close_with_vnni_and_refused_without(
+    quantised: Network, exact: Network
+) -> None:
     golden_input, expected = read_golden_tile()
     computed = quantised(golden_input)
-    assert cv2.PSNR(expected, computed) >= 50
-    assert largest_difference(expected, computed) <= 8
+    if "_vnni" in read_cpu_field("flags"):
+        assert cv2.PSNR(expected, computed) >= openvino_engine.LEAST_PSNR
+        assert largest_difference(expected, computed) <= openvino_engine.LARGEST_DIFFERENCE
+    else:
+        assert find_fault(quantised, exact) is not None
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (4, 1), (7, 5), (193, 60), (250, 400)])
@@ -95,21 +103,40 @@ def test_same_picture_gives_the_same_pixels_again(
     np.testing.assert_array_equal(first, unconditional.upscale(photo))
 
 
-def test_dithering_is_left_to_opencv_because_8_bits_would_damage_it(
-    exact: Network, quantised: Network, guarded: Network
+def draw_patterns() -> dict[str, Pixels]:
+    """Return pictures that 8 bits would damage."""
+    row, column = np.indices((96, 96))
+    text = Image.new("RGB", (96, 96), "blue")
+    ImageDraw.Draw(text).multiline_text((2, 2), "The quick brown\nfox 0123456\n" * 6, "yellow")
+    corner = np.full((96, 96, 3), (255, 0, 0), np.uint8)
+    corner[90:96, 90:96] = np.where((row + column)[90:, 90:, None] % 2, (0, 255, 255), (255, 0, 0))
+    dots = np.where(((row % 3 == 0) & (column % 3 == 0))[:, :, None], (0, 255, 255), (255, 0, 0))
+    chequered = np.where(((row // 2 + column // 2) % 2)[:, :, None], (255, 0, 0), (0, 0, 0))
+    return {
+        "dithered photograph": dither(data.camera()[100:250, 200:350]),
+        "coloured text": np.ascontiguousarray(np.asarray(text)[:, :, ::-1]),
+        "small chequerboard in a corner": corner,
+        "coloured dots": dots.astype(np.uint8),
+        "coloured chequerboard of 2": chequered.astype(np.uint8),
+    }
+
+
+@pytest.mark.parametrize("name", draw_patterns())
+def test_what_8_bits_would_damage_is_left_to_opencv(
+    exact: Network, quantised: Network, guarded: Network, name: str
 ) -> None:
-    picture = dither(data.camera()[100:250, 200:350])
+    picture = draw_patterns()[name]
     expected = exact(picture)
-    assert cv2.PSNR(expected, quantised(picture)) < 35
+    assert largest_difference(expected, quantised(picture)) > 20
     assert largest_difference(expected, guarded(picture)) <= 1
 
 
-def test_dithered_corner_is_enough_for_the_guard(
-    exact: Network, guarded: Network, photo: Pixels
+def test_tile_beside_a_damaged_one_meets_it_without_a_seam(
+    unconditional: SuperResolution, exact: Network, photo: Pixels
 ) -> None:
-    picture = photo[:190, :190].copy()
-    picture[150:, 150:] = dither(data.camera()[100:140, 200:240])
-    assert largest_difference(exact(picture), guarded(picture)) <= 1
+    picture = np.ascontiguousarray(photo[:190, :360])
+    picture[:, 300:] = dither(data.camera()[100:290, 200:260])
+    assert largest_difference(unconditional.upscale(picture), exact(picture)) <= 10
 
 
 def test_photographs_do_not_meet_the_guard(
@@ -117,6 +144,43 @@ def test_photographs_do_not_meet_the_guard(
 ) -> None:
     picture = np.ascontiguousarray(photo[:190, :190])
     np.testing.assert_array_equal(quantised(picture), guarded(picture))
+
+
+def test_many_shapes_do_not_fill_the_memory(quantised: Network) -> None:
+    def read_memory_mb() -> float:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    shapes = [(height, width) for height in range(8, 48, 2) for width in range(8, 48, 3)]
+    half = len(shapes) // 2
+    for shape in shapes[:half]:
+        quantised(np.zeros((*shape, 3), np.uint8))
+    before = read_memory_mb()
+    for shape in shapes[half:]:
+        quantised(np.zeros((*shape, 3), np.uint8))
+    # With OpenVINO's default it grows by 2 MB for each shape.
+    assert half == 140
+    assert read_memory_mb() - before < 100
+
+
+def test_lanes_are_not_tied_to_one_cpu(quantised: Network, photo: Pixels) -> None:
+    tile, all_cpus = np.ascontiguousarray(photo[:96, :96]), os.sched_getaffinity(0)
+    seen: list[set[int]] = []
+    ended = threading.Event()
+
+    def compute() -> None:
+        for _ in range(10):
+            quantised(tile)
+        ended.set()
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    while not ended.wait(0.002):
+        with contextlib.suppress(ProcessLookupError):
+            seen.append(os.sched_getaffinity(thread.native_id or 0))
+    thread.join()
+    assert seen
+    assert all(cpus == all_cpus for cpus in seen)
 
 
 def test_results_have_a_name_of_their_own(
@@ -157,13 +221,28 @@ def test_damaged_8_bit_model_is_named_as_such(
         load_fastest(EMBEDDED_MODEL_PATH)
 
 
-def test_engine_that_computes_wrongly_is_found_out(exact: Network) -> None:
+def test_engine_that_is_a_little_wrong_everywhere_is_found_out(exact: Network) -> None:
     def brighter(tile: Pixels) -> Pixels:
-        return np.minimum(exact(tile), 245) + np.uint8(10)
+        return np.minimum(exact(tile), 252) + np.uint8(3)
 
     fault = find_fault(brighter, exact)
     assert fault is not None
-    assert "golden tile" in fault
+    assert "golden tile is 3" in fault
+
+
+def test_engine_that_is_very_wrong_somewhere_is_found_out(exact: Network) -> None:
+    def spotted(tile: Pixels) -> Pixels:
+        enlarged = exact(tile)
+        enlarged[7, 7, 0] ^= 32
+        return enlarged
+
+    golden_input, expected = read_golden_tile()
+    difference = largest_difference(spotted(golden_input), expected)
+    assert difference > openvino_engine.LARGEST_DIFFERENCE
+    assert cv2.PSNR(spotted(golden_input), expected) > openvino_engine.LEAST_PSNR
+    fault = find_fault(spotted, exact)
+    assert fault is not None
+    assert f"{difference} levels" in fault
 
 
 def test_engine_that_gains_nothing_is_found_out(exact: Network) -> None:

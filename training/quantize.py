@@ -159,7 +159,8 @@ def quantise(model: Model, inputs: list[Floats]) -> Model:
         subset_size=len(inputs),
         ignored_scope=nncf.IgnoredScope(names=in_float, types=["Add"], validate=False),
         advanced_parameters=AdvancedQuantizationParameters(
-            # Made for processors without VNNI, which the service does not use this on.
+            # Made for processors without VNNI, where the service does not use 8 bits: they miss the
+            # golden tile.
             overflow_fix=OverflowFix.DISABLE,
             activations_range_estimator_params=largest,
             weights_range_estimator_params=largest,
