@@ -14,6 +14,7 @@ from flask.testing import FlaskClient
 
 from api_keys import hash_key, make_key
 from app import VERSION
+from tests.api_page import render
 from tests.contract_hooks import PICTURES
 from tests.service import PROJECT_DIR, Service, run_service
 
@@ -114,3 +115,8 @@ def test_contract_and_its_page_are_served(client: FlaskClient) -> None:
     for name in re.findall(r'(?:src|href)="([^"]+)"', page):
         assert client.get(f"/docs/{name}").status_code == 200
     assert client.get("/docs/LICENSE").status_code == 404
+
+
+def test_page_of_the_docs_is_made_from_the_contract() -> None:
+    contract = yaml.safe_load((PROJECT_DIR / "openapi.yaml").read_text())
+    assert (PROJECT_DIR / "docs" / "api.md").read_text() == render(contract)
