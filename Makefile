@@ -9,7 +9,7 @@ STOCK_MODEL := models/stock/EDSR_x3.pb
 STOCK_SHA256 := 3baa3740fdb8ee9c52f1a41d69fa74cb9feef0fa9bfeec24f0ee58b928068e9a
 
 .PHONY: run run-fast test lint format stock-model bench bench-tiles bench-memory bench-jobs \
-	bench-encoders bench-fidelity fuzz faults soak audit clean
+	bench-encoders bench-fidelity fuzz faults soak audit audit-packages clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run-installed
@@ -110,8 +110,13 @@ audit: $(VENV)/test-installed $(AUDIT)/installed
 	./install_package.sh openssl openssl version >&2
 	./install_package.sh nginx-light nginx -v >&2
 	./install_package.sh nghttp2-client h2load --version >&2
+	./install_package.sh prometheus promtool --version >&2
 	./install_package.sh systemd systemd-analyze --version >&2
 	@$(BIN)/python -m tests.e2e.audit $(AUDIT)/bin
+
+# Known vulnerabilities of the pinned packages; asks PyPI.
+audit-packages: $(AUDIT)/installed
+	$(AUDIT)/bin/pip-audit --strict --disable-pip --no-deps --requirement requirements.txt
 
 $(AUDIT)/installed: requirements-audit.txt | $(BIN)/pip
 	$(PYTHON) -m venv $(AUDIT) >&2

@@ -79,6 +79,7 @@ def audit_files(audit: Audit, nginx: Nginx) -> None:
         "compose.yaml, by the Compose Specification's schema",
         *("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "deploy/compose.yaml"),
     )
+    audit.ask("alerts.yaml, by promtool", "promtool", "check", "rules", "deploy/alerts.yaml")
     for unit in UNITS:
         audit.ask(
             f"{unit}, by systemd-analyze security",
