@@ -13,7 +13,8 @@ requests, cache headers and errors. Changes nothing but that one result is store
   ORIGIN    an origin that should be allowed (default http://localhost:3000)
   IMAGE     a picture to enlarge             (default a small one of its own)
 
-Environment: CURL_OPTIONS are given to every curl, such as --insecure for a test certificate.
+Environment: CURL_OPTIONS are given to every curl, such as --insecure for a test certificate, or
+--oauth2-bearer KEY where the service asks for an API key.
 Exit status: 0 when every check passed, 1 when one failed, 2 for wrong arguments or a missing curl.
 EOF
 }
