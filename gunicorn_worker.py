@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from gunicorn.http.message import Request
-from gunicorn.workers.gthread import TConn, ThreadWorker
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
 # How long a client may take for a request's headers; shorter while many threads wait for such.
 HEADER_SECONDS = 10.0
@@ -59,8 +59,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def murder_pending(self) -> None:
         """Close connections whose time is over; gunicorn calls this every second."""
-        super().murder_pending()
         now = time.monotonic()
+        if not self.alive:
+            # As gunicorn does with idle connections that had a request: the process shall end.
+            for conn in self.pending_conns:
+                conn.timeout = min(conn.timeout, now + STOP_KEEPALIVE_LINGER)
+        super().murder_pending()
         is_pressed = len(self._reading_headers) > self.cfg.threads * HURRIED_SHARE
         seconds = HURRIED_HEADER_SECONDS if is_pressed else HEADER_SECONDS
         for conn, since in list(self._reading_headers.items()):

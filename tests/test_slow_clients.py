@@ -84,6 +84,12 @@ def test_idle_kept_connections_take_no_thread(service: Service, photo_jpeg: byte
         assert_others_are_served(service, photo_jpeg)
 
 
+def test_silent_connections_do_not_keep_a_stopping_service(tmp_path: Path) -> None:
+    with run_service(tmp_path) as stopping, crowd(stopping, b"", 5):
+        stopping.process.terminate()
+        assert stopping.process.wait(20) == 0
+
+
 def test_trickled_upload_is_told_that_it_is_too_slow(tmp_path: Path) -> None:
     size = uploads.LEAST_BYTES_PER_SECOND
     with (
