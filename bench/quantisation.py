@@ -2,8 +2,8 @@
 
     python -m bench.quantisation [--photos PHOTOS]
 
-For each picture: the departure that the guard looks at, and PSNR and the largest difference from
-`cv2.dnn_superres` in levels, of the 8-bit model and with the guard.
+For each picture: the departure and the colour contrast that the guard looks at, and PSNR and the
+largest difference from `cv2.dnn_superres` in levels, of the 8-bit model and with the guard.
 """
 
 import argparse
@@ -15,7 +15,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from skimage import data
 
-from openvino_engine import MOST_DEPARTURE, load_guarded, load_quantised, measure_departure
+from openvino_engine import (
+    load_guarded,
+    load_quantised,
+    measure_colour_contrast,
+    measure_departure,
+)
 from settings import EMBEDDED_MODEL_PATH
 from super_resolution import load_network
 from tiling import Pixels
@@ -23,6 +28,7 @@ from training.drawings import draw_picture
 
 SIDE = 192
 DRAWINGS = 8
+WIDTHS = (32, 10, 8, 12, 8, 12, 8)
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "camera", "grass", "text", "page")
 
 
@@ -82,11 +88,12 @@ def main() -> None:
 
     exact = load_network(EMBEDDED_MODEL_PATH)
     networks = load_quantised(EMBEDDED_MODEL_PATH), load_guarded(EMBEDDED_MODEL_PATH)
-    print(f"guarded above a departure of {MOST_DEPARTURE}")
-    print(f"{'':<32}{'departure':>9}{'8 bits, dB':>12}{'levels':>8}{'guarded':>12}{'levels':>8}")
+    heads = ("", "departure", "colour", "8 bits, dB", "levels", "guarded, dB", "levels")
+    print("".join(f"{head:>{width}}" for head, width in zip(heads, WIDTHS, strict=True)))
     for name, picture in draw_pictures(arguments.photos):
         expected = exact(picture)
-        line = f"{name[:31]:<32}{measure_departure(picture, networks[0](picture)):>9.1f}"
+        line = f"{name[:31]:<32}{measure_departure(picture, networks[0](picture)):>10.1f}"
+        line += f"{measure_colour_contrast(picture):>8.0f}"
         for network in networks:
             computed = network(picture)
             difference = np.abs(computed.astype(np.int16) - expected).max()
