@@ -41,6 +41,7 @@ SIZES = ((0.02, 60), (0.1, 30), (0.4, 9), (2.0, 1))
 HITS, FETCHES, BAD = 5, 5, 0.5
 ASYNCHRONOUS_SHARE = 0.2
 CLIENTS = 64
+POLL_SECONDS = 0.5
 
 
 class Load:
@@ -96,6 +97,7 @@ class Load:
         answer.raise_for_status()
         status = answer.json()
         while answer.status_code == 202 or status["state"] in {"queued", "running"}:
+            time.sleep(POLL_SECONDS)  # a service with too many who wait answers at once
             answer = self._client.get(status["status_url"], headers={"Prefer": "wait=20"})
             status = answer.raise_for_status().json()
         if status["state"] != "done":
