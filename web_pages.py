@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -31,7 +32,7 @@ class WebFile:
     content: bytes
     content_type: str
 
-    @property
+    @cached_property
     def etag(self) -> str:
         """The strong entity tag, without its quotes."""
         return hashlib.sha256(self.content).hexdigest()[:ETAG_LENGTH]

@@ -31,7 +31,14 @@ from skimage import data
 
 from settings import EMBEDDED_MODEL_PATH
 from tests.conftest import encode
-from tests.service import GUNICORN, Service, run_service, wait_until_ready
+from tests.service import (
+    GUNICORN,
+    Service,
+    connect,
+    run_service,
+    serve_with_cache_on_tmpfs,
+    wait_until_ready,
+)
 
 TIMEOUT_SECONDS = 600
 SETTLE_SECONDS = 20
@@ -229,19 +236,13 @@ def bad_uploads(client: Client, scale: float) -> None:
             each.result()
 
 
-def connect(service: Service) -> socket.socket:
-    """Connect to the service."""
-    port = int(service.url.rpartition(":")[2])
-    return socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_SECONDS)
-
-
 def resets(client: Client, scale: float) -> None:
     """Connections are reset in mid-upload and mid-download."""
     content = client.draw(500, 500)
     client.send(content)
     name = next((client.service.folder / "cache").glob("*.png")).name
     for number in range(int(100 * scale) + 2):
-        with connect(client.service) as connection:
+        with connect(client.service, TIMEOUT_SECONDS) as connection:
             # With unread data and no lingering, close() resets.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             if number % 2:
@@ -260,7 +261,7 @@ def pile_up(client: Client, scale: float) -> None:
     request = b"GET /api/health HTTP/1.1\r\nHost: x\r\n\r\n"
     with ExitStack() as stack:
         for number in range(int(2000 * scale)):
-            connection = stack.enter_context(connect(client.service))
+            connection = stack.enter_context(connect(client.service, TIMEOUT_SECONDS))
             connection.sendall((b"", request[:20], request)[number % 3])
         for _ in range(5):
             client.send(client.draw())
@@ -325,11 +326,7 @@ def run_for(fault: Fault, folder: Path) -> Iterator[Service]:
     command: tuple[str, ...] = GUNICORN
     settings: dict[str, object] = {}
     if fault in MOUNT_OPTIONS:
-        (folder / "cache").mkdir(parents=True)
-        mount = f"mount -t tmpfs -o {MOUNT_OPTIONS[fault]} tmpfs {folder / 'cache'}"
-        become_root = () if os.getuid() == 0 else ("--map-root-user",)
-        shell = f"{mount} && exec {' '.join(GUNICORN)}"
-        command = ("unshare", "--mount", *become_root, "sh", "-c", shell)
+        command = serve_with_cache_on_tmpfs(folder, MOUNT_OPTIONS[fault])
         settings["cache_min_free_mb"] = 0
     if fault is replaced_model:
         shutil.copy(EMBEDDED_MODEL_PATH, folder)

@@ -55,6 +55,22 @@ def read_peak_memory_mb(process: int | str) -> float:
     raise LookupError("VmHWM")
 
 
+def connect(service: Service, timeout_seconds: float) -> socket.socket:
+    """Open a connection to a service."""
+    port = int(service.url.rpartition(":")[2])
+    return socket.create_connection(("127.0.0.1", port), timeout=timeout_seconds)
+
+
+def serve_with_cache_on_tmpfs(folder: Path, mount_options: str) -> tuple[str, ...]:
+    """Return a command that serves with a small file system of its own as cache folder."""
+    (folder / "cache").mkdir(parents=True)
+    mount = f"mount -t tmpfs -o {mount_options} tmpfs {folder / 'cache'}"
+    command = " ".join(GUNICORN)
+    # Who is not root becomes it in a user namespace; root need not, and may not inside a chroot.
+    become_root = () if os.getuid() == 0 else ("--map-root-user",)
+    return ("unshare", "--mount", *become_root, "sh", "-c", f"{mount} && exec {command}")
+
+
 # What systemd does for a service with a socket (sd_listen_fds): it is number 3, and named so.
 SOCKET_ACTIVATION = """
 import os, sys

@@ -14,7 +14,7 @@ from PIL import Image
 
 from result_cache import ResultCache, ResultNote
 from tests.conftest import encode
-from tests.service import GUNICORN, PROJECT_DIR, Service, run_service
+from tests.service import PROJECT_DIR, Service, run_service, serve_with_cache_on_tmpfs
 
 # Writes results for ever: the same name again and again, so that each write also races a reader.
 WRITER = """
@@ -100,19 +100,9 @@ def test_killed_worker_is_replaced(tmp_path: Path) -> None:
         assert_is_result(response, 60)
 
 
-def run_with_cache_on_tmpfs(tmp_path: Path, mount_options: str) -> tuple[str, ...]:
-    """Return a command that serves with a small file system of its own as cache folder."""
-    (tmp_path / "cache").mkdir()
-    mount = f"mount -t tmpfs -o {mount_options} tmpfs {tmp_path / 'cache'}"
-    command = " ".join(GUNICORN)
-    # Who is not root becomes it in a user namespace; root need not, and may not inside a chroot.
-    become_root = () if os.getuid() == 0 else ("--map-root-user",)
-    return ("unshare", "--mount", *become_root, "sh", "-c", f"{mount} && exec {command}")
-
-
 @pytest.mark.parametrize("mount_options", ["size=8k", "ro"], ids=["full", "read-only"])
 def test_result_is_delivered_where_it_cannot_be_stored(tmp_path: Path, mount_options: str) -> None:
-    command = run_with_cache_on_tmpfs(tmp_path, mount_options)
+    command = serve_with_cache_on_tmpfs(tmp_path, mount_options)
     with run_service(tmp_path, command, cache_min_free_mb=0) as service:
         picture = encode(Image.effect_noise((60, 60), 90), "PNG")
         for _ in range(2):

@@ -12,12 +12,13 @@ from gunicorn.workers.gthread import ThreadWorker
 
 import gunicorn_worker
 import uploads
-from tests.service import Service, run_service
+from tests.service import Service, connect, run_service
 
 # Twice as many as the service has threads.
 CROWD = 300
 HEADERS = b"POST /api/enhance HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
 PATIENCE = 10
+CONNECTION_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
@@ -26,17 +27,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield running
 
 
-def connect(service: Service) -> socket.socket:
-    port = int(service.url.rpartition(":")[2])
-    return socket.create_connection(("127.0.0.1", port), timeout=60)
-
-
 @contextlib.contextmanager
 def crowd(service: Service, first_bytes: bytes, number: int = CROWD) -> Iterator[None]:
     """Hold connections open that have sent some bytes."""
     with contextlib.ExitStack() as stack:
         for _ in range(number):
-            client = stack.enter_context(connect(service))
+            client = stack.enter_context(connect(service, CONNECTION_SECONDS))
             client.sendall(first_bytes)
         time.sleep(0.5)
         yield
@@ -60,7 +56,7 @@ def test_unfinished_headers_hold_up_nobody(
 
 
 def test_trickled_headers_are_refused_in_time(service: Service) -> None:
-    with connect(service) as client:
+    with connect(service, CONNECTION_SECONDS) as client:
         client.sendall(HEADERS)
         started = time.monotonic()
         with contextlib.suppress(ConnectionError):
@@ -94,7 +90,7 @@ def test_trickled_upload_is_told_that_it_is_too_slow(tmp_path: Path) -> None:
     size = uploads.LEAST_BYTES_PER_SECOND
     with (
         run_service(tmp_path, upload_timeout_seconds=2, max_upload_bytes=size) as slow,
-        connect(slow) as client,
+        connect(slow, CONNECTION_SECONDS) as client,
     ):
         client.sendall(HEADERS + b"Content-Length: 30000\r\n\r\n")
         # A byte now and then, never a pause of 2 s; 3 s in all are allowed.
