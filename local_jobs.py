@@ -248,7 +248,7 @@ class LocalJobs:
         if not job.is_claimed or job.progress.cancelled:
             return
         error = job.error
-        if error is None and job.payload is not None:
+        if error is None and not job.is_stored:
             error = NotStored("The result cannot be stored now.")
         try:
             if job.is_asynchronous and isinstance(error, (Busy, NotStored)):

@@ -71,7 +71,9 @@ class Job:
         self.ended = threading.Event()
         self.error: ServiceError | None = None
         self.note: ResultNote | None = None
-        self.payload: memoryview | None = None  # of a result that is not stored
+        # Until everybody has it, for the case that its file is not stored, or removed at once.
+        self.payload: memoryview | None = None
+        self.is_stored = False
         self.stage_seconds: dict[str, float] = {}
 
     @contextmanager
@@ -127,12 +129,13 @@ class Pipeline:
         self._count = count
 
     def compute(self, job: Job) -> None:
-        """Make a job's result: its note, and its bytes where they cannot or must not be stored."""
+        """Make a job's result, and store it where it may be kept."""
         # Another process, or a job that ended a moment ago, may have stored it meanwhile.
         stored = self._cache.open(job.name)
         if stored is not None:
             stored.file.close()
             job.note = stored.note
+            job.is_stored = True
             return
         size_bytes = estimate_bytes(job.header, job.options)
         with self._scheduler.decoded_picture(size_bytes, lambda: job.progress.cancelled):
@@ -151,26 +154,23 @@ class Pipeline:
                 payload = encode_picture(enlarged, job.options)
             del picture, enlarged
             job.note = ResultNote.describe(payload, width, height)
-            if not job.keep:
-                job.payload = payload
-                return
-            with job.measure("store"):
-                self._store(job, payload)
+            job.payload = payload
+            if job.keep:
+                with job.measure("store"):
+                    job.is_stored = self._store(job.name, payload, job.note)
 
-    def _store(self, job: Job, payload: memoryview) -> None:
-        assert job.note is not None
+    def _store(self, name: str, payload: memoryview, note: ResultNote) -> bool:
         try:
-            self._cache.store(job.name, payload, job.note)
+            self._cache.store(name, payload, note)
         except OSError as error:
             # The client still gets its picture; the operator has to mend the folder.
             self._count("cache_write_errors")
             logger.error("cannot store a result in %s: %s", self._cache.folder, error.strerror)
-            job.payload = payload
-            return
-        stored = self._cache.open(job.name)
+            return False
+        stored = self._cache.open(name)
         if stored is None:
-            # Something else is in its place, or it cannot be read: still no reason to lose it.
+            # Something else is in its place, or it cannot be read.
             self._count("cache_write_errors")
-            job.payload = payload
-        else:
-            stored.file.close()
+            return False
+        stored.file.close()
+        return True

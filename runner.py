@@ -207,7 +207,7 @@ class Runner:
             self._local_jobs.leave(job, left)
 
     def _collect(self, job: Job) -> Result:
-        content = job.payload or (self.cache.open(job.name) if job.keep else None)
+        content = (self.cache.open(job.name) if job.keep else None) or job.payload
         if content is None and isinstance(job.error, JobCancelled):
             raise self.scheduler.busy("The computation was interrupted; send the file again.", 0)
         if content is None and job.error is not None:

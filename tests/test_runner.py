@@ -217,6 +217,29 @@ def test_result_that_cannot_be_stored_is_delivered_all_the_same(
     assert runner.statistics()["cache_write_errors"] == 1
 
 
+def test_result_that_is_removed_at_once_is_delivered_to_all(
+    make_runner: RunnerMaker,
+    fake_model: FakeModel,
+    pool: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runner = make_runner()
+    finish = runner.jobs.finish
+
+    def remove_then_finish(name: str, error: dict[str, Any] | None) -> str | None:
+        assert runner.cache.contains(name)
+        assert runner.cache.remove(name)
+        return finish(name, error)
+
+    monkeypatch.setattr(runner.jobs, "finish", remove_then_finish)
+    fake_model.may_go_on.clear()
+    waiting = [pool.submit(runner.enhance, make_upload(9)) for _ in range(2)]
+    wait_until(lambda: runner.statistics()["waiting_requests"] == 2)
+    fake_model.may_go_on.set()
+    for future in waiting:
+        assert pixels_of(read(future.result(WAIT_SECONDS)))[0, 0].tolist() == [9, 50, 60]
+
+
 def test_pictures_wait_undecoded_while_memory_is_short(
     make_runner: RunnerMaker, fake_model: FakeModel, pool: ThreadPoolExecutor
 ) -> None:
