@@ -145,8 +145,8 @@ def ask_for_key(response: Response) -> Response:
     return response
 
 
-def install_access(app: Flask, settings: Settings) -> None:
-    """Register cross-origin rules, API keys and trusted proxies.
+def install_access(app: Flask, settings: Settings) -> ApiKeys | None:
+    """Register cross-origin rules, API keys, which are returned, and trusted proxies.
 
     Raises
     ------
@@ -155,6 +155,7 @@ def install_access(app: Flask, settings: Settings) -> None:
     """
     install_cors(app, settings)
     app.before_request(lambda: refuse_foreign_origin(settings))
+    keys = None
     if settings.api_keys_file is not None:
         keys = ApiKeys(settings.api_keys_file)
         app.before_request(lambda: require_key(keys))
@@ -163,3 +164,4 @@ def install_access(app: Flask, settings: Settings) -> None:
     if hops:
         proxied = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops, x_prefix=hops)
         app.wsgi_app = proxied  # type: ignore[method-assign]  # Flask's documented way
+    return keys

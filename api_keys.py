@@ -59,6 +59,10 @@ def parse_keys(text: str) -> dict[str, str]:
 class ApiKeys:
     """The keys of a file, as it is now.
 
+    Attributes
+    ----------
+    are_stale : the file was changed to what cannot be read, so that the former keys hold
+
     Raises
     ------
     ConfigError
@@ -68,6 +72,7 @@ class ApiKeys:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
+        self.are_stale = False
         try:
             self._version = self._stat()
             self._keys = parse_keys(path.read_text(encoding="utf-8"))
@@ -98,10 +103,12 @@ class ApiKeys:
                 self._version = version
                 self._keys = parse_keys(self._path.read_text(encoding="utf-8"))
             except (OSError, ConfigError, UnicodeDecodeError) as error:
-                if self._version:
+                if not self.are_stale:
                     logger.error("the API keys stay as they were: %s", error)
+                self.are_stale = True
                 self._version = ()
                 return
+            self.are_stale = False
             logger.info("%d API keys", len(self._keys))
 
 

@@ -1,12 +1,8 @@
 """The service's HTTP surface: `create_app`, its routes, and `python app.py`."""
 
-import contextlib
-import logging
 import os
-import re
 import sys
 import time
-import uuid
 from collections.abc import Iterable
 from urllib.parse import quote
 
@@ -18,14 +14,14 @@ from access import install_access
 from api_docs import install_api_docs
 from cache_headers import evaluate_preconditions, install_cache_headers, set_cache_policy
 from encoders import CONTENT_TYPES
-from errors import BadRequest, Busy, NotStored, ResultNotFound
+from errors import BadRequest, NotStored, ResultNotFound
 from job_routes import JobRoutes, read_preference
-from logs import current_request_id
 from metrics import install_metrics
 from openvino_engine import load_fastest
 from options import Options, read_options
 from problems import install_problems, make_problem, utc_now
 from rate_limits import RateLimits
+from request_log import install_request_log
 from result_cache import KEY_PATTERN, NAME_PATTERN, READ_CHUNK_BYTES, StoredResult
 from runner import Charge, Result, Runner
 from settings import PROJECT_DIR, Settings
@@ -38,9 +34,6 @@ VERSION = "0.1.0"
 MAX_FORM_PARTS = 32
 NO_PAGE = "default-src 'none'; frame-ancestors 'none'"
 ANY_PICTURE = tuple(CONTENT_TYPES.values())
-REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
-
-logger = logging.getLogger("request")
 
 
 def create_app(
@@ -70,83 +63,47 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.config["MAX_FORM_PARTS"] = MAX_FORM_PARTS
     runner = app.extensions["runner"] = Runner(settings, load)
-    app.before_request(begin_request)
-    app.teardown_request(end_request)
+    install_request_log(app)
     app.after_request(finish_request)
     app.after_request(lambda response: drain_refused_upload(response, runner))
-    install_metrics(app, runner, VERSION)
+    install_metrics(
+        app,
+        runner,
+        VERSION,
+        {
+            "sr_api_keys_stale": lambda: keys is not None and keys.are_stale,
+            "sr_rate_limits_down": lambda: rate_limits.are_down,
+        },
+    )
     install_cache_headers(app)
-    install_access(app, settings)
+    keys = install_access(app, settings)
     rate_limits = RateLimits(settings)
     rate_limits.install(app)
     install_problems(app)
-    add_routes(app, settings, runner, lambda pixels: rate_limits.spend("pixels", pixels))
+    add_routes(app, settings, runner, rate_limits.charge)
     install_web_pages(app, settings)
     install_api_docs(app)
     return app
 
 
-def begin_request() -> None:
-    """Note when the request began, and its id: the client's where it is well-formed."""
-    g.started = time.perf_counter()
-    wanted = request.headers.get("X-Request-ID", "")
-    g.request_id = wanted if REQUEST_ID_PATTERN.fullmatch(wanted) else uuid.uuid4().hex
-    current_request_id.set(g.request_id)
-    if not request.host:
-        raise BadRequest("The Host is malformed.")
-
-
 def finish_request(response: Response) -> Response:
-    """Set the headers that every answer has, those that only uncached ones may have, and log."""
+    """Set the headers that every answer has, and those that only uncached ones may have."""
     response.headers["X-Content-Type-Options"] = "nosniff"
     # Nothing but the pages, which have policies of their own, is to be shown as one.
     response.headers.setdefault("Content-Security-Policy", NO_PAGE)
     if request.path.startswith("/api/"):
         response.headers["X-Request-ID"] = g.request_id
         response.headers["X-Process-Time"] = f"{time.perf_counter() - g.started:.3f}"
-    log_request(response)
     return response
-
-
-def end_request(_error: BaseException | None) -> None:
-    """Forget the request's id: the thread serves others too."""
-    current_request_id.set("")
 
 
 def drain_refused_upload(response: Response, runner: Runner) -> Response:
     """Let a client that still sends its upload come to the end, so that it can read its refusal."""
     if response.status_code >= 400:
-        with contextlib.suppress(Busy), runner.scheduler.reading_upload():
-            drain_body(request)
+        with runner.scheduler.draining() as has_slot:
+            if has_slot:
+                drain_body(request)
     return response
-
-
-def log_request(response: Response) -> None:
-    """Write the request's line to the log."""
-    seconds = time.perf_counter() - g.started
-    path = quote(request.path, errors="replace")
-    details = {
-        "hit": g.get("cache_hit"),
-        "pixels": g.get("pixels"),
-        "code": g.get("problem_code"),
-        "key": g.get("api_key_name"),
-    }
-    known = {name: value for name, value in details.items() if value is not None}
-    logger.info(
-        "%s %s %d %.3fs%s",
-        request.method,
-        path,
-        response.status_code,
-        seconds,
-        "".join(f" {name}={str(value).lower()}" for name, value in known.items()),
-        extra={
-            "method": request.method,
-            "path": path,
-            "status": response.status_code,
-            "seconds": round(seconds, 3),
-            **known,
-        },
-    )
 
 
 def add_routes(app: Flask, settings: Settings, runner: Runner, charge: Charge) -> None:

@@ -140,6 +140,8 @@ class RemoteEnhancer:
                     raise EnhanceError(words)
                 retry_after = answer.headers.get("Retry-After", "")
                 if retry_after.isdecimal():
+                    if answer.status_code == 429 and int(retry_after) > MAX_PAUSE_SECONDS:
+                        raise EnhanceError(f"{words} Again in {retry_after} seconds.")
                     pause = min(float(retry_after), MAX_PAUSE_SECONDS)
             self._stopping.wait(pause)
         raise EnhanceError(words)

@@ -18,7 +18,7 @@ from errors import ConfigError, DatabaseDown, StartupError
 from jobs import Jobs
 from jobs_schema import SCHEMA, make_owner, owner_prefix
 from logs import make_log_config
-from settings import PROJECT_DIR, Settings
+from settings import DRAINS_AT_ONCE, PROJECT_DIR, Settings
 
 # Threads beyond those that wait for results or read uploads, so that hits and health checks always
 # find one.
@@ -41,6 +41,7 @@ threads = (
     settings.max_waiting_requests
     + settings.max_long_polls
     + settings.max_uploads_at_once
+    + DRAINS_AT_ONCE
     + RESERVE_THREADS
 )
 # A result that is waited for may take max_sync_seconds; a proxy in front waits longer than this.

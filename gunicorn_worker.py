@@ -8,20 +8,27 @@ that does not close its side keep the thread that accepts all others for 2 s (al
 import contextlib
 import selectors
 import socket
+import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+from gunicorn.http.errors import ParseException
 from gunicorn.http.message import Request
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
+
+from pace import AnswerTransfer, end_slow_transfers, watch
 
 # How long a client may take for a request's headers; shorter while many threads wait for such.
 HEADER_SECONDS = 10.0
 HURRIED_HEADER_SECONDS = 1.0
 HURRIED_SHARE = 1 / 4
-# How long the answer may find no room in the client's buffers.
+# How long the answer may find no room in the client's buffers, and how slow it may be after that.
 SEND_SECONDS = 30.0
+LEAST_BYTES_PER_SECOND = 8 * 1024
+# Connections that wait for the client's end of them; beyond, they are closed without it.
+CLOSES_AT_ONCE = 16
 REFUSAL = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -31,6 +38,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._reading_headers: dict[TConn, float] = {}  # since when
+        self._closers = ThreadPoolExecutor(CLOSES_AT_ONCE, thread_name_prefix="close")
+        self._closing = threading.BoundedSemaphore(CLOSES_AT_ONCE)
 
     def enqueue_req(self, conn: TConn) -> None:
         """Let a new connection wait for its first bytes where it takes no thread."""
@@ -38,7 +47,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             super().enqueue_req(conn)
             return
         conn.sock.setblocking(False)
-        conn.timeout = time.monotonic() + self.cfg.keepalive
+        conn.timeout = time.monotonic() + HEADER_SECONDS
         self.pending_conns.append(conn)
         readable = partial(self.on_pending_socket_readable, conn)
         self.poller.register(conn.sock, selectors.EVENT_READ, readable)
@@ -54,8 +63,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def handle_request(self, req: Request, conn: TConn) -> Any:
         """Serve a request whose headers are there."""
         self._reading_headers.pop(conn, None)
-        conn.sock.settimeout(SEND_SECONDS)
-        return super().handle_request(req, conn)
+        if conn.sock.family not in {socket.AF_INET, socket.AF_INET6}:
+            return super().handle_request(req, conn)
+        with watch(AnswerTransfer(conn.sock, SEND_SECONDS, LEAST_BYTES_PER_SECOND)):
+            return super().handle_request(req, conn)
 
     def murder_pending(self) -> None:
         """Close connections whose time is over; gunicorn calls this every second."""
@@ -65,10 +76,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             for conn in self.pending_conns:
                 conn.timeout = min(conn.timeout, now + STOP_KEEPALIVE_LINGER)
         super().murder_pending()
+        end_slow_transfers()
         is_pressed = len(self._reading_headers) > self.cfg.threads * HURRIED_SHARE
         seconds = HURRIED_HEADER_SECONDS if is_pressed else HEADER_SECONDS
-        for conn, since in list(self._reading_headers.items()):
-            if now - since > seconds:
+        for conn, since in self._reading_headers.copy().items():
+            # Who has just got its request to the end keeps its connection.
+            if now - since > seconds and self._reading_headers.pop(conn, None) is not None:
                 # Its thread, which waits in recv, sees the end.
                 with contextlib.suppress(OSError):
                     conn.sock.send(REFUSAL, socket.MSG_DONTWAIT)
@@ -76,8 +89,34 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def finish_request(self, conn: TConn, fs: Future[Any]) -> None:
         """Keep a connection or close it; waiting for the client's end of it is for a thread."""
-        if not fs.cancelled() and fs.exception() is None and fs.result() is False:
-            self.nr_conns -= 1
-            self.tpool.submit(conn.close, graceful=True)
-        else:
+        if fs.cancelled() or fs.exception() is not None or fs.result() is not False:
             super().finish_request(conn, fs)
+        elif self._closing.acquire(blocking=False):
+            self._closers.submit(self._close_gracefully, conn)
+        else:
+            self.nr_conns -= 1
+            conn.close()
+
+    def _close_gracefully(self, conn: TConn) -> None:
+        """Close a connection, and count it as long as it takes."""
+        try:
+            conn.close(graceful=True)
+        finally:
+            self._closing.release()
+            self.method_queue.defer(self._forget_connection)
+
+    def _forget_connection(self) -> None:
+        self.nr_conns -= 1
+
+    def handle_error(
+        self, req: Request | None, client: socket.socket, addr: Any, exc: Exception
+    ) -> None:
+        """Answer a request that gunicorn cannot read.
+
+        Neither the answer nor the log has the part in question: it may hold a key.
+        """
+        if isinstance(exc, ParseException):
+            for name, value in vars(exc).items():
+                if isinstance(value, str | bytes):
+                    setattr(exc, name, "...")
+        super().handle_error(req, client, addr, exc)

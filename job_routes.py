@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from flask import Flask, Request, Response, jsonify, request
+from flask import Flask, Request, Response, g, jsonify, request
 from werkzeug.http import parse_list_header
 
 from cache_headers import set_cache_policy
 from errors import ClientLeft, JobNotFound
 from jobs import TICKET_PATTERN, JobStatus
+from local_jobs import short_job_id
 from options import Options
 from problems import problem_members
 from runner import Charge, Result, Runner
@@ -87,6 +88,7 @@ class JobRoutes:
             upload.file.close()
             return found
         ticket = self._runner.submit(upload, options, charge)
+        g.job = short_job_id(self._runner.result_name(upload.key, options))
         if preference.wait_seconds:
             self._wait(
                 min(preference.wait_seconds, self._runner.settings.max_sync_seconds),

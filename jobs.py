@@ -321,6 +321,13 @@ class Jobs:
         rows = self.database.execute("SELECT state, count(*) FROM jobs GROUP BY state")
         return {**dict.fromkeys(STATES, 0), **dict(rows)}
 
+    def open_pixels(self) -> dict[str, int]:
+        """Return the input pixels of jobs that are queued, and of those that are running."""
+        rows = self.database.execute(
+            f"SELECT state, sum(pixels) FROM jobs WHERE state IN {OPEN} GROUP BY state"
+        )
+        return {"queued": 0, "running": 0} | {state: int(pixels) for state, pixels in rows}
+
     def open_spools(self) -> set[str]:
         """Return where the uploads of queued and running jobs are kept."""
         rows = self.database.execute(

@@ -13,6 +13,7 @@ from cleanup_cache import CacheLimiter
 from errors import Busy, DatabaseDown, JobCancelled, NotStored, ServiceError, UploadLost
 from image_codec import ImageHeader, read_header
 from jobs import Claim, Jobs
+from logs import current_request_id
 from options import Options
 from pipeline import Count, Job, Pipeline, estimate_cost
 from result_cache import ResultCache
@@ -31,6 +32,11 @@ logger = logging.getLogger(__name__)
 def describe(error: ServiceError) -> dict[str, Any]:
     """Return an error as the jobs table keeps it."""
     return {"status": error.status, "code": error.code, "message": error.message}
+
+
+def short_job_id(name: str) -> str:
+    """Return what the log calls an asynchronous job: not its result's name, which is a secret."""
+    return f"job-{name[:12]}"
 
 
 def restore_options(options: dict[str, Any]) -> Options:
@@ -84,6 +90,10 @@ class LocalJobs:
     def __len__(self) -> int:
         """Return how many jobs there are."""
         return len(self._jobs)
+
+    def has(self, name: str, keep: bool) -> bool:
+        """Tell whether a result is in the making."""
+        return (name, keep) in self._jobs
 
     def join(
         self, name: str, upload: Upload, header: ImageHeader, options: Options, keep: bool
@@ -187,7 +197,12 @@ class LocalJobs:
         with self._lock:
             self._jobs[claim.name, True] = job
         self._scheduler.enter(job.cost_pixels)
-        self._pool.submit(self._run, job)
+        self._pool.submit(self._run_claimed, job)
+
+    def _run_claimed(self, job: Job) -> None:
+        # The request that it came with is over, and was logged with this.
+        current_request_id.set(short_job_id(job.name))
+        self._run(job)
 
     def claimed(self) -> list[Job]:
         """Return the jobs of this process that it has claimed in the table."""
@@ -255,5 +270,7 @@ class LocalJobs:
                 self._table.give_back(job.name)  # it may succeed later, or elsewhere
             else:
                 self._spool.remove(self._table.finish(job.name, describe(error) if error else None))
+                if job.is_asynchronous and error is not None and error.status >= 500:
+                    self._count("job_faults")
         except DatabaseDown:
             self._count("jobs_unavailable")

@@ -1,10 +1,18 @@
 """What Prometheus is told at `/metrics`: requests as they are answered, the rest when it asks."""
 
+import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from flask import Flask, Response, g, request
-from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    ProcessCollector,
+)
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -15,7 +23,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from cache_headers import set_cache_policy
-from errors import DatabaseDown
+from errors import DatabaseDown, ServiceError
 from runner import Runner
 
 # From a hit to the longest time that a request may wait, in seconds.
@@ -45,6 +53,7 @@ COUNTERS = {
     "inference_seconds": ("sr_inference_seconds", "Time of pictures on the lanes, waiting too."),
     "lane_seconds": ("sr_lane_seconds", "Time that lanes have computed, all added up."),
     "jobs_unavailable": ("sr_jobs_unavailable", "Times that the jobs table could not be used."),
+    "job_faults": ("sr_job_faults", "Asynchronous jobs that failed by a fault of the service."),
 }
 
 
@@ -78,16 +87,31 @@ class RunnerCollector(Collector):
                 loader.model.seconds_per_pixel,
             )
         jobs = GaugeMetricFamily("sr_jobs", "Rows of the jobs table by state.", labels=["state"])
-        try:
+        pixels = GaugeMetricFamily(
+            "sr_jobs_pixels", "Input pixels of jobs that have not ended.", labels=["state"]
+        )
+        with contextlib.suppress(DatabaseDown):  # no value is better than an old one
             for state, number in self._runner.jobs.count_states().items():
                 jobs.add_metric([state], number)
-        except DatabaseDown:
-            pass  # no value is better than an old one
-        yield jobs
+            for state, number in self._runner.jobs.open_pixels().items():
+                pixels.add_metric([state], number)
+        yield from (jobs, pixels)
 
 
-def install_metrics(app: Flask, runner: Runner, version: str) -> None:
-    """Count what is answered, and answer at `/metrics`."""
+def all_codes(kind: type[ServiceError] = ServiceError) -> set[str]:
+    """Return the codes of all errors that the service names."""
+    return {kind.code}.union(*map(all_codes, kind.__subclasses__()))
+
+
+def install_metrics(
+    app: Flask, runner: Runner, version: str, faults: Mapping[str, Callable[[], bool]]
+) -> None:
+    """Count what is answered, and answer at `/metrics`.
+
+    Parameters
+    ----------
+    faults : of other parts of the service, name of the metric -> tells whether it is there now
+    """
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     GCCollector(registry=registry)
@@ -98,6 +122,11 @@ def install_metrics(app: Flask, runner: Runner, version: str) -> None:
         "sr_request_seconds", "Time to an answer.", labels, buckets=BUCKETS, registry=registry
     )
     refused = Counter("sr_refused", "Problems answered, by code.", ["code"], registry=registry)
+    for code in all_codes():
+        # From 0 on, so that the first one is an increase.
+        refused.labels(code)
+    for name, is_there in faults.items():
+        Gauge(name, "1: see the log.", registry=registry).set_function(is_there)
 
     @app.after_request
     def count(response: Response) -> Response:

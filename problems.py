@@ -1,5 +1,6 @@
 """Every error as application/problem+json (RFC 9457), in words that give nothing away."""
 
+import logging
 from datetime import UTC, datetime
 from http import HTTPStatus
 
@@ -15,6 +16,8 @@ REFUSALS = {
     405: ("method_not_allowed", "This address does not take this method."),
     413: (UploadTooLarge.code, "The upload is too large."),
 }
+
+logger = logging.getLogger(__name__)
 
 
 def utc_now() -> str:
@@ -66,7 +69,8 @@ def answer_http_exception(error: HTTPException) -> Response:
 
 
 def answer_unexpected_error(error: Exception) -> Response:
-    """Answer a fault of the service; Flask has logged it with its traceback."""
+    """Answer a fault of the service."""
+    logger.error("the service failed", exc_info=error)
     return make_problem(500, ServiceError.code, "The service failed; the operator's log says why.")
 
 

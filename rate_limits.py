@@ -8,19 +8,28 @@ import contextlib
 import ipaddress
 import logging
 import math
+import re
 import time
+from collections.abc import Iterator
+from functools import partial
+from typing import cast
 
 from flask import Flask, Response, g, request
 from limits import RateLimitItem, storage
 from limits.errors import ConfigurationError, StorageError
+from limits.storage.base import SlidingWindowCounterSupport
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from access import is_guarded
 from errors import ConfigError, RateLimited
+from runner import Charge
 from settings import Settings
 
 IPV6_NETWORK_BITS = 64
+HOST_PATTERN = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\](?::[0-9]+)?|([0-9.]+):[0-9]+)")
 STORE_TIMEOUT_SECONDS = 1.0
+# A store that does not answer is asked again after this; requests do not wait for it meanwhile.
+DOWN_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +40,16 @@ def client_name() -> str:
         return f"key {g.api_key_name}"
     address = request.remote_addr or ""
     try:
-        is_ipv6 = ipaddress.ip_address(address).version == 6
+        # Some proxies write the client's port, too.
+        with_port = HOST_PATTERN.fullmatch(address)
+        ip = ipaddress.ip_address(with_port[1] or with_port[2] if with_port else address)
     except ValueError:
         return address
-    if not is_ipv6:
-        return address
-    return str(ipaddress.ip_network((address, IPV6_NETWORK_BITS), strict=False))
+    if ip.version == 4:
+        return str(ip)
+    if ip.ipv4_mapped is not None:
+        return str(ip.ipv4_mapped)
+    return str(ipaddress.ip_network((ip, IPV6_NETWORK_BITS), strict=False))
 
 
 class Limit:
@@ -55,25 +68,19 @@ class Limit:
         self._item = item
         self._strategy = strategy
 
-    def spend(self, amount: int) -> None:
-        """Count something for the current request's client.
-
-        Raises
-        ------
-        RateLimited
-            There would be too much of it.
-        """
+    def _cost(self, amount: int) -> int:
         # What alone is more than the limit is let through where nothing else was asked for.
-        cost = min(amount, self._item.amount)
-        try:
-            if self._strategy.hit(self._item, self.name, client_name(), cost=cost):
-                return
-            seconds = self._left()[1]
-        except StorageError:
-            # Rather no limits than no service.
-            logger.exception("rate limits are not kept")
-            return
-        raise RateLimited(f"Too many {self.name}; slow down.", seconds)
+        return min(amount, self._item.amount)
+
+    def spend(self, amount: int) -> bool:
+        """Count something for the current request's client; False: it would be too much."""
+        cost = self._cost(amount)
+        return self._strategy.hit(self._item, self.name, client_name(), cost=cost)
+
+    def check(self, amount: int) -> bool:
+        """Tell whether something would not be too much, without counting it."""
+        cost = self._cost(amount)
+        return self._strategy.test(self._item, self.name, client_name(), cost=cost)
 
     @property
     def policy(self) -> str:
@@ -81,14 +88,29 @@ class Limit:
         return f'"{self.name}";q={self._item.amount};w={self._item.get_expiry()}'
 
     def describe(self) -> str:
-        """Return what is left, as `RateLimit` tells it."""
-        remaining, seconds = self._left()
-        return f'"{self.name}";r={remaining};t={seconds}'
-
-    def _left(self) -> tuple[int, int]:
-        """Return what is left for the client, and the seconds until all is."""
+        """Return what is left, and in how many seconds all will be, as `RateLimit` tells it."""
         stats = self._strategy.get_window_stats(self._item, self.name, client_name())
-        return max(stats.remaining, 0), max(math.ceil(stats.reset_time - time.time()), 1)
+        return f'"{self.name}";r={max(stats.remaining, 0)};t={self.wait(self._item.amount)}'
+
+    def wait(self, amount: int) -> int:
+        """Return the seconds until the client may have something.
+
+        The count is that of the window that runs, plus that of the one before it, of which less
+        and less counts until the running one ends: `limits` tells only when one unit comes back.
+        """
+        expiry = self._item.get_expiry()
+        # Fractions of the count do not matter: it must be below this.
+        most = self._item.amount - self._cost(amount) + 1
+        store = cast(SlidingWindowCounterSupport, self._strategy.storage)
+        before, before_seconds, now, now_seconds = store.get_sliding_window(
+            self._item.key_for(self.name, client_name()), expiry
+        )
+        if now < most:
+            seconds = before_seconds - (most - now) * expiry / before if before else 0.0
+        else:
+            # The running window becomes the one before, and then its share has to shrink.
+            seconds = now_seconds - expiry + expiry * (1 - most / now)
+        return max(math.floor(seconds) + 1, 1)
 
 
 class RateLimits:
@@ -104,21 +126,64 @@ class RateLimits:
 
     def __init__(self, settings: Settings) -> None:
         store = settings.rate_limit_store
-        timeouts = {"socket_timeout": STORE_TIMEOUT_SECONDS} if store.startswith("redis") else {}
+        timeouts = dict.fromkeys(
+            ("socket_timeout", "socket_connect_timeout"), STORE_TIMEOUT_SECONDS
+        )
         try:
-            backend = storage.storage_from_string(store, wrap_exceptions=True, **timeouts)
+            backend = storage.storage_from_string(
+                store, wrap_exceptions=True, **(timeouts if store.startswith("redis") else {})
+            )
         except ConfigurationError as error:
-            raise ConfigError(f"SR_RATE_LIMIT_STORE={store!r}: {error}") from None
+            raise ConfigError(f"SR_RATE_LIMIT_STORE: {error}") from None
         strategy = SlidingWindowCounterRateLimiter(backend)
         amounts = {"requests": settings.rate_limit_requests, "pixels": settings.rate_limit_pixels}
         self._limits = {
             name: Limit(name, item, strategy) for name, item in amounts.items() if item is not None
         }
+        self._down_until = 0.0
+
+    @property
+    def are_down(self) -> bool:
+        """Whether the store does not answer, so that nobody is limited."""
+        return time.monotonic() < self._down_until
+
+    @contextlib.contextmanager
+    def _store(self) -> Iterator[None]:
+        """Rather no limits than no service: go on where the store does not answer."""
+        try:
+            yield
+        except StorageError as error:
+            self._down_until = time.monotonic() + DOWN_SECONDS
+            logger.error("rate limits are not kept: %s", error.storage_error)
 
     def spend(self, name: str, amount: int) -> None:
-        """Count something for the current request's client: see `Limit.spend`."""
-        if name in self._limits:
-            self._limits[name].spend(amount)
+        """Count something for the current request's client.
+
+        Raises
+        ------
+        RateLimited
+            There would be too much of it.
+        """
+        limit = self._limits.get(name)
+        if limit is None or self.are_down:
+            return
+        with self._store():
+            if not limit.spend(amount):
+                raise refuse(limit, amount)
+
+    def check(self, name: str, amount: int) -> None:
+        """Raise RateLimited where `spend` would, without counting anything."""
+        limit = self._limits.get(name)
+        if limit is None or self.are_down:
+            return
+        with self._store():
+            if not limit.check(amount):
+                raise refuse(limit, amount)
+
+    @property
+    def charge(self) -> Charge:
+        """What a picture costs the current request's client."""
+        return Charge(partial(self.check, "pixels"), partial(self.spend, "pixels"))
 
     def install(self, app: Flask) -> None:
         """Register the hooks."""
@@ -132,9 +197,14 @@ class RateLimits:
 
         @app.after_request
         def tell_limits(response: Response) -> Response:
-            if is_guarded():
+            if is_guarded() and not self.are_down:
                 limits = self._limits.values()
-                with contextlib.suppress(StorageError):
+                with self._store():
                     response.headers["RateLimit"] = ", ".join(each.describe() for each in limits)
                     response.headers["RateLimit-Policy"] = ", ".join(each.policy for each in limits)
             return response
+
+
+def refuse(limit: Limit, amount: int) -> RateLimited:
+    """Make the error for a client that asks for too much."""
+    return RateLimited(f"Too many {limit.name}; slow down.", limit.wait(amount))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from cleanup_cache import CacheLimiter
 from databases import open_database
 from encoders import check_result_size
-from errors import ClientLeft, DatabaseDown, JobCancelled, NotReady, NotStored
+from errors import ClientLeft, DatabaseDown, JobCancelled, NotReady, NotStored, RateLimited
 from image_codec import CODEC_VERSION, ImageHeader, read_header
 from job_keeper import CLAIMS_AT_ONCE, JobKeeper
 from jobs import Jobs
@@ -31,13 +31,28 @@ from uploads import Upload
 # A client that has left is noticed within this.
 LEFT_POLL_SECONDS = 0.25
 
-Charge = Callable[[int], None]
-
 logger = logging.getLogger(__name__)
 
 
-def charge_nothing(_pixels: int) -> None:
+def ignore(_pixels: int) -> None:
     """Let any number of pixels be computed."""
+
+
+@dataclass(frozen=True)
+class Charge:
+    """What a client has to pay, in pixels, for a picture that has to be computed for it.
+
+    Attributes
+    ----------
+    check : raises RateLimited where it would be too much
+    spend : counts it, and may raise likewise
+    """
+
+    check: Callable[[int], None] = ignore
+    spend: Callable[[int], None] = ignore
+
+
+FREE = Charge()
 
 
 @dataclass(frozen=True)
@@ -145,7 +160,7 @@ class Runner:
         options: Options = DEFAULT_OPTIONS,
         keep: bool = True,
         has_left: Callable[[], bool] = lambda: False,
-        charge: Charge = charge_nothing,
+        charge: Charge = FREE,
     ) -> Result:
         """Return an upload's result, waiting for it where it is not stored.
 
@@ -154,7 +169,7 @@ class Runner:
         upload : its file is closed, here or by the job that computes the result
         keep : False leaves nothing behind on the server
         has_left : tells whether the client is gone; then the job ends, unless others want it
-        charge : is told the input pixels of what has to be computed; may refuse them
+        charge : pays where the result has to be computed, and nobody else has asked for it
 
         Raises
         ------
@@ -168,11 +183,16 @@ class Runner:
                 return found
             self.model_loader.refuse_unsound()
             header = self._read_header(upload, options)
-            charge(header.pixels)
             name = self.result_name(upload.key, options)
+            if not self._local_jobs.has(name, keep):
+                charge.check(estimate_cost(header, options))
             with self.scheduler.waiting_request():
                 while True:
                     job = self._local_jobs.join(name, upload, header, options, keep)
+                    if job.file is upload.file:
+                        # Another request of the same client may have been faster than the check.
+                        with suppress(RateLimited):
+                            charge.spend(job.cost_pixels)
                     self._wait(job, has_left)
                     # Somebody may have cancelled the job just before this request joined it.
                     if not isinstance(job.error, JobCancelled) or job.file is upload.file:
@@ -223,12 +243,12 @@ class Runner:
 
     # --- asynchronous jobs
 
-    def submit(self, upload: Upload, options: Options, charge: Charge = charge_nothing) -> str:
+    def submit(self, upload: Upload, options: Options, charge: Charge = FREE) -> str:
         """Accept a job that survives this process, and return a ticket for it.
 
         Parameters
         ----------
-        charge : is told the input pixels; may refuse them
+        charge : pays where nobody else has asked for the result
 
         Raises
         ------
@@ -238,12 +258,12 @@ class Runner:
         try:
             self.model_loader.refuse_unsound()
             header = self._read_header(upload, options)
-            charge(header.pixels)
             name = self.result_name(upload.key, options)
             cost = estimate_cost(header, options)
             open_jobs = self.jobs.open_jobs()
             if name not in open_jobs:
                 self.scheduler.check_room(cost, sum(open_jobs.values()))
+                charge.check(cost)
             try:
                 spool = self.spool.store(upload.file)
             except OSError as error:
@@ -254,7 +274,10 @@ class Runner:
             except DatabaseDown:
                 self.spool.remove(spool)
                 raise
-            if kept != spool:
+            if kept == spool:
+                with suppress(RateLimited):
+                    charge.spend(cost)
+            else:
                 self.spool.remove(spool)
         finally:
             upload.file.close()
@@ -306,4 +329,5 @@ class Runner:
             "decoded_bytes": self.scheduler.decoded_bytes,
             "waiting_requests": self.scheduler.waiting_requests,
             "jobs_unavailable": counts["jobs_unavailable"],
+            "job_faults": counts["job_faults"],
         }

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 from errors import Busy, JobCancelled, TooCostly
 from lanes import CANCEL_POLL_SECONDS, OLDEST_EVERY
-from settings import Settings
+from settings import DRAINS_AT_ONCE, Settings
 
 # Small pictures have this share of the memory to themselves; each of them takes at most the other.
 SMALL_PICTURES_SHARE = 1 / 4
@@ -34,6 +34,7 @@ class Scheduler:
         # Long polls have slots of their own: they must not keep uploads from waiting.
         self._polling = threading.BoundedSemaphore(settings.max_long_polls)
         self._reading = threading.BoundedSemaphore(settings.max_uploads_at_once)
+        self._draining = threading.BoundedSemaphore(DRAINS_AT_ONCE)
         self._waited_for: list[int] = []  # input pixels of each picture that requests wait for
         self._asynchronous: list[int] = []
         self.waiting_requests = 0
@@ -54,15 +55,13 @@ class Scheduler:
         finally:
             self._reading.release()
 
-    @contextmanager
-    def long_poll(self) -> Iterator[bool]:
+    def draining(self) -> AbstractContextManager[bool]:
+        """Count a refused upload that is read away; False: it must not be."""
+        return take_slot(self._draining)
+
+    def long_poll(self) -> AbstractContextManager[bool]:
         """Count a request that waits for a job's status to change; False: it must not wait."""
-        has_slot = self._polling.acquire(blocking=False)
-        try:
-            yield has_slot
-        finally:
-            if has_slot:
-                self._polling.release()
+        return take_slot(self._polling)
 
     @contextmanager
     def waiting_request(self) -> Iterator[None]:
@@ -171,6 +170,17 @@ class Scheduler:
         """
         is_small = size_bytes <= self._settings.max_decoded_bytes * SMALL_PICTURE_SHARE
         return (self._small if is_small else self._large).hold(size_bytes, is_cancelled)
+
+
+@contextmanager
+def take_slot(slots: threading.BoundedSemaphore) -> Iterator[bool]:
+    """Hold a slot until the block ends; yield whether there was one."""
+    has_slot = slots.acquire(blocking=False)
+    try:
+        yield has_slot
+    finally:
+        if has_slot:
+            slots.release()
 
 
 class ByteBudget:

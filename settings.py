@@ -23,6 +23,8 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 URL_PATTERN = re.compile(r"[A-Za-z0-9:/._~%\[\]-]+")
 # Multipart boundaries and part headers around the file itself.
 MULTIPART_OVERHEAD_BYTES = 64 * 1024
+# Refused uploads that are read away at once; the clients of others may see a reset connection.
+DRAINS_AT_ONCE = 8
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +116,10 @@ def parse_log_format(text: str) -> str:
 
 def parse_rate(text: str) -> RateLimitItem:
     """Read so much in so much time, such as `60/minute`."""
-    return limits.parse(text.strip())
+    rates = limits.parse_many(text.strip())
+    if len(rates) != 1 or rates[0].amount < 1:
+        raise ValueError("must be one rate, of at least 1")
+    return rates[0]
 
 
 def parse_keep_metadata(text: str) -> str:
@@ -214,8 +219,8 @@ class Settings:
     rate_limit_pixels: RateLimitItem | None = setting(
         None,
         parse_rate,
-        "input pixels of one client that have to be computed, such as 20000000/hour; "
-        "empty: no limit",
+        "pixels of one client that have to be computed, such as 20000000/hour: the upload's, or a "
+        "ninth of the result's where that is more; empty: no limit",
     )
     rate_limit_store: str = setting(
         "memory://", str.strip, "where they are counted; redis://host:6379 for several machines"
@@ -264,7 +269,9 @@ class Settings:
             try:
                 values[item.name] = item.metadata["parse"](text)
             except ValueError as error:
-                faults.append(f"{variable}={text!r}: {error}")
+                # What may hold a password is not shown.
+                shown = "..." if "@" in text else repr(text)
+                faults.append(f"{variable}={shown}: {error}")
         unknown = sorted(
             name for name in environ if name.startswith("SR_") and name not in variables
         )

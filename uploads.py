@@ -2,13 +2,12 @@
 
 import contextlib
 import errno
+import math
 import re
 import select
-import socket
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import PurePosixPath
@@ -20,6 +19,7 @@ from werkzeug.wrappers import Request
 
 from errors import BadRequest, Busy, UnsupportedUpload, UploadTimeout, UploadTooLarge
 from image_codec import ACCEPTED_NAMES
+from pace import UploadTransfer, watch
 from result_cache import READ_CHUNK_BYTES, hash_file
 
 FIELD = "image"
@@ -63,35 +63,26 @@ class Upload:
 
 @contextlib.contextmanager
 def limit_time(
-    request: Request, pause_seconds: float, total_seconds: float
-) -> Iterator[threading.Event]:
+    request: Request, pause_seconds: float, grace_seconds: float, least_per_second: float
+) -> Iterator[Callable[[], bool]]:
     """Let reading the request's body fail when the client pauses, or is too slow in all.
 
     gunicorn's threads have no such limits, and a slow client would keep its thread for ever.
 
     Yields
     ------
-    set when the total time is over
+    tells whether it was too slow
     """
-    is_over = threading.Event()
     connection = request.environ.get("gunicorn.socket")
     if connection is None:
-        yield is_over
+        yield lambda: False
         return
-
-    def end() -> None:
-        is_over.set()
-        with contextlib.suppress(OSError):
-            connection.shutdown(socket.SHUT_RD)
-
     former = connection.gettimeout()
     connection.settimeout(pause_seconds)
-    timer = threading.Timer(total_seconds, end)
-    timer.start()
     try:
-        yield is_over
+        with watch(UploadTransfer(connection, grace_seconds, least_per_second)) as transfer:
+            yield lambda: transfer.is_over
     finally:
-        timer.cancel()
         connection.settimeout(former)
 
 
@@ -121,17 +112,18 @@ def read_upload(request: Request, max_bytes: int, timeout_seconds: float) -> Upl
     UploadTooLarge
         The file has more than `max_bytes`.
     UploadTimeout
-        The client sent nothing for `timeout_seconds`, or is slower in all than
-        `LEAST_BYTES_PER_SECOND`.
+        The client sent nothing for `timeout_seconds`, or after these less than
+        `LEAST_BYTES_PER_SECOND` on average.
     Busy
         The file system for temporary files is full.
     """
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise UnsupportedUpload("A Content-Encoding is not accepted; send the file as it is.")
     mimetype = request.mimetype
-    total_seconds = timeout_seconds + max_bytes / LEAST_BYTES_PER_SECOND
     try:
-        with limit_time(request, timeout_seconds, total_seconds) as is_over:
+        with limit_time(
+            request, timeout_seconds, timeout_seconds, LEAST_BYTES_PER_SECOND
+        ) as is_too_slow:
             if mimetype == "multipart/form-data":
                 file, name = take_form_file(request)
             elif mimetype.startswith("image/") or mimetype == "application/octet-stream":
@@ -140,13 +132,13 @@ def read_upload(request: Request, max_bytes: int, timeout_seconds: float) -> Upl
                 raise UnsupportedUpload(HOW_TO_UPLOAD)
     except ClientDisconnected as error:
         # Werkzeug's word for whatever went wrong with the connection.
-        if is_over.is_set():
+        if is_too_slow():
             raise UploadTimeout(TOO_SLOW) from None
         if isinstance(error.__context__, TimeoutError):
             raise UploadTimeout(f"Nothing was sent for {timeout_seconds} seconds.") from None
         raise
     except (*BROKEN_BODY, BadRequest) as error:
-        if is_over.is_set():
+        if is_too_slow():
             raise UploadTimeout(TOO_SLOW) from None
         if isinstance(error, BadRequest):
             raise
@@ -229,7 +221,7 @@ def drain_body(request: Request) -> None:
     deadline = time.monotonic() + MAX_DRAIN_SECONDS
     with (
         contextlib.suppress(*BROKEN_BODY),
-        limit_time(request, MAX_DRAIN_PAUSE_SECONDS, MAX_DRAIN_SECONDS),
+        limit_time(request, MAX_DRAIN_PAUSE_SECONDS, MAX_DRAIN_SECONDS, math.inf),
     ):
         while left > 0 and time.monotonic() < deadline:
             piece = stream.read(DRAIN_PIECE_BYTES)

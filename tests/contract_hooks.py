@@ -43,3 +43,11 @@ def map_path_parameters(
         if len(str(value)) % 2 and path_parameters is not None:
             path_parameters[name] = existing[len(str(value)) // 2 % len(existing)]
     return path_parameters
+
+
+@schemathesis.hook
+def map_headers(_context: HookContext, headers: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Ask for an asynchronous answer by every other made-up preference."""
+    if headers is not None and len(str(headers.get("Prefer", ""))) % 2:
+        headers["Prefer"] = "respond-async"
+    return headers

@@ -29,6 +29,7 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
+from pipeline import BYTES_PER_PIXEL
 from settings import EMBEDDED_MODEL_PATH
 from tests.conftest import encode
 from tests.service import (
@@ -52,6 +53,8 @@ from gunicorn.app.wsgiapp import run
 run()
 """
 DAY = 86400
+# Of 32 uploads at the limit: held in memory at once, all told.
+LARGEST_PICTURES = 3
 
 
 @dataclass(frozen=True)
@@ -174,8 +177,10 @@ def damaged_results(client: Client, scale: float) -> None:
         client.send(content)
     for number, path in enumerate((client.service.folder / "cache").glob("*.png")):
         stored = bytearray(path.read_bytes())
-        stored[-1 - number % len(stored)] ^= 0x55
-        path.write_bytes(stored[: -(number % 3) or None])
+        # In the picture, in the note behind it, or cut off.
+        place = (len(stored) // 3, -20, -1)[number % 3]
+        stored[place] ^= 0x55
+        path.write_bytes(stored[: -5 if number % 3 == 2 else None])
     for content in pictures:
         client.send(content)
 
@@ -269,11 +274,15 @@ def pile_up(client: Client, scale: float) -> None:
 
 def largest_uploads(client: Client, scale: float) -> None:
     """Uploads at the limit of pixels, at once: bounded memory, and an answer for each."""
+    idle_mb = State.of(client.service).memory_mb
     side = int(4000 * min(scale, 1))
     with ThreadPoolExecutor(32) as pool:
         sent = [pool.submit(client.send, client.draw_flat(side), (503,)) for _ in range(32)]
         for each in sent:
             each.result()
+    # One picture is decoded, and as many again are encoded or on their way out.
+    most_mb = idle_mb + LARGEST_PICTURES * side * side * BYTES_PER_PIXEL / 1e6 + MEMORY_TOLERANCE_MB
+    assert client.service.peak_memory_mb < most_mb, (client.service.peak_memory_mb, most_mb)
 
 
 def jumping_clock(client: Client, scale: float) -> None:

@@ -312,7 +312,10 @@ def test_busy_service_says_when_to_return(settings: Settings, make_app: AppMaker
 
 
 def test_fault_of_the_service_shows_nothing_of_itself(
-    client: FlaskClient, runner: Runner, monkeypatch: pytest.MonkeyPatch
+    client: FlaskClient,
+    runner: Runner,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def fail(upload: Upload, *_options: object) -> None:
         upload.file.close()
@@ -322,6 +325,9 @@ def test_fault_of_the_service_shows_nothing_of_itself(
     response = upload(client)
     assert_problem(response, 500, "internal_error")
     assert b"secret" not in response.data
+    # The operator sees all of it.
+    assert "Traceback" in caplog.text
+    assert "secret detail" in caplog.text
 
 
 def test_result_without_an_address_is_delivered_as_a_picture_only(

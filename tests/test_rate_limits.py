@@ -1,7 +1,9 @@
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import limits
@@ -21,6 +23,7 @@ from tests.conftest import AppMaker, FakeModel, assert_problem, encode, upload
 from tests.service import find_free_port
 
 REQUESTS = 6
+HOUR = 3600
 PIXELS = 500
 PICTURE_PIXELS = 200
 
@@ -75,7 +78,6 @@ def test_pixels_beyond_the_limit_are_not_computed(
     response = send(limited, 3)
     assert_problem(response, 429, "rate_limited")
     assert "pixels" in response.get_json()["error"]
-    assert int(response.headers["Retry-After"]) > 0
     assert fake_model.tiles == tiles
     assert_problem(send(limited, 3, prefer="respond-async"), 429, "rate_limited")
 
@@ -88,11 +90,76 @@ def test_hits_cost_no_pixels(limited: FlaskClient) -> None:
 
 
 def test_refused_pictures_cost_no_pixels(limited: FlaskClient) -> None:
-    broken = encode(Image.effect_noise((50, 50), 80), "PNG")[:1500]
     response = upload(limited, content=b"no picture")
     assert response.status_code == 415
     assert remaining(response.headers)["pixels"] == PIXELS
-    assert upload(limited, content=broken).status_code == 422
+
+
+@pytest.mark.parametrize("prefer", ["", "respond-async"])
+def test_pictures_that_find_no_room_cost_no_pixels(
+    make_app: AppMaker, settings: Settings, fake_model: FakeModel, prefer: str
+) -> None:
+    full = replace(limit(settings), max_queue_pixels=PICTURE_PIXELS, max_waiting_requests=1)
+    fake_model.may_go_on.clear()
+    client = make_app(full).test_client()
+    assert send(client, 0, address="192.0.2.9", prefer="respond-async").status_code == 202
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(send, client, 1, "192.0.2.9")
+        while client.get("/api/stats").get_json()["waiting_requests"] == 0:
+            time.sleep(0.01)
+        response = send(client, 2, prefer=prefer)
+        assert_problem(response, 503, "busy")
+        assert remaining(response.headers)["pixels"] == PIXELS
+        fake_model.may_go_on.set()
+        assert waiting.result().status_code == 200
+
+
+def test_equal_pictures_under_way_cost_their_pixels_once(
+    limited: FlaskClient, fake_model: FakeModel
+) -> None:
+    fake_model.may_go_on.clear()
+    for _ in range(3):
+        response = send(limited, 1, prefer="respond-async")
+        assert response.status_code == 202
+        assert remaining(response.headers)["pixels"] == PIXELS - PICTURE_PIXELS
+    fake_model.may_go_on.set()
+
+
+def test_large_result_of_a_small_picture_costs_its_own_pixels(limited: FlaskClient) -> None:
+    content = encode(Image.new("RGB", (20, 10)), "PNG")
+    form = {"image": (BytesIO(content), "a.png")}
+    response = limited.post("/api/enhance?width=90&height=40", data=form)
+    assert response.status_code == 200
+    assert remaining(response.headers)["pixels"] == PIXELS - 90 * 40 // 9
+
+
+@pytest.mark.parametrize(
+    ("moments", "later"),
+    [
+        ([0] * 6, 10),
+        ([0] * 6, 1000),
+        ([0, 3000, 3000, 3000, 3000, 3000], 100),
+        ([3500] * 6, 10),
+        # The last window and this one count together.
+        ([3500] * 3 + [3610] * 4, 10),
+    ],
+)
+def test_whoever_returns_when_told_is_served_and_not_much_earlier(
+    limited: FlaskClient, monkeypatch: pytest.MonkeyPatch, moments: list[int], later: int
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+    for moment in moments:
+        clock[0] = HOUR * 1000.0 + moment
+        assert limited.get("/api/stats").status_code == 200
+    clock[0] += later
+    response = limited.get("/api/stats")
+    assert_problem(response, 429, "rate_limited")
+    seconds = int(response.headers["Retry-After"])
+    clock[0] += seconds - 2
+    assert limited.get("/api/stats").status_code == 429
+    clock[0] += 3
+    assert limited.get("/api/stats").status_code == 200
 
 
 def test_picture_larger_than_the_limit_is_computed_for_who_asked_for_nothing_else(
@@ -108,6 +175,14 @@ def test_each_client_has_limits_of_its_own(limited: FlaskClient) -> None:
         send(limited, number)
     assert send(limited, 3).status_code == 429
     assert send(limited, 3, address="192.0.2.2").status_code == 200
+
+
+@pytest.mark.parametrize("form", ["{}:4711", "::ffff:{}", "[::ffff:{}]:4711"])
+def test_ipv4_address_is_a_client_in_every_form(limited: FlaskClient, form: str) -> None:
+    for number in range(3):
+        send(limited, number, address=form.format("192.0.2.1"))
+    assert send(limited, 3, address="192.0.2.1").status_code == 429
+    assert send(limited, 3, address=form.format("192.0.2.2")).status_code == 200
 
 
 def test_ipv6_network_is_one_client(limited: FlaskClient) -> None:
@@ -165,10 +240,21 @@ def test_broken_store_stops_nobody(
     assert "rate limits are not kept" in caplog.text
 
 
+def test_redis_that_is_not_there_costs_no_time(make_app: AppMaker, settings: Settings) -> None:
+    store = f"redis://127.0.0.1:{find_free_port()}"
+    client = make_app(replace(limit(settings), rate_limit_store=store)).test_client()
+    for number in range(REQUESTS + 1):
+        response = send(client, number)
+        assert response.status_code == 200
+        assert "RateLimit" not in response.headers
+    assert "sr_rate_limits_down 1.0" in client.get("/metrics").text
+
+
 @pytest.mark.parametrize("variable", ["SR_RATE_LIMIT_REQUESTS", "SR_RATE_LIMIT_PIXELS"])
-def test_limit_that_is_none_is_a_wrong_setting(variable: str) -> None:
+@pytest.mark.parametrize("rate", ["many", "0/minute", "60/minute;1000/hour"])
+def test_limit_that_is_none_is_a_wrong_setting(variable: str, rate: str) -> None:
     with pytest.raises(ConfigError, match=variable):
-        Settings.from_env({variable: "many"})
+        Settings.from_env({variable: rate})
 
 
 def test_store_that_is_none_is_a_wrong_setting(settings: Settings) -> None:

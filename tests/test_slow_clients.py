@@ -4,14 +4,14 @@ import contextlib
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
-from gunicorn.workers.gthread import ThreadWorker
 
 import gunicorn_worker
-import uploads
+from pace import AnswerTransfer, UploadTransfer
 from tests.service import Service, connect, run_service
 
 # Twice as many as the service has threads.
@@ -71,8 +71,53 @@ def test_trickled_headers_are_refused_in_time(service: Service) -> None:
 def test_clients_that_do_not_close_their_side_hold_up_nobody(
     service: Service, photo_jpeg: bytes
 ) -> None:
-    with crowd(service, b"GET /api/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 40):
+    files = Path(f"/proc/{service.worker_pid}/fd")
+    before = len(list(files.iterdir()))
+    with crowd(service, b"GET /api/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"):
         assert_others_are_served(service, photo_jpeg)
+        # All but a few are closed on the service's side.
+        assert len(list(files.iterdir())) < before + 3 * gunicorn_worker.CLOSES_AT_ONCE
+
+
+def test_crowd_of_trickled_uploads_holds_up_others_for_a_moment_only(
+    service: Service, photo_jpeg: bytes
+) -> None:
+    """Each sends a byte now and then, never with a pause of 5 s."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(service, CONNECTION_SECONDS)) for _ in range(32)]
+        for client in clients:
+            client.sendall(HEADERS + b"Content-Length: 3000000\r\n\r\n")
+        started = time.monotonic()
+        status = 503
+        while status == 503 and time.monotonic() < started + CONNECTION_SECONDS:
+            for client in clients:
+                with contextlib.suppress(ConnectionError):
+                    client.sendall(b"x")
+            time.sleep(0.5)
+            status = httpx.post(
+                f"{service.url}/api/enhance", files={"image": photo_jpeg}, timeout=PATIENCE
+            ).status_code
+        assert status == 200
+        assert time.monotonic() < started + 15
+
+
+def test_refused_uploads_that_trickle_hold_up_no_upload(
+    service: Service, photo_jpeg: bytes
+) -> None:
+    refused = HEADERS.replace(b"image/png", b"text/plain") + b"Content-Length: 3000000\r\n\r\n"
+    with crowd(service, refused + b"x", 64):
+        assert_others_are_served(service, photo_jpeg)
+
+
+def test_malformed_request_is_refused_without_its_words(service: Service) -> None:
+    with connect(service, CONNECTION_SECONDS) as client:
+        client.sendall(
+            b"GET /api/stats HTTP/1.1\r\nHost: x\r\nAuthorization Bearer sr_secret\r\n\r\n"
+        )
+        answer = client.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"secret" not in answer
+    assert "secret" not in service.log
 
 
 def test_idle_kept_connections_take_no_thread(service: Service, photo_jpeg: bytes) -> None:
@@ -87,13 +132,12 @@ def test_silent_connections_do_not_keep_a_stopping_service(tmp_path: Path) -> No
 
 
 def test_trickled_upload_is_told_that_it_is_too_slow(tmp_path: Path) -> None:
-    size = uploads.LEAST_BYTES_PER_SECOND
     with (
-        run_service(tmp_path, upload_timeout_seconds=2, max_upload_bytes=size) as slow,
+        run_service(tmp_path, upload_timeout_seconds=2) as slow,
         connect(slow, CONNECTION_SECONDS) as client,
     ):
         client.sendall(HEADERS + b"Content-Length: 30000\r\n\r\n")
-        # A byte now and then, never a pause of 2 s; 3 s in all are allowed.
+        # A byte now and then, never a pause of 2 s; after these 32 KiB a second are asked for.
         for _ in range(10):
             with contextlib.suppress(ConnectionError):
                 client.sendall(b"x")
@@ -104,21 +148,76 @@ def test_trickled_upload_is_told_that_it_is_too_slow(tmp_path: Path) -> None:
         assert "takes too long" in answer
 
 
-def test_client_that_never_reads_its_answer_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The service's own time-out is half a minute; here it is seen that a time-out there is."""
-    worker = object.__new__(gunicorn_worker.Worker)
-    worker._reading_headers = {}
+@pytest.fixture
+def connection() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two ends of a TCP connection with small buffers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(listener.getsockname())
+        server, _ = listener.accept()
+        with server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            yield server, client
+
+
+def send_in_background(pool: ThreadPoolExecutor, server: socket.socket) -> Future[None]:
+    sending = pool.submit(server.sendall, b"x" * 10_000_000)
+    time.sleep(0.2)
+    return sending
+
+
+@pytest.mark.parametrize("reads", [0, 100], ids=["nothing", "slowly"])
+def test_client_that_hardly_reads_its_answer_is_let_go(
+    connection: tuple[socket.socket, socket.socket], reads: int
+) -> None:
+    server, client = connection
+    with ThreadPoolExecutor(1) as pool:
+        sending = send_in_background(pool, server)
+        transfer = AnswerTransfer(server, grace_seconds=0.5, least_per_second=1_000_000)
+        for _ in range(20):
+            transfer.look()
+            if transfer.is_over:
+                break
+            client.recv(reads)
+            time.sleep(0.1)
+        assert transfer.is_over
+        with pytest.raises(OSError, match=r"pipe|reset"):
+            sending.result(PATIENCE)
+
+
+def test_client_that_reads_its_answer_at_a_modest_pace_gets_all_of_it(
+    connection: tuple[socket.socket, socket.socket],
+) -> None:
+    server, client = connection
+    with ThreadPoolExecutor(1) as pool:
+        sending = send_in_background(pool, server)
+        transfer = AnswerTransfer(server, grace_seconds=0.5, least_per_second=100_000)
+        received = 0
+        while received < 10_000_000:
+            transfer.look()
+            assert not transfer.is_over
+            target = received + 500_000
+            while received < min(target, 10_000_000):
+                received += len(client.recv(65536))
+            time.sleep(0.1)
+        sending.result(PATIENCE)
+
+
+def test_answer_that_is_not_yet_made_is_not_slow(
+    connection: tuple[socket.socket, socket.socket],
+) -> None:
+    transfer = AnswerTransfer(connection[0], grace_seconds=0, least_per_second=1_000_000)
+    for _ in range(5):
+        transfer.look()
+        time.sleep(0.05)
+    assert not transfer.is_over
+
+
+def test_what_is_no_tcp_connection_is_left_alone() -> None:
     server, client = socket.socketpair()
-
-    class Connection:
-        sock = server
-
-    def serve(_self: object, _request: object, connection: Connection) -> bool:
-        with pytest.raises(TimeoutError):
-            connection.sock.sendall(b"x" * 10_000_000)
-        return False
-
-    monkeypatch.setattr(gunicorn_worker, "SEND_SECONDS", 0.2)
-    monkeypatch.setattr(ThreadWorker, "handle_request", serve)
     with server, client:
-        assert worker.handle_request(object(), Connection()) is False
+        transfer = UploadTransfer(server, grace_seconds=0, least_per_second=1_000_000)
+        transfer.look()
+        time.sleep(0.05)
+        transfer.look()
+        assert not transfer.is_over

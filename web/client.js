@@ -57,10 +57,12 @@ async function ask(url, options) {
     try {
       const response = await fetch(url, options);
       if (response.ok) return response;
-      if (!RETRIED.has(response.status) || attempt === MAX_ATTEMPTS) {
+      const asked = Number(response.headers.get("Retry-After"));
+      // Whoever has used up an hour's limit does not wait for its end with the file in hand.
+      const isSpent = response.status === 429 && asked > MAX_PAUSE_SECONDS;
+      if (!RETRIED.has(response.status) || attempt === MAX_ATTEMPTS || isSpent) {
         throw new EnhanceError(await readProblem(response), response.status);
       }
-      const asked = Number(response.headers.get("Retry-After"));
       if (asked > 0) seconds = Math.min(asked, MAX_PAUSE_SECONDS);
     } catch (error) {
       // fetch says TypeError for whatever went wrong with the connection, CORS included.
