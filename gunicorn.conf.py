@@ -18,6 +18,7 @@ from errors import ConfigError, DatabaseDown, StartupError
 from jobs import Jobs
 from jobs_schema import SCHEMA, make_owner, owner_prefix
 from logs import make_log_config
+from machine import return_large_buffers
 from settings import DRAINS_AT_ONCE, PROJECT_DIR, Settings
 
 # Threads beyond those that wait for results or read uploads, so that hits and health checks always
@@ -82,6 +83,7 @@ def post_worker_init(worker: Worker) -> None:
     # gunicorn's own handler shuts the thread pool down: where the signal comes while the pool takes
     # a request, it waits for its own lock for ever (seen).
     signal.signal(signal.SIGQUIT, lambda _signal, _frame: quit_worker(worker))
+    return_large_buffers()
     runner = worker.wsgi.extensions["runner"]
     runner.is_draining = lambda: not worker.alive
 

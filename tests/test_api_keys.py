@@ -113,6 +113,7 @@ def test_file_that_cannot_be_read_leaves_the_keys_as_they_were(
     keys = ApiKeys(keys_file)
     keys_file.write_text("what is this\n")
     assert keys.find(KEY) == "anna"
+    assert keys.are_stale
     keys_file.unlink()
     assert keys.find(KEY) == "anna"
     assert keys.find(KEY) == "anna"
@@ -120,6 +121,7 @@ def test_file_that_cannot_be_read_leaves_the_keys_as_they_were(
     assert 1 <= len(complaints) <= 2
     keys_file.write_text("")
     assert keys.find(KEY) is None
+    assert not keys.are_stale
 
 
 @pytest.mark.parametrize("text", ["anna", f"anna:{KEY}", "a b:" + "0" * 64, "\udcff"])

@@ -1,16 +1,19 @@
 """deploy_test.sh, the operator's smoke test, against the real service."""
 
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from api_keys import hash_key, make_key
 from tests.service import PROJECT_DIR, find_free_port, run_service
 
 
-def run_script(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_script(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(PROJECT_DIR / "deploy_test.sh"), *arguments],
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=120,
@@ -38,6 +41,16 @@ def test_script_tells_an_allowed_origin_from_a_refused_one(tmp_path: Path) -> No
     assert refused.returncode == 1
     assert "FAIL  preflight of https://b.example is allowed" in refused.stdout
     assert refused.stdout.count("FAIL") == 1
+
+
+def test_script_takes_an_api_key(tmp_path: Path) -> None:
+    key = make_key()
+    (tmp_path / "keys").write_text(f"operator:{hash_key(key)}\n")
+    with run_service(tmp_path, api_keys_file=tmp_path / "keys") as service:
+        refused = run_script(service.url)
+        done = run_script(service.url, SR_API_KEY=key)
+    assert refused.returncode == 1
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_script_fails_where_nobody_answers() -> None:

@@ -56,6 +56,25 @@ def test_fault_in_the_picture_threads_is_logged_with_the_requests_id(
     assert current_request_id.get() == ""
 
 
+def test_asynchronous_job_has_an_id_of_its_own_from_its_request_on(
+    make_app: AppMaker, fake_model: FakeModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = make_app().test_client()
+    fake_model.error = RuntimeError("broken")
+    caplog.set_level(logging.INFO)
+    caplog.handler.addFilter(RequestIdFilter())
+    accepted = upload(client, headers={"Prefer": "respond-async"})
+    assert accepted.status_code == 202
+    url = accepted.headers["Location"]
+    while client.get(url, headers={"Prefer": "wait=5"}).get_json()["state"] != "failed":
+        pass
+    (request,) = (each for each in caplog.records if each.__dict__.get("status") == 202)
+    (fault,) = (each for each in caplog.records if "computing" in each.getMessage())
+    assert fault.__dict__["request_id"] == request.__dict__["job"]
+    assert request.__dict__["job"].startswith("job-")
+    assert "sr_job_faults_total 1.0" in client.get("/metrics").text
+
+
 def test_json_has_a_member_for_each_fact(tmp_path: Path, photo_jpeg: bytes) -> None:
     with run_service(tmp_path, log_format="json") as service:
         httpx.post(

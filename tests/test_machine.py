@@ -1,9 +1,12 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import machine
+from settings import PROJECT_DIR
 
 
 def write_files(folder: Path, files: dict[str, str]) -> None:
@@ -71,3 +74,38 @@ def test_limits_of_the_service_and_of_the_slice_around_it_count(
     )
     assert machine.count_cpus(tmp_path / "cgroup", membership) == 4
     assert machine.available_memory_bytes(tmp_path / "cgroup", membership) == 600_000
+
+
+MIXED_BUFFERS = """
+import sys
+import numpy as np
+from machine import return_large_buffers
+if sys.argv[1] == "call":
+    return_large_buffers()
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+np.ones(30_000_000, np.uint8)  # when it is freed, glibc keeps buffers up to its size
+before = resident()
+small = []
+for _ in range(10):
+    large = [np.ones(10_000_000, np.uint8) for _ in range(10)]
+    small.append(np.ones(10_000, np.uint8))
+    del large
+print(resident() - before)
+"""
+
+
+def test_memory_of_large_buffers_goes_back_to_the_system() -> None:
+    kept = [
+        int(
+            subprocess.run(
+                [sys.executable, "-c", MIXED_BUFFERS, choice],
+                cwd=PROJECT_DIR,
+                capture_output=True,
+                check=True,
+                timeout=60,
+            ).stdout
+        )
+        for choice in ("call", "leave")
+    ]
+    assert kept[0] < 5_000_000 < kept[1], kept

@@ -1,12 +1,14 @@
 import os
 import re
 import signal
+import time
 from io import BytesIO
 from pathlib import Path
 
 import httpx
 import pytest
 from flask.testing import FlaskClient
+from PIL import Image
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
 )
@@ -14,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lanes import Lanes, Network, Progress, Task
 from settings import Settings
-from tests.conftest import PNG, AppMaker, FakeModel, upload
+from tests.conftest import PNG, AppMaker, FakeModel, encode, upload
 from tests.service import PROJECT_DIR, run_service, wait_until_ready
 
 
@@ -47,6 +49,27 @@ def test_answers_are_counted_by_route_method_and_status(client: FlaskClient) -> 
     assert metrics['sr_request_seconds_count{method="POST",route="/api/enhance"}'] == 3
     assert metrics['sr_refused_total{code="unsupported_media_type"}'] == 1
     assert metrics['sr_refused_total{code="not_found"}'] == 2
+
+
+def test_the_first_refusal_of_a_kind_is_an_increase(client: FlaskClient) -> None:
+    before = scrape(client)
+    assert before['sr_refused_total{code="unsupported_media_type"}'] == 0
+    for code in ("internal_error", "busy", "not_stored", "jobs_unavailable", "rate_limited"):
+        assert before[f'sr_refused_total{{code="{code}"}}'] == 0
+
+
+def test_queued_jobs_count_with_their_pixels(client: FlaskClient, fake_model: FakeModel) -> None:
+    fake_model.may_go_on.clear()
+    for number in range(6):
+        content = encode(Image.new("RGB", (20, 10), (number, 0, 0)), "PNG")
+        upload(client, content=content, headers={"Prefer": "respond-async"})
+    deadline = time.monotonic() + 20
+    pixels = 0.0
+    while pixels != 2 * 200 and time.monotonic() < deadline:  # four are claimed at once
+        pixels = scrape(client)['sr_jobs_pixels{state="queued"}']
+    assert pixels == 2 * 200
+    assert scrape(client)['sr_jobs_pixels{state="running"}'] == 4 * 200
+    fake_model.may_go_on.set()
 
 
 def test_what_clients_invent_adds_no_series(client: FlaskClient) -> None:

@@ -80,6 +80,10 @@ def audit_files(audit: Audit, nginx: Nginx) -> None:
         *("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "deploy/compose.yaml"),
     )
     audit.ask("alerts.yaml, by promtool", "promtool", "check", "rules", "deploy/alerts.yaml")
+    audit.ask(
+        "what alerts.yaml says of figures, by promtool",
+        *("promtool", "test", "rules", "tests/alerts_test.yaml"),
+    )
     for unit in UNITS:
         audit.ask(
             f"{unit}, by systemd-analyze security",
