@@ -9,7 +9,7 @@ STOCK_MODEL := models/stock/EDSR_x3.pb
 STOCK_SHA256 := 3baa3740fdb8ee9c52f1a41d69fa74cb9feef0fa9bfeec24f0ee58b928068e9a
 
 .PHONY: run run-fast test lint format stock-model bench bench-tiles bench-memory bench-jobs \
-	bench-encoders bench-fidelity fuzz faults soak audit audit-packages clean
+	bench-encoders bench-fidelity fuzz faults soak cluster audit audit-packages clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run-installed
@@ -53,7 +53,7 @@ $(VENV)/openvino-installed: requirements-openvino.txt $(VENV)/run-installed
 	$(BIN)/pip install --quiet --requirement requirements-openvino.txt
 	touch $@
 
-$(VENV)/test-installed: requirements.txt requirements-test.txt requirements-postgres.txt requirements-client.txt requirements-openvino.txt requirements-redis.txt training/requirements.txt | $(BIN)/pip
+$(VENV)/test-installed: requirements.txt requirements-test.txt requirements-postgres.txt requirements-client.txt requirements-openvino.txt requirements-redis.txt requirements-store.txt requirements-cluster.txt training/requirements.txt | $(BIN)/pip
 	$(BIN)/pip install --quiet --requirement requirements-test.txt
 	touch $@ $(VENV)/run-installed
 
@@ -103,6 +103,10 @@ soak: $(VENV)/bench-installed
 # Faults at full size, some ten minutes; a short form of them is among the tests.
 faults: $(VENV)/test-installed
 	$(BIN)/python -m tests.faults
+
+# Replicas that share PostgreSQL, S3 and a Dask cluster, with some killed; a short form is among the tests.
+cluster: $(VENV)/test-installed
+	$(BIN)/python -m tests.cluster
 
 # Third-party judges of the deployment; they take no part in make test.
 audit: $(VENV)/test-installed $(AUDIT)/installed

@@ -13,6 +13,7 @@ from werkzeug.wsgi import wrap_file
 from access import install_access
 from api_docs import install_api_docs
 from cache_headers import evaluate_preconditions, install_cache_headers, set_cache_policy
+from dask_tiles import load_on_cluster
 from encoders import CONTENT_TYPES
 from errors import BadRequest, NotStored, ResultNotFound
 from job_routes import JobRoutes, read_preference
@@ -56,6 +57,8 @@ def create_app(
     def load() -> SuperResolution:
         if super_resolution is not None:
             return super_resolution
+        if settings.dask_scheduler:
+            return load_on_cluster(settings.dask_scheduler, settings.model_path, settings.lanes)
         make = SuperResolution if settings.engine == "opencv" else load_fastest
         return make(settings.model_path, settings.lanes)
 

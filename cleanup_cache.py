@@ -19,9 +19,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from errors import ConfigError
+from errors import ConfigError, StoreDown
+from remote_store import RemoteStore
 from result_cache import KEY_PATTERN, ResultCache, StoredFile
 from settings import Settings
+from tiers import results_folder
 
 MEGABYTE = 1024**2
 SECONDS_A_DAY = 86400
@@ -164,12 +166,29 @@ def remove_files(cache: ResultCache, files: Iterable[StoredFile], dry_run: bool)
 
 
 def delete_upload(key: str, settings: Settings, dry_run: bool) -> CleanupSummary:
-    """Remove all results of one upload and print the addresses to purge from proxies and CDNs."""
+    """Remove all results of one upload and print the addresses to purge from proxies and CDNs.
+
+    Where machines share a store, what is in the other machines' folders stays.
+
+    Raises
+    ------
+    ConfigError, StoreDown
+        The shared store cannot be used, or does not answer.
+    """
     cache = ResultCache(settings.cache_dir)
     files = [file for file in cache.scan() if file.name.startswith(f"{key}.")]
-    for file in files:
-        print(f"{settings.public_url}/cache/{file.name}")
-    return remove_files(cache, files, dry_run)
+    names = {file.name for file in files}
+    if settings.store_url:
+        remote = RemoteStore(settings.store_url)
+        stored = remote.list_keys(results_folder(key))
+        names |= {each.rpartition("/")[2] for each in stored}
+        if not dry_run:
+            remote.remove(stored)
+    for name in sorted(names):
+        print(f"{settings.public_url}/cache/{name}")
+    summary = remove_files(cache, files, dry_run)
+    summary.removed += len(names) - len(files)
+    return summary
 
 
 def parse_sha256(text: str) -> str:
@@ -208,7 +227,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     folder = chosen.cache_dir or settings.cache_dir
     if chosen.delete:
-        summary = delete_upload(chosen.delete, replace(settings, cache_dir=folder), chosen.dry_run)
+        try:
+            summary = delete_upload(
+                chosen.delete, replace(settings, cache_dir=folder), chosen.dry_run
+            )
+        except (ConfigError, StoreDown) as fault:
+            print(fault, file=sys.stderr)
+            return 1
     else:
         summary = cleanup_old_cache(
             chosen.max_age_days, chosen.max_size_mb, cache_dir=folder, dry_run=chosen.dry_run

@@ -165,6 +165,12 @@ class NotStored(ServiceError):
     code = "not_stored"
 
 
+class StoreDown(NotStored):
+    """The store that the machines share does not answer now."""
+
+    code = "store_unavailable"
+
+
 class NotReady(ServiceError):
     """The model is loading, or does not compute what it should."""
 

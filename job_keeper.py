@@ -4,11 +4,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
-from errors import DatabaseDown
+from errors import DatabaseDown, StoreDown
 from jobs import Claim, Jobs
-from lanes import Progress
+from local_jobs import OwnedJob
 from spool import Spool
 
 TICK_SECONDS = 0.5
@@ -19,14 +18,6 @@ CLAIMS_AT_ONCE = 4
 SPOOL_GRACE_SECONDS = 20.0
 
 logger = logging.getLogger(__name__)
-
-
-class OwnedJob(Protocol):
-    """What the keeper must know of a job that this process has claimed."""
-
-    name: str
-    is_asynchronous: bool
-    progress: Progress
 
 
 class JobKeeper:
@@ -56,45 +47,67 @@ class JobKeeper:
         self._run = run
         self._may_claim = may_claim
         self._wake = threading.Event()
-        self._stopping = False
+        self._stopped = threading.Event()
         self._swept = -SWEEP_SECONDS
-        self._thread = threading.Thread(target=self._keep, name="job-keeper", daemon=True)
+        self._stopping = threading.Event()
+        # Apart from each other: an upload that comes slowly must cost no lease.
+        self._claiming = threading.Thread(
+            target=self._repeat,
+            args=[self._claim, self._wake, self._stopping],
+            name="job-keeper-claim",
+            daemon=True,
+        )
+        self._renewing = threading.Thread(
+            target=self._repeat,
+            args=[self._renew, self._stopped, self._stopped],
+            name="job-keeper-renew",
+            daemon=True,
+        )
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        self._renewing.start()
+        self._claiming.start()
 
     def wake(self) -> None:
         """Look for queued jobs at once."""
         self._wake.set()
 
     def stop(self) -> None:
-        """End the thread: from then on nothing is claimed, and no lease renewed."""
-        self._stopping = True
+        """End the threads: from then on nothing is claimed, and no lease renewed."""
+        self._stopping.set()
         self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        if self._claiming.is_alive():
+            self._claiming.join()
+        # What was being claimed has kept its lease until now.
+        self._stopped.set()
+        if self._renewing.is_alive():
+            self._renewing.join()
 
-    def _keep(self) -> None:
-        while not self._stopping:
+    def _repeat(
+        self, step: Callable[[], None], pause: threading.Event, end: threading.Event
+    ) -> None:
+        while not end.is_set():
             try:
-                self._tick()
-            except DatabaseDown as error:
-                logger.error("the jobs table is not available: %s", error.__cause__ or error)
+                step()
+            except (DatabaseDown, StoreDown, OSError) as error:
+                logger.error("%s %s", error, error.__cause__ or "")
             except Exception:
-                # This thread must live as long as the process: without it no lease is renewed.
+                # These threads must live as long as the process.
                 logger.exception("looking after the jobs failed")
-            self._wake.wait(TICK_SECONDS)
-            self._wake.clear()
+            pause.wait(TICK_SECONDS)
 
-    def _tick(self) -> None:
+    def _renew(self) -> None:
         for job in self._owned():
             if not self.jobs.renew(job.name, job.progress.tiles_done, job.progress.tiles_total):
                 job.progress.cancelled = True
+
+    def _claim(self) -> None:
+        self._wake.clear()
         if time.monotonic() - self._swept >= SWEEP_SECONDS:
             self._swept = time.monotonic()
             self._sweep()
-        while self._may_claim() and not self._stopping:
+        while self._may_claim() and not self._stopping.is_set():
             if sum(job.is_asynchronous for job in self._owned()) >= CLAIMS_AT_ONCE:
                 return
             claim = self.jobs.claim_next()

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -10,7 +11,7 @@ from flask import Flask, Request, Response, g, jsonify, request
 from werkzeug.http import parse_list_header
 
 from cache_headers import set_cache_policy
-from errors import ClientLeft, JobNotFound
+from errors import ClientLeft, JobNotFound, StoreDown
 from jobs import TICKET_PATTERN, JobStatus
 from local_jobs import short_job_id
 from options import Options
@@ -98,9 +99,9 @@ class JobRoutes:
                 self._runner.withdraw(ticket)  # nobody else knows it
                 raise ClientLeft("The client has closed the connection.")
             status = self._find(ticket)
-            result = self._runner.open_result(status.name) if status.state == "done" else None
-            if result is not None:
-                return replace(result, hit=False)
+            with suppress(StoreDown):  # the ticket is worth more than an error
+                if status.state == "done" and (result := self._runner.open_result(status.name)):
+                    return replace(result, hit=False)
         response = self._answer(ticket, self._find(ticket))
         response.status_code = 202
         response.headers["Location"] = self._job_url(ticket)
@@ -157,7 +158,9 @@ class JobRoutes:
         problem = None
         if status.state == "failed" and status.problem is not None:
             problem = problem_members(**status.problem)
-        is_stored = status.state == "done" and runner.cache.contains(status.name)
+        is_stored = status.state == "done"
+        with suppress(StoreDown):
+            is_stored = is_stored and runner.cache.contains(status.name)
         done, total = status.tiles_done, status.tiles_total
         response = jsonify(
             id=ticket,

@@ -8,7 +8,7 @@ import json
 import re
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from databases import Database
@@ -217,6 +217,39 @@ class Jobs:
             )
         )
 
+    def is_done(self, name: str) -> bool:
+        """Tell whether a result was computed, by whomever."""
+        rows = self.database.execute("SELECT 1 FROM jobs WHERE name = ? AND state = 'done'", [name])
+        return bool(rows)
+
+    def rename(self, claim: Claim, name: str) -> Claim | None:
+        """Let a job that this process has claimed, and all its tickets, be another's.
+
+        Another version accepted it, whose results have other names.
+
+        Returns
+        -------
+        The job under its new name, claimed; None where that one is done or goes on already.
+        """
+        rows = self.database.execute(
+            """INSERT INTO jobs (name, state, options, pixels, spool, attempts, owner, lease_until,
+                created, updated)
+            SELECT ?, 'running', options, pixels, spool, attempts, owner, now() + ?, created, now()
+            FROM jobs WHERE name = ? AND owner = ? AND state = 'running'
+            ON CONFLICT (name) DO UPDATE SET state = 'running', spool = excluded.spool,
+                owner = excluded.owner, lease_until = excluded.lease_until, problem = NULL,
+                attempts = excluded.attempts, tiles_done = 0, updated = now()
+            WHERE jobs.state IN ('failed', 'cancelled') RETURNING name""",
+            [name, LEASE_SECONDS, claim.name, self.owner],
+        )
+        self.database.execute("UPDATE tickets SET name = ? WHERE name = ?", [name, claim.name])
+        self.database.execute(
+            """UPDATE jobs SET state = 'cancelled', owner = NULL, updated = now()
+            WHERE name = ? AND owner = ?""",
+            [claim.name, self.owner],
+        )
+        return replace(claim, name=name) if rows else None
+
     def claim_next(self) -> Claim | None:
         """Take the queued job that is next."""
         rows = self.database.execute(
@@ -261,19 +294,20 @@ class Jobs:
         )
         return rows[0][0] if rows else None
 
-    def give_back(self, name: str) -> None:
-        """Queue a job of this process again, for another attempt by anybody."""
-        self._give_up("name = ? AND owner = ?", [name, self.owner])
+    def give_back(self, name: str, counts: bool = True) -> None:
+        """Queue a job of this process again, for another attempt by anybody.
+
+        Parameters
+        ----------
+        counts : as one of its attempts
+        """
+        self._give_back("name = ? AND owner = ?", [name, self.owner], counts)
 
     # --- what others have left behind
 
     def hand_over(self) -> None:
         """Give all jobs of this process to whoever comes next: it is about to end."""
-        self.database.execute(
-            "UPDATE jobs SET attempts = attempts - 1 WHERE owner = ? AND state = 'running'",
-            [self.owner],
-        )
-        self._give_up("owner = ?", [self.owner])
+        self._give_back("owner = ?", [self.owner], counts=False)
 
     def give_up_dead(self, owner_prefix: str | None = None) -> None:
         """Queue again what dead owners had, those with a prefix or those whose lease is over.
@@ -285,6 +319,15 @@ class Jobs:
             self._give_up(LOST, [])
         else:
             self._give_up("substr(owner, 1, ?) = ?", [len(owner_prefix), owner_prefix])
+
+    def _give_back(self, condition: str, parameters: Iterable[object], counts: bool) -> None:
+        if not counts:
+            self.database.execute(
+                f"""UPDATE jobs SET attempts = attempts - 1
+                WHERE state = 'running' AND {condition}""",
+                [*parameters],
+            )
+        self._give_up(condition, parameters)
 
     def _give_up(self, condition: str, parameters: Iterable[object]) -> None:
         problem = {"status": 500, "code": "internal_error", "message": "It failed repeatedly."}

@@ -7,16 +7,26 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from cleanup_cache import CacheLimiter
-from errors import Busy, DatabaseDown, JobCancelled, NotStored, ServiceError, UploadLost
+from errors import (
+    Busy,
+    DatabaseDown,
+    JobCancelled,
+    NotStored,
+    ServiceError,
+    StoreDown,
+    UploadLost,
+)
 from image_codec import ImageHeader, read_header
 from jobs import Claim, Jobs
+from lanes import Progress
 from logs import current_request_id
 from options import Options
 from pipeline import Count, Job, Pipeline, estimate_cost
-from result_cache import ResultCache
+from result_cache import ResultCache, hash_file
 from scheduler import Scheduler
 from spool import Spool
 from uploads import Upload
@@ -45,6 +55,23 @@ def restore_options(options: dict[str, Any]) -> Options:
         return Options(**options)
     except TypeError:
         raise ServiceError(OTHER_VERSION) from None
+
+
+class OwnedJob(Protocol):
+    """What the jobs table is told of a job that this process has claimed."""
+
+    name: str
+    is_asynchronous: bool
+    progress: Progress
+
+
+@dataclass
+class Fetching:
+    """A claimed job whose upload is not there yet."""
+
+    name: str
+    is_asynchronous: bool = True
+    progress: Progress = field(default_factory=Progress)
 
 
 class LocalJobs:
@@ -85,6 +112,7 @@ class LocalJobs:
         self._count = count
         self._lock = threading.Lock()
         self._jobs: dict[tuple[str, bool], Job] = {}  # by name, and whether they are kept
+        self._fetching: Fetching | None = None
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="picture")
 
     def __len__(self) -> int:
@@ -162,7 +190,13 @@ class LocalJobs:
             del self._jobs[job.name, job.keep]
 
     def run_claimed(self, claim: Claim) -> None:
-        """Start a job that the keeper has claimed."""
+        """Start a job that the keeper has claimed.
+
+        Raises
+        ------
+        OSError, StoreDown
+            Its upload cannot be read now; the job is queued again.
+        """
         with self._lock:
             job = self._jobs.get((claim.name, True))
             adopted = job is not None and not job.is_claimed and not job.progress.cancelled
@@ -173,41 +207,62 @@ class LocalJobs:
             self._table.want(claim.name, self._max_sync_seconds)
             return
         try:
-            file = self._spool.open(claim.spool)
-        except OSError as error:
-            logger.error("cannot read a spooled upload: %s", error.strerror)
-            self._table.give_back(claim.name)
+            job = self._open_claimed(claim)
+        except (OSError, StoreDown) as error:
+            # Of a store that is down no job is to blame, however often it is tried.
+            self._table.give_back(claim.name, counts=isinstance(error, OSError))
+            raise
+        except ServiceError as error:
+            problem = None if error.code == JobCancelled.code else describe(error)
+            self._spool.remove(self._table.finish(claim.name, problem))
             return
+        if job is None:
+            return
+        with self._lock:
+            self._jobs[job.name, True] = job
+        self._scheduler.enter(job.cost_pixels)
+        self._pool.submit(self._run_claimed, job)
+
+    def _open_claimed(self, claim: Claim) -> Job | None:
+        """Return the job of a claim; None where it is no longer this process's."""
+        options = restore_options(claim.options)
+        name = self._result_name(claim.name.partition(".")[0], options)
+        if name != claim.name:
+            renamed = self._table.rename(claim, name)
+            if renamed is None:
+                return None
+            claim = renamed
+        fetching = self._fetching = Fetching(claim.name)
+        file = None
         try:
+            file = self._spool.open(claim.spool)
             if file is None:
                 # Lost, or over: the spool is emptied only after the result is stored.
                 is_stored = self._cache.contains(claim.name)
                 raise JobCancelled("stored") if is_stored else UploadLost("The upload is lost.")
+            if hash_file(file) != claim.name.partition(".")[0]:
+                raise UploadLost("The upload is damaged.")
+            if fetching.progress.cancelled:
+                raise JobCancelled("It took too long; another process has it.")
             header = read_header(file, self._max_input_pixels)
-            options = restore_options(claim.options)
-            if self._result_name(claim.name.partition(".")[0], options) != claim.name:
-                raise ServiceError(OTHER_VERSION)
-            job = Job(claim.name, file, header, options, is_asynchronous=True)
-        except ServiceError as error:
+            return Job(claim.name, file, header, options, is_asynchronous=True)
+        except BaseException:
             if file is not None:
                 file.close()
-            problem = None if error.code == JobCancelled.code else describe(error)
-            self._spool.remove(self._table.finish(claim.name, problem))
-            return
-        with self._lock:
-            self._jobs[claim.name, True] = job
-        self._scheduler.enter(job.cost_pixels)
-        self._pool.submit(self._run_claimed, job)
+            raise
+        finally:
+            self._fetching = None
 
     def _run_claimed(self, job: Job) -> None:
         # The request that it came with is over, and was logged with this.
         current_request_id.set(short_job_id(job.name))
         self._run(job)
 
-    def claimed(self) -> list[Job]:
+    def claimed(self) -> list[OwnedJob]:
         """Return the jobs of this process that it has claimed in the table."""
         with self._lock:
-            return [job for job in self._jobs.values() if job.is_claimed]
+            jobs: list[OwnedJob] = [job for job in self._jobs.values() if job.is_claimed]
+        return jobs if self._fetching is None else [*jobs, self._fetching]
 
     def _run(self, job: Job) -> None:
         """Compute a job's result to its end, good or bad; runs on a thread of the pool."""
@@ -235,11 +290,17 @@ class LocalJobs:
             self._limiter.note_stored(job.note.length)
 
     def _claim(self, job: Job) -> None:
-        """Wait until this process owns the job in the table, or another has stored its result."""
-        while job.keep and not job.is_claimed and not self._cache.contains(job.name):
+        """Wait until this process owns the job in the table.
+
+        Another may have had it until then, and stored its result.
+        """
+        has_waited = False
+        while job.keep and not job.is_claimed:
             if job.progress.cancelled:
                 raise JobCancelled("Nobody wants this picture any more.")
             try:
+                if has_waited and self._table.is_done(job.name):
+                    return
                 if self._table.claim(
                     job.name,
                     job.options.as_dict(),
@@ -257,6 +318,7 @@ class LocalJobs:
                 if job.waiters == 0:
                     raise JobCancelled("Nobody waits for this picture any more.")
                 time.sleep(CLAIM_POLL_SECONDS)
+                has_waited = True
 
     def _record_end(self, job: Job) -> None:
         """Tell the table how a job ended; a cancelled one is in it already, or handed over."""
@@ -266,8 +328,10 @@ class LocalJobs:
         if error is None and not job.is_stored:
             error = NotStored("The result cannot be stored now.")
         try:
-            if job.is_asynchronous and isinstance(error, (Busy, NotStored)):
-                self._table.give_back(job.name)  # it may succeed later, or elsewhere
+            if isinstance(error, (Busy, NotStored)):
+                # It may succeed later, or elsewhere, if there is an upload for that. No job is to
+                # blame for a store that is down.
+                self._table.give_back(job.name, counts=not isinstance(error, StoreDown))
             else:
                 self._spool.remove(self._table.finish(job.name, describe(error) if error else None))
                 if job.is_asynchronous and error is not None and error.status >= 500:

@@ -48,6 +48,7 @@ COUNTERS = {
     "cache_evictions": ("sr_cache_evictions", "Results removed to keep the cache's limits."),
     "cache_write_errors": ("sr_cache_write_errors", "Results that could not be stored."),
     "cache_damaged": ("sr_cache_damaged", "Stored results found damaged and removed."),
+    "store_errors": ("sr_store_errors", "Times that the shared store did not work."),
     "inferences": ("sr_inferences", "Pictures computed."),
     "inference_pixels": ("sr_inference_pixels", "Input pixels of the pictures computed."),
     "inference_seconds": ("sr_inference_seconds", "Time of pictures on the lanes, waiting too."),

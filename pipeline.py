@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import BinaryIO, Protocol
 
 from encoders import check_result_size, encode_picture
-from errors import ServiceError
+from errors import ServiceError, StoreDown
 from image_codec import ImageHeader, decode_image
 from lanes import Progress
 from model_loader import ModelLoader
@@ -157,20 +157,23 @@ class Pipeline:
             job.payload = payload
             if job.keep:
                 with job.measure("store"):
-                    job.is_stored = self._store(job.name, payload, job.note)
+                    self._store(job, payload, job.note)
 
-    def _store(self, name: str, payload: memoryview, note: ResultNote) -> bool:
+    def _store(self, job: Job, payload: memoryview, note: ResultNote) -> None:
+        """Store a result; where that is not possible, its clients get it all the same."""
         try:
-            self._cache.store(name, payload, note)
-        except OSError as error:
-            # The client still gets its picture; the operator has to mend the folder.
+            self._cache.store(job.name, payload, note)
+            stored = self._cache.open(job.name)
+        except (OSError, StoreDown) as error:
+            # The operator has to mend what is broken.
             self._count("cache_write_errors")
-            logger.error("cannot store a result in %s: %s", self._cache.folder, error.strerror)
-            return False
-        stored = self._cache.open(name)
+            logger.error("cannot store a result: %s", error)
+            if isinstance(error, StoreDown):
+                job.error = error.renew()
+            return
         if stored is None:
             # Something else is in its place, or it cannot be read.
             self._count("cache_write_errors")
-            return False
+            return
         stored.file.close()
-        return True
+        job.is_stored = True

@@ -16,7 +16,7 @@ import re
 import struct
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -204,24 +204,30 @@ class ResultCache:
             The folder cannot be written; nothing is left behind.
         """
         note_bytes = json.dumps(asdict(note)).encode()
+        with self._write([payload, note_bytes, FOOTER.pack(len(note_bytes), MAGIC)]) as temporary:
+            identity = identify(temporary.stat())
+            self._publish(temporary, name)
+            self._remember_as_whole(name, identity)
+
+    @contextlib.contextmanager
+    def _write(self, pieces: Iterable[bytes | memoryview]) -> Iterator[Path]:
+        """Write a file that has no name of a result yet; it is removed when the block ends."""
         self.folder.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=self.folder)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(payload)
-                file.write(note_bytes)
-                file.write(FOOTER.pack(len(note_bytes), MAGIC))
+                for piece in pieces:
+                    file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
-                identity = identify(os.fstat(file.fileno()))
-            self._publish(Path(temporary), self.folder / name)
-            self._remember_as_whole(name, identity)
+            yield Path(temporary)
         finally:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()
 
-    @staticmethod
-    def _publish(temporary: Path, path: Path) -> None:
+    def _publish(self, temporary: Path, name: str) -> None:
+        """Give a written file its name, unless another has it."""
+        path = self.folder / name
         try:
             path.hardlink_to(temporary)
         except FileExistsError:

@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 from cleanup_cache import CacheLimiter
 from databases import open_database
 from encoders import check_result_size
-from errors import ClientLeft, DatabaseDown, JobCancelled, NotReady, NotStored, RateLimited
+from errors import (
+    ClientLeft,
+    DatabaseDown,
+    JobCancelled,
+    NotReady,
+    NotStored,
+    RateLimited,
+    StoreDown,
+)
 from image_codec import CODEC_VERSION, ImageHeader, read_header
 from job_keeper import CLAIMS_AT_ONCE, JobKeeper
 from jobs import Jobs
@@ -21,11 +29,12 @@ from local_jobs import LocalJobs
 from model_loader import ModelLoader
 from options import Options
 from pipeline import Job, Pipeline, estimate_cost
-from result_cache import ResultCache, ResultNote, StoredResult
+from remote_store import RemoteStore
+from result_cache import ResultNote, StoredResult
 from scheduler import Scheduler
 from settings import Settings
-from spool import Spool
 from super_resolution import DEFAULT_OPTIONS, SCALE, SuperResolution
+from tiers import open_tiers
 from uploads import Upload
 
 # A client that has left is noticed within this.
@@ -81,9 +90,15 @@ class Runner:
 
     def __init__(self, settings: Settings, load: Callable[[], SuperResolution]) -> None:
         self.settings = settings
-        self.cache = ResultCache(settings.cache_dir)
         self.limiter = CacheLimiter(
             settings.cache_dir, settings.cache_max_mb, settings.cache_min_free_mb
+        )
+        self._remote = RemoteStore(settings.store_url) if settings.store_url else None
+        self.cache, self.spool = open_tiers(
+            settings.cache_dir,
+            self._remote,
+            bool(settings.database_url),
+            self.limiter.note_stored,
         )
         self.model_loader = ModelLoader(load)
         self.scheduler = Scheduler(settings, lambda: self.model_loader.get().seconds_per_pixel)
@@ -91,7 +106,6 @@ class Runner:
         self._lock = threading.Lock()
         self._counts: defaultdict[str, float] = defaultdict(int)
         self.jobs = Jobs(open_database(settings, SCHEMA), make_owner())
-        self.spool = Spool(settings.cache_dir / "spool")
         self._local_jobs = LocalJobs(
             *(self.jobs, self.spool, self.cache, self.limiter, self.scheduler),
             Pipeline(settings, self.model_loader, self.cache, self.scheduler, self._count),
@@ -105,8 +119,13 @@ class Runner:
             *(self.jobs, self.spool, settings.job_ttl_seconds),
             owned=self._local_jobs.claimed,
             run=self._local_jobs.run_claimed,
-            may_claim=lambda: self.model_loader.is_sound and not self.is_draining(),
+            may_claim=self._may_claim,
         )
+
+    def _may_claim(self) -> bool:
+        """Tell whether this process could bring a job to its end now."""
+        can_store = self._remote is None or self._remote.can_write()
+        return can_store and self.model_loader.is_sound and not self.is_draining()
 
     def start(self) -> None:
         """Load the model and begin with queued jobs; must not be called before the server forks."""
@@ -227,7 +246,14 @@ class Runner:
             self._local_jobs.leave(job, left)
 
     def _collect(self, job: Job) -> Result:
-        content = (self.cache.open(job.name) if job.keep else None) or job.payload
+        content: StoredResult | memoryview | None = None
+        if job.keep and (job.is_stored or job.payload is None):
+            try:
+                content = self.cache.open(job.name)
+            except StoreDown:
+                if job.payload is None:
+                    raise
+        content = content or job.payload
         if content is None and isinstance(job.error, JobCancelled):
             raise self.scheduler.busy("The computation was interrupted; send the file again.", 0)
         if content is None and job.error is not None:
@@ -317,6 +343,7 @@ class Runner:
             "cache_hit_rate": counts["cache_hits"] / lookups if lookups else 0.0,
             "cache_write_errors": counts["cache_write_errors"],
             "cache_damaged": self.cache.damaged,
+            "store_errors": self._remote.errors if self._remote else 0,
             "cache_evictions": self.limiter.evictions,
             "inferences": counts["inferences"],
             "inference_pixels": counts["inference_pixels"],

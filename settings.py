@@ -106,6 +106,26 @@ def parse_database_url(text: str) -> str:
     return text
 
 
+def parse_store_url(text: str) -> str:
+    """Read the URL of a store that machines share."""
+    url = text.strip()
+    parts = urlsplit(url)
+    if parts.scheme == "s3" and parts.hostname:
+        return url
+    if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
+        return url
+    raise ValueError("must be s3://bucket, s3://bucket/prefix or file:///folder")
+
+
+def parse_scheduler(text: str) -> str:
+    """Read the address of a Dask scheduler."""
+    address = text.strip()
+    parts = urlsplit(address)
+    if parts.scheme != "tls" or not parts.hostname or not parts.port:
+        raise ValueError("must be tls://host:port")
+    return address
+
+
 def parse_log_format(text: str) -> str:
     """Read how the log is written."""
     choice = text.strip().lower()
@@ -172,6 +192,12 @@ class Settings:
         parse_database_url,
         "postgresql://... for a jobs table that several machines share; empty: SQLite",
     )
+    store_url: str = setting(
+        "",
+        parse_store_url,
+        "s3://bucket/prefix or file:///folder: where machines share results and the uploads of "
+        "accepted jobs; empty: the folder of the results alone; needs requirements-store.txt",
+    )
     job_ttl_seconds: int = setting(
         86400, parse_positive, "how long the status of an asynchronous job can be asked for"
     )
@@ -183,6 +209,12 @@ class Settings:
     )
     lanes: int = setting(
         0, parse_non_negative, "tiles computed at once; 0: as many as CPUs and memory allow"
+    )
+    dask_scheduler: str = setting(
+        "",
+        parse_scheduler,
+        "tls://host:8786 of a Dask cluster that computes the tiles; empty: this machine; needs "
+        "requirements-cluster.txt",
     )
     keep_metadata: str = setting(
         "safe",
@@ -277,6 +309,8 @@ class Settings:
         )
         for name in unknown:  # perhaps another program's; perhaps misspelt
             logger.warning("%s is no setting of this service", name)
+        if values.get("dask_scheduler") and values.get("engine") == "openvino":
+            faults.append("SR_DASK_SCHEDULER: its workers have no SR_ENGINE=openvino")
         if faults:
             raise ConfigError("\n".join(["wrong settings:", *(f"  {fault}" for fault in faults)]))
         return cls(**values)

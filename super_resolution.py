@@ -115,6 +115,18 @@ def hash_model(model_path: Path) -> str:
     return digest
 
 
+def choose_profile(model_sha256: str) -> ModelProfile:
+    """Return the constants of a model in OpenCV."""
+    embedded = model_sha256 == read_expected_sha256(EMBEDDED_MODEL_PATH)
+    return EMBEDDED_PROFILE if embedded else OTHER_PROFILE
+
+
+def choose_lanes(profile: ModelProfile) -> int:
+    """Return how many tiles this machine computes at once: a CPU each, and half of the memory."""
+    room = machine.available_memory_bytes() * MEMORY_SHARE_FOR_LANES
+    return max(1, min(machine.count_cpus(), int(room / profile.lane_bytes)))
+
+
 def read_golden_tile() -> tuple[Pixels, Pixels]:
     """Return a tile, and what the embedded model has to make of it."""
     golden_input, golden_output = (
@@ -133,6 +145,7 @@ class SuperResolution:
     lanes : tiles computed at once; 0 takes as many as CPUs and memory allow
     load : makes one copy of the model
     profile : constants of its engine; defaults to those of the model in OpenCV
+    clock : what the engine spends, in seconds; defaults to the CPU time of the calling thread
 
     Raises
     ------
@@ -146,30 +159,27 @@ class SuperResolution:
         lanes: int = 0,
         load: Callable[[Path], Network] = load_network,
         profile: ModelProfile | None = None,
+        clock: Callable[[], float] = time.thread_time,
     ) -> None:
         self.model_path = model_path
         self.model_sha256 = hash_model(model_path)
-        embedded = self.model_sha256 == read_expected_sha256(EMBEDDED_MODEL_PATH)
-        self.profile = profile or (EMBEDDED_PROFILE if embedded else OTHER_PROFILE)
-        self.lanes = lanes or self._choose_lanes()
+        self.profile = profile or choose_profile(self.model_sha256)
+        self.lanes = lanes or choose_lanes(self.profile)
 
         cv2.setNumThreads(1)
+        self._clock = clock
         self._speed_lock = threading.Lock()
         self._tile_seconds = self._tile_pixels = 0.0
         try:
             # One after another: two threads that read a model at once fail now and then.
             networks = [load(model_path) for _ in range(self.lanes)]
             with ThreadPoolExecutor(self.lanes) as pool:
-                enlarges = all(pool.map(self._warm_up, networks))
+                enlarges = all(pool.map(self._warm_up, set(networks)))
         except cv2.error:
             enlarges = False
         if not enlarges:
             raise ModelError(f"{model_path} is no EDSR x{SCALE} model that OpenCV can run")
         self._lanes = Lanes(networks)
-
-    def _choose_lanes(self) -> int:
-        room = machine.available_memory_bytes() * MEMORY_SHARE_FOR_LANES
-        return max(1, min(machine.count_cpus(), int(room / self.profile.lane_bytes)))
 
     def _warm_up(self, network: Network) -> bool:
         """Prepare a network for the tile's shape, and tell whether it enlarges."""
@@ -177,9 +187,9 @@ class SuperResolution:
         ramp = np.linspace(0, 255, side, dtype=np.uint8)
         probe = np.ascontiguousarray(np.broadcast_to(ramp[None, :, None], (side, side, 3)))
         network(probe)
-        started = time.thread_time()
+        started = self._clock()
         enlarged = network(probe)
-        self._record_speed(time.thread_time() - started, self.profile.kept_pixels)
+        self._record_speed(self._clock() - started, self.profile.kept_pixels)
         same_size = enlarged.shape == (side * SCALE, side * SCALE, 3)
         return same_size and enlarged.min() < enlarged.max()
 
@@ -273,13 +283,13 @@ class SuperResolution:
         """Compute the first of some equal tiles and copy the result to the places of all."""
         first, image, _ = group[0]
         crop = first.crop(image)
-        started = time.thread_time()
+        started = self._clock()
         if crop.ndim == 2:
             coloured = network(np.repeat(crop[:, :, np.newaxis], 3, axis=2))
             enlarged = np.asarray(cv2.cvtColor(coloured, cv2.COLOR_BGR2GRAY), np.uint8)
         else:
             enlarged = network(crop)
-        seconds = time.thread_time() - started
+        seconds = self._clock() - started
         # Of small tiles most of the time is overhead; they would make large pictures look slow.
         if 2 * first.kept_pixels >= self.profile.kept_pixels:
             self._record_speed(seconds, first.kept_pixels)

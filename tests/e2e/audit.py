@@ -76,6 +76,10 @@ def audit_files(audit: Audit, nginx: Nginx) -> None:
     )
     audit.ask("Containerfile, by hadolint", "hadolint", "Containerfile")
     audit.ask(
+        "kubernetes.yaml, by the schemas of Kubernetes",
+        *("kubernetes-validate", "--strict", "deploy/kubernetes.yaml"),
+    )
+    audit.ask(
         "compose.yaml, by the Compose Specification's schema",
         *("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "deploy/compose.yaml"),
     )

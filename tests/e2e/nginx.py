@@ -5,7 +5,7 @@ import re
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +80,7 @@ def make_certificate(folder: Path) -> None:
 
 
 def write_configuration(
-    folder: Path, app_port: int, port: int, plain_port: int, **changes: str
+    folder: Path, app_ports: Sequence[int], port: int, plain_port: int, **changes: str
 ) -> Path:
     """Write nginx.conf with this test's ports, folders and `changes` in place of the system's."""
     text = (PROJECT_DIR / "nginx.conf").read_text()
@@ -91,7 +91,10 @@ def write_configuration(
         "    listen [::]:443 ssl http2;\n": "",
         "listen 80": f"listen 127.0.0.1:{plain_port}",
         "listen 443": f"listen 127.0.0.1:{port}",
-        "127.0.0.1:7860": f"127.0.0.1:{app_port}",
+        "server 127.0.0.1:7860 ": " ".join(
+            f"server 127.0.0.1:{each} max_fails=3;" for each in app_ports[1:]
+        )
+        + f"server 127.0.0.1:{app_ports[0]} ",
         "/etc/ssl/sr.example": str(folder),
         "/var/cache/nginx/super-resolution": str(folder / "cache"),
         "/etc/nginx/super-resolution": str(folder / "deploy"),
@@ -113,12 +116,12 @@ def write_configuration(
 
 
 @contextmanager
-def run_nginx(folder: Path, app_port: int, **changes: str) -> Iterator[Nginx]:
-    """Run Nginx in front of a service until the block ends; `changes` replace values by name."""
+def run_nginx(folder: Path, *app_ports: int, **changes: str) -> Iterator[Nginx]:
+    """Run Nginx in front of services until the block ends; `changes` replace values by name."""
     folder.mkdir()
     port, plain_port = find_free_port(), find_free_port()
     make_certificate(folder)
-    main = write_configuration(folder, app_port, port, plain_port, **changes)
+    main = write_configuration(folder, app_ports, port, plain_port, **changes)
     command = ["nginx", "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(main)]
     subprocess.run([*command, "-t"], check=True, capture_output=True, timeout=30)
     process = subprocess.Popen([*command, "-g", "daemon off;"])

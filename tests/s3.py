@@ -1,0 +1,95 @@
+"""Run a real S3 server, SeaweedFS, on loopback with a folder and ports of its own."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from tests.service import find_free_port
+
+WEED = Path(sys.executable).with_name("weed")
+BUCKET = "pictures"
+START_SECONDS = 60
+
+
+@dataclass
+class S3Server:
+    """A running server."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    store_url: str = f"s3://{BUCKET}/sr"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that let a client in."""
+        return {
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ALLOW_HTTP": "true",
+        }
+
+
+@contextmanager
+def run_s3(folder: Path) -> Iterator[S3Server]:
+    """Run a server with one bucket until the block ends."""
+    folder.mkdir(parents=True)
+    actions = ["Admin", "Read", "Write", "List"]
+    credentials = [{"accessKey": "key", "secretKey": "secret"}]
+    identity = {"name": "sr", "credentials": credentials, "actions": actions}
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    names = ("master.port", "volume.port", "filer.port", "s3.port")
+    ports = {name: find_free_port() for name in (*names, *(f"{each}.grpc" for each in names))}
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                *(str(WEED), "server", f"-dir={folder}", "-ip=127.0.0.1", "-s3"),
+                *(f"-s3.config={folder / 's3.json'}", "-s3.autoCreateBucket"),
+                *("-master.volumeSizeLimitMB=64", "-volume.max=20", "-master.telemetry=false"),
+                *(f"-{name}={port}" for name, port in ports.items()),
+            ],
+            stdout=log,
+            stderr=log,
+        )
+        server = S3Server(f"http://127.0.0.1:{ports['s3.port']}", process)
+        try:
+            wait_until_ready(server, folder / "log")
+            yield server
+        finally:
+            process.kill()  # it takes SIGTERM for a reason to wait
+            process.wait()
+
+
+def wait_until_ready(server: S3Server, log: Path) -> None:
+    """Return when objects can be stored."""
+    import obstore
+    from obstore.store import S3Store
+
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            httpx.get(server.url, timeout=1)
+            store = S3Store(
+                BUCKET,
+                access_key_id="key",
+                secret_access_key="secret",
+                region="us-east-1",
+                endpoint=server.url,
+                client_options={"allow_http": True},
+                retry_config={"max_retries": 0},
+            )
+            obstore.put(store, "ready", b"yes")
+        except Exception:
+            if server.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(log.read_text()[-3000:]) from None
+            time.sleep(0.1)
+        else:
+            return
