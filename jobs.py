@@ -277,8 +277,14 @@ class Jobs:
             )
         )
 
-    def finish(self, name: str, problem: dict[str, Any] | None = None) -> str | None:
+    def finish(
+        self, name: str, problem: dict[str, Any] | None = None, tiles: int = 0
+    ) -> str | None:
         """End a job that this process owns, as done or, with a problem, as failed.
+
+        Parameters
+        ----------
+        tiles : how many it has in all
 
         Returns
         -------
@@ -288,9 +294,12 @@ class Jobs:
         state = "failed" if problem else "done"
         rows = self.database.execute(
             """UPDATE jobs SET state = ?, problem = ?, owner = NULL, updated = now(),
-                tiles_done = CASE WHEN ? = 'done' THEN tiles_total ELSE tiles_done END
+                tiles_total = ?, tiles_done = CASE WHEN ? = 'done' THEN ? ELSE tiles_done END
             WHERE name = ? AND owner = ? AND state = 'running' RETURNING spool""",
-            [state, json.dumps(problem) if problem else None, state, name, self.owner],
+            [
+                *(state, json.dumps(problem) if problem else None),
+                *(tiles, state, tiles, name, self.owner),
+            ],
         )
         return rows[0][0] if rows else None
 

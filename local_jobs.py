@@ -333,7 +333,9 @@ class LocalJobs:
                 # blame for a store that is down.
                 self._table.give_back(job.name, counts=not isinstance(error, StoreDown))
             else:
-                self._spool.remove(self._table.finish(job.name, describe(error) if error else None))
+                problem = describe(error) if error else None
+                tiles = job.progress.tiles_total
+                self._spool.remove(self._table.finish(job.name, problem, tiles))
                 if job.is_asynchronous and error is not None and error.status >= 500:
                     self._count("job_faults")
         except DatabaseDown:

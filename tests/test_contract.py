@@ -52,7 +52,7 @@ def test_schemathesis_finds_no_answer_that_the_contract_does_not_have(service: S
             *(sys.executable, "-m", "schemathesis.cli", "--config-file", "tests/schemathesis.toml"),
             *("run", f"{service.url}/openapi.json"),
             *("--header", f"Authorization: Bearer {KEY}"),
-            *("--max-examples", EXAMPLES, "--seed", "1", "--no-color"),
+            *("--max-examples", EXAMPLES, "--seed", "1", "--no-color", "--request-timeout", "120"),
         ],
         cwd=PROJECT_DIR,
         env={

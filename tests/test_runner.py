@@ -226,10 +226,10 @@ def test_result_that_is_removed_at_once_is_delivered_to_all(
     runner = make_runner()
     finish = runner.jobs.finish
 
-    def remove_then_finish(name: str, error: dict[str, Any] | None) -> str | None:
+    def remove_then_finish(name: str, *more: Any) -> str | None:
         assert runner.cache.contains(name)
         assert runner.cache.remove(name)
-        return finish(name, error)
+        return finish(name, *more)
 
     monkeypatch.setattr(runner.jobs, "finish", remove_then_finish)
     fake_model.may_go_on.clear()
