@@ -242,5 +242,6 @@ class PostgresDatabase(Database):
             self._connection = None
 
     def _translate(self, statement: str) -> str:
-        now = "extract(epoch from clock_timestamp())::float8"
+        # Not clock_timestamp(), which changes within a statement, so that no index serves it.
+        now = "extract(epoch from statement_timestamp())::float8"
         return statement.replace("now()", now).replace("?", "%s")

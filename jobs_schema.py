@@ -20,6 +20,7 @@ SCHEMA = (
         ticket TEXT PRIMARY KEY, name TEXT NOT NULL, withdrawn INTEGER NOT NULL DEFAULT 0,
         created DOUBLE PRECISION NOT NULL)""",
     "CREATE INDEX IF NOT EXISTS tickets_name ON tickets (name)",
+    "CREATE INDEX IF NOT EXISTS tickets_created ON tickets (created)",
 )
 
 
