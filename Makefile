@@ -120,7 +120,9 @@ audit: $(VENV)/test-installed $(AUDIT)/installed
 
 # Known vulnerabilities of the pinned packages; asks PyPI.
 audit-packages: $(AUDIT)/installed
-	$(AUDIT)/bin/pip-audit --strict --disable-pip --no-deps --requirement requirements.txt
+	$(AUDIT)/bin/pip-audit --strict --disable-pip --no-deps \
+		--requirement requirements-replica.txt --requirement requirements-openvino.txt \
+		--requirement requirements-cluster.txt --requirement requirements-client.txt
 
 $(AUDIT)/installed: requirements-audit.txt | $(BIN)/pip
 	$(PYTHON) -m venv $(AUDIT) >&2

@@ -13,6 +13,7 @@ from werkzeug.wsgi import wrap_file
 from access import install_access
 from api_docs import install_api_docs
 from cache_headers import evaluate_preconditions, install_cache_headers, set_cache_policy
+from charges import Charge
 from dask_tiles import load_on_cluster
 from encoders import CONTENT_TYPES
 from errors import BadRequest, NotStored, ResultNotFound
@@ -24,7 +25,7 @@ from problems import install_problems, make_problem, utc_now
 from rate_limits import RateLimits
 from request_log import install_request_log
 from result_cache import KEY_PATTERN, NAME_PATTERN, READ_CHUNK_BYTES, StoredResult
-from runner import Charge, Result, Runner
+from runner import Result, Runner
 from settings import PROJECT_DIR, Settings
 from super_resolution import SuperResolution
 from uploads import drain_body, has_left, read_upload

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from errors import DatabaseDown, StoreDown
-from jobs import Claim, Jobs
+from job_records import Claim
+from jobs import Jobs
 from local_jobs import OwnedJob
 from spool import Spool
 

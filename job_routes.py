@@ -11,12 +11,14 @@ from flask import Flask, Request, Response, g, jsonify, request
 from werkzeug.http import parse_list_header
 
 from cache_headers import set_cache_policy
+from charges import Charge
 from errors import ClientLeft, JobNotFound, StoreDown
-from jobs import TICKET_PATTERN, JobStatus
+from job_records import JobStatus
+from jobs import TICKET_PATTERN
 from local_jobs import short_job_id
 from options import Options
 from problems import problem_members
-from runner import Charge, Result, Runner
+from runner import Result, Runner
 from uploads import Upload, has_left
 
 MAX_LONG_POLL_SECONDS = 30

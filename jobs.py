@@ -8,10 +8,11 @@ import json
 import re
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from databases import Database
+from job_records import Cancelled, Claim, JobStatus
 
 # An owner renews its lease every second or so; when it died, others take over after this.
 LEASE_SECONDS = 10.0
@@ -35,49 +36,6 @@ def rank(table: str) -> str:
     """Return the expression that queued jobs are taken by, the least first."""
     waited = f"(now() - {table}.created)"
     return f"({table}.pixels - {waited} * {PIXELS_A_SECOND_OF_WAITING})"
-
-
-@dataclass(frozen=True)
-class JobStatus:
-    """What the table says about a ticket's job.
-
-    Attributes
-    ----------
-    state : queued, running, done, failed or cancelled
-    position : queued jobs that come before it
-    pixels_ahead : input pixels to compute until it is done, its own included
-    problem : of a failed job: status, code, message
-    created, updated : seconds since the epoch
-    """
-
-    name: str
-    state: str
-    options: dict[str, Any]
-    pixels: int
-    tiles_done: int
-    tiles_total: int
-    position: int
-    pixels_ahead: int
-    problem: dict[str, Any] | None
-    created: float
-    updated: float
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A queued job that this process has taken; `spool` is where its upload is kept."""
-
-    name: str
-    options: dict[str, Any]
-    pixels: int
-    spool: str
-
-
-@dataclass(frozen=True)
-class Cancelled:
-    """A job that was just cancelled; `spool` is where its upload is kept, if it is."""
-
-    spool: str | None
 
 
 class Jobs:

@@ -21,7 +21,8 @@ from errors import (
     UploadLost,
 )
 from image_codec import ImageHeader, read_header
-from jobs import Claim, Jobs
+from job_records import Claim
+from jobs import Jobs
 from lanes import Progress
 from logs import current_request_id
 from options import Options
@@ -197,6 +198,10 @@ class LocalJobs:
         OSError, StoreDown
             Its upload cannot be read now; the job is queued again.
         """
+        mine = self._under_own_name(claim)
+        if mine is None:
+            return
+        claim, options = mine
         with self._lock:
             job = self._jobs.get((claim.name, True))
             adopted = job is not None and not job.is_claimed and not job.progress.cancelled
@@ -207,7 +212,7 @@ class LocalJobs:
             self._table.want(claim.name, self._max_sync_seconds)
             return
         try:
-            job = self._open_claimed(claim)
+            job = self._open_claimed(claim, options)
         except (OSError, StoreDown) as error:
             # Of a store that is down no job is to blame, however often it is tried.
             self._table.give_back(claim.name, counts=isinstance(error, OSError))
@@ -216,22 +221,27 @@ class LocalJobs:
             problem = None if error.code == JobCancelled.code else describe(error)
             self._spool.remove(self._table.finish(claim.name, problem))
             return
-        if job is None:
-            return
         with self._lock:
             self._jobs[job.name, True] = job
         self._scheduler.enter(job.cost_pixels)
         self._pool.submit(self._run_claimed, job)
 
-    def _open_claimed(self, claim: Claim) -> Job | None:
-        """Return the job of a claim; None where it is no longer this process's."""
-        options = restore_options(claim.options)
+    def _under_own_name(self, claim: Claim) -> tuple[Claim, Options] | None:
+        """Return a claim under the name that its result has here, and its options.
+
+        None where it is no claim any more: another version's options, or its result is there.
+        """
+        try:
+            options = restore_options(claim.options)
+        except ServiceError as error:
+            self._spool.remove(self._table.finish(claim.name, describe(error)))
+            return None
         name = self._result_name(claim.name.partition(".")[0], options)
-        if name != claim.name:
-            renamed = self._table.rename(claim, name)
-            if renamed is None:
-                return None
-            claim = renamed
+        mine = claim if name == claim.name else self._table.rename(claim, name)
+        return (mine, options) if mine else None
+
+    def _open_claimed(self, claim: Claim, options: Options) -> Job:
+        """Return the job of a claim, with its upload."""
         fetching = self._fetching = Fetching(claim.name)
         file = None
         try:

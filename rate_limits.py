@@ -21,8 +21,8 @@ from limits.storage.base import SlidingWindowCounterSupport
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from access import is_guarded
+from charges import Charge
 from errors import ConfigError, RateLimited
-from runner import Charge
 from settings import Settings
 
 IPV6_NETWORK_BITS = 64

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from charges import FREE, Charge
 from cleanup_cache import CacheLimiter
 from databases import open_database
 from encoders import check_result_size
@@ -41,27 +42,6 @@ from uploads import Upload
 LEFT_POLL_SECONDS = 0.25
 
 logger = logging.getLogger(__name__)
-
-
-def ignore(_pixels: int) -> None:
-    """Let any number of pixels be computed."""
-
-
-@dataclass(frozen=True)
-class Charge:
-    """What a client has to pay, in pixels, for a picture that has to be computed for it.
-
-    Attributes
-    ----------
-    check : raises RateLimited where it would be too much
-    spend : counts it, and may raise likewise
-    """
-
-    check: Callable[[int], None] = ignore
-    spend: Callable[[int], None] = ignore
-
-
-FREE = Charge()
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from werkzeug.test import TestResponse
 
 import encoders
 from errors import ClientLeft
+from job_records import JobStatus
 from job_routes import Preference, read_preference
-from jobs import JobStatus
 from result_cache import generate_file_hash
 from runner import Runner
 from settings import Settings

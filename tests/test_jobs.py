@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import job_records
 import jobs
 from databases import Database, PostgresDatabase, SqliteDatabase
 from errors import DatabaseDown
@@ -68,7 +69,7 @@ def test_submitted_job_is_queued_claimed_renewed_and_done(here: Jobs) -> None:
     assert (status.state, status.position, status.pixels_ahead) == ("queued", 0, 5000)
     assert (status.name, status.options) == ("name", {"format": "png"})
     claim = here.claim_next()
-    assert claim == jobs.Claim("name", {"format": "png"}, 5000, "spool of name")
+    assert claim == job_records.Claim("name", {"format": "png"}, 5000, "spool of name")
     assert here.claim_next() is None
     assert here.renew("name", 3, 4)
     status = here.find(ticket)
@@ -231,7 +232,7 @@ def test_upload_of_a_job_is_removed_by_whoever_ends_it_and_no_other_is(here: Job
     ticket, kept = here.submit("name", {}, 1, "second")
     assert kept == "first"  # an open job keeps the upload that it has
     assert here.open_spools() == {"first"}
-    assert here.claim_next() == jobs.Claim("name", {}, 1, "first")
+    assert here.claim_next() == job_records.Claim("name", {}, 1, "first")
     assert here.finish("name", {"code": "busy"}) == "first"
     assert here.finish("name") is None  # it was not this process's any more
     third, kept = here.submit("name", {}, 1, "third")
@@ -240,7 +241,7 @@ def test_upload_of_a_job_is_removed_by_whoever_ends_it_and_no_other_is(here: Job
         here.withdraw(each)
     assert here.cancel_unless_wanted("name") is None  # the very first ticket
     here.database.execute("UPDATE tickets SET withdrawn = 1")
-    assert here.cancel_unless_wanted("name") == jobs.Cancelled("third")
+    assert here.cancel_unless_wanted("name") == job_records.Cancelled("third")
     assert here.open_spools() == set()
 
 

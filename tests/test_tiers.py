@@ -23,7 +23,8 @@ from PIL import Image
 import remote_store
 import tiers
 from errors import ConfigError, StoreDown
-from jobs import Claim, Jobs
+from job_records import Claim
+from jobs import Jobs
 from options import Options
 from remote_store import RemoteStore
 from result_cache import StoredResult, generate_file_hash

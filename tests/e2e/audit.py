@@ -131,8 +131,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tools", type=Path, help="folder of the judges' commands")
     audit = Audit(parser.parse_args().tools)
-    print("# What third-party judges say\n\n`make --silent audit > docs/audit.md`, with Debian's Nginx")
-    print("and a self-signed certificate.\n", flush=True)
+    print("# What third-party judges say\n\n`make --silent audit > docs/audit.md`, with Debian's")
+    print("Nginx and a self-signed certificate.\n", flush=True)
     picture = encode(Image.fromarray(data.astronaut()[:128, :128]), "JPEG", quality=90)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
