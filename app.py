@@ -34,6 +34,7 @@ from web_pages import install_web_pages
 VERSION = "0.1.0"
 # A form has the picture and a few options.
 MAX_FORM_PARTS = 32
+RESULT_RETRY_SECONDS = 60
 NO_PAGE = "default-src 'none'; frame-ancestors 'none'"
 ANY_PICTURE = tuple(CONTENT_TYPES.values())
 
@@ -191,6 +192,8 @@ def add_routes(app: Flask, settings: Settings, runner: Runner, charge: Charge) -
     @app.get("/cache/<name>")
     def cached_result(name: str) -> Response:
         stored = runner.cache.open(name) if NAME_PATTERN.fullmatch(name) else None
+        if stored is None and NAME_PATTERN.fullmatch(name) and runner.cache.contains(name):
+            raise NotStored("The result cannot be read now.", RESULT_RETRY_SECONDS)
         if stored is None:
             raise ResultNotFound("No result has this name; it may have been cleaned up.")
         content_type = CONTENT_TYPES[name.rpartition(".")[2]]

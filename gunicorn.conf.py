@@ -24,6 +24,7 @@ from settings import DRAINS_AT_ONCE, PROJECT_DIR, Settings
 # Threads beyond those that wait for results or read uploads, so that hits and health checks always
 # find one.
 RESERVE_THREADS = 16
+HAND_OVER_SECONDS = 5
 
 try:
     settings = Settings.from_env(os.environ)
@@ -84,6 +85,8 @@ def post_worker_init(worker: Worker) -> None:
     # a request, it waits for its own lock for ever (seen).
     signal.signal(signal.SIGQUIT, lambda _signal, _frame: quit_worker(worker))
     return_large_buffers()
+    # Before the master's own patience ends, so that there is time to hand jobs over.
+    worker.cfg.set("graceful_timeout", graceful_timeout - HAND_OVER_SECONDS)
     runner = worker.wsgi.extensions["runner"]
     runner.is_draining = lambda: not worker.alive
 

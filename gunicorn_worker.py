@@ -82,9 +82,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         for conn, since in self._reading_headers.copy().items():
             # Who has just got its request to the end keeps its connection.
             if now - since > seconds and self._reading_headers.pop(conn, None) is not None:
-                # Its thread, which waits in recv, sees the end.
                 with contextlib.suppress(OSError):
                     conn.sock.send(REFUSAL, socket.MSG_DONTWAIT)
+                # Its thread, which waits in recv, sees the end.
+                with contextlib.suppress(OSError):
                     conn.sock.shutdown(socket.SHUT_RDWR)
 
     def finish_request(self, conn: TConn, fs: Future[Any]) -> None:

@@ -187,7 +187,7 @@ class Jobs:
 
         Returns
         -------
-        The job under its new name, claimed; None where that one is done or goes on already.
+        The job under its new name, claimed; None where that one goes on already.
         """
         rows = self.database.execute(
             """INSERT INTO jobs (name, state, options, pixels, spool, attempts, owner, lease_until,
@@ -197,9 +197,15 @@ class Jobs:
             ON CONFLICT (name) DO UPDATE SET state = 'running', spool = excluded.spool,
                 owner = excluded.owner, lease_until = excluded.lease_until, problem = NULL,
                 attempts = excluded.attempts, tiles_done = 0, updated = now()
-            WHERE jobs.state IN ('failed', 'cancelled') RETURNING name""",
+            WHERE jobs.state NOT IN ('queued', 'running') RETURNING name""",
             [name, LEASE_SECONDS, claim.name, self.owner],
         )
+        if not rows:
+            # Its upload outlives a request that is waited for.
+            self.database.execute(
+                f"UPDATE jobs SET spool = ? WHERE name = ? AND state IN {OPEN} AND spool IS NULL",
+                [claim.spool, name],
+            )
         self.database.execute("UPDATE tickets SET name = ? WHERE name = ?", [name, claim.name])
         self.database.execute(
             """UPDATE jobs SET state = 'cancelled', owner = NULL, updated = now()

@@ -139,9 +139,11 @@ class LocalJobs:
             if job is None:
                 self._scheduler.admit(estimate_cost(header, options))
                 job = self._jobs[name, keep] = Job(name, upload.file, header, options, keep)
+                job.waiters = 1
                 # With the request's id, for what is logged there.
                 self._pool.submit(copy_context().run, self._run, job)
-            job.waiters += 1
+            else:
+                job.waiters += 1
         if job.is_claimed:
             with suppress(DatabaseDown):
                 self._table.want(name, self._max_sync_seconds)
@@ -272,7 +274,8 @@ class LocalJobs:
         """Return the jobs of this process that it has claimed in the table."""
         with self._lock:
             jobs: list[OwnedJob] = [job for job in self._jobs.values() if job.is_claimed]
-        return jobs if self._fetching is None else [*jobs, self._fetching]
+        fetching = self._fetching
+        return jobs if fetching is None else [*jobs, fetching]
 
     def _run(self, job: Job) -> None:
         """Compute a job's result to its end, good or bad; runs on a thread of the pool."""
@@ -338,7 +341,7 @@ class LocalJobs:
         if error is None and not job.is_stored:
             error = NotStored("The result cannot be stored now.")
         try:
-            if isinstance(error, (Busy, NotStored)):
+            if isinstance(error, (Busy, NotStored, JobCancelled)):
                 # It may succeed later, or elsewhere, if there is an upload for that. No job is to
                 # blame for a store that is down.
                 self._table.give_back(job.name, counts=not isinstance(error, StoreDown))

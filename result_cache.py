@@ -32,6 +32,7 @@ MAX_REMEMBERED = 10_000
 # No write takes this long: a temporary file of this age has lost its writer.
 LEFTOVER_SECONDS = 3600
 READ_CHUNK_BYTES = 1024 * 1024
+PROBE_BYTES = 1024 * 1024
 # File systems that have no hard links answer with one of these.
 NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 
@@ -143,6 +144,7 @@ class ResultCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.damaged = 0
+        self._cannot_write = False
         self._verified: dict[str, FileIdentity] = {}
 
     def open(self, name: str) -> StoredResult | None:
@@ -204,10 +206,21 @@ class ResultCache:
             The folder cannot be written; nothing is left behind.
         """
         note_bytes = json.dumps(asdict(note)).encode()
-        with self._write([payload, note_bytes, FOOTER.pack(len(note_bytes), MAGIC)]) as temporary:
-            identity = identify(temporary.stat())
-            self._publish(temporary, name)
-            self._remember_as_whole(name, identity)
+        try:
+            with self._write([payload, note_bytes, FOOTER.pack(len(note_bytes), MAGIC)]) as file:
+                identity = identify(file.stat())
+                self._publish(file, name)
+                self._remember_as_whole(name, identity)
+        except OSError:
+            self._cannot_write = True
+            raise
+
+    def can_write(self) -> bool:
+        """Tell whether the folder took what was last stored, or takes something now."""
+        if self._cannot_write:
+            with contextlib.suppress(OSError), self._write([bytes(PROBE_BYTES)]):
+                self._cannot_write = False
+        return not self._cannot_write
 
     @contextlib.contextmanager
     def _write(self, pieces: Iterable[bytes | memoryview]) -> Iterator[Path]:

@@ -104,7 +104,7 @@ class Runner:
 
     def _may_claim(self) -> bool:
         """Tell whether this process could bring a job to its end now."""
-        can_store = self._remote is None or self._remote.can_write()
+        can_store = self.cache.can_write() and (self._remote is None or self._remote.can_write())
         return can_store and self.model_loader.is_sound and not self.is_draining()
 
     def start(self) -> None:
@@ -275,11 +275,9 @@ class Runner:
             except OSError as error:
                 logger.error("cannot spool an upload: %s", error.strerror)
                 raise NotStored("The upload cannot be kept now.") from None
-            try:
-                ticket, kept = self.jobs.submit(name, options.as_dict(), cost, spool)
-            except DatabaseDown:
-                self.spool.remove(spool)
-                raise
+            # Where the answer is lost, the job may be there all the same: its upload stays until
+            # the keeper finds that nobody wants it.
+            ticket, kept = self.jobs.submit(name, options.as_dict(), cost, spool)
             if kept == spool:
                 with suppress(RateLimited):
                     charge.spend(cost)

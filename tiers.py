@@ -168,9 +168,12 @@ class RemoteSpool:
         if pieces is None:
             return None
         with contextlib.ExitStack() as stack:
-            file = stack.enter_context(tempfile.TemporaryFile())
-            file.writelines(pieces)
-            file.seek(0)
+            try:
+                file = stack.enter_context(tempfile.TemporaryFile())
+                file.writelines(pieces)
+                file.seek(0)
+            except OSError as error:
+                raise StoreDown("There is no room for the upload now.") from error
             stack.pop_all()
         return file
 

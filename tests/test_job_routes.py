@@ -527,9 +527,15 @@ def test_draining_process_takes_no_queued_job(
     assert_problem(app.test_client().get("/api/ready"), 503, "not_ready")
 
 
+@pytest.mark.parametrize("was_done", [False, True])
 def test_job_of_another_engine_is_computed_under_this_ones_name(
-    client: FlaskClient, runner: Runner
+    client: FlaskClient, runner: Runner, was_done: bool
 ) -> None:
+    if was_done:  # and its result was cleaned up since
+        assert (
+            client.post("/api/enhance", data={"image": (BytesIO(PNG), "a.png")}).status_code == 200
+        )
+        assert runner.cache.remove(runner.result_name(generate_file_hash(PNG)))
     name = runner.result_name(generate_file_hash(PNG))
     key, variant, ending = name.split(".")
     other = f"{key}.{variant[::-1]}.{ending}"

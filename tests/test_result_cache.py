@@ -206,3 +206,19 @@ def test_leftovers_of_killed_writers_are_removed_and_running_writes_are_not(
     os.utime(old, (time.time() - 4000, time.time() - 4000))
     assert cache.remove_leftovers() == 1
     assert sorted(file_names(cache)) == [".writing-young", NAME]
+
+
+def test_folder_that_refused_a_result_is_tried_again_before_the_next(
+    cache: ResultCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cache.can_write()
+    occupied = cache.folder
+    occupied.parent.mkdir(parents=True, exist_ok=True)
+    occupied.touch()
+    payload = b"result"
+    with pytest.raises(OSError):  # which one, the system decides
+        cache.store(NAME, payload, ResultNote.describe(payload, 1, 1))
+    assert not cache.can_write()
+    occupied.unlink()
+    assert cache.can_write()
+    assert list(cache.folder.iterdir()) == []
