@@ -87,6 +87,7 @@ class Cluster:
     Attributes
     ----------
     threads : of all workers together; 0 while the cluster is not used
+    profile : constants of the model
 
     Raises
     ------

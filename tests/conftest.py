@@ -19,12 +19,14 @@ from werkzeug.test import TestResponse
 from app import create_app
 from databases import PostgresDatabase
 from lanes import Network
-from runner import Runner
+from result_cache import StoredResult, generate_file_hash
+from runner import Result, Runner
 from settings import Settings
 from super_resolution import SCALE, SuperResolution
 from tests.postgres import run_postgres
 from tiling import Pixels
 from training.network import Weights
+from uploads import Upload
 
 
 class FakeModel:
@@ -194,3 +196,15 @@ def assert_problem(response: TestResponse, status: int, code: str) -> None:
     assert body["timestamp"].endswith("+00:00")
     for internal in ("Traceback", "Error:", ".py", "werkzeug"):
         assert internal not in body["error"]
+
+
+def make_upload(shade: int = 0, side: int = 20) -> Upload:
+    content = encode(Image.new("RGB", (side, side), (shade, 50, 60)), "PNG")
+    return Upload(BytesIO(content), generate_file_hash(content), "photo")
+
+
+def read(result: Result) -> bytes:
+    if isinstance(result.content, StoredResult):
+        with result.content.file as file:
+            return file.read()
+    return bytes(result.content)

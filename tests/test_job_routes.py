@@ -25,8 +25,8 @@ from result_cache import generate_file_hash
 from runner import Runner
 from settings import Settings
 from super_resolution import DEFAULT_OPTIONS
-from tests.conftest import PNG, AppMaker, FakeModel, assert_problem, encode, upload
-from tests.test_runner import make_upload, wait_until
+from tests.conftest import PNG, AppMaker, FakeModel, assert_problem, encode, make_upload, upload
+from tests.test_runner import wait_until
 from uploads import Upload
 
 ASYNC = {"Prefer": "respond-async"}

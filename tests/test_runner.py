@@ -18,22 +18,10 @@ from result_cache import StoredResult, generate_file_hash
 from runner import Result, Runner
 from settings import Settings
 from super_resolution import SuperResolution
-from tests.conftest import FakeModel, encode
+from tests.conftest import FakeModel, encode, make_upload, read
 from uploads import Upload
 
 WAIT_SECONDS = 20
-
-
-def make_upload(shade: int = 0, side: int = 20) -> Upload:
-    content = encode(Image.new("RGB", (side, side), (shade, 50, 60)), "PNG")
-    return Upload(BytesIO(content), generate_file_hash(content), "photo")
-
-
-def read(result: Result) -> bytes:
-    if isinstance(result.content, StoredResult):
-        with result.content.file as file:
-            return file.read()
-    return bytes(result.content)
 
 
 def pixels_of(content: bytes) -> np.ndarray:

@@ -27,16 +27,15 @@ from job_records import Claim
 from jobs import Jobs
 from options import Options
 from remote_store import RemoteStore
-from result_cache import StoredResult, generate_file_hash
-from runner import Result, Runner
+from result_cache import StoredResult
+from runner import Runner
 from settings import Settings
 from super_resolution import SuperResolution
-from tests.conftest import FakeModel, encode
+from tests.conftest import FakeModel, make_upload, read
 from tests.postgres import run_postgres
 from tests.s3 import S3Server, run_s3
 from tests.service import PROJECT_DIR
 from tiers import RemoteSpool, TieredCache, result_key
-from uploads import Upload
 
 
 @pytest.fixture(scope="module")
@@ -150,18 +149,6 @@ def test_wrong_url_is_a_wrong_setting(url: str) -> None:
 
 
 # --- machines
-
-
-def make_upload(shade: int = 0, side: int = 20) -> Upload:
-    content = encode(Image.new("RGB", (side, side), (shade, 50, 60)), "PNG")
-    return Upload(BytesIO(content), generate_file_hash(content), "photo")
-
-
-def read(result: Result) -> bytes:
-    if isinstance(result.content, StoredResult):
-        with result.content.file as file:
-            return file.read()
-    return bytes(result.content)
 
 
 @pytest.fixture(scope="module")
