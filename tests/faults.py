@@ -274,6 +274,7 @@ def pile_up(client: Client, scale: float) -> None:
 
 def largest_uploads(client: Client, scale: float) -> None:
     """Uploads at the limit of pixels, at once: bounded memory, and an answer for each."""
+    client.send(client.draw(600, 400))  # tiles for all lanes: each keeps the memory of its network
     idle_mb = State.of(client.service).memory_mb
     side = int(4000 * min(scale, 1))
     with ThreadPoolExecutor(32) as pool:
