@@ -1,13 +1,14 @@
 """How far the 8-bit model is from float32, and which results its guard does not let through.
 
-    python -m bench.quantisation [--photos PHOTOS]
+    python -m bench.quantisation [--photos PHOTOS] [--patterns 3000]
 
-For each picture: the departure and the colour contrast that the guard looks at, and PSNR and the
-largest difference from `cv2.dnn_superres` in levels, of the 8-bit model and with the guard.
+For each picture: the two contrasts that the guard looks at, and PSNR and the largest difference
+from `cv2.dnn_superres` in levels, of the 8-bit model and with the guard. Then the largest contrasts
+of photographs in four sizes, and the largest differences of small patterns at random.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -15,12 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from skimage import data
 
-from openvino_engine import (
-    load_guarded,
-    load_quantised,
-    measure_colour_contrast,
-    measure_departure,
-)
+from openvino_engine import is_extreme, load_guarded, load_quantised, measure_contrasts
 from settings import EMBEDDED_MODEL_PATH
 from super_resolution import load_network
 from tiling import Pixels
@@ -80,25 +76,75 @@ def draw_pictures(photos: Path | None) -> Iterator[tuple[str, Pixels]]:
             yield f"{name}, {contrast:.0%}", stretch(pattern, contrast)
 
 
+def draw_small_pattern(random: np.random.Generator) -> Pixels:
+    """Return a random pattern of two random colours on a third one, BGR."""
+    side, top, left = (int(random.integers(low, high)) for low, high in ((2, 20), (0, 60), (0, 60)))
+    row, column = np.indices((side, side))
+    patterns = [
+        (row + column) % 2,
+        column % 2,
+        (row % 2) * (column % 2),
+        (row // 2 + column // 2) % 2,
+        column // 2 % 2,
+        random.integers(0, 2, (side, side)),
+    ]
+    colours = [
+        random.integers(0, 2, (3, 3)) * 255,
+        random.integers(0, 5, (3, 1)).repeat(3, axis=1) * 255 // 4,
+        random.integers(0, 256, (3, 3)),
+    ]
+    paper, ink, other = np.asarray(colours[random.integers(len(colours))], np.uint8)
+    picture = np.tile(paper, (SIDE // 2, SIDE // 2, 1))
+    pattern = patterns[random.integers(len(patterns))][:, :, np.newaxis]
+    picture[top : top + side, left : left + side] = np.where(pattern, ink, other)
+    return picture
+
+
+def compare(first: Pixels, second: Pixels) -> int:
+    """Return the largest difference, in levels."""
+    return int(np.abs(first.astype(np.int16) - second).max())
+
+
+def measure_photographs(paths: Iterable[Path]) -> None:
+    """Print the largest contrasts of photographs: whole, and reduced to 1/2, 1/3, 1/4."""
+    contrasts = [
+        measure_contrasts(np.ascontiguousarray(np.asarray(photo.reduce(factor))))
+        for photo in (Image.open(path).convert("RGB") for path in paths)
+        for factor in (1, 2, 3, 4)
+    ]
+    if contrasts:
+        print(f"{len(contrasts)} photographs: at most", np.max(contrasts, axis=0).round())
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", type=Path, help="folder of more photographs, as JPEG")
+    parser.add_argument("--patterns", type=int, default=3000, help="how many small ones")
     arguments = parser.parse_args()
 
     exact = load_network(EMBEDDED_MODEL_PATH)
     networks = load_quantised(EMBEDDED_MODEL_PATH), load_guarded(EMBEDDED_MODEL_PATH)
-    heads = ("", "departure", "colour", "8 bits, dB", "levels", "guarded, dB", "levels")
+    heads = ("", "contrast", "colour", "8 bits, dB", "levels", "guarded, dB", "levels")
     print("".join(f"{head:>{width}}" for head, width in zip(heads, WIDTHS, strict=True)))
     for name, picture in draw_pictures(arguments.photos):
         expected = exact(picture)
-        line = f"{name[:31]:<32}{measure_departure(picture, networks[0](picture)):>10.1f}"
-        line += f"{measure_colour_contrast(picture):>8.0f}"
+        contrast, colour_contrast = measure_contrasts(picture)
+        line = f"{name[:31]:<32}{contrast:>10.0f}{colour_contrast:>8.0f}"
         for network in networks:
             computed = network(picture)
-            difference = np.abs(computed.astype(np.int16) - expected).max()
-            line += f"{cv2.PSNR(computed, expected):>12.1f}{difference:>8}"
+            line += f"{cv2.PSNR(computed, expected):>12.1f}{compare(computed, expected):>8}"
         print(line)
+    measure_photographs(arguments.photos.glob("*.jpg") if arguments.photos else [])
+    random = np.random.default_rng(1)
+    largest = {True: [0], False: [0]}
+    for _ in range(arguments.patterns):
+        pattern = draw_small_pattern(random)
+        difference = compare(networks[0](pattern), exact(pattern))
+        largest[is_extreme(pattern)].append(difference)
+    for extreme, word in ((False, "let through"), (True, "left to OpenCV")):
+        levels = largest[extreme]
+        print(f"small patterns {word}: {len(levels) - 1}, at most {max(levels)} levels")
 
 
 if __name__ == "__main__":

@@ -139,11 +139,19 @@ def test_tile_beside_a_damaged_one_meets_it_without_a_seam(
     assert largest_difference(unconditional.upscale(picture), exact(picture)) <= 10
 
 
-def test_photographs_do_not_meet_the_guard(
+def test_photographs_are_computed_in_8_bits(
     quantised: Network, guarded: Network, photo: Pixels
 ) -> None:
     picture = np.ascontiguousarray(photo[:190, :190])
     np.testing.assert_array_equal(quantised(picture), guarded(picture))
+
+
+@pytest.mark.parametrize("name", ["astronaut", "coffee", "chelsea", "rocket", "camera", "page"])
+def test_no_part_of_a_photograph_is_extreme(name: str) -> None:
+    pixels = np.asarray(Image.fromarray(getattr(data, name)()).convert("RGB"))
+    contrast, colour_contrast = openvino_engine.measure_contrasts(pixels)
+    assert 0 < contrast < 0.9 * openvino_engine.MOST_CONTRAST
+    assert 0 <= colour_contrast < 0.9 * openvino_engine.MOST_COLOUR_CONTRAST
 
 
 def test_many_shapes_do_not_fill_the_memory(quantised: Network) -> None:
