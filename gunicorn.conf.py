@@ -37,6 +37,7 @@ bind = settings.bind
 chdir = str(PROJECT_DIR)
 workers = 1
 worker_class = "gunicorn_worker.Worker"
+logger_class = "gunicorn_worker.Log"
 # Open connections, most of which are idle; each is a file, and the rest needs some too.
 worker_connections = min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4)
 threads = (

@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+from gunicorn.glogging import Logger
 from gunicorn.http.errors import ParseException
 from gunicorn.http.message import Request
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
@@ -24,6 +25,8 @@ from pace import AnswerTransfer, end_slow_transfers, watch
 HEADER_SECONDS = 10.0
 HURRIED_HEADER_SECONDS = 1.0
 HURRIED_SHARE = 1 / 4
+# Slow clients are looked for this often at most.
+LOOK_SECONDS = 0.5
 # How long the answer may find no room in the client's buffers, and how slow it may be after that.
 SEND_SECONDS = 30.0
 LEAST_BYTES_PER_SECOND = 8 * 1024
@@ -32,12 +35,22 @@ CLOSES_AT_ONCE = 16
 REFUSAL = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
+class Log(Logger):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's log without a line for each request, which the service writes itself.
+
+    gunicorn would make it, for nobody to read: a tenth of what Python does for a hit.
+    """
+
+    access_log_enabled = False
+
+
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """Threads for requests, and none for connections without one."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._reading_headers: dict[TConn, float] = {}  # since when
+        self._looked = 0.0
         self._closers = ThreadPoolExecutor(CLOSES_AT_ONCE, thread_name_prefix="close")
         self._closing = threading.BoundedSemaphore(CLOSES_AT_ONCE)
 
@@ -69,13 +82,16 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             return super().handle_request(req, conn)
 
     def murder_pending(self) -> None:
-        """Close connections whose time is over; gunicorn calls this every second."""
+        """Close connections whose time is over; gunicorn calls this each second and event."""
         now = time.monotonic()
         if not self.alive:
             # As gunicorn does with idle connections that had a request: the process shall end.
             for conn in self.pending_conns:
                 conn.timeout = min(conn.timeout, now + STOP_KEEPALIVE_LINGER)
         super().murder_pending()
+        if now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
         end_slow_transfers()
         is_pressed = len(self._reading_headers) > self.cfg.threads * HURRIED_SHARE
         seconds = HURRIED_HEADER_SECONDS if is_pressed else HEADER_SECONDS

@@ -119,7 +119,7 @@ def watch(transfer: Transfer) -> Iterator[Transfer]:
 
 
 def end_slow_transfers() -> None:
-    """Look at all transfers; to be called every second."""
+    """Look at all transfers; to be called about every second."""
     with _lock:
         transfers = list(_transfers)
     for transfer in transfers:
