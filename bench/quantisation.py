@@ -19,6 +19,7 @@ from skimage import data
 from openvino_engine import is_extreme, load_guarded, load_quantised, measure_contrasts
 from settings import EMBEDDED_MODEL_PATH
 from super_resolution import load_network
+from tests.conftest import largest_difference
 from tiling import Pixels
 from training.drawings import draw_picture
 
@@ -100,15 +101,10 @@ def draw_small_pattern(random: np.random.Generator) -> Pixels:
     return picture
 
 
-def compare(first: Pixels, second: Pixels) -> int:
-    """Return the largest difference, in levels."""
-    return int(np.abs(first.astype(np.int16) - second).max())
-
-
 def measure_photographs(paths: Iterable[Path]) -> None:
     """Print the largest contrasts of photographs: whole, and reduced to 1/2, 1/3, 1/4."""
     contrasts = [
-        measure_contrasts(np.ascontiguousarray(np.asarray(photo.reduce(factor))))
+        measure_contrasts(np.asarray(photo.reduce(factor)))
         for photo in (Image.open(path).convert("RGB") for path in paths)
         for factor in (1, 2, 3, 4)
     ]
@@ -133,18 +129,19 @@ def main() -> None:
         line = f"{name[:31]:<32}{contrast:>10.0f}{colour_contrast:>8.0f}"
         for network in networks:
             computed = network(picture)
-            line += f"{cv2.PSNR(computed, expected):>12.1f}{compare(computed, expected):>8}"
+            levels = largest_difference(computed, expected)
+            line += f"{cv2.PSNR(computed, expected):>12.1f}{levels:>8}"
         print(line)
     measure_photographs(arguments.photos.glob("*.jpg") if arguments.photos else [])
     random = np.random.default_rng(1)
-    largest = {True: [0], False: [0]}
+    differences: dict[bool, list[int]] = {False: [], True: []}
     for _ in range(arguments.patterns):
         pattern = draw_small_pattern(random)
-        difference = compare(networks[0](pattern), exact(pattern))
-        largest[is_extreme(pattern)].append(difference)
+        levels = largest_difference(networks[0](pattern), exact(pattern))
+        differences[is_extreme(pattern)].append(levels)
     for extreme, word in ((False, "let through"), (True, "left to OpenCV")):
-        levels = largest[extreme]
-        print(f"small patterns {word}: {len(levels) - 1}, at most {max(levels)} levels")
+        found = differences[extreme]
+        print(f"small patterns {word}: {len(found)}, at most {max(found, default=0)} levels")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from lanes import Network
 from openvino_engine import load_quantised
 from settings import EMBEDDED_MODEL_PATH
 from super_resolution import EMBEDDED_PROFILE, SCALE, load_network
+from tests.conftest import largest_difference
 from tiling import Pixels, split_image
 
 ROUNDS = 5
@@ -68,7 +69,7 @@ def largest_seam(network: Network, picture: Pixels, whole: Pixels, halo: int) ->
     tiled = np.empty_like(whole)
     for tile in split_image(picture.shape[0], picture.shape[1], EMBEDDED_PROFILE.tile, halo):
         tile.place(network(tile.crop(picture)), tiled, SCALE)
-    return int(np.abs(tiled.astype(np.int16) - whole).max())
+    return largest_difference(tiled, whole)
 
 
 def main() -> None:

@@ -130,6 +130,12 @@ def photo() -> Pixels:
     return np.ascontiguousarray(data.astronaut()[:, :, ::-1])
 
 
+def largest_difference(first: Pixels, second: Pixels) -> int:
+    """Return how far two pictures of one size are apart at most, in levels."""
+    assert first.shape == second.shape
+    return int(np.abs(first.astype(np.int16) - second).max())
+
+
 def encode(image: Image.Image, image_format: str, **options: object) -> bytes:
     """Return a picture as a file of a format."""
     buffer = BytesIO()

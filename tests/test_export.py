@@ -10,7 +10,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from settings import EMBEDDED_MODEL_PATH
 from super_resolution import SuperResolution, load_network
-from tests.conftest import draw_weights
+from tests.conftest import draw_weights, largest_difference
 from tiling import Pixels
 from training.export import build_graph, draw_golden_input, read_weights, write_model
 from training.network import forward, layer_shapes
@@ -18,10 +18,6 @@ from training.network import forward, layer_shapes
 # Measured with the committed model: from +0.93 dB (chelsea) to +3.00 dB (astronaut), mean 2.15.
 LEAST_GAIN_DB = 0.8
 LEAST_MEAN_GAIN_DB = 2.0
-
-
-def largest_difference(first: Pixels, second: Pixels) -> int:
-    return int(np.abs(first.astype(np.int16) - second).max())
 
 
 def test_exported_graph_in_opencv_computes_what_the_network_computes(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from lanes import Network
 from openvino_engine import find_fault, load_fastest, load_guarded, load_quantised
 from settings import EMBEDDED_MODEL_PATH
 from super_resolution import SuperResolution, load_network, read_golden_tile
-from tests.conftest import draw_weights
+from tests.conftest import draw_weights, largest_difference
 from tests.service import PROJECT_DIR, run_service
 from tiling import Pixels
 from training.export import build_graph
@@ -52,11 +52,6 @@ def unconditional(monkeypatch: pytest.MonkeyPatch) -> Iterator[SuperResolution]:
     model = load_fastest(EMBEDDED_MODEL_PATH, lanes=2)
     yield model
     model.close()
-
-
-def largest_difference(first: Pixels, second: Pixels) -> int:
-    assert first.shape == second.shape
-    return int(np.abs(first.astype(np.int16) - second).max())
 
 
 def dither(pixels: Pixels) -> Pixels:

@@ -14,15 +14,10 @@ from image_codec import Picture
 from lanes import Network, Progress
 from settings import EMBEDDED_MODEL_PATH
 from super_resolution import SuperResolution, load_network
-from tests.conftest import FakeModel, draw_weights, encode
+from tests.conftest import FakeModel, draw_weights, encode, largest_difference
 from tiling import Pixels
 from training.export import build_graph
 from training.network import layer_shapes
-
-
-def largest_difference(first: Pixels, second: Pixels) -> int:
-    assert first.shape == second.shape
-    return int(np.abs(first.astype(np.int16) - second).max())
 
 
 @pytest.mark.parametrize(
