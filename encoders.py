@@ -176,18 +176,17 @@ def make_chunk(name: bytes, content: bytes) -> bytes:
 
 def to_pil(picture: Picture) -> Image.Image:
     """Return the picture as a Pillow image of 8 bits: L, LA, RGB or RGBA."""
+    pixels, alpha = picture.pixels, picture.alpha
     if picture.is_grey:
-        channels = [picture.pixels]
+        image = Image.fromarray(pixels)
+        if alpha is not None:
+            image = Image.merge("LA", [image, Image.fromarray(alpha)])
     else:
-        channels = [picture.pixels[:, :, index] for index in (2, 1, 0)]
-    if picture.alpha is not None:
-        channels.append(picture.alpha)
-    if len(channels) == 1:
-        image = Image.fromarray(channels[0])
-    elif len(channels) == 2:
-        image = Image.merge("LA", [Image.fromarray(channel) for channel in channels])
-    else:
-        image = Image.fromarray(np.dstack(channels))
+        # Pillow changes the order of the samples on its own copy, which has room for transparency.
+        size, content = picture.size, np.ascontiguousarray(pixels)
+        image = Image.frombuffer("RGB", size, content, "raw", "BGR", 0, 1)
+        if alpha is not None:
+            image.putalpha(Image.fromarray(alpha))
     if picture.metadata.icc_profile is not None:
         image.info["icc_profile"] = picture.metadata.icc_profile
     return image

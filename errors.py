@@ -123,6 +123,13 @@ class TooManyPixels(ServiceError):
     code = "too_many_pixels"
 
 
+class TooLargeForMemory(ServiceError):
+    """Making the result takes more memory than this machine has for pictures."""
+
+    status = 422
+    code = "too_large_for_memory"
+
+
 class TooCostly(ServiceError):
     """Computing this picture alone takes longer than a request may wait."""
 

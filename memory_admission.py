@@ -1,0 +1,187 @@
+"""Memory for pictures in work, handed out in the order in which the lanes take pictures."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from errors import JobCancelled, TooLargeForMemory
+from lanes import CANCEL_POLL_SECONDS
+
+# Each picture leaves this share of its own size free, so that smaller ones always find room: there
+# is no size from which on pictures wait for large ones.
+HEADROOM_SHARE = 1 / 6
+MEGABYTE = 1024**2
+
+
+@dataclass(eq=False)
+class Claim:
+    """Memory that a picture holds or waits for.
+
+    Attributes
+    ----------
+    size_bytes : how much
+    work : input pixels to compute
+    is_guest : it came in while the oldest picture's turn was kept, into what that one leaves free
+    """
+
+    size_bytes: int
+    work: int
+    is_guest: bool = False
+
+
+class MemoryQueue:
+    """Decides who may hold memory: the picture with least work first, and the oldest in its turn.
+
+    The oldest is overtaken until as much work as its own has gone past. From then on what others
+    give back is kept for it, and only pictures that fit into its headroom still come in: none waits
+    longer than for what was at work before it, and for as much again as it is itself.
+
+    Parameters
+    ----------
+    limit_bytes : what all pictures may hold together
+
+    Attributes
+    ----------
+    held : who holds memory
+    waiting : who waits, in the order of arrival
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.held: set[Claim] = set()
+        self.waiting: list[Claim] = []
+        self._overtaking_work = 0
+
+    @property
+    def used_bytes(self) -> int:
+        """What pictures hold now."""
+        return sum(claim.size_bytes for claim in self.held)
+
+    def enter(self, claim: Claim) -> None:
+        """Let a picture wait, and hold memory where it may at once."""
+        self.waiting.append(claim)
+        self._admit()
+
+    def leave(self, claim: Claim) -> None:
+        """Take a picture out, whether it holds memory or waits."""
+        self.held.discard(claim)
+        if claim in self.waiting:
+            if claim is self.waiting[0]:
+                self._end_turn()
+            self.waiting.remove(claim)
+        self._admit()
+
+    def _admit(self) -> None:
+        while (claim := self._choose()) is not None:
+            if claim is self.waiting[0]:
+                self._end_turn()
+            else:
+                claim.is_guest = self._is_oldest_due()
+                self._overtaking_work += claim.work
+            self.waiting.remove(claim)
+            self.held.add(claim)
+
+    def _end_turn(self) -> None:
+        """Count anew for whoever is the oldest next."""
+        self._overtaking_work = 0
+        for held in self.held:
+            held.is_guest = False
+
+    def _is_oldest_due(self) -> bool:
+        return self._overtaking_work >= self.waiting[0].work
+
+    def _choose(self) -> Claim | None:
+        """Return the next that may hold memory; None: all have to wait."""
+        if not self.waiting:
+            return None
+        oldest, *others = self.waiting
+        used = self.used_bytes
+        guests = sum(claim.size_bytes for claim in self.held if claim.is_guest)
+        headroom = oldest.size_bytes * HEADROOM_SHARE
+        if used - guests + oldest.size_bytes + headroom <= self.limit_bytes:
+            return oldest
+        for claim in sorted(others, key=lambda each: each.work):
+            if self._is_oldest_due():
+                fits = guests + claim.size_bytes <= headroom
+                fits = fits and used + claim.size_bytes <= self.limit_bytes
+            else:
+                fits = used + claim.size_bytes * (1 + HEADROOM_SHARE) <= self.limit_bytes
+            if fits:
+                return claim
+        return None
+
+
+class MemoryAdmission:
+    """Hands out memory to threads, in the order of `MemoryQueue`.
+
+    Parameters
+    ----------
+    limit_bytes : what all pictures may hold together
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._changed = threading.Condition()
+        self._queue = MemoryQueue(limit_bytes)
+
+    @property
+    def used_bytes(self) -> int:
+        """What pictures hold now."""
+        with self._changed:
+            return self._queue.used_bytes
+
+    @property
+    def largest_bytes(self) -> int:
+        """What a picture may need to be admitted at all."""
+        return int(self._queue.limit_bytes / (1 + HEADROOM_SHARE))
+
+    @property
+    def is_contended(self) -> bool:
+        """Whether pictures wait for memory."""
+        return bool(self._queue.waiting)
+
+    def check(self, size_bytes: int, pixels: int) -> None:
+        """Refuse a picture that can never be admitted.
+
+        Parameters
+        ----------
+        pixels : of the upload, to tell how many would do
+
+        Raises
+        ------
+        TooLargeForMemory
+            Alone on the machine it would not fit.
+        """
+        if size_bytes > self.largest_bytes:
+            fitting = pixels * self.largest_bytes // size_bytes
+            raise TooLargeForMemory(
+                f"Making this result takes about {size_bytes // MEGABYTE:,} MB of memory; this "
+                f"service has {self.largest_bytes // MEGABYTE:,}. About {fitting:,} pixels would "
+                "fit, or a smaller result, or another format: png and jpeg take least."
+            )
+
+    @contextmanager
+    def hold(
+        self, size_bytes: int, work: int, is_cancelled: Callable[[], bool] = lambda: False
+    ) -> Iterator[None]:
+        """Hold memory until the block ends, waiting for the picture's turn.
+
+        Raises
+        ------
+        JobCancelled
+            Nobody wants the picture any more.
+        """
+        claim = Claim(size_bytes, work)
+        with self._changed:
+            self._queue.enter(claim)
+        try:
+            with self._changed:
+                while claim not in self._queue.held:
+                    if is_cancelled():
+                        raise JobCancelled("Nobody wants this picture any more.")
+                    self._changed.wait(CANCEL_POLL_SECONDS)
+            yield
+        finally:
+            with self._changed:
+                self._queue.leave(claim)
+                self._changed.notify_all()

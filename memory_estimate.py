@@ -1,0 +1,71 @@
+"""What a picture takes of the machine's memory at its peak, in bytes.
+
+Measured on noise, which no decoder or encoder makes small, by `tests/test_memory_estimate.py`.
+"""
+
+from image_codec import ImageHeader
+from options import MODEL_SCALE, Options
+
+MEGABYTE = 1024**2
+# Of a process that decodes or encodes the smallest picture: interpreter, colour profiles, codecs.
+PROCESS_BYTES = 8 * MEGABYTE
+# Address space is not memory: what such a process may reserve beyond what it is expected to fill.
+SLACK_BYTES = 24 * MEGABYTE
+# Of a header; Pillow makes two canvases of 4 bytes a pixel when it opens a WebP.
+HEADER_BYTES = 64 * MEGABYTE
+WEBP_CANVAS_BYTES = 8
+# For each pixel of the upload, the decoded picture in shared memory included.
+DECODER_BYTES, DEEP_DECODER_BYTES = 32, 46
+# The network's input and output, with transparency that of a second picture and float buffers.
+NETWORK_BYTES, NETWORK_BYTES_WITH_ALPHA = 36, 76
+# For each pixel of a result: resampled to its size, or of 16 bits.
+RESIZED_BYTES, DEEP_BYTES = 10, 18
+# What encoders take for each pixel of the result, the result itself and its file included:
+# without and with transparency.
+ENCODER_BYTES = {"png": (10, 18), "webp": (26, 52), "jpeg": (11, 22), "avif": (37, 47)}
+LOSSLESS_WEBP_BYTES = (49, 54)
+DEEP_PNG_BYTES = (24, 39)
+
+
+def header_bytes(start: bytes, max_pixels: int) -> int:
+    """Return the memory that a header check may take.
+
+    Parameters
+    ----------
+    start : the file's first bytes
+    """
+    is_webp = start[8:12] == b"WEBP"
+    return HEADER_BYTES + (WEBP_CANVAS_BYTES * max_pixels if is_webp else 0)
+
+
+def decoding_bytes(header: ImageHeader, file_bytes: int) -> int:
+    """Return the memory that decoding takes, the decoded picture included."""
+    per_pixel = DEEP_DECODER_BYTES if header.is_deep else DECODER_BYTES
+    return PROCESS_BYTES + 2 * file_bytes + header.pixels * per_pixel
+
+
+def encoding_bytes(pixels: int, options: Options, has_alpha: bool, is_deep: bool) -> int:
+    """Return the memory that encoding a result of so many pixels takes, both included."""
+    per_pixel = ENCODER_BYTES[options.format]
+    if options.format == "png" and is_deep:
+        per_pixel = DEEP_PNG_BYTES
+    elif options.format == "webp" and options.quality is None:
+        per_pixel = LOSSLESS_WEBP_BYTES
+    return PROCESS_BYTES + pixels * per_pixel[has_alpha]
+
+
+def peak_bytes(header: ImageHeader, options: Options, file_bytes: int) -> int:
+    """Return the memory that a picture takes at its peak, from its header to its result."""
+    width, height = options.result_size(header.width, header.height)
+    result_pixels = width * height
+    network = NETWORK_BYTES_WITH_ALPHA if header.has_alpha else NETWORK_BYTES
+    computing = header.pixels * network
+    if options.scale != MODEL_SCALE:
+        computing += result_pixels * RESIZED_BYTES
+    if header.is_deep:
+        computing += result_pixels * DEEP_BYTES
+    return max(
+        decoding_bytes(header, file_bytes),
+        computing,
+        encoding_bytes(result_pixels, options, header.has_alpha, header.is_deep),
+    )

@@ -1,0 +1,202 @@
+"""Header check, decoding and encoding of pictures, each in a process that may die."""
+
+import logging
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import UnsupportedOperation
+from typing import Any, BinaryIO
+
+import errors
+from confinement import Limits
+from errors import Busy, ClientLeft, ServiceError, UndecodableImage
+from image_codec import ImageHeader, Picture
+from memory_estimate import SLACK_BYTES, decoding_bytes, encoding_bytes, header_bytes
+from options import Options
+from picture_transfer import make_shared_memory, map_sealed, read_picture, write_picture
+from sandbox import CANCEL_POLL_SECONDS, Ending, Sandbox
+from uploads import SPOOL_BYTES
+
+# Each may take what `header_bytes` says, in a second; what they find decides who may go on.
+HEADERS_AT_ONCE = 2
+HEADER_CPU_SECONDS = 2
+# Ten times what the slowest format takes on a slow processor: 0.1 microseconds a pixel of TIFF with
+# LZMA, 1.3 of AVIF, and 1.5 for encoding WebP without loss.
+CPU_SECONDS, CPU_SECONDS_PER_MEGAPIXEL = 5, 10
+REFUSALS = {
+    name: getattr(errors, name)
+    for name in ("UnsupportedUpload", "UndecodableImage", "TooManyPixels")
+}
+RETRY_SECONDS = 10
+
+logger = logging.getLogger(__name__)
+
+HasLeft = Callable[[], bool]
+
+
+class SandboxedCodec:
+    """Opens pictures' bytes in a sandbox, and says what is wrong with those that break it.
+
+    Parameters
+    ----------
+    keep_metadata : see `metadata.read_exif`
+
+    Attributes
+    ----------
+    deaths : tasks that ended without an answer
+    """
+
+    def __init__(self, keep_metadata: str) -> None:
+        self.sandbox = Sandbox()
+        self.deaths = 0
+        self._keep_metadata = keep_metadata
+        self._headers = threading.BoundedSemaphore(HEADERS_AT_ONCE)
+
+    def read_header(
+        self, file: BinaryIO, max_pixels: int, has_left: HasLeft = lambda: False
+    ) -> ImageHeader:
+        """Check format and size: see `image_codec.read_header`.
+
+        Raises
+        ------
+        ServiceError
+            As there; ClientLeft where nobody waits any more; Busy where the machine has no memory.
+        """
+        while not self._headers.acquire(timeout=CANCEL_POLL_SECONDS):
+            if has_left():
+                raise ClientLeft("Nobody wants this picture any more.")
+        try:
+            file.seek(0)
+            limits = Limits(header_bytes(file.read(16), max_pixels), HEADER_CPU_SECONDS, 0)
+            with open_descriptor(file) as descriptor:
+                task = {"name": "check_header", "max_pixels": max_pixels}
+                result = self._run(task, [descriptor], limits, has_left)
+        finally:
+            self._headers.release()
+        return ImageHeader(**result)
+
+    def decode(
+        self, file: BinaryIO, header: ImageHeader, has_left: HasLeft = lambda: False
+    ) -> Picture:
+        """Decode a picture whose header was checked: see `image_codec.decode_image`.
+
+        Raises
+        ------
+        ServiceError
+            As `read_header`.
+        """
+        memory_bytes = decoding_bytes(header, file.seek(0, os.SEEK_END))
+        limits = choose_limits(memory_bytes, header.pixels)
+        task = {"name": "decode", "pixels": header.pixels, "keep_metadata": self._keep_metadata}
+        with shared_memory() as memory, open_descriptor(file) as descriptor:
+            result = self._run(task, [descriptor, memory], limits, has_left)
+            mapped = map_sealed(memory)
+        assert mapped is not None
+        return read_picture(mapped, result)
+
+    def encode(
+        self, picture: Picture, options: Options, has_left: HasLeft = lambda: False
+    ) -> memoryview:
+        """Encode a result: see `encoders.encode_picture`.
+
+        Raises
+        ------
+        ServiceError
+            As `read_header`.
+        """
+        width, height = picture.size
+        has_alpha, is_deep = picture.alpha is not None, picture.deep is not None
+        memory_bytes = encoding_bytes(width * height, options, has_alpha, is_deep)
+        limits = choose_limits(memory_bytes, width * height)
+        with shared_memory() as source, shared_memory() as memory:
+            task = {
+                "name": "encode",
+                "options": options.as_dict(),
+                "picture": write_picture(picture, source),
+            }
+            del picture
+            self._run(task, [source, memory], limits, has_left)
+            mapped = map_sealed(memory)
+        assert mapped is not None
+        return memoryview(mapped)
+
+    def _run(
+        self, task: dict[str, Any], descriptors: list[int], limits: Limits, has_left: HasLeft
+    ) -> dict[str, Any]:
+        ending = self.sandbox.run(task, descriptors, limits, has_left)
+        reply = ending.reply
+        if ending.words:
+            logger.warning("%s: %s", task["name"], ending.words)
+        if "refused" in reply:
+            name, message = reply["refused"]
+            raise REFUSALS[name](message)
+        if ending.exit_code == 0 and "result" in reply:
+            result: dict[str, Any] = reply["result"]
+            return result
+        self.deaths += 1
+        logger.warning("%s of a picture ended by itself: %s", task["name"], name_ending(ending))
+        raise explain(ending, is_upload=task["name"] != "encode")
+
+
+def choose_limits(memory_bytes: int, pixels: int) -> Limits:
+    """Return what decoding or encoding so many pixels may take."""
+    cpu_seconds = CPU_SECONDS + CPU_SECONDS_PER_MEGAPIXEL * pixels // 10**6
+    return Limits(memory_bytes + SLACK_BYTES, cpu_seconds, file_bytes=memory_bytes)
+
+
+def name_ending(ending: Ending) -> str:
+    """Return what killed a child, for the log."""
+    if ending.reply.get("out_of_memory"):
+        return "out of its memory"
+    if ending.exit_code < 0:
+        return signal.Signals(-ending.exit_code).name
+    return f"exit status {ending.exit_code}"
+
+
+def explain(ending: Ending, is_upload: bool) -> ServiceError:
+    """Make the error for the client whose picture ended a child."""
+    if ending.exit_code == -signal.SIGKILL:
+        return Busy("There is not enough memory for this picture now.", RETRY_SECONDS)
+    if not is_upload:
+        return UndecodableImage("The result cannot be written in this format; choose another.")
+    if ending.reply.get("out_of_memory"):
+        return UndecodableImage("Decoding takes more memory than a picture of this size should.")
+    if ending.exit_code == -signal.SIGXCPU:
+        return UndecodableImage("Decoding takes longer than a picture of this size should.")
+    return UndecodableImage("The picture is damaged so that it cannot be decoded.")
+
+
+@contextmanager
+def shared_memory() -> Iterator[int]:
+    """Make shared memory; what is mapped stays when the block ends."""
+    descriptor = make_shared_memory()
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def open_descriptor(file: BinaryIO) -> Iterator[int]:
+    """Open a file's bytes for another process, which gets a position of its own.
+
+    Small uploads may be in memory alone; asked for their descriptor, they would go to the disk.
+    """
+    is_small = file.seek(0, os.SEEK_END) <= SPOOL_BYTES
+    try:
+        if is_small:
+            raise UnsupportedOperation
+        descriptor = os.open(f"/proc/self/fd/{file.fileno()}", os.O_RDONLY)
+    except UnsupportedOperation:
+        descriptor = make_shared_memory()
+        with os.fdopen(os.dup(descriptor), "wb") as copy:
+            file.seek(0)
+            shutil.copyfileobj(file, copy)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,160 @@
+"""Memory is handed out in order: simulated with a clock of the test's own."""
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from errors import JobCancelled, TooLargeForMemory
+from memory_admission import HEADROOM_SHARE, Claim, MemoryAdmission, MemoryQueue
+
+MEGABYTE = 1024**2
+LIMIT = 1600 * MEGABYTE
+# As a photograph to PNG: what it needs beside the pixels, and for each of them.
+LEAST_BYTES, BYTES_PER_PIXEL = 8 * MEGABYTE, 90
+PIXELS_A_SECOND = 100_000
+
+
+def size_of(pixels: int) -> int:
+    return LEAST_BYTES + BYTES_PER_PIXEL * pixels
+
+
+@dataclass(order=True)
+class Visit:
+    """A picture in the simulation."""
+
+    arrives: float
+    pixels: int
+    admitted: float = -1.0
+
+
+class Simulation:
+    """Pictures share one machine as the lanes do: three quarters of it for the least, one for the
+    oldest."""
+
+    def __init__(self, visits: list[Visit]) -> None:
+        self.memory = MemoryQueue(LIMIT)
+        self.visits = sorted(visits)
+        self.peak_bytes = 0
+
+    def run(self) -> list[Visit]:
+        now, memory = 0.0, self.memory
+        coming = deque(self.visits)
+        waiting: dict[Claim, Visit] = {}
+        left: dict[Claim, float] = {}  # in the order of admission
+        while coming or waiting or left:
+            speeds = dict.fromkeys(left, 0.0)
+            if left:
+                speeds[min(left, key=lambda claim: left[claim])] += 0.75 * PIXELS_A_SECOND
+                speeds[next(iter(left))] += 0.25 * PIXELS_A_SECOND
+            ends = [now + left[claim] / speed for claim, speed in speeds.items() if speed]
+            arrivals = [coming[0].arrives] if coming else []
+            assert ends or arrivals, "nobody is admitted any more"
+            then = min(ends + arrivals)
+            for claim, speed in speeds.items():
+                left[claim] -= (then - now) * speed
+            now = then
+            for claim in [claim for claim, pixels in left.items() if pixels < 0.01]:
+                del left[claim]
+                memory.leave(claim)
+            while coming and coming[0].arrives <= now:
+                visit = coming.popleft()
+                claim = Claim(size_of(visit.pixels), visit.pixels)
+                waiting[claim] = visit
+                memory.enter(claim)
+            for claim in [claim for claim in waiting if claim in memory.held]:
+                visit = waiting.pop(claim)
+                visit.admitted = now
+                left[claim] = visit.pixels
+            self.peak_bytes = max(self.peak_bytes, memory.used_bytes)
+        return self.visits
+
+
+def largest_pixels() -> int:
+    return (MemoryAdmission(LIMIT).largest_bytes - LEAST_BYTES) // BYTES_PER_PIXEL
+
+
+def test_small_pictures_do_not_wait_behind_two_large_ones() -> None:
+    large = [Visit(0, 14_000_000), Visit(0.1, 14_000_000)]
+    small = [Visit(1 + 20 * n, 810_000) for n in range(30)]
+    Simulation(large + small).run()
+    assert max(visit.admitted - visit.arrives for visit in small) == 0
+    assert all(visit.admitted >= 0 for visit in large)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_mixes_wait_no_longer_than_the_bound(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    sizes = np.exp(random.uniform(0, np.log(largest_pixels()), 200)).astype(int) + 1
+    arrivals = np.cumsum(random.exponential(random.choice([1, 5, 30]), sizes.size))
+    visits = [
+        Visit(float(arrives), int(pixels)) for arrives, pixels in zip(arrivals, sizes, strict=True)
+    ]
+    simulation = Simulation(visits)
+    guests_pixels = LIMIT / BYTES_PER_PIXEL * HEADROOM_SHARE
+    for visit in simulation.run():
+        # Whatever came before it; for each of these, and for itself, as much again may overtake.
+        # The lanes give the oldest a quarter.
+        before = sum(other.pixels for other in visits if other.arrives <= visit.arrives)
+        bound = 4 * 2 * (before + guests_pixels) / PIXELS_A_SECOND
+        assert visit.admitted - visit.arrives <= bound
+    assert simulation.peak_bytes <= LIMIT
+
+
+def test_flood_of_small_ones_does_not_keep_a_large_one_out() -> None:
+    large = Visit(1.0, largest_pixels())
+    # More of them than the machine can compute, all the time.
+    small = [Visit(2.0 * n, 800_000) for n in range(1000)]
+    Simulation([large, *small]).run()
+    # As much as its own work goes past it, and what is at work then comes to its end.
+    at_work = LIMIT / BYTES_PER_PIXEL
+    assert large.admitted - large.arrives <= (large.pixels + at_work) / PIXELS_A_SECOND
+    # Without its turn it would wait until the last of them has come.
+    assert large.admitted < small[-1].arrives / 2
+
+
+def test_least_work_comes_first_and_the_oldest_when_it_is_due() -> None:
+    memory = MemoryQueue(LIMIT)
+    blocker, oldest = Claim(LIMIT * 2 // 3, 1), Claim(LIMIT // 2, 100)
+    memory.enter(blocker)
+    memory.enter(oldest)
+    filler = Claim(LIMIT // 4, 60)
+    memory.enter(filler)
+    assert filler in memory.held  # it overtakes
+    larger, least = Claim(LIMIT // 5, 50), Claim(LIMIT // 5, 40)
+    memory.enter(larger)
+    memory.enter(least)
+    memory.leave(filler)
+    assert least in memory.held  # though it came later
+    memory.leave(least)
+    # 100 have gone past the oldest: what becomes free is kept for it.
+    assert larger in memory.waiting
+    guest = Claim(LIMIT // 20, 30)
+    memory.enter(guest)
+    assert guest in memory.held  # into what the oldest leaves free
+    memory.leave(blocker)
+    assert oldest in memory.held
+
+
+def test_who_is_cancelled_while_waiting_leaves_the_queue() -> None:
+    memory = MemoryAdmission(LIMIT)
+    with memory.hold(memory.largest_bytes, 1):
+        with pytest.raises(JobCancelled), memory.hold(LIMIT // 2, 1, lambda: True):
+            pass
+        assert not memory.is_contended
+    assert memory.used_bytes == 0
+
+
+def test_what_never_fits_is_refused_at_once_and_told_what_would() -> None:
+    memory = MemoryAdmission(LIMIT)
+    memory.check(memory.largest_bytes, 10)
+    with pytest.raises(TooLargeForMemory, match="About 8,000,000 pixels would fit") as refusal:
+        memory.check(2 * memory.largest_bytes, 16_000_000)
+    assert f"{memory.largest_bytes // MEGABYTE:,}" in refusal.value.message
+
+
+def test_every_picture_leaves_a_share_of_its_size_free() -> None:
+    memory = MemoryAdmission(LIMIT)
+    with memory.hold(memory.largest_bytes, 1):
+        assert LIMIT - memory.used_bytes >= memory.largest_bytes * HEADROOM_SHARE - 1

@@ -1,0 +1,328 @@
+"""Pictures' bytes are opened in processes that may die."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from confinement import Limits
+from errors import ClientLeft, TooManyPixels, UndecodableImage, UnsupportedUpload
+from image_codec import Picture, decode_image
+from metadata import Metadata
+from options import Options
+from picture_transfer import make_shared_memory, map_sealed, read_picture, write_picture
+from sandbox import Sandbox
+from sandboxed_codec import SandboxedCodec, open_descriptor
+from tests.hostile import ROOM, jpeg_segments, lying_avif, png_chunk, png_header
+from uploads import SPOOL_BYTES
+
+MAX_PIXELS = 16_000_000
+
+
+@pytest.fixture(scope="module")
+def codec() -> Iterator[SandboxedCodec]:
+    made = SandboxedCodec("safe")
+    yield made
+    made.sandbox.close()
+
+
+@pytest.fixture
+def upload(photo_jpeg: bytes) -> BytesIO:
+    return BytesIO(photo_jpeg)
+
+
+def read_and_decode(codec: SandboxedCodec, content: bytes) -> Picture:
+    file = BytesIO(content)
+    return codec.decode(file, codec.read_header(file, MAX_PIXELS))
+
+
+def test_decoded_and_encoded_as_in_this_process(codec: SandboxedCodec, upload: BytesIO) -> None:
+    from encoders import encode_picture
+
+    picture = read_and_decode(codec, upload.getvalue())
+    expected = decode_image(upload, "safe")
+    assert np.array_equal(picture.pixels, expected.pixels)
+    assert picture.metadata == expected.metadata
+    for options in (Options(), Options("webp", 90), Options("jpeg", 92), Options("avif", 80)):
+        assert bytes(codec.encode(picture, options)) == bytes(encode_picture(expected, options))
+
+
+def test_confined_process_reaches_nothing(codec: SandboxedCodec, upload: BytesIO) -> None:
+    script = """
+import os, socket, sys
+from confinement import Confinement, Limits, SystemCallFilter
+confinement = Confinement(SystemCallFilter())
+confinement.finish(Limits(2**28, 5, 1000))
+print(*confinement.locks)
+def attempt(what):
+    try:
+        what()
+        return "done"
+    except (OSError, MemoryError) as error:
+        return type(error).__name__
+print(attempt(lambda: os.open("/etc/passwd", os.O_RDONLY)))
+print(attempt(lambda: os.open("/tmp/written", os.O_CREAT | os.O_WRONLY)))
+print(attempt(lambda: socket.socket()))
+print(attempt(os.fork))
+print(attempt(lambda: os.execv("/bin/true", ["true"])))
+print(attempt(lambda: os.kill(os.getppid(), 0)))
+print(attempt(lambda: bytearray(2**29)))
+sys.stdout.flush()
+os._exit(0)
+"""
+    shown = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.split("\n")
+    assert shown[0].split() == ["landlock", "rlimit", "seccomp"]
+    assert shown[1:7] == ["PermissionError"] * 6
+    assert shown[7] == "MemoryError"
+
+
+def test_each_lock_holds_alone() -> None:
+    """Without seccomp, Landlock still refuses files; without Landlock, seccomp does."""
+    script = """
+import os
+import confinement
+{lock}
+try:
+    os.open("/etc/passwd", os.O_RDONLY)
+except OSError as error:
+    os.write(1, type(error).__name__.encode())
+os._exit(0)
+"""
+    for lock in (
+        "confinement.libc.prctl(confinement.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)\n"
+        "assert confinement.apply_landlock()",
+        "confinement.libc.prctl(confinement.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)\n"
+        "assert confinement.SystemCallFilter().apply()",
+    ):
+        shown = subprocess.run(
+            [sys.executable, "-c", script.format(lock=lock)], capture_output=True, check=True
+        )
+        assert shown.stdout == b"PermissionError"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"GIF89a\0\0\0\0\0\0\0,\0\0\0\0\xff\xff\xff\xff\0\x02\x02\x44\x01\0;",
+        b"GIF89a\x28\x23\x28\x23\0\0\0,\0\0\0\0\x28\x23\x28\x23\0\x02\x02\x44\x01\0;",
+        b"RIFF\x1e\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\xfe\x3f\0\xfe\x3f\0",
+    ],
+    ids=["65535 GIF", "9000 GIF", "16383 WebP"],
+)
+def test_picture_too_large_to_open_is_refused_before_room_is_made(
+    codec: SandboxedCodec, content: bytes
+) -> None:
+    with pytest.raises((TooManyPixels, UndecodableImage)):
+        codec.read_header(BytesIO(content), MAX_PIXELS)
+    assert codec.deaths == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (jpeg_segments(b"\xff\xe5\x00\x02", ROOM), "more memory|longer"),
+        (jpeg_segments(b"\xff\xe1\x00\x0bExif\0\0ABC", 8_000_000), "more memory|longer"),
+    ],
+    ids=["empty segments", "Exif in pieces"],
+)
+def test_header_that_takes_memory_or_time_ends_with_its_process(content: bytes, words: str) -> None:
+    codec = SandboxedCodec("safe")
+    with pytest.raises(UndecodableImage, match=words):
+        codec.read_header(BytesIO(content), MAX_PIXELS)
+    assert codec.deaths == 1
+    codec.sandbox.close()
+
+
+def test_picture_larger_than_its_header_says_is_refused(codec: SandboxedCodec) -> None:
+    file = BytesIO(lying_avif(4000, 16))
+    header = codec.read_header(file, MAX_PIXELS)
+    assert header.pixels == 256
+    with pytest.raises(UndecodableImage):
+        codec.decode(file, header)
+
+
+def test_what_is_no_picture_is_told(codec: SandboxedCodec) -> None:
+    with pytest.raises(UnsupportedUpload, match="no picture of an accepted format"):
+        codec.read_header(BytesIO(b"hello"), MAX_PIXELS)
+
+
+def test_warnings_are_one_line_of_the_log(
+    codec: SandboxedCodec, caplog: pytest.LogCaptureFixture
+) -> None:
+    tags = range(40_000, 60_000)
+    entries = b"".join(
+        tag.to_bytes(2, "little") + b"\1\0" + (10**8).to_bytes(4, "little") + b"\10\0\0\0"
+        for tag in tags
+    )
+    exif = b"II*\0\10\0\0\0" + len(tags).to_bytes(2, "little") + entries + bytes(4)
+    pixel = png_chunk(b"IDAT", b"x\x9cc`dbf\x01\0\0\x11\0\x07")
+    content = png_header(1, 1) + png_chunk(b"eXIf", exif) + pixel + png_chunk(b"IEND")
+    codec.read_header(BytesIO(content), MAX_PIXELS)
+    (record,) = caplog.records
+    assert "20000 warnings" in record.getMessage()
+    assert "\n" not in record.getMessage()
+    assert len(record.getMessage()) < 1000
+
+
+def test_helper_that_died_is_started_again(codec: SandboxedCodec, upload: BytesIO) -> None:
+    expected = codec.read_header(upload, MAX_PIXELS)
+    former = codec.sandbox.helper_pid
+    assert former is not None
+    os.kill(former, signal.SIGKILL)
+    assert codec.read_header(upload, MAX_PIXELS) == expected
+    assert codec.sandbox.helper_pid != former
+
+
+def children_of(process: int) -> list[int]:
+    path = Path(f"/proc/{process}/task/{process}/children")
+    return [int(child) for child in path.read_text().split()]
+
+
+def wait_for_idle_child(helper: int) -> int:
+    """Return the child that waits for a task, when all others have ended."""
+    deadline = time.monotonic() + 30
+    while len(children := children_of(helper)) != 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return children[0]
+
+
+def test_child_is_killed_when_nobody_waits_any_more(codec: SandboxedCodec) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (3000, 3000, 3), np.uint8))
+    picture = Picture(np.asarray(image))
+    left = threading.Event()
+    threading.Timer(0.3, left.set).start()
+    with pytest.raises(ClientLeft):
+        codec.encode(picture, Options("webp"), left.is_set)
+    assert codec.sandbox.helper_pid is not None
+    wait_for_idle_child(codec.sandbox.helper_pid)
+
+
+def test_helper_ends_with_its_service(upload: BytesIO) -> None:
+    script = """
+import sys
+from io import BytesIO
+from sandboxed_codec import SandboxedCodec
+codec = SandboxedCodec("safe")
+codec.read_header(BytesIO(open(sys.argv[1], "rb").read()), 10**8)
+print(codec.sandbox.helper_pid, flush=True)
+sys.stdin.read()
+"""
+    path = Path(__file__).parent.parent / "models" / "golden_input.png"
+    service = subprocess.Popen(
+        [sys.executable, "-c", script, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert service.stdout is not None
+    assert service.stdin is not None
+    helper = int(service.stdout.readline())
+    child = wait_for_idle_child(helper)
+    service.kill()
+    service.wait()
+    service.stdout.close()
+    service.stdin.close()
+    for process in (helper, child):
+        deadline = time.monotonic() + 30
+        while Path(f"/proc/{process}").exists() and is_running(process):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_child_that_is_killed_from_outside_can_be_tried_again(upload: BytesIO) -> None:
+    from errors import Busy
+
+    codec = SandboxedCodec("safe")
+    codec.read_header(upload, MAX_PIXELS)
+    helper = codec.sandbox.helper_pid
+    assert helper is not None
+    os.kill(wait_for_idle_child(helper), signal.SIGKILL)
+    with pytest.raises(Busy, match="memory"):
+        codec.read_header(upload, MAX_PIXELS)
+    assert codec.read_header(upload, MAX_PIXELS).width > 0
+    codec.sandbox.close()
+
+
+def test_small_helper(codec: SandboxedCodec, upload: BytesIO) -> None:
+    codec.read_header(upload, MAX_PIXELS)
+    status = Path(f"/proc/{codec.sandbox.helper_pid}/status").read_text()
+    values = dict(line.split(":\t") for line in status.splitlines() if ":\t" in line)
+    assert int(values["VmHWM"].split()[0]) * 1024 < 80_000_000
+    assert values["Threads"].strip() == "1"
+
+
+def test_many_threads_at_once(codec: SandboxedCodec, upload: BytesIO) -> None:
+    expected = codec.read_header(upload, MAX_PIXELS)
+    answers = []
+
+    def read() -> None:
+        answers.append(codec.read_header(BytesIO(upload.getvalue()), MAX_PIXELS))
+
+    threads = [threading.Thread(target=read) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [expected] * 20
+
+
+def test_shared_picture_comes_out_as_it_went_in() -> None:
+    random = np.random.default_rng(1)
+    picture = Picture(
+        random.integers(0, 256, (5, 7, 3), np.uint8),
+        random.integers(0, 256, (5, 7), np.uint8),
+        random.integers(0, 65536, (5, 7, 3), np.uint16),
+        Metadata(b"profile", b"exif", (72.5, 300)),
+    )
+    descriptor = make_shared_memory()
+    description = write_picture(picture, descriptor)
+    memory = map_sealed(descriptor)
+    assert memory is not None
+    found = read_picture(memory, description)
+    for name in ("pixels", "alpha", "deep"):
+        assert np.array_equal(getattr(found, name), getattr(picture, name))
+    assert found.metadata == picture.metadata
+    with pytest.raises(OSError):
+        os.write(descriptor, b"changed")
+    with pytest.raises(OSError):
+        os.ftruncate(descriptor, 1)
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("size", [10, SPOOL_BYTES + 1])
+def test_descriptor_of_an_upload_has_a_position_of_its_own(size: int, tmp_path: Path) -> None:
+    path = tmp_path / "upload"
+    path.write_bytes(os.urandom(size))
+    with path.open("rb") as file, open_descriptor(file) as descriptor:
+        file.seek(3)
+        assert os.read(descriptor, size) == path.read_bytes()
+        assert file.tell() == 3
+
+
+def test_limits_travel_as_they_are() -> None:
+    limits = Limits(1, 2, 3)
+    assert Limits(**limits.as_dict()) == limits
+
+
+def test_sandbox_without_a_helper_says_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    from errors import Busy
+
+    monkeypatch.setattr("sandbox.HELPER", Path("/nonexistent/helper.py"))
+    with pytest.raises(Busy), open_descriptor(BytesIO(b"x")) as descriptor:
+        Sandbox().run({"name": "check_header"}, [descriptor], Limits(1, 1, 1), lambda: False)
