@@ -192,9 +192,11 @@ def children_of(process: int) -> list[int]:
 def wait_for_idle_child(helper: int) -> int:
     """Return the child that waits for a task, when all others have ended."""
     deadline = time.monotonic() + 30
-    while len(children := children_of(helper)) != 1:
+    former: list[int] = []
+    while len(children := children_of(helper)) != 1 or children != former:
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        former = children
+        time.sleep(0.2)
     return children[0]
 
 
