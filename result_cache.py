@@ -109,10 +109,10 @@ class StoredResult:
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A stored result as the folder lists it: bytes on disk, last use in seconds since the epoch."""
+    """A stored result as the folder lists it; `last_used` in seconds since the epoch."""
 
     name: str
-    size_bytes: int
+    size_bytes: int  # on disk, in whole blocks
     last_used: float
 
 

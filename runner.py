@@ -9,8 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from charges import FREE, Charge
 from cache_limiter import CacheLimiter
+from charges import FREE, Charge
 from databases import open_database
 from encoders import check_result_size
 from errors import (

@@ -204,7 +204,9 @@ class FolderSpool:
         try:
             self._write(self.folder / name, upload, size_bytes)
         except BaseException:
-            self.remove(name)
+            with contextlib.suppress(OSError):
+                (self.folder / name).unlink(missing_ok=True)
+            self._budget.give_back(name)
             raise
         self._budget.settle(name)
         return name
@@ -251,6 +253,8 @@ class FolderSpool:
                 for entry in entries:
                     with contextlib.suppress(OSError):
                         found[entry.name] = entry.stat()
+        except FileNotFoundError:
+            pass
         except OSError:
             return {}
         self._budget.recount(known, {name: bytes_on_disk(status) for name, status in found.items()})

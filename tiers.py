@@ -21,7 +21,7 @@ from result_cache import (
     read_note,
 )
 from settings import Settings
-from spool import FolderSpool, Spool, SpoolBudget, make_spool_name, measure_length
+from spool import CLIENT_SHARE, FolderSpool, Spool, SpoolBudget, make_spool_name, measure_length
 
 # The store is asked for forgotten uploads this often. They are old by its clock, which may differ
 # from ours, and keeping one for a while costs little.
@@ -131,6 +131,8 @@ def open_tiers(
     forgotten ones.
     """
     folder = settings.cache_dir
+    if settings.max_upload_bytes > settings.spool_max_bytes * CLIENT_SHARE:
+        logger.warning("SR_SPOOL_MAX_MB: a quarter of it is less than SR_MAX_UPLOAD_BYTES")
     if remote is not None and settings.database_url:
         return TieredCache(folder, remote, space), RemoteSpool(remote, settings.spool_max_bytes)
     spool = FolderSpool(folder / "spool", settings.spool_max_bytes, space)
