@@ -548,8 +548,9 @@ def test_joined_job_takes_no_room(full_client: FlaskClient, settings: Settings) 
 
 
 def test_upload_that_never_fits_is_too_large(full_client: FlaskClient) -> None:
-    content = padded(1) * 3
-    assert_problem(send(full_client, content), 413, "too_large")
+    raw = {"Content-Type": "application/octet-stream"}
+    answer = full_client.post("/api/enhance", data=padded(1) * 3, headers=ASYNC | raw)
+    assert_problem(answer, 413, "too_large")
 
 
 def test_result_that_may_not_be_kept_fails_a_job_at_once_and_is_sent_to_who_waits(
