@@ -1,43 +1,38 @@
-"""Clean the cache of stored results: by age, by size, for free space, or one upload's results.
+"""Clean the cache of stored results: by age, by size, or one upload's results.
 
     python cleanup_cache.py --max-age-days 30 --max-size-mb 1024 [--dry-run]
     python cleanup_cache.py --delete SHA256
 
 Results that nobody used for longest go first. Safe beside a running service and beside a second
 cleanup: a result that is being sent stays readable to its end, and one that is gone is computed
-again when it is wanted. Never imports OpenCV, so that a cron job starts at once.
+again when it is wanted. A running service keeps its limits itself; this is for keeping others, and
+for times without one. Never imports OpenCV, so that it starts at once.
 """
 
 import argparse
 import logging
 import os
-import shutil
 import sys
-import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from disk import MEGABYTE
 from errors import ConfigError, StoreDown
 from remote_store import RemoteStore
 from result_cache import KEY_PATTERN, ResultCache, StoredFile
 from settings import Settings
 from tiers import results_folder
 
-MEGABYTE = 1024**2
 SECONDS_A_DAY = 86400
-# A cleanup makes some room, so that not every further result needs one.
-ROOM_AFTER_CLEANUP = 0.9
-# A service spares what it has just stored or served: somebody is about to fetch it.
-SPARE_SECONDS = 60
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class CleanupSummary:
-    """What a cleanup did: numbers of files, and their bytes."""
+    """What a cleanup did: numbers of files, and their bytes on disk."""
 
     removed: int = 0
     removed_bytes: int = 0
@@ -58,8 +53,6 @@ def cleanup_old_cache(
     max_size_mb: float = 1024,
     *,
     cache_dir: Path | None = None,
-    min_free_mb: float = 0,
-    spare_seconds: float = 0,
     dry_run: bool = False,
 ) -> CleanupSummary:
     """Remove results that are too old or too many, those unused for longest first.
@@ -67,10 +60,8 @@ def cleanup_old_cache(
     Parameters
     ----------
     max_age_days : results last used longer ago are removed
-    max_size_mb : the rest may have this size together, in MB of 1024**2 bytes
+    max_size_mb : the rest may take this much of the disk together, in MB of 1024**2 bytes
     cache_dir : folder of the results; defaults to ``SR_CACHE_DIR``
-    min_free_mb : more are removed until the file system has this much free
-    spare_seconds : results used this recently stay, whatever the limits
     dry_run : remove nothing, only tell what would be removed
 
     Raises
@@ -80,76 +71,44 @@ def cleanup_old_cache(
     """
     folder = cache_dir or Settings.from_env(os.environ).cache_dir
     cache = ResultCache(folder)
-    now = time.time()
     if not dry_run:
         cache.remove_leftovers()
-    files = sorted(cache.scan(), key=lambda file: file.last_used)
+    files = list(cache.scan())
     total_bytes = sum(file.size_bytes for file in files)
-    missing_bytes = min_free_mb * MEGABYTE - free_bytes(folder)
-
-    doomed = []
-    for file in files:
-        too_old = now - file.last_used > max_age_days * SECONDS_A_DAY
-        too_much = total_bytes > max_size_mb * MEGABYTE or missing_bytes > 0
-        if (too_old or too_much) and now - file.last_used >= spare_seconds:
-            doomed.append(file)
-            total_bytes -= file.size_bytes
-            missing_bytes -= file.size_bytes
+    excess = total_bytes + cache.count_foreign_bytes() - max_size_mb * MEGABYTE
+    too_old = time.time() - max_age_days * SECONDS_A_DAY
+    doomed = choose_doomed(files, excess, too_old=too_old)
     summary = remove_files(cache, doomed, dry_run)
     summary.kept = len(files) - summary.removed
-    summary.kept_bytes = sum(file.size_bytes for file in files) - summary.removed_bytes
+    summary.kept_bytes = total_bytes - summary.removed_bytes
     return summary
 
 
-class CacheLimiter:
-    """Keeps the cache within its limits while a service writes to it.
+def choose_doomed(
+    files: Iterable[StoredFile],
+    excess: float,
+    *,
+    too_old: float,
+    spared: float = float("inf"),
+    excess_of_spared: float = 0,
+) -> list[StoredFile]:
+    """Choose the results that have to go, those unused for longest first.
 
     Parameters
     ----------
-    folder : of the stored results
-    max_size_mb : when they are larger together, the least recently used go
-    min_free_mb : likewise when the file system has less than this left
+    excess : bytes to be freed
+    too_old : results last used before this time go in any case
+    spared : those last used after this time go only for `excess_of_spared`
+    excess_of_spared : bytes that have to be freed whatever goes
     """
-
-    def __init__(self, folder: Path, max_size_mb: float, min_free_mb: float) -> None:
-        self.folder = folder
-        self.max_size_mb = max_size_mb
-        self.min_free_mb = min_free_mb
-        self.evictions = 0
-        self._lock = threading.Lock()
-        self._size_bytes: int | None = None
-
-    def note_stored(self, size_bytes: int) -> None:
-        """Count a result that was stored, and clean up when a limit is crossed.
-
-        What other processes store or remove is not seen until then; the cleanup counts anew.
-        """
-        with self._lock:
-            if self._size_bytes is None:
-                self._size_bytes = sum(file.size_bytes for file in ResultCache(self.folder).scan())
-            else:
-                self._size_bytes += size_bytes
-            too_large = self._size_bytes > self.max_size_mb * MEGABYTE
-            if not too_large and free_bytes(self.folder) >= self.min_free_mb * MEGABYTE:
-                return
-            summary = cleanup_old_cache(
-                max_age_days=float("inf"),
-                max_size_mb=self.max_size_mb * ROOM_AFTER_CLEANUP,
-                cache_dir=self.folder,
-                min_free_mb=self.min_free_mb,
-                spare_seconds=SPARE_SECONDS,
-            )
-            self._size_bytes = summary.kept_bytes
-            self.evictions += summary.removed
-            logger.info("the cache crossed a limit: %s", summary)
-
-
-def free_bytes(folder: Path) -> float:
-    """Return the bytes that an ordinary user may still write below a folder."""
-    try:
-        return shutil.disk_usage(folder).free
-    except OSError:
-        return float("inf")
+    doomed = []
+    for file in sorted(files, key=lambda file: file.last_used):
+        wanted = excess_of_spared if file.last_used > spared else excess
+        if wanted > 0 or file.last_used < too_old:
+            doomed.append(file)
+            excess -= file.size_bytes
+            excess_of_spared -= file.size_bytes
+    return doomed
 
 
 def remove_files(cache: ResultCache, files: Iterable[StoredFile], dry_run: bool) -> CleanupSummary:

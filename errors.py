@@ -137,6 +137,13 @@ class TooCostly(ServiceError):
     code = "too_costly_sync"
 
 
+class ResultTooLarge(ServiceError):
+    """The result has more bytes than all stored results may have."""
+
+    status = 422
+    code = "result_too_large"
+
+
 class RateLimited(ServiceError):
     """The client has asked for more than it may in so short a time."""
 

@@ -18,6 +18,7 @@ from jobs import TICKET_PATTERN
 from local_jobs import short_job_id
 from options import Options
 from problems import problem_members
+from rate_limits import client_name
 from runner import Result, Runner
 from uploads import Upload, has_left
 
@@ -90,7 +91,7 @@ class JobRoutes:
         if found is not None:
             upload.file.close()
             return found
-        ticket = self._runner.submit(upload, options, charge)
+        ticket = self._runner.submit(upload, options, charge, client_name())
         g.job = short_job_id(self._runner.result_name(upload.key, options))
         if preference.wait_seconds:
             self._wait(

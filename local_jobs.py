@@ -10,7 +10,6 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from cleanup_cache import CacheLimiter
 from errors import (
     Busy,
     DatabaseDown,
@@ -92,7 +91,6 @@ class LocalJobs:
         table: Jobs,
         spool: Spool,
         cache: ResultCache,
-        limiter: CacheLimiter,
         scheduler: Scheduler,
         pipeline: Pipeline,
         max_input_pixels: int,
@@ -104,7 +102,6 @@ class LocalJobs:
         self._table = table
         self._spool = spool
         self._cache = cache
-        self._limiter = limiter
         self._scheduler = scheduler
         self._pipeline = pipeline
         self._max_input_pixels = max_input_pixels
@@ -299,8 +296,6 @@ class LocalJobs:
                 if self._jobs.get((job.name, job.keep)) is job:
                     del self._jobs[job.name, job.keep]
             job.ended.set()
-        if job.keep and job.note is not None:
-            self._limiter.note_stored(job.note.length)
 
     def _claim(self, job: Job) -> None:
         """Wait until this process owns the job in the table.

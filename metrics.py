@@ -34,7 +34,8 @@ METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS"})
 # Statistic of the runner -> name and help of its metric.
 GAUGES = {
     "cache_size": ("sr_cache_results", "Stored results."),
-    "cache_bytes": ("sr_cache_bytes", "Size of the stored results."),
+    "cache_bytes": ("sr_cache_bytes", "What the stored results take on the disk."),
+    "spool_bytes": ("sr_spool_bytes", "What uploads of accepted jobs take on the disk."),
     "queue_length": ("sr_queue_pictures", "Pictures that wait or are computed."),
     "queue_pixels": ("sr_queue_pixels", "Input pixels that wait or are computed."),
     "waiting_requests": ("sr_waiting_requests", "Requests that wait for a result."),

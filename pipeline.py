@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import BinaryIO, Protocol
 
 from encoders import check_result_size, encode_picture
-from errors import ServiceError, StoreDown
+from errors import ResultTooLarge, ServiceError, StoreDown
 from image_codec import ImageHeader, decode_image
 from lanes import Progress
 from model_loader import ModelLoader
@@ -164,6 +164,10 @@ class Pipeline:
         try:
             self._cache.store(job.name, payload, note)
             stored = self._cache.open(job.name)
+        except ResultTooLarge as error:
+            # Who waits gets it all the same; an asynchronous job has nothing to show, ever.
+            job.error = error.renew()
+            return
         except (OSError, StoreDown) as error:
             # The operator has to mend what is broken.
             self._count("cache_write_errors")

@@ -190,12 +190,20 @@ class RemoteStore:
     def list_keys(self, folder: str, age_seconds: float = 0) -> list[str]:
         """Return the keys below a folder that were written so long ago."""
         before = datetime.now(UTC) - timedelta(seconds=age_seconds)
-        with self._watch():
-            found = [each for page in self._obstore.list(self._reading, folder) for each in page]
         # Its clock may be ahead of ours: what is wanted whatever its age, is wanted all the same.
         return [
-            each["path"] for each in found if not age_seconds or each["last_modified"] <= before
+            each["path"]
+            for each in self._list(folder)
+            if not age_seconds or each["last_modified"] <= before
         ]
+
+    def list_sizes(self, folder: str) -> dict[str, int]:
+        """Return the keys below a folder, each with its bytes."""
+        return {each["path"]: each["size"] for each in self._list(folder)}
+
+    def _list(self, folder: str) -> list[Any]:
+        with self._watch():
+            return [each for page in self._obstore.list(self._reading, folder) for each in page]
 
 
 def unavailable() -> StoreDown:

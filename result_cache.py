@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import re
+import secrets
 import struct
 import tempfile
 import time
@@ -21,9 +22,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from disk import DiskSpace, bytes_on_disk, round_to_blocks
+
 NAME_PATTERN = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{12}\.(?:png|webp|jpeg|avif)")
 KEY_PATTERN = re.compile(r"[0-9a-f]{64}")
 TEMPORARY_PREFIX = ".writing-"
+# This process has taken the room for its own files; those of others count as they are found.
+OWN_PREFIX = f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-"
 MAGIC = b"SRc1"
 FOOTER = struct.Struct(">I4s")
 MAX_NOTE_BYTES = 4096
@@ -107,7 +112,7 @@ class StoredFile:
     """A stored result as the folder lists it; `last_used` in seconds since the epoch."""
 
     name: str
-    size_bytes: int
+    size_bytes: int  # on disk, in whole blocks
     last_used: float
 
 
@@ -139,11 +144,16 @@ class ResultCache:
 
     Several threads and processes may share the folder. `damaged` counts the files that were found
     damaged; they are removed and their results computed again.
+
+    Parameters
+    ----------
+    space : the room that files are written to
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, space: DiskSpace | None = None) -> None:
         self.folder = folder
         self.damaged = 0
+        self._space = space or DiskSpace()
         self._cannot_write = False
         self._verified: dict[str, FileIdentity] = {}
 
@@ -203,7 +213,9 @@ class ResultCache:
         Raises
         ------
         OSError
-            The folder cannot be written; nothing is left behind.
+            The folder cannot be written, or there is no room; nothing is left behind.
+        ResultTooLarge
+            The result has more bytes than all results may have.
         """
         note_bytes = json.dumps(asdict(note)).encode()
         try:
@@ -226,10 +238,15 @@ class ResultCache:
     def _write(self, pieces: Iterable[bytes | memoryview]) -> Iterator[Path]:
         """Write a file that has no name of a result yet; it is removed when the block ends."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=self.folder)
+        descriptor, temporary = tempfile.mkstemp(prefix=OWN_PREFIX, dir=self.folder)
+        length = taken = 0
         try:
             with os.fdopen(descriptor, "wb") as file:
                 for piece in pieces:
+                    length += len(piece)
+                    more = round_to_blocks(length) - taken
+                    self._space.take(more)
+                    taken += more
                     file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
@@ -237,18 +254,21 @@ class ResultCache:
         finally:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()
+            self._space.give_back(taken)
 
     def _publish(self, temporary: Path, name: str) -> None:
         """Give a written file its name, unless another has it."""
         path = self.folder / name
+        size_bytes = bytes_on_disk(temporary.stat())
         try:
             path.hardlink_to(temporary)
         except FileExistsError:
-            pass
+            return
         except OSError as error:
             if error.errno not in NO_HARD_LINKS:
                 raise
             temporary.replace(path)
+        self._space.note_stored(size_bytes)
 
     def remove(self, name: str) -> bool:
         """Remove a stored result; True when it is gone, whoever removed it."""
@@ -272,7 +292,16 @@ class ResultCache:
         """Yield every stored result."""
         for name, status in self._list_files():
             if NAME_PATTERN.fullmatch(name):
-                yield StoredFile(name, status.st_size, max(status.st_atime, status.st_mtime))
+                last_used = max(status.st_atime, status.st_mtime)
+                yield StoredFile(name, bytes_on_disk(status), last_used)
+
+    def count_foreign_bytes(self) -> int:
+        """Return what files take that other processes write, or that killed ones have left."""
+        return sum(
+            bytes_on_disk(status)
+            for name, status in self._list_files()
+            if name.startswith(TEMPORARY_PREFIX) and not name.startswith(OWN_PREFIX)
+        )
 
     def _list_files(self) -> Iterator[tuple[str, os.stat_result]]:
         with contextlib.suppress(OSError), os.scandir(self.folder) as entries:

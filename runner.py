@@ -9,8 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from cache_limiter import CacheLimiter
 from charges import FREE, Charge
-from cleanup_cache import CacheLimiter
 from databases import open_database
 from encoders import check_result_size
 from errors import (
@@ -71,15 +71,13 @@ class Runner:
     def __init__(self, settings: Settings, load: Callable[[], SuperResolution]) -> None:
         self.settings = settings
         self.limiter = CacheLimiter(
-            settings.cache_dir, settings.cache_max_mb, settings.cache_min_free_mb
+            settings.cache_dir,
+            settings.cache_max_mb,
+            settings.cache_min_free_mb,
+            settings.cache_max_age_days,
         )
         self._remote = RemoteStore(settings.store_url) if settings.store_url else None
-        self.cache, self.spool = open_tiers(
-            settings.cache_dir,
-            self._remote,
-            bool(settings.database_url),
-            self.limiter.note_stored,
-        )
+        self.cache, self.spool = open_tiers(settings, self._remote, self.limiter)
         self.model_loader = ModelLoader(load)
         self.scheduler = Scheduler(settings, lambda: self.model_loader.get().seconds_per_pixel)
         self.is_draining: Callable[[], bool] = lambda: False
@@ -87,7 +85,7 @@ class Runner:
         self._counts: defaultdict[str, float] = defaultdict(int)
         self.jobs = Jobs(open_database(settings, SCHEMA), make_owner())
         self._local_jobs = LocalJobs(
-            *(self.jobs, self.spool, self.cache, self.limiter, self.scheduler),
+            *(self.jobs, self.spool, self.cache, self.scheduler),
             Pipeline(settings, self.model_loader, self.cache, self.scheduler, self._count),
             settings.max_input_pixels,
             settings.max_sync_seconds,
@@ -110,7 +108,7 @@ class Runner:
     def start(self) -> None:
         """Load the model and begin with queued jobs; must not be called before the server forks."""
         self.model_loader.get()
-        self.cache.remove_leftovers()
+        self.limiter.start()
         self.keeper.start()
 
     def check_ready(self) -> None:
@@ -249,12 +247,15 @@ class Runner:
 
     # --- asynchronous jobs
 
-    def submit(self, upload: Upload, options: Options, charge: Charge = FREE) -> str:
+    def submit(
+        self, upload: Upload, options: Options, charge: Charge = FREE, client: str = ""
+    ) -> str:
         """Accept a job that survives this process, and return a ticket for it.
 
         Parameters
         ----------
         charge : pays where nobody else has asked for the result
+        client : whose share of the spool the upload takes
 
         Raises
         ------
@@ -271,7 +272,7 @@ class Runner:
                 self.scheduler.check_room(cost, sum(open_jobs.values()))
                 charge.check(cost)
             try:
-                spool = self.spool.store(upload.file)
+                spool = self.spool.store(upload.file, client)
             except OSError as error:
                 logger.error("cannot spool an upload: %s", error.strerror)
                 raise NotStored("The upload cannot be kept now.") from None
@@ -303,6 +304,7 @@ class Runner:
         """Hand asynchronous jobs over to whoever comes next; the process is about to end."""
         # In this order: the keeper may be claiming a job at this moment.
         self.keeper.stop()
+        self.limiter.stop()
         self._local_jobs.stop()
         with suppress(DatabaseDown):
             self.jobs.hand_over()
@@ -316,6 +318,7 @@ class Runner:
         return {
             "cache_size": len(sizes),
             "cache_bytes": sum(sizes),
+            "spool_bytes": self.spool.used_bytes,
             "cache_hits": counts["cache_hits"],
             "cache_misses": counts["cache_misses"],
             "cache_hit_rate": counts["cache_hits"] / lookups if lookups else 0.0,

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import limits
 from limits import RateLimitItem
 
+from disk import MEGABYTE
 from errors import ConfigError
 
 PROJECT_DIR = Path(__file__).resolve().parent
@@ -202,10 +203,21 @@ class Settings:
         86400, parse_positive, "how long the status of an asynchronous job can be asked for"
     )
     cache_max_mb: int = setting(
-        1024, parse_positive, "size of the stored results; beyond, the least recently used go"
+        1024,
+        parse_positive,
+        "what stored results take on the disk; beyond, the least recently used go",
     )
     cache_min_free_mb: int = setting(
-        512, parse_non_negative, "space left free on their file system; below, likewise"
+        512,
+        parse_non_negative,
+        "space left free on their file system; below, likewise, and asynchronous uploads get 503",
+    )
+    cache_max_age_days: int = setting(30, parse_positive, "results that nobody used for so long go")
+    spool_max_mb: int = setting(
+        512,
+        parse_positive,
+        "what uploads of accepted jobs take on the disk; beyond, others get 503, and so does a "
+        "client whose uploads take a quarter of it",
     )
     lanes: int = setting(
         0, parse_non_negative, "tiles computed at once; 0: as many as CPUs and memory allow"
@@ -276,6 +288,11 @@ class Settings:
     def max_long_polls(self) -> int:
         """Most requests that wait for a job's status to change at once."""
         return max(self.max_waiting_requests // 2, 1)
+
+    @property
+    def spool_max_bytes(self) -> int:
+        """What uploads of accepted jobs take on the disk, at most."""
+        return self.spool_max_mb * MEGABYTE
 
     @property
     def max_body_bytes(self) -> int:

@@ -5,11 +5,12 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
-from errors import StoreDown
+from disk import DiskSpace
+from errors import Busy, ResultTooLarge, StoreDown
 from remote_store import RemoteStore
 from result_cache import (
     MAX_REMEMBERED,
@@ -19,12 +20,15 @@ from result_cache import (
     hash_file,
     read_note,
 )
-from spool import FolderSpool, Spool, make_spool_name
+from settings import Settings
+from spool import CLIENT_SHARE, FolderSpool, Spool, SpoolBudget, make_spool_name, measure_length
 
 # The store is asked for forgotten uploads this often. They are old by its clock, which may differ
 # from ours, and keeping one for a while costs little.
 SPOOL_SWEEP_SECONDS = 300.0
 SPOOL_GRACE_SECONDS = 3600.0
+# Other machines make room, too; a spool that seems full is looked at this often.
+SPOOL_RECOUNT_SECONDS = 5.0
 # What was removed from the store is not served from a folder for longer than this.
 CONFIRM_SECONDS = 86400.0
 
@@ -56,18 +60,11 @@ class TieredCache(ResultCache):
 
     A result is stored when the store has it: no machine promises what the others do not have.
     Methods that must ask the store raise StoreDown where it does not answer.
-
-    Parameters
-    ----------
-    note_fetched : told the size of each file that was fetched into the folder, in bytes
     """
 
-    def __init__(
-        self, folder: Path, remote: RemoteStore, note_fetched: Callable[[int], None]
-    ) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, remote: RemoteStore, space: DiskSpace | None = None) -> None:
+        super().__init__(folder, space)
         self._remote = remote
-        self._note_fetched = note_fetched
         self._confirmed: dict[str, float] = {}
 
     def open(self, name: str) -> StoredResult | None:
@@ -119,48 +116,82 @@ class TieredCache(ResultCache):
                     self._remote.remove([result_key(name)])
                     return False
                 super()._publish(temporary, name)
-                size_bytes = temporary.stat().st_size
-        except OSError as error:
-            logger.error("cannot keep a result in %s: %s", self.folder, error.strerror)
+        except (OSError, ResultTooLarge) as error:
+            logger.error("cannot keep a result in %s: %s", self.folder, error)
             return False
-        self._note_fetched(size_bytes)
         return True
 
 
 def open_tiers(
-    folder: Path,
-    remote: RemoteStore | None,
-    shares_jobs: bool,
-    note_fetched: Callable[[int], None],
+    settings: Settings, remote: RemoteStore | None, space: DiskSpace
 ) -> tuple[ResultCache, Spool]:
     """Return where results and uploads are kept: below a folder, or in a shared store.
 
     Uploads are in the store only where the machines share their jobs: others would take them for
     forgotten ones.
     """
-    spool = FolderSpool(folder / "spool")
+    folder = settings.cache_dir
+    if settings.max_upload_bytes > settings.spool_max_bytes * CLIENT_SHARE:
+        logger.warning("SR_SPOOL_MAX_MB: a quarter of it is less than SR_MAX_UPLOAD_BYTES")
+    if remote is not None and settings.database_url:
+        return TieredCache(folder, remote, space), RemoteSpool(remote, settings.spool_max_bytes)
+    spool = FolderSpool(folder / "spool", settings.spool_max_bytes, space)
     if remote is None:
-        return ResultCache(folder), spool
-    cache = TieredCache(folder, remote, note_fetched)
-    return cache, RemoteSpool(remote) if shares_jobs else spool
+        return ResultCache(folder, space), spool
+    return TieredCache(folder, remote, space), spool
 
 
 class RemoteSpool:
-    """Uploads in the shared store, so that any machine can compute them: see `spool.Spool`."""
+    """Uploads in the shared store, so that any machine can compute them: see `spool.Spool`.
 
-    def __init__(self, remote: RemoteStore) -> None:
+    The bound is one for all machines, but each knows of the others' uploads from its last look
+    only, some minutes ago: so many machines may exceed it by what they took in since. A client's
+    share is counted by each machine for itself.
+
+    Parameters
+    ----------
+    max_bytes : of the uploads together
+    """
+
+    def __init__(self, remote: RemoteStore, max_bytes: int) -> None:
         self._remote = remote
-        self._swept = -math.inf
+        self._budget = SpoolBudget(max_bytes)
+        self._swept = self._counted = -math.inf
+
+    @property
+    def used_bytes(self) -> int:
+        """What the uploads take in the store, as far as this process knows."""
+        return self._budget.used_bytes
 
     @staticmethod
     def _key(name: str) -> str:
         return f"spool/{name}"
 
-    def store(self, upload: BinaryIO) -> str:
+    def store(self, upload: BinaryIO, client: str = "") -> str:
         """Keep an upload."""
         name = make_spool_name()
-        self._remote.put(self._key(name), upload)
+        size_bytes = measure_length(upload)
+        try:
+            self._budget.take(name, size_bytes, client)
+        except Busy:
+            if time.monotonic() - self._counted < SPOOL_RECOUNT_SECONDS:
+                raise
+            self._recount()
+            self._budget.take(name, size_bytes, client)
+        try:
+            self._remote.put(self._key(name), upload)
+        except BaseException:
+            self._budget.give_back(name)
+            raise
+        self._budget.settle(name)
         return name
+
+    def _recount(self) -> None:
+        """Count what all machines have in the store."""
+        self._counted = time.monotonic()
+        known = self._budget.whole_names()
+        found = self._remote.list_sizes("spool")
+        self._budget.recount(known, {key.rpartition("/")[2]: size for key, size in found.items()})
 
     def open(self, name: str) -> BinaryIO | None:
         """Fetch an upload."""
@@ -182,11 +213,13 @@ class RemoteSpool:
         if name is not None:
             with contextlib.suppress(StoreDown):
                 self._remote.remove([self._key(name)])
+                self._budget.give_back(name)
 
     def old_names(self, age_seconds: float) -> Iterable[str]:
         """Return old uploads, now and then: a listing costs money."""
         if time.monotonic() - self._swept < SPOOL_SWEEP_SECONDS:
             return []
         self._swept = time.monotonic()
+        self._recount()
         keys = self._remote.list_keys("spool", max(age_seconds, SPOOL_GRACE_SECONDS))
         return [key.rpartition("/")[2] for key in keys]

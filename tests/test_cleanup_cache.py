@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import cleanup_cache
-from cleanup_cache import CacheLimiter, cleanup_old_cache
+from cleanup_cache import cleanup_old_cache
 from result_cache import ResultCache, ResultNote
 from settings import PROJECT_DIR
 
@@ -71,15 +70,20 @@ def test_folder_is_the_services_where_none_is_given(
     assert cleanup_old_cache(max_age_days=0.5).removed == 9
 
 
-def test_full_file_system_is_relieved(cache: ResultCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    free = 10 * cleanup_cache.MEGABYTE
-    monkeypatch.setattr(cleanup_cache, "free_bytes", lambda _folder: free)
-    cleanup_old_cache(min_free_mb=10.25, cache_dir=cache.folder)
-    assert numbers_left(cache) == [0, 1, 2, 3, 4, 5, 6]
+def test_sizes_are_those_of_blocks(cache: ResultCache) -> None:
+    for file in list(cache.scan()):
+        cache.remove(file.name)
+    for number in range(10):
+        cache.store(name_of(number), b"tiny", ResultNote.describe(b"tiny", 1, 1))
+        os.utime(cache.folder / name_of(number), (time.time() - number * DAY,) * 2)
+    summary = cleanup_old_cache(max_size_mb=4 * 4096 / 1024**2, cache_dir=cache.folder)
+    assert numbers_left(cache) == [0, 1, 2, 3]
+    assert (summary.removed_bytes, summary.kept_bytes) == (6 * 4096, 4 * 4096)
 
 
-def test_recently_used_results_are_spared(cache: ResultCache) -> None:
-    cleanup_old_cache(max_size_mb=0, spare_seconds=2.5 * DAY, cache_dir=cache.folder)
+def test_what_another_process_writes_counts(cache: ResultCache) -> None:
+    (cache.folder / ".writing-elsewhere").write_bytes(PAYLOAD * 3)
+    cleanup_old_cache(max_size_mb=0.65, cache_dir=cache.folder)
     assert numbers_left(cache) == [0, 1, 2]
 
 
@@ -120,26 +124,6 @@ def test_foreign_files_stay(cache: ResultCache) -> None:
 
 def test_absent_folder_is_an_empty_cache(tmp_path: Path) -> None:
     assert cleanup_old_cache(cache_dir=tmp_path / "absent").removed == 0
-
-
-# --- the limiter inside the service
-
-
-def test_limiter_cleans_when_the_size_is_crossed_and_not_before(cache: ResultCache) -> None:
-    size = sum(file.size_bytes for file in cache.scan())
-    limiter = CacheLimiter(cache.folder, 1.2 * size / 1024**2, min_free_mb=0)
-    limiter.note_stored(0)
-    assert limiter.evictions == 0
-    cache.store(name_of(0, "b"), PAYLOAD * 4, ResultNote.describe(PAYLOAD * 4, 10, 10))
-    limiter.note_stored(4 * len(PAYLOAD))
-    assert limiter.evictions == 4
-    assert numbers_left(cache) == [0, 0, 1, 2, 3, 4, 5]
-
-
-def test_limiter_keeps_space_free(cache: ResultCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cleanup_cache, "free_bytes", lambda _folder: 0)
-    CacheLimiter(cache.folder, 1024, min_free_mb=0.45).note_stored(0)
-    assert numbers_left(cache) == [0, 1, 2, 3, 4]
 
 
 # --- the command line

@@ -4,6 +4,7 @@ import logging
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
@@ -17,6 +18,7 @@ from flask.testing import FlaskClient
 from PIL import Image
 from werkzeug.test import TestResponse
 
+import cache_limiter
 import encoders
 from errors import ClientLeft
 from job_records import JobStatus
@@ -496,6 +498,71 @@ def test_unwritable_spool_is_refused_and_loses_nothing(
     assert_problem(send(client, PNG), 503, "not_stored")
     assert open_rows(settings) == []
     assert upload(client).status_code == 200
+
+
+def padded(shade: int, side: int = 1) -> bytes:
+    """A small picture of 200 kB, with an ending that decoders leave alone."""
+    return picture(shade, side) + bytes(200_000)
+
+
+@pytest.fixture
+def full_client(
+    make_app: AppMaker, settings: Settings, fake_model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FlaskClient]:
+    """A client of a service that computes nothing for now, with room for 2 MB of uploads."""
+    fake_model.may_go_on.clear()
+    app = make_app(replace(settings, spool_max_mb=2))
+    monkeypatch.setattr(app.extensions["runner"].keeper, "_may_claim", lambda: False)
+    yield app.test_client()
+    fake_model.may_go_on.set()
+
+
+def test_full_spool_is_busy_for_that_client_and_others_go_on(
+    full_client: FlaskClient, settings: Settings, fake_model: FakeModel
+) -> None:
+    accepted = [send(full_client, padded(shade)) for shade in (1, 2)]
+    assert [response.status_code for response in accepted] == [202, 202]
+    refused = send(full_client, padded(3))
+    assert_problem(refused, 503, "busy")
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert len(spooled(settings)) == 2
+    elsewhere = {"environ_base": {"REMOTE_ADDR": "192.0.2.7"}}
+    response = full_client.post(
+        "/api/enhance", data={"image": (BytesIO(padded(3)), "a.png")}, headers=ASYNC, **elsewhere
+    )
+    assert response.status_code == 202
+    # A withdrawn job gives its room back.
+    full_client.delete(path_of(accepted[0]))
+    assert send(full_client, padded(4)).status_code == 202
+    # Requests that wait need none.
+    fake_model.may_go_on.set()
+    assert upload(full_client, content=padded(5)).status_code == 200
+    assert send(full_client, padded(5)).headers["X-Cache-Hit"] == "true"
+
+
+def test_joined_job_takes_no_room(full_client: FlaskClient, settings: Settings) -> None:
+    for _ in range(8):
+        assert send(full_client, padded(1)).status_code == 202
+    assert len(spooled(settings)) == 1
+    assert 200_000 <= full_client.get("/api/stats").get_json()["spool_bytes"] < 250_000
+
+
+def test_upload_that_never_fits_is_too_large(full_client: FlaskClient) -> None:
+    raw = {"Content-Type": "application/octet-stream"}
+    answer = full_client.post("/api/enhance", data=padded(1) * 3, headers=ASYNC | raw)
+    assert_problem(answer, 413, "too_large")
+
+
+def test_result_that_may_not_be_kept_fails_a_job_at_once_and_is_sent_to_who_waits(
+    client: FlaskClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_limiter, "MOST_WITH_SPARED", 0)
+    content = padded(1)
+    status = wait_for(client, path_of(send(client, content)), "failed")
+    assert status["problem"]["code"] == "result_too_large"
+    assert "respond-async" in status["problem"]["error"]
+    assert upload(client, content=content).status_code == 200
+    assert spooled(settings) == []
 
 
 # --- handing over
