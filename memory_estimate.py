@@ -22,8 +22,8 @@ NETWORK_BYTES, NETWORK_BYTES_WITH_ALPHA = 36, 76
 RESIZED_BYTES, DEEP_BYTES = 10, 18
 # What encoders take for each pixel of the result, the result itself and its file included:
 # without and with transparency.
-ENCODER_BYTES = {"png": (10, 18), "webp": (26, 52), "jpeg": (11, 22), "avif": (37, 47)}
-LOSSLESS_WEBP_BYTES = (49, 54)
+ENCODER_BYTES = {"png": (10, 18), "webp": (30, 54), "jpeg": (11, 22), "avif": (37, 47)}
+LOSSLESS_WEBP_BYTES = (64, 66)
 DEEP_PNG_BYTES = (24, 39)
 
 

@@ -1,0 +1,150 @@
+"""No picture takes more memory than it is admitted for: measured on noise, the worst there is."""
+
+from collections.abc import Callable, Iterator, Sequence
+from io import BytesIO
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from confinement import Limits
+from image_codec import Picture
+from memory_estimate import decoding_bytes, encoding_bytes, header_bytes
+from options import Options
+from sandbox import Ending, Sandbox
+from sandboxed_codec import SandboxedCodec
+from tests.hostile import save
+
+SIZES = ((3, 5), (700, 900), (2000, 40))
+EIGHT, SIXTEEN = np.uint8, np.uint16
+
+
+class WatchedSandbox(Sandbox):
+    """Remembers what its children took of memory."""
+
+    peak_bytes = 0
+
+    def run(
+        self,
+        task: dict[str, Any],
+        descriptors: Sequence[int],
+        limits: Limits,
+        has_left: Callable[[], bool],
+    ) -> Ending:
+        ending = super().run(task, descriptors, limits, has_left)
+        self.peak_bytes = ending.reply.get("peak_bytes", 0)
+        return ending
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[WatchedSandbox]:
+    made = WatchedSandbox()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def codec(sandbox: WatchedSandbox) -> SandboxedCodec:
+    made = SandboxedCodec("safe")
+    made.sandbox = sandbox
+    return made
+
+
+def draw_noise(height: int, width: int, channels: int, dtype: type = EIGHT) -> Any:
+    shape = (height, width) if channels == 1 else (height, width, channels)
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+
+def draw_image(height: int, width: int, mode: str) -> Image.Image:
+    channels = len(Image.new(mode, (1, 1)).getbands())
+    return Image.fromarray(draw_noise(height, width, channels), mode if mode == "LAB" else None)
+
+
+def write_deep(ending: str, channels: int) -> Callable[[int, int], bytes]:
+    def write(height: int, width: int) -> bytes:
+        samples = draw_noise(height, width, channels, SIXTEEN)
+        return bytes(cv2.imencode(ending, samples)[1])
+
+    return write
+
+
+def write(image_format: str, mode: str, **options: object) -> Callable[[int, int], bytes]:
+    def write_it(height: int, width: int) -> bytes:
+        image = draw_image(height, width, "RGB" if mode in {"P", "CMYK", "1"} else mode)
+        return save(image.convert(mode) if image.mode != mode else image, image_format, **options)
+
+    return write_it
+
+
+UPLOADS = {
+    "PNG": write("PNG", "RGB"),
+    "PNG, transparent": write("PNG", "RGBA"),
+    "PNG, grey": write("PNG", "L"),
+    "PNG, grey and transparent": write("PNG", "LA"),
+    "PNG, palette": write("PNG", "P"),
+    "PNG, black and white": write("PNG", "1"),
+    "PNG, 16 bits": write_deep(".png", 3),
+    "PNG, 16 bits, transparent": write_deep(".png", 4),
+    "PNG, 16 bits, grey": write_deep(".png", 1),
+    "JPEG": write("JPEG", "RGB"),
+    "JPEG, progressive": write("JPEG", "RGB", progressive=True, subsampling=0, quality=50),
+    "JPEG, CMYK": write("JPEG", "CMYK"),
+    "WebP": write("WEBP", "RGB", method=0),
+    "WebP, transparent, no loss": write("WEBP", "RGBA", method=0, lossless=True),
+    "TIFF": write("TIFF", "RGB"),
+    "TIFF, LZW": write("TIFF", "RGB", compression="tiff_lzw"),
+    "TIFF, transparent": write("TIFF", "RGBA"),
+    "TIFF, CMYK": write("TIFF", "CMYK"),
+    "TIFF, LAB": write("TIFF", "LAB"),
+    "TIFF, 16 bits": write_deep(".tif", 3),
+    "TIFF, 16 bits, transparent": write_deep(".tif", 4),
+    "BMP": write("BMP", "RGB"),
+    "GIF": write("GIF", "P"),
+    "AVIF": write("AVIF", "RGB", speed=10),
+    "AVIF, transparent": write("AVIF", "RGBA", speed=10),
+}
+
+
+@pytest.mark.parametrize("kind", UPLOADS)
+def test_decoding_takes_no_more_than_estimated(
+    codec: SandboxedCodec, sandbox: WatchedSandbox, kind: str
+) -> None:
+    for size in SIZES:
+        content = UPLOADS[kind](*size)
+        file = BytesIO(content)
+        header = codec.read_header(file, 16_000_000)
+        assert sandbox.peak_bytes <= header_bytes(content[:16], 16_000_000)
+        picture = codec.decode(file, header)
+        assert picture.size == (size[1], size[0])
+        assert 0 < sandbox.peak_bytes <= decoding_bytes(header, len(content))
+
+
+RESULTS = (
+    *(Options(), Options("webp", 100), Options("webp"), Options("jpeg", 100), Options("avif", 90)),
+)
+
+
+@pytest.mark.parametrize("options", RESULTS, ids=lambda each: f"{each.format}-{each.quality}")
+@pytest.mark.parametrize("is_deep", [False, True], ids=["8 bits", "16 bits"])
+@pytest.mark.parametrize("has_alpha", [False, True], ids=["opaque", "transparent"])
+@pytest.mark.parametrize("is_grey", [False, True], ids=["colour", "grey"])
+def test_encoding_takes_no_more_than_estimated(
+    codec: SandboxedCodec,
+    sandbox: WatchedSandbox,
+    options: Options,
+    is_deep: bool,
+    has_alpha: bool,
+    is_grey: bool,
+) -> None:
+    for height, width in SIZES:
+        deep = draw_noise(height, width, 3, SIXTEEN) if is_deep else None
+        picture = Picture(
+            draw_noise(height, width, 1 if is_grey else 3),
+            draw_noise(height, width, 1) if has_alpha else None,
+            deep if deep is None or not is_grey else np.ascontiguousarray(deep[:, :, :1]),
+        )
+        codec.encode(picture, options)
+        estimate = encoding_bytes(height * width, options, has_alpha, is_deep)
+        assert 0 < sandbox.peak_bytes <= estimate
