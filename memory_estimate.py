@@ -8,7 +8,7 @@ from options import MODEL_SCALE, Options
 
 MEGABYTE = 1024**2
 # Of a process that decodes or encodes the smallest picture: interpreter, colour profiles, codecs.
-PROCESS_BYTES = 8 * MEGABYTE
+PROCESS_BYTES = 12 * MEGABYTE
 # Address space is not memory: what such a process may reserve beyond what it is expected to fill.
 SLACK_BYTES = 24 * MEGABYTE
 # Of a header; Pillow makes two canvases of 4 bytes a pixel when it opens a WebP.
