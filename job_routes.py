@@ -138,7 +138,7 @@ class JobRoutes:
         runner = self._runner
         with runner.scheduler.long_poll() as has_slot:
             while has_slot and condition() and time.monotonic() < deadline:
-                if has_left(request) or runner.is_draining():
+                if has_left(request) or runner.is_draining:
                     return
                 time.sleep(POLL_SECONDS)
 

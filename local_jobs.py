@@ -3,14 +3,12 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from cleanup_cache import CacheLimiter
 from errors import (
     Busy,
     DatabaseDown,
@@ -21,15 +19,14 @@ from errors import (
     UploadLost,
 )
 from image_codec import ImageHeader, read_header
+from job_keeper import OwnedJob
 from job_records import Claim
-from jobs import Jobs
 from lanes import Progress
 from logs import current_request_id
 from options import Options
-from pipeline import Count, Job, Pipeline, estimate_cost
-from result_cache import ResultCache, hash_file
-from scheduler import Scheduler
-from spool import Spool
+from pipeline import Job, Pipeline, estimate_cost
+from resources import Resources
+from result_cache import hash_file
 from uploads import Upload
 
 # How often a result that another process makes is looked for.
@@ -58,14 +55,6 @@ def restore_options(options: dict[str, Any]) -> Options:
         raise ServiceError(OTHER_VERSION) from None
 
 
-class OwnedJob(Protocol):
-    """What the jobs table is told of a job that this process has claimed."""
-
-    name: str
-    is_asynchronous: bool
-    progress: Progress
-
-
 @dataclass
 class Fetching:
     """A claimed job whose upload is not there yet."""
@@ -76,41 +65,21 @@ class Fetching:
 
 
 class LocalJobs:
-    """Runs this process's jobs from claim to end.
+    """Runs this process's jobs from claim to end; the `JobExecutor` of its keeper.
 
     Parameters
     ----------
-    max_input_pixels : most pixels of an upload
-    max_sync_seconds : how long a request may wait
     threads : jobs at once; most of them only wait, for memory or for the lanes
-    result_name : returns the name that an upload's result has here
-    count : adds to a statistic
     """
 
-    def __init__(
-        self,
-        table: Jobs,
-        spool: Spool,
-        cache: ResultCache,
-        limiter: CacheLimiter,
-        scheduler: Scheduler,
-        pipeline: Pipeline,
-        max_input_pixels: int,
-        max_sync_seconds: int,
-        threads: int,
-        result_name: Callable[[str, Options], str],
-        count: Count,
-    ) -> None:
-        self._table = table
-        self._spool = spool
-        self._cache = cache
-        self._limiter = limiter
-        self._scheduler = scheduler
+    def __init__(self, resources: Resources, pipeline: Pipeline, threads: int) -> None:
+        self._resources = resources
+        self._table = resources.table
+        self._spool = resources.spool
+        self._scheduler = resources.scheduler
+        self._counters = resources.counters
+        self._max_sync_seconds = resources.settings.max_sync_seconds
         self._pipeline = pipeline
-        self._max_input_pixels = max_input_pixels
-        self._max_sync_seconds = max_sync_seconds
-        self._result_name = result_name
-        self._count = count
         self._lock = threading.Lock()
         self._jobs: dict[tuple[str, bool], Job] = {}  # by name, and whether they are kept
         self._fetching: Fetching | None = None
@@ -192,6 +161,10 @@ class LocalJobs:
         if self._jobs.get((job.name, job.keep)) is job:
             del self._jobs[job.name, job.keep]
 
+    def may_claim(self) -> bool:
+        """Tell whether a job could be brought to its end now."""
+        return self._resources.can_finish_jobs
+
     def run_claimed(self, claim: Claim) -> None:
         """Start a job that the keeper has claimed.
 
@@ -238,7 +211,7 @@ class LocalJobs:
         except ServiceError as error:
             self._spool.remove(self._table.finish(claim.name, describe(error)))
             return None
-        name = self._result_name(claim.name.partition(".")[0], options)
+        name = self._resources.result_name(claim.name.partition(".")[0], options)
         mine = claim if name == claim.name else self._table.rename(claim, name)
         return (mine, options) if mine else None
 
@@ -250,13 +223,13 @@ class LocalJobs:
             file = self._spool.open(claim.spool)
             if file is None:
                 # Lost, or over: the spool is emptied only after the result is stored.
-                is_stored = self._cache.contains(claim.name)
+                is_stored = self._resources.cache.contains(claim.name)
                 raise JobCancelled("stored") if is_stored else UploadLost("The upload is lost.")
             if hash_file(file) != claim.name.partition(".")[0]:
                 raise UploadLost("The upload is damaged.")
             if fetching.progress.cancelled:
                 raise JobCancelled("It took too long; another process has it.")
-            header = read_header(file, self._max_input_pixels)
+            header = read_header(file, self._resources.settings.max_input_pixels)
             return Job(claim.name, file, header, options, is_asynchronous=True)
         except BaseException:
             if file is not None:
@@ -300,7 +273,7 @@ class LocalJobs:
                     del self._jobs[job.name, job.keep]
             job.ended.set()
         if job.keep and job.note is not None:
-            self._limiter.note_stored(job.note.length)
+            self._resources.limiter.note_stored(job.note.length)
 
     def _claim(self, job: Job) -> None:
         """Wait until this process owns the job in the table.
@@ -325,7 +298,7 @@ class LocalJobs:
                     if job.progress.cancelled:
                         self._table.give_back(job.name)
             except DatabaseDown:
-                self._count("jobs_unavailable")
+                self._counters.add("jobs_unavailable")
                 return  # this process alone still computes each result once
             if not job.is_claimed:
                 if job.waiters == 0:
@@ -350,6 +323,6 @@ class LocalJobs:
                 tiles = job.progress.tiles_total
                 self._spool.remove(self._table.finish(job.name, problem, tiles))
                 if job.is_asynchronous and error is not None and error.status >= 500:
-                    self._count("job_faults")
+                    self._counters.add("job_faults")
         except DatabaseDown:
-            self._count("jobs_unavailable")
+            self._counters.add("jobs_unavailable")

@@ -5,17 +5,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from encoders import check_result_size, encode_picture
 from errors import ServiceError, StoreDown
 from image_codec import ImageHeader, decode_image
 from lanes import Progress
-from model_loader import ModelLoader
 from options import MODEL_SCALE, Options
-from result_cache import ResultCache, ResultNote
-from scheduler import Scheduler
-from settings import Settings
+from resources import Resources
+from result_cache import ResultNote
 
 # Peak for each input pixel of the upright picture: 3 bytes of input, 27 of result, and what the
 # encoder makes of them; with transparency another 9, and 36 for the encoder's interleaved copy.
@@ -29,13 +27,6 @@ BYTES_PER_DEEP_PIXEL = 18
 ENCODER_BYTES = {"png": 5, "webp": 36, "jpeg": 8, "avif": 40}
 
 logger = logging.getLogger(__name__)
-
-
-class Count(Protocol):
-    """Adds to a statistic, which has a name."""
-
-    def __call__(self, name: str, amount: float = 1, /) -> None:
-        """Add."""
 
 
 class Job:
@@ -107,26 +98,14 @@ def estimate_cost(header: ImageHeader, options: Options) -> int:
 
 
 class Pipeline:
-    """Computes results.
+    """Computes results."""
 
-    Parameters
-    ----------
-    count : adds to a statistic
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        model_loader: ModelLoader,
-        cache: ResultCache,
-        scheduler: Scheduler,
-        count: Count,
-    ) -> None:
-        self._settings = settings
-        self._model_loader = model_loader
-        self._cache = cache
-        self._scheduler = scheduler
-        self._count = count
+    def __init__(self, resources: Resources) -> None:
+        self._settings = resources.settings
+        self._model_loader = resources.model_loader
+        self._cache = resources.cache
+        self._scheduler = resources.scheduler
+        self._counters = resources.counters
 
     def compute(self, job: Job) -> None:
         """Make a job's result, and store it where it may be kept."""
@@ -146,9 +125,9 @@ class Pipeline:
                 size = job.options.result_size(*picture.size)
                 check_result_size(*size, job.options, self._settings.max_output_pixels)
                 enlarged = self._model_loader.get().enlarge(picture, job.options, job.progress)
-            self._count("inferences")
-            self._count("inference_pixels", job.header.pixels)
-            self._count("inference_seconds", job.stage_seconds["upscale"])
+            self._counters.add("inferences")
+            self._counters.add("inference_pixels", job.header.pixels)
+            self._counters.add("inference_seconds", job.stage_seconds["upscale"])
             width, height = enlarged.size
             with job.measure("encode"):
                 payload = encode_picture(enlarged, job.options)
@@ -166,14 +145,14 @@ class Pipeline:
             stored = self._cache.open(job.name)
         except (OSError, StoreDown) as error:
             # The operator has to mend what is broken.
-            self._count("cache_write_errors")
+            self._counters.add("cache_write_errors")
             logger.error("cannot store a result: %s", error)
             if isinstance(error, StoreDown):
                 job.error = error.renew()
             return
         if stored is None:
             # Something else is in its place, or it cannot be read.
-            self._count("cache_write_errors")
+            self._counters.add("cache_write_errors")
             return
         stored.file.close()
         job.is_stored = True

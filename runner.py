@@ -1,17 +1,12 @@
 """From an upload to its result: look it up, or compute it once for everybody who waits for it."""
 
-import hashlib
 import logging
-import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from charges import FREE, Charge
-from cleanup_cache import CacheLimiter
-from databases import open_database
 from encoders import check_result_size
 from errors import (
     ClientLeft,
@@ -22,20 +17,15 @@ from errors import (
     RateLimited,
     StoreDown,
 )
-from image_codec import CODEC_VERSION, ImageHeader, read_header
+from image_codec import ImageHeader, read_header
 from job_keeper import CLAIMS_AT_ONCE, JobKeeper
-from jobs import Jobs
-from jobs_schema import SCHEMA, make_owner
 from local_jobs import LocalJobs
-from model_loader import ModelLoader
 from options import Options
 from pipeline import Job, Pipeline, estimate_cost
-from remote_store import RemoteStore
+from resources import Resources
 from result_cache import ResultNote, StoredResult
-from scheduler import Scheduler
 from settings import Settings
 from super_resolution import DEFAULT_OPTIONS, SCALE, SuperResolution
-from tiers import open_tiers
 from uploads import Upload
 
 # A client that has left is noticed within this.
@@ -62,50 +52,26 @@ class Runner:
     ----------
     settings : limits and folders
     load : makes the model; called once, by `start` or the first upload
-
-    Attributes
-    ----------
-    is_draining : tells whether the server is stopping
     """
 
     def __init__(self, settings: Settings, load: Callable[[], SuperResolution]) -> None:
         self.settings = settings
-        self.limiter = CacheLimiter(
-            settings.cache_dir, settings.cache_max_mb, settings.cache_min_free_mb
-        )
-        self._remote = RemoteStore(settings.store_url) if settings.store_url else None
-        self.cache, self.spool = open_tiers(
-            settings.cache_dir,
-            self._remote,
-            bool(settings.database_url),
-            self.limiter.note_stored,
-        )
-        self.model_loader = ModelLoader(load)
-        self.scheduler = Scheduler(settings, lambda: self.model_loader.get().seconds_per_pixel)
-        self.is_draining: Callable[[], bool] = lambda: False
-        self._lock = threading.Lock()
-        self._counts: defaultdict[str, float] = defaultdict(int)
-        self.jobs = Jobs(open_database(settings, SCHEMA), make_owner())
+        self.resources = resources = Resources(settings, load)
+        self.cache = resources.cache
+        self.spool = resources.spool
+        self.jobs = resources.table
+        self.model_loader = resources.model_loader
+        self.scheduler = resources.scheduler
+        self.result_name = resources.result_name
+        self._counters = resources.counters
         self._local_jobs = LocalJobs(
-            *(self.jobs, self.spool, self.cache, self.limiter, self.scheduler),
-            Pipeline(settings, self.model_loader, self.cache, self.scheduler, self._count),
-            settings.max_input_pixels,
-            settings.max_sync_seconds,
-            settings.max_waiting_requests + CLAIMS_AT_ONCE,
-            self.result_name,
-            self._count,
+            resources,
+            Pipeline(resources),
+            threads=settings.max_waiting_requests + CLAIMS_AT_ONCE,
         )
         self.keeper = JobKeeper(
-            *(self.jobs, self.spool, settings.job_ttl_seconds),
-            owned=self._local_jobs.claimed,
-            run=self._local_jobs.run_claimed,
-            may_claim=self._may_claim,
+            self.jobs, self.spool, settings.job_ttl_seconds, executor=self._local_jobs
         )
-
-    def _may_claim(self) -> bool:
-        """Tell whether this process could bring a job to its end now."""
-        can_store = self.cache.can_write() and (self._remote is None or self._remote.can_write())
-        return can_store and self.model_loader.is_sound and not self.is_draining()
 
     def start(self) -> None:
         """Load the model and begin with queued jobs; must not be called before the server forks."""
@@ -113,10 +79,19 @@ class Runner:
         self.cache.remove_leftovers()
         self.keeper.start()
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether the server is stopping."""
+        return self.resources.is_draining
+
+    def begin_draining(self) -> None:
+        """Bring to its end what has begun, and begin nothing new; safe in a signal handler."""
+        self.resources.is_draining = True
+
     def check_ready(self) -> None:
         """Raise NotReady, which says why, unless uploads can be computed now."""
         self.model_loader.check_loaded()
-        if self.is_draining():
+        if self.is_draining:
             raise NotReady("The service is stopping.", retry_after_seconds=1)
 
     def is_ready(self) -> bool:
@@ -127,25 +102,10 @@ class Runner:
             return False
         return True
 
-    def result_name(self, key: str, options: Options = DEFAULT_OPTIONS) -> str:
-        """Return the name of an upload's result: content hash, then variant.
-
-        The variant stands for everything else that changes the result's bytes, so that what is
-        cached under a name stays right for good.
-        """
-        ingredients = (
-            self.model_loader.get().fingerprint,
-            f"codec {CODEC_VERSION}",
-            *(f"{name} {value}" for name, value in sorted(options.as_dict().items())),
-            f"metadata {self.settings.keep_metadata}",
-        )
-        variant = hashlib.sha256("; ".join(ingredients).encode()).hexdigest()[:12]
-        return f"{key}.{variant}.{options.format}"
-
     def find(self, key: str, options: Options = DEFAULT_OPTIONS) -> Result | None:
         """Return an upload's result if it is stored."""
         result = self.open_result(self.result_name(key, options))
-        self._count("cache_misses" if result is None else "cache_hits")
+        self._counters.add("cache_misses" if result is None else "cache_hits")
         return result
 
     def open_result(self, name: str) -> Result | None:
@@ -243,10 +203,6 @@ class Runner:
             raise self.scheduler.busy("The result was removed at once; send the file again.")
         return Result(job.name, note, content, False, job.stage_seconds)
 
-    def _count(self, name: str, amount: float = 1, /) -> None:
-        with self._lock:
-            self._counts[name] += amount
-
     # --- asynchronous jobs
 
     def submit(self, upload: Upload, options: Options, charge: Charge = FREE) -> str:
@@ -301,6 +257,7 @@ class Runner:
 
     def stop(self) -> None:
         """Hand asynchronous jobs over to whoever comes next; the process is about to end."""
+        self.begin_draining()
         # In this order: the keeper may be claiming a job at this moment.
         self.keeper.stop()
         self._local_jobs.stop()
@@ -311,7 +268,8 @@ class Runner:
     def statistics(self) -> dict[str, int | float]:
         """Return counters since the start, and what is in the cache now."""
         sizes = [file.size_bytes for file in self.cache.scan()]
-        counts, model = self._counts, self.model_loader.model
+        counts, model = self._counters, self.model_loader.model
+        remote = self.resources.remote
         lookups = counts["cache_hits"] + counts["cache_misses"]
         return {
             "cache_size": len(sizes),
@@ -321,8 +279,8 @@ class Runner:
             "cache_hit_rate": counts["cache_hits"] / lookups if lookups else 0.0,
             "cache_write_errors": counts["cache_write_errors"],
             "cache_damaged": self.cache.damaged,
-            "store_errors": self._remote.errors if self._remote else 0,
-            "cache_evictions": self.limiter.evictions,
+            "store_errors": remote.errors if remote else 0,
+            "cache_evictions": self.resources.limiter.evictions,
             "inferences": counts["inferences"],
             "inference_pixels": counts["inference_pixels"],
             "inference_seconds": counts["inference_seconds"],

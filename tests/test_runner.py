@@ -302,7 +302,7 @@ def test_service_is_not_ready_while_loading_nor_while_stopping(
         runner.check_ready()
     runner.start()
     runner.check_ready()
-    runner.is_draining = lambda: True
+    runner.begin_draining()
     with pytest.raises(NotReady, match="stopping"):
         runner.check_ready()
 
