@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 from errors import (
     Busy,
@@ -19,12 +19,13 @@ from errors import (
     UploadLost,
 )
 from image_codec import ImageHeader, read_header
+from job import Failed, Job, Outcome
 from job_keeper import OwnedJob
 from job_records import Claim
 from lanes import Progress
 from logs import current_request_id
 from options import Options
-from pipeline import Job, Pipeline, estimate_cost
+from pipeline import Pipeline, estimate_cost
 from resources import Resources
 from result_cache import hash_file
 from uploads import Upload
@@ -106,8 +107,10 @@ class LocalJobs:
         with self._lock:
             job = self._jobs.get((name, keep))
             if job is None:
-                self._scheduler.admit(estimate_cost(header, options))
-                job = self._jobs[name, keep] = Job(name, upload.file, header, options, keep)
+                cost_pixels = estimate_cost(header, options)
+                self._scheduler.admit(cost_pixels)
+                job = Job(name, upload.file, header, options, cost_pixels, keep)
+                self._jobs[name, keep] = job
                 job.waiters = 1
                 # With the request's id, for what is logged there.
                 self._pool.submit(copy_context().run, self._run, job)
@@ -182,12 +185,12 @@ class LocalJobs:
             adopted = job is not None and not job.is_claimed and not job.progress.cancelled
             if job is not None and adopted:
                 # A request came for the same result, and its job waits for this claim.
-                job.is_claimed = job.is_asynchronous = True
+                job.take_over_claim()
         if adopted:
             self._table.want(claim.name, self._max_sync_seconds)
             return
         try:
-            job = self._open_claimed(claim, options)
+            file, header = self._open_claimed(claim)
         except (OSError, StoreDown) as error:
             # Of a store that is down no job is to blame, however often it is tried.
             self._table.give_back(claim.name, counts=isinstance(error, OSError))
@@ -196,6 +199,9 @@ class LocalJobs:
             problem = None if error.code == JobCancelled.code else describe(error)
             self._spool.remove(self._table.finish(claim.name, problem))
             return
+        job = Job(claim.name, file, header, options, estimate_cost(header, options))
+        job.take_over_claim()
+        job.began_asynchronous = True
         with self._lock:
             self._jobs[job.name, True] = job
         self._scheduler.enter(job.cost_pixels)
@@ -215,8 +221,8 @@ class LocalJobs:
         mine = claim if name == claim.name else self._table.rename(claim, name)
         return (mine, options) if mine else None
 
-    def _open_claimed(self, claim: Claim, options: Options) -> Job:
-        """Return the job of a claim, with its upload."""
+    def _open_claimed(self, claim: Claim) -> tuple[BinaryIO, ImageHeader]:
+        """Return the upload of a claim, and its header."""
         fetching = self._fetching = Fetching(claim.name)
         file = None
         try:
@@ -229,8 +235,7 @@ class LocalJobs:
                 raise UploadLost("The upload is damaged.")
             if fetching.progress.cancelled:
                 raise JobCancelled("It took too long; another process has it.")
-            header = read_header(file, self._resources.settings.max_input_pixels)
-            return Job(claim.name, file, header, options, is_asynchronous=True)
+            return file, read_header(file, self._resources.settings.max_input_pixels)
         except BaseException:
             if file is not None:
                 file.close()
@@ -252,28 +257,33 @@ class LocalJobs:
 
     def _run(self, job: Job) -> None:
         """Compute a job's result to its end, good or bad; runs on a thread of the pool."""
+        outcome = job.outcome = self._find_outcome(job)
         try:
-            self._claim(job)
-            self._pipeline.compute(job)
-        except ServiceError as error:
-            job.error = error.renew()
-        except MemoryError:
-            logger.exception("no memory for %s", job.name)
-            job.error = self._scheduler.busy("There is not enough memory for this picture now.")
-        except Exception:
-            # Whatever went wrong, those who wait must hear of it and the queue must move on.
-            logger.exception("computing %s failed", job.name)
-            job.error = ServiceError("The picture could not be computed.")
-        finally:
             job.file.close()
             self._scheduler.finish(job.cost_pixels, job.began_asynchronous)
-            self._record_end(job)
+            self._record_end(job, outcome)
+        finally:
             with self._lock:
                 if self._jobs.get((job.name, job.keep)) is job:
                     del self._jobs[job.name, job.keep]
             job.ended.set()
-        if job.keep and job.note is not None:
-            self._resources.limiter.note_stored(job.note.length)
+        if job.keep and not isinstance(outcome, Failed):
+            self._resources.limiter.note_stored(outcome.note.length)
+
+    def _find_outcome(self, job: Job) -> Outcome:
+        """Compute a job's result; whatever goes wrong, those who wait must hear of it."""
+        try:
+            self._claim(job)
+            return self._pipeline.compute(job)
+        except ServiceError as error:
+            return Failed(error.renew())
+        except MemoryError:
+            logger.exception("no memory for %s", job.name)
+            busy = self._scheduler.busy("There is not enough memory for this picture now.")
+            return Failed(busy)
+        except Exception:
+            logger.exception("computing %s failed", job.name)
+            return Failed(ServiceError("The picture could not be computed."))
 
     def _claim(self, job: Job) -> None:
         """Wait until this process owns the job in the table.
@@ -306,13 +316,11 @@ class LocalJobs:
                 time.sleep(CLAIM_POLL_SECONDS)
                 has_waited = True
 
-    def _record_end(self, job: Job) -> None:
+    def _record_end(self, job: Job, outcome: Outcome) -> None:
         """Tell the table how a job ended; a cancelled one is in it already, or handed over."""
         if not job.is_claimed or job.progress.cancelled:
             return
-        error = job.error
-        if error is None and not job.is_stored:
-            error = NotStored("The result cannot be stored now.")
+        error = outcome.error
         try:
             if isinstance(error, (Busy, NotStored, JobCancelled)):
                 # It may succeed later, or elsewhere, if there is an upload for that. No job is to

@@ -1,16 +1,11 @@
 """From a job's upload to its stored result: decode, enlarge, encode, store."""
 
 import logging
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import BinaryIO
 
 from encoders import check_result_size, encode_picture
-from errors import ServiceError, StoreDown
+from errors import NotStored, StoreDown
 from image_codec import ImageHeader, decode_image
-from lanes import Progress
+from job import InMemory, Job, Outcome, Stored
 from options import MODEL_SCALE, Options
 from resources import Resources
 from result_cache import ResultNote
@@ -27,52 +22,6 @@ BYTES_PER_DEEP_PIXEL = 18
 ENCODER_BYTES = {"png": 5, "webp": 36, "jpeg": 8, "avif": 40}
 
 logger = logging.getLogger(__name__)
-
-
-class Job:
-    """One result in the making in this process; everybody here who wants it waits for it.
-
-    Attributes
-    ----------
-    keep : False leaves nothing behind on the server, the jobs table included
-    is_asynchronous : its upload is spooled, and it goes on when nobody waits
-    began_asynchronous : no request waited for it when it began
-    is_claimed : the jobs table says that this process makes it
-    waiters : requests that wait
-    """
-
-    def __init__(
-        self,
-        name: str,
-        file: BinaryIO,
-        header: ImageHeader,
-        options: Options,
-        keep: bool = True,
-        is_asynchronous: bool = False,
-    ) -> None:
-        self.name = name
-        self.file = file
-        self.header = header
-        self.options = options
-        self.cost_pixels = estimate_cost(header, options)
-        self.keep = keep
-        self.is_asynchronous = self.is_claimed = self.began_asynchronous = is_asynchronous
-        self.waiters = 0
-        self.progress = Progress()
-        self.ended = threading.Event()
-        self.error: ServiceError | None = None
-        self.note: ResultNote | None = None
-        # Until everybody has it, for the case that its file is not stored, or removed at once.
-        self.payload: memoryview | None = None
-        self.is_stored = False
-        self.stage_seconds: dict[str, float] = {}
-
-    @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        """Note how long a stage takes."""
-        started = time.perf_counter()
-        yield
-        self.stage_seconds[stage] = time.perf_counter() - started
 
 
 def estimate_bytes(header: ImageHeader, options: Options) -> int:
@@ -107,15 +56,13 @@ class Pipeline:
         self._scheduler = resources.scheduler
         self._counters = resources.counters
 
-    def compute(self, job: Job) -> None:
+    def compute(self, job: Job) -> Outcome:
         """Make a job's result, and store it where it may be kept."""
         # Another process, or a job that ended a moment ago, may have stored it meanwhile.
         stored = self._cache.open(job.name)
         if stored is not None:
             stored.file.close()
-            job.note = stored.note
-            job.is_stored = True
-            return
+            return Stored(stored.note)
         size_bytes = estimate_bytes(job.header, job.options)
         with self._scheduler.decoded_picture(size_bytes, lambda: job.progress.cancelled):
             with job.measure("decode"):
@@ -132,27 +79,28 @@ class Pipeline:
             with job.measure("encode"):
                 payload = encode_picture(enlarged, job.options)
             del picture, enlarged
-            job.note = ResultNote.describe(payload, width, height)
-            job.payload = payload
-            if job.keep:
-                with job.measure("store"):
-                    self._store(job, payload, job.note)
+            note = ResultNote.describe(payload, width, height)
+            if not job.keep:
+                return InMemory(note, payload)
+            with job.measure("store"):
+                return self._store(job.name, note, payload)
 
-    def _store(self, job: Job, payload: memoryview, note: ResultNote) -> None:
+    def _store(self, name: str, note: ResultNote, payload: memoryview) -> Stored | InMemory:
         """Store a result; where that is not possible, its clients get it all the same."""
+        reason = NotStored("The result cannot be stored now.")
         try:
-            self._cache.store(job.name, payload, note)
-            stored = self._cache.open(job.name)
+            self._cache.store(name, payload, note)
+            stored = self._cache.open(name)
         except (OSError, StoreDown) as error:
             # The operator has to mend what is broken.
             self._counters.add("cache_write_errors")
             logger.error("cannot store a result: %s", error)
             if isinstance(error, StoreDown):
-                job.error = error.renew()
-            return
+                reason = error.renew()
+            return InMemory(note, payload, reason)
         if stored is None:
             # Something else is in its place, or it cannot be read.
             self._counters.add("cache_write_errors")
-            return
+            return InMemory(note, payload, reason)
         stored.file.close()
-        job.is_stored = True
+        return Stored(note, payload)

@@ -11,17 +11,17 @@ from encoders import check_result_size
 from errors import (
     ClientLeft,
     DatabaseDown,
-    JobCancelled,
     NotReady,
     NotStored,
     RateLimited,
     StoreDown,
 )
 from image_codec import ImageHeader, read_header
+from job import Failed, InMemory, Job, Stored
 from job_keeper import CLAIMS_AT_ONCE, JobKeeper
 from local_jobs import LocalJobs
 from options import Options
-from pipeline import Job, Pipeline, estimate_cost
+from pipeline import Pipeline, estimate_cost
 from resources import Resources
 from result_cache import ResultNote, StoredResult
 from settings import Settings
@@ -154,7 +154,8 @@ class Runner:
                             charge.spend(job.cost_pixels)
                     self._wait(job, has_left)
                     # Somebody may have cancelled the job just before this request joined it.
-                    if not isinstance(job.error, JobCancelled) or job.file is upload.file:
+                    was_cancelled = isinstance(job.outcome, Failed) and job.outcome.was_cancelled
+                    if not was_cancelled or job.file is upload.file:
                         break
             return self._collect(job)
         finally:
@@ -186,22 +187,30 @@ class Runner:
             self._local_jobs.leave(job, left)
 
     def _collect(self, job: Job) -> Result:
-        content: StoredResult | memoryview | None = None
-        if job.keep and (job.is_stored or job.payload is None):
-            try:
-                content = self.cache.open(job.name)
-            except StoreDown:
-                if job.payload is None:
-                    raise
-        content = content or job.payload
-        if content is None and isinstance(job.error, JobCancelled):
+        """Return an ended job's result to one who waited for it."""
+        outcome = job.outcome
+        if isinstance(outcome, Failed) and not outcome.was_cancelled:
+            raise outcome.error.renew()
+        in_memory: Result | None = None
+        if isinstance(outcome, Stored | InMemory) and outcome.payload is not None:
+            content = outcome.payload
+            in_memory = Result(job.name, outcome.note, content, False, job.stage_seconds)
+        if in_memory is not None and isinstance(outcome, InMemory):
+            return in_memory
+        try:
+            # Another process may have stored what was cancelled here.
+            stored = self.cache.open(job.name)
+        except StoreDown:
+            if in_memory is None:
+                raise
+            return in_memory
+        if stored is not None:
+            return Result(job.name, stored.note, stored, False, job.stage_seconds)
+        if in_memory is not None:
+            return in_memory
+        if isinstance(outcome, Failed):
             raise self.scheduler.busy("The computation was interrupted; send the file again.", 0)
-        if content is None and job.error is not None:
-            raise job.error.renew()
-        note = content.note if isinstance(content, StoredResult) else job.note
-        if content is None or note is None:
-            raise self.scheduler.busy("The result was removed at once; send the file again.")
-        return Result(job.name, note, content, False, job.stage_seconds)
+        raise self.scheduler.busy("The result was removed at once; send the file again.")
 
     # --- asynchronous jobs
 
