@@ -12,6 +12,7 @@ from image_codec import ImageHeader
 from lanes import Progress
 from options import Options
 from result_cache import ResultNote
+from scheduler import Place
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ class Job:
 
     Attributes
     ----------
+    place : in the queue, until the job has ended; knows what the picture costs
     keep : False leaves nothing behind on the server, the jobs table included
     is_asynchronous : its upload is spooled, and it goes on when nobody waits
-    began_asynchronous : no request waited for it when it began
     is_claimed : the jobs table says that this process makes it
     waiters : requests that wait
     outcome : how it ended; None until then
@@ -78,16 +79,16 @@ class Job:
         file: BinaryIO,
         header: ImageHeader,
         options: Options,
-        cost_pixels: int,
+        place: Place,
         keep: bool = True,
     ) -> None:
         self.name = name
         self.file = file
         self.header = header
         self.options = options
-        self.cost_pixels = cost_pixels
+        self.place = place
         self.keep = keep
-        self.is_asynchronous = self.is_claimed = self.began_asynchronous = False
+        self.is_asynchronous = self.is_claimed = False
         self.waiters = 0
         self.progress = Progress()
         self.outcome: Outcome | None = None

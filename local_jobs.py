@@ -107,9 +107,8 @@ class LocalJobs:
         with self._lock:
             job = self._jobs.get((name, keep))
             if job is None:
-                cost_pixels = estimate_cost(header, options)
-                self._scheduler.admit(cost_pixels)
-                job = Job(name, upload.file, header, options, cost_pixels, keep)
+                place = self._scheduler.admit(estimate_cost(header, options))
+                job = Job(name, upload.file, header, options, place, keep)
                 self._jobs[name, keep] = job
                 job.waiters = 1
                 # With the request's id, for what is logged there.
@@ -199,12 +198,11 @@ class LocalJobs:
             problem = None if error.code == JobCancelled.code else describe(error)
             self._spool.remove(self._table.finish(claim.name, problem))
             return
-        job = Job(claim.name, file, header, options, estimate_cost(header, options))
+        place = self._scheduler.enter(estimate_cost(header, options))
+        job = Job(claim.name, file, header, options, place)
         job.take_over_claim()
-        job.began_asynchronous = True
         with self._lock:
             self._jobs[job.name, True] = job
-        self._scheduler.enter(job.cost_pixels)
         self._pool.submit(self._run_claimed, job)
 
     def _under_own_name(self, claim: Claim) -> tuple[Claim, Options] | None:
@@ -260,7 +258,7 @@ class LocalJobs:
         outcome = job.outcome = self._find_outcome(job)
         try:
             job.file.close()
-            self._scheduler.finish(job.cost_pixels, job.began_asynchronous)
+            job.place.release()
             self._record_end(job, outcome)
         finally:
             with self._lock:
@@ -300,7 +298,7 @@ class LocalJobs:
                 if self._table.claim(
                     job.name,
                     job.options.as_dict(),
-                    job.cost_pixels,
+                    job.place.pixels,
                     self._max_sync_seconds,
                 ):
                     # Never set to False: the keeper may have claimed it meanwhile.

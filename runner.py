@@ -151,7 +151,7 @@ class Runner:
                     if job.file is upload.file:
                         # Another request of the same client may have been faster than the check.
                         with suppress(RateLimited):
-                            charge.spend(job.cost_pixels)
+                            charge.spend(job.place.pixels)
                     self._wait(job, has_left)
                     # Somebody may have cancelled the job just before this request joined it.
                     was_cancelled = isinstance(job.outcome, Failed) and job.outcome.was_cancelled
