@@ -128,7 +128,7 @@ def add_routes(app: Flask, settings: Settings, runner: Runner, charge: Charge) -
         try:
             options = read_options(request.values)
         except BadRequest:
-            upload.file.close()
+            upload.close()
             raise
         if preference.respond_async:
             answer = job_routes.accept(upload, options, preference, charge)

@@ -88,7 +88,7 @@ class JobRoutes:
         """Queue an upload; return its result if it is there in time, else the 202."""
         found = self._runner.find(upload.key, options)
         if found is not None:
-            upload.file.close()
+            upload.close()
             return found
         ticket = self._runner.submit(upload, options, charge)
         g.job = short_job_id(self._runner.result_name(upload.key, options))

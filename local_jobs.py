@@ -96,8 +96,12 @@ class LocalJobs:
 
     def join(
         self, name: str, upload: Upload, header: ImageHeader, options: Options, keep: bool
-    ) -> Job:
-        """Let a request wait for the job that makes a result; a new one takes the upload's file.
+    ) -> tuple[Job, bool]:
+        """Let a request wait for the job that makes a result, and start it where there is none.
+
+        Returns
+        -------
+        The job, and whether it was started: then it has taken the upload's file.
 
         Raises
         ------
@@ -106,9 +110,10 @@ class LocalJobs:
         """
         with self._lock:
             job = self._jobs.get((name, keep))
+            is_new = job is None
             if job is None:
                 place = self._scheduler.admit(estimate_cost(header, options))
-                job = Job(name, upload.file, header, options, place, keep)
+                job = Job(name, upload.take_file(), header, options, place, keep)
                 self._jobs[name, keep] = job
                 job.waiters = 1
                 # With the request's id, for what is logged there.
@@ -118,7 +123,7 @@ class LocalJobs:
         if job.is_claimed:
             with suppress(DatabaseDown):
                 self._table.want(name, self._max_sync_seconds)
-        return job
+        return job, is_new
 
     def leave(self, job: Job, client_left: bool) -> None:
         """Let a request wait no longer; a job that nobody wants any more ends."""

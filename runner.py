@@ -125,7 +125,7 @@ class Runner:
 
         Parameters
         ----------
-        upload : its file is closed, here or by the job that computes the result
+        upload : it is closed, or the job that computes the result takes its file
         keep : False leaves nothing behind on the server
         has_left : tells whether the client is gone; then the job ends, unless others want it
         charge : pays where the result has to be computed, and nobody else has asked for it
@@ -135,7 +135,6 @@ class Runner:
         ServiceError
             The picture is refused, the queue is full, or time ran out.
         """
-        job: Job | None = None
         try:
             found = self.find(upload.key, options)
             if found is not None:
@@ -147,20 +146,19 @@ class Runner:
                 charge.check(estimate_cost(header, options))
             with self.scheduler.waiting_request():
                 while True:
-                    job = self._local_jobs.join(name, upload, header, options, keep)
-                    if job.file is upload.file:
+                    job, is_new = self._local_jobs.join(name, upload, header, options, keep)
+                    if is_new:
                         # Another request of the same client may have been faster than the check.
                         with suppress(RateLimited):
                             charge.spend(job.place.pixels)
                     self._wait(job, has_left)
                     # Somebody may have cancelled the job just before this request joined it.
                     was_cancelled = isinstance(job.outcome, Failed) and job.outcome.was_cancelled
-                    if not was_cancelled or job.file is upload.file:
+                    if is_new or not was_cancelled:
                         break
             return self._collect(job)
         finally:
-            if job is None or job.file is not upload.file:
-                upload.file.close()
+            upload.close()
 
     def _read_header(self, upload: Upload, options: Options) -> ImageHeader:
         """Check a picture's size, and its result's, before anything is decoded."""
@@ -249,7 +247,7 @@ class Runner:
             else:
                 self.spool.remove(spool)
         finally:
-            upload.file.close()
+            upload.close()
         self.keeper.wake()
         return ticket
 
