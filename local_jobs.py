@@ -90,18 +90,25 @@ class LocalJobs:
         """Return how many jobs there are."""
         return len(self._jobs)
 
-    def has(self, name: str, keep: bool) -> bool:
-        """Tell whether a result is in the making."""
-        return (name, keep) in self._jobs
+    def join(self, name: str, keep: bool) -> Job | None:
+        """Let a request wait for the job that makes a result, if there is one."""
+        with self._lock:
+            job = self._jobs.get((name, keep))
+            if job is not None:
+                job.waiters += 1
+        if job is not None:
+            self._note_wish(job)
+        return job
 
-    def join(
+    def start(
         self, name: str, upload: Upload, header: ImageHeader, options: Options, keep: bool
     ) -> tuple[Job, bool]:
-        """Let a request wait for the job that makes a result, and start it where there is none.
+        """Start the job that makes a result, and let a request wait for it.
 
         Returns
         -------
-        The job, and whether it was started: then it has taken the upload's file.
+        The job, and whether it is a new one, which has taken the upload's file; else another
+        request was faster.
 
         Raises
         ------
@@ -120,10 +127,15 @@ class LocalJobs:
                 self._pool.submit(copy_context().run, self._run, job)
             else:
                 job.waiters += 1
+        if not is_new:
+            self._note_wish(job)
+        return job, is_new
+
+    def _note_wish(self, job: Job) -> None:
+        """Tell the table, where it has the job, that a request waits for it."""
         if job.is_claimed:
             with suppress(DatabaseDown):
-                self._table.want(name, self._max_sync_seconds)
-        return job, is_new
+                self._table.want(job.name, self._max_sync_seconds)
 
     def leave(self, job: Job, client_left: bool) -> None:
         """Let a request wait no longer; a job that nobody wants any more ends."""

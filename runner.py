@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from charges import FREE, Charge
+from charges import FREE, Charge, Reservation
 from encoders import check_result_size
 from errors import (
     ClientLeft,
@@ -142,23 +142,50 @@ class Runner:
             self.model_loader.refuse_unsound()
             header = self._read_header(upload, options)
             name = self.result_name(upload.key, options)
-            if not self._local_jobs.has(name, keep):
-                charge.check(estimate_cost(header, options))
             with self.scheduler.waiting_request():
                 while True:
-                    job, is_new = self._local_jobs.join(name, upload, header, options, keep)
-                    if is_new:
-                        # Another request of the same client may have been faster than the check.
-                        with suppress(RateLimited):
-                            charge.spend(job.place.pixels)
+                    job, reservation = self._join_or_start(
+                        name, upload, header, options, keep, charge
+                    )
                     self._wait(job, has_left)
+                    if reservation is not None:
+                        if isinstance(job.outcome, Stored) and job.outcome.payload is None:
+                            # Another process has computed it meanwhile.
+                            reservation.give_back()
+                        break
                     # Somebody may have cancelled the job just before this request joined it.
-                    was_cancelled = isinstance(job.outcome, Failed) and job.outcome.was_cancelled
-                    if is_new or not was_cancelled:
+                    if not (isinstance(job.outcome, Failed) and job.outcome.was_cancelled):
                         break
             return self._collect(job)
         finally:
             upload.close()
+
+    def _join_or_start(
+        self,
+        name: str,
+        upload: Upload,
+        header: ImageHeader,
+        options: Options,
+        keep: bool,
+        charge: Charge,
+    ) -> tuple[Job, Reservation | None]:
+        """Let a request wait for a job.
+
+        Returns
+        -------
+        The job, and where it was started for this request, what is reserved for it.
+        """
+        joined = self._local_jobs.join(name, keep)
+        if joined is not None:
+            return joined, None
+        reservation = charge.reserve(estimate_cost(header, options))
+        is_new = False
+        try:
+            job, is_new = self._local_jobs.start(name, upload, header, options, keep)
+        finally:
+            if not is_new:
+                reservation.give_back()
+        return job, reservation if is_new else None
 
     def _read_header(self, upload: Upload, options: Options) -> ImageHeader:
         """Check a picture's size, and its result's, before anything is decoded."""
@@ -230,26 +257,45 @@ class Runner:
             name = self.result_name(upload.key, options)
             cost = estimate_cost(header, options)
             open_jobs = self.jobs.open_jobs()
-            if name not in open_jobs:
-                self.scheduler.check_room(cost, sum(open_jobs.values()))
-                charge.check(cost)
-            try:
-                spool = self.spool.store(upload.file)
-            except OSError as error:
-                logger.error("cannot spool an upload: %s", error.strerror)
-                raise NotStored("The upload cannot be kept now.") from None
-            # Where the answer is lost, the job may be there all the same: its upload stays until
-            # the keeper finds that nobody wants it.
-            ticket, kept = self.jobs.submit(name, options.as_dict(), cost, spool)
-            if kept == spool:
-                with suppress(RateLimited):
-                    charge.spend(cost)
+            if name in open_jobs:
+                ticket, is_new = self._queue(name, upload, options, cost)
+                if is_new:  # the job that was there has ended meanwhile
+                    self._reserve_or_withdraw(ticket, cost, charge)
             else:
-                self.spool.remove(spool)
+                self.scheduler.check_room(cost, sum(open_jobs.values()))
+                reservation = charge.reserve(cost)
+                is_new = False
+                try:
+                    ticket, is_new = self._queue(name, upload, options, cost)
+                finally:
+                    if not is_new:
+                        reservation.give_back()
         finally:
             upload.close()
         self.keeper.wake()
         return ticket
+
+    def _queue(self, name: str, upload: Upload, options: Options, cost: int) -> tuple[str, bool]:
+        """Spool an upload and queue its job; return a ticket, and whether the job needs it."""
+        try:
+            spool = self.spool.store(upload.file)
+        except OSError as error:
+            logger.error("cannot spool an upload: %s", error.strerror)
+            raise NotStored("The upload cannot be kept now.") from None
+        # Where the answer is lost, the job may be there all the same: its upload stays until
+        # the keeper finds that nobody wants it.
+        ticket, kept = self.jobs.submit(name, options.as_dict(), cost, spool)
+        if kept != spool:
+            self.spool.remove(spool)
+        return ticket, kept == spool
+
+    def _reserve_or_withdraw(self, ticket: str, cost: int, charge: Charge) -> None:
+        """Pay for a job that is queued already, or take it back."""
+        try:
+            charge.reserve(cost)
+        except RateLimited:
+            self.withdraw(ticket)
+            raise
 
     def withdraw(self, ticket: str) -> bool:
         """Take back a ticket, and cancel its job where nobody else wants it; False: unknown."""
