@@ -4,6 +4,7 @@ import logging
 
 from encoders import check_result_size, encode_picture
 from errors import NotStored, StoreDown
+from formats import FORMATS
 from image_codec import ImageHeader, decode_image
 from job import InMemory, Job, Outcome, Stored
 from options import MODEL_SCALE, Options
@@ -17,9 +18,6 @@ BYTES_PER_PIXEL_WITH_ALPHA = 96
 # For each pixel of a result: resampled to its size, or of 16 bits.
 BYTES_PER_RESIZED_PIXEL = 10
 BYTES_PER_DEEP_PIXEL = 18
-# What the encoders take for each pixel of the result, its own pixels included (measured at 4 and 16
-# megapixels: AVIF 30, with transparency 39; WebP without loss 25 to 36, with loss 14).
-ENCODER_BYTES = {"png": 5, "webp": 36, "jpeg": 8, "avif": 40}
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +32,7 @@ def estimate_bytes(header: ImageHeader, options: Options) -> int:
         total += result_pixels * BYTES_PER_RESIZED_PIXEL
     if header.is_deep:
         total += result_pixels * BYTES_PER_DEEP_PIXEL
-    return max(total, result_pixels * ENCODER_BYTES[options.format])
+    return max(total, result_pixels * FORMATS[options.format].encoder_bytes)
 
 
 def estimate_cost(header: ImageHeader, options: Options) -> int:

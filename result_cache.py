@@ -21,7 +21,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-NAME_PATTERN = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{12}\.(?:png|webp|jpeg|avif)")
+from formats import FORMATS
+
+NAME_PATTERN = re.compile(rf"[0-9a-f]{{64}}\.[0-9a-f]{{12}}\.(?:{'|'.join(FORMATS)})")
 KEY_PATTERN = re.compile(r"[0-9a-f]{64}")
 TEMPORARY_PREFIX = ".writing-"
 MAGIC = b"SRc1"
