@@ -15,8 +15,8 @@ from api_docs import install_api_docs
 from cache_headers import evaluate_preconditions, install_cache_headers, set_cache_policy
 from charges import Charge
 from dask_tiles import load_on_cluster
-from encoders import CONTENT_TYPES
 from errors import BadRequest, NotStored, ResultNotFound
+from formats import FORMATS
 from job_routes import JobRoutes, read_preference
 from metrics import install_metrics
 from openvino_engine import load_fastest
@@ -36,7 +36,7 @@ VERSION = "0.1.0"
 MAX_FORM_PARTS = 32
 RESULT_RETRY_SECONDS = 60
 NO_PAGE = "default-src 'none'; frame-ancestors 'none'"
-ANY_PICTURE = tuple(CONTENT_TYPES.values())
+ANY_PICTURE = tuple(each.media_type for each in FORMATS.values())
 
 
 def create_app(
@@ -128,7 +128,7 @@ def add_routes(app: Flask, settings: Settings, runner: Runner, charge: Charge) -
         try:
             options = read_options(request.values)
         except BadRequest:
-            upload.file.close()
+            upload.close()
             raise
         if preference.respond_async:
             answer = job_routes.accept(upload, options, preference, charge)
@@ -139,7 +139,7 @@ def add_routes(app: Flask, settings: Settings, runner: Runner, charge: Charge) -
             result = runner.enhance(upload, options, keep, lambda: has_left(request), charge)
         g.cache_hit = result.hit
         g.pixels = result.note.width * result.note.height
-        if prefers_json([CONTENT_TYPES[options.format]]):
+        if prefers_json([FORMATS[options.format].media_type]):
             return make_json(result)
         response = make_picture(result, upload.stem, options)
         if not keep:
@@ -162,7 +162,8 @@ def add_routes(app: Flask, settings: Settings, runner: Runner, charge: Charge) -
         )
 
     def make_picture(result: Result, stem: str, options: Options) -> Response:
-        response = send_result(result.content, result.note.length, CONTENT_TYPES[options.format])
+        content_type = FORMATS[options.format].media_type
+        response = send_result(result.content, result.note.length, content_type)
         response.headers["X-Cache-Hit"] = "true" if result.hit else "false"
         response.headers["Content-Disposition"] = disposition(f"{stem}{options.suffix}", options)
         stages = [f"{name};dur={1000 * took:.1f}" for name, took in result.stage_seconds.items()]
@@ -196,7 +197,7 @@ def add_routes(app: Flask, settings: Settings, runner: Runner, charge: Charge) -
             raise NotStored("The result cannot be read now.", RESULT_RETRY_SECONDS)
         if stored is None:
             raise ResultNotFound("No result has this name; it may have been cleaned up.")
-        content_type = CONTENT_TYPES[name.rpartition(".")[2]]
+        content_type = FORMATS[name.rpartition(".")[2]].media_type
         status = evaluate_preconditions(request, stored.note.etag, stored.modified)
         if status is not None or request.method == "HEAD":
             stored.file.close()

@@ -1,25 +1,25 @@
 """What clients pay for pictures that have to be computed for them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+
+class Reservation:
+    """Pixels that count for a client until they are given back; these count for nobody."""
+
+    def give_back(self) -> None:
+        """Let them count no more: nothing was computed for them. Again, nothing happens."""
 
 
-def ignore(_pixels: int) -> None:
-    """Let any number of pixels be computed."""
-
-
-@dataclass(frozen=True)
 class Charge:
-    """What a client has to pay, in pixels, for a picture that has to be computed for it.
+    """Who pays for a picture that has to be computed, in pixels; here nobody."""
 
-    Attributes
-    ----------
-    check : raises RateLimited where it would be too much
-    spend : counts it, and may raise likewise
-    """
+    def reserve(self, pixels: int) -> Reservation:
+        """Count a picture before it is computed.
 
-    check: Callable[[int], None] = ignore
-    spend: Callable[[int], None] = ignore
+        Raises
+        ------
+        RateLimited
+            It would be too much; nothing was counted.
+        """
+        return Reservation()
 
 
 FREE = Charge()

@@ -9,20 +9,13 @@ import numpy as np
 from PIL import Image
 
 from errors import TooManyPixels
+from formats import FORMATS
 from image_codec import Picture
 from metadata import Metadata
 from options import Options
 from resampling import DEEP_PER_LEVEL, DeepPixels
 from tiling import Pixels
 
-CONTENT_TYPES = {
-    "png": "image/png",
-    "webp": "image/webp",
-    "jpeg": "image/jpeg",
-    "avif": "image/avif",
-}
-# Longest sides that the formats, or their usual libraries, have; libavif reads no longer one.
-MAX_SIDES = {"png": 1_000_000, "webp": 16_383, "jpeg": 65_500, "avif": 32_768}
 # Measured by `bench/encoders.py` against Pillow's default, which takes 2.8 microseconds per input
 # pixel on photographs: these take 0.4 and are as large. Drawn graphics would be 60 % larger.
 PNG_OF_PHOTOGRAPHS = (
@@ -59,7 +52,7 @@ def check_result_size(width: int, height: int, options: Options, max_pixels: int
     TooManyPixels
         More than `max_pixels`, or a side that the format does not have.
     """
-    longest = MAX_SIDES[options.format]
+    longest = FORMATS[options.format].max_side
     if width * height > max_pixels:
         raise TooManyPixels(
             f"The result would have {width} x {height} pixels; at most {max_pixels:,} are made."
@@ -78,6 +71,8 @@ def encode_picture(picture: Picture, options: Options) -> memoryview:
     """
     if options.format == "png":
         return encode_png(picture)
+    if not FORMATS[options.format].has_alpha:
+        picture = flatten(picture)
     metadata = picture.metadata
     parameters: dict[str, object] = {}
     if options.format == "webp":
@@ -86,7 +81,6 @@ def encode_picture(picture: Picture, options: Options) -> memoryview:
         # exact: colours beneath full transparency stay, for editors and for scaling.
         parameters |= {"lossless": options.quality is None, "exact": True}
     elif options.format == "jpeg":
-        picture = flatten(picture)
         parameters = {"quality": options.quality, "dpi": metadata.dpi or (0, 0)}
     else:
         parameters = {"quality": options.quality, "speed": AVIF_SPEED}

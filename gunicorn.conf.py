@@ -89,7 +89,8 @@ def post_worker_init(worker: Worker) -> None:
     # Before the master's own patience ends, so that there is time to hand jobs over.
     worker.cfg.set("graceful_timeout", graceful_timeout - HAND_OVER_SECONDS)
     runner = worker.wsgi.extensions["runner"]
-    runner.is_draining = lambda: not worker.alive
+    if not worker.alive:  # stopped before its application was there
+        runner.begin_draining()
 
     def load() -> None:
         try:

@@ -12,6 +12,7 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from types import FrameType
 from typing import Any
 
 from gunicorn.glogging import Logger
@@ -49,10 +50,17 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.wsgi: Any = None  # loaded after the fork, when signals may come already
         self._reading_headers: dict[TConn, float] = {}  # since when
         self._looked = 0.0
         self._closers = ThreadPoolExecutor(CLOSES_AT_ONCE, thread_name_prefix="close")
         self._closing = threading.BoundedSemaphore(CLOSES_AT_ONCE)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop: what has begun comes to its end, and nothing new is begun."""
+        if self.wsgi is not None:  # it is loaded
+            self.wsgi.extensions["runner"].begin_draining()
+        super().handle_exit(sig, frame)
 
     def enqueue_req(self, conn: TConn) -> None:
         """Let a new connection wait for its first bytes where it takes no thread."""

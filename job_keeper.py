@@ -4,11 +4,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from errors import DatabaseDown, StoreDown
 from job_records import Claim
 from jobs import Jobs
-from local_jobs import OwnedJob
+from lanes import Progress
 from spool import Spool
 
 TICK_SECONDS = 0.5
@@ -21,32 +22,47 @@ SPOOL_GRACE_SECONDS = 20.0
 logger = logging.getLogger(__name__)
 
 
+class OwnedJob(Protocol):
+    """What the jobs table is told of a job that this process has claimed."""
+
+    name: str
+    is_asynchronous: bool
+    progress: Progress
+
+
+class JobExecutor(Protocol):
+    """Computes the jobs that the keeper claims."""
+
+    def may_claim(self) -> bool:
+        """Tell whether a job could be brought to its end now."""
+
+    def claimed(self) -> Sequence[OwnedJob]:
+        """Return the jobs of this process that are claimed in the table."""
+
+    def run_claimed(self, claim: Claim) -> None:
+        """Start a claimed job.
+
+        Raises
+        ------
+        OSError, StoreDown
+            Its upload cannot be read now; the job is queued again.
+        """
+
+
 class JobKeeper:
     """Keeps one process's part of the jobs table in order.
 
     Parameters
     ----------
-    owned : returns the jobs of this process that are claimed in the table
-    run : starts a claimed job
     ttl_seconds : how long ended jobs are remembered
-    may_claim : False while the process is stopping
+    executor : starts what is claimed here, and knows what was
     """
 
-    def __init__(
-        self,
-        jobs: Jobs,
-        spool: Spool,
-        ttl_seconds: float,
-        owned: Callable[[], Sequence[OwnedJob]],
-        run: Callable[[Claim], None],
-        may_claim: Callable[[], bool],
-    ) -> None:
+    def __init__(self, jobs: Jobs, spool: Spool, ttl_seconds: float, executor: JobExecutor) -> None:
         self.jobs = jobs
         self.spool = spool
         self.ttl_seconds = ttl_seconds
-        self._owned = owned
-        self._run = run
-        self._may_claim = may_claim
+        self._executor = executor
         self._wake = threading.Event()
         self._stopped = threading.Event()
         self._swept = -SWEEP_SECONDS
@@ -99,7 +115,7 @@ class JobKeeper:
             pause.wait(TICK_SECONDS)
 
     def _renew(self) -> None:
-        for job in self._owned():
+        for job in self._executor.claimed():
             if not self.jobs.renew(job.name, job.progress.tiles_done, job.progress.tiles_total):
                 job.progress.cancelled = True
 
@@ -108,13 +124,13 @@ class JobKeeper:
         if time.monotonic() - self._swept >= SWEEP_SECONDS:
             self._swept = time.monotonic()
             self._sweep()
-        while self._may_claim() and not self._stopping.is_set():
-            if sum(job.is_asynchronous for job in self._owned()) >= CLAIMS_AT_ONCE:
+        while self._executor.may_claim() and not self._stopping.is_set():
+            if sum(job.is_asynchronous for job in self._executor.claimed()) >= CLAIMS_AT_ONCE:
                 return
             claim = self.jobs.claim_next()
             if claim is None:
                 return
-            self._run(claim)
+            self._executor.run_claimed(claim)
 
     def _sweep(self) -> None:
         self.jobs.give_up_dead()

@@ -89,7 +89,7 @@ class JobRoutes:
         """Queue an upload; return its result if it is there in time, else the 202."""
         found = self._runner.find(upload.key, options)
         if found is not None:
-            upload.file.close()
+            upload.close()
             return found
         ticket = self._runner.submit(upload, options, charge, client_name())
         g.job = short_job_id(self._runner.result_name(upload.key, options))
@@ -139,7 +139,7 @@ class JobRoutes:
         runner = self._runner
         with runner.scheduler.long_poll() as has_slot:
             while has_slot and condition() and time.monotonic() < deadline:
-                if has_left(request) or runner.is_draining():
+                if has_left(request) or runner.is_draining:
                     return
                 time.sleep(POLL_SECONDS)
 

@@ -3,12 +3,11 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, BinaryIO
 
 from errors import (
     Busy,
@@ -20,15 +19,15 @@ from errors import (
     UploadLost,
 )
 from image_codec import ImageHeader, read_header
+from job import Failed, Job, Outcome
+from job_keeper import OwnedJob
 from job_records import Claim
-from jobs import Jobs
 from lanes import Progress
 from logs import current_request_id
 from options import Options
-from pipeline import Count, Job, Pipeline, estimate_cost
-from result_cache import ResultCache, hash_file
-from scheduler import Scheduler
-from spool import Spool
+from pipeline import Pipeline, estimate_cost
+from resources import Resources
+from result_cache import hash_file
 from uploads import Upload
 
 # How often a result that another process makes is looked for.
@@ -57,14 +56,6 @@ def restore_options(options: dict[str, Any]) -> Options:
         raise ServiceError(OTHER_VERSION) from None
 
 
-class OwnedJob(Protocol):
-    """What the jobs table is told of a job that this process has claimed."""
-
-    name: str
-    is_asynchronous: bool
-    progress: Progress
-
-
 @dataclass
 class Fetching:
     """A claimed job whose upload is not there yet."""
@@ -75,39 +66,21 @@ class Fetching:
 
 
 class LocalJobs:
-    """Runs this process's jobs from claim to end.
+    """Runs this process's jobs from claim to end; the `JobExecutor` of its keeper.
 
     Parameters
     ----------
-    max_input_pixels : most pixels of an upload
-    max_sync_seconds : how long a request may wait
     threads : jobs at once; most of them only wait, for memory or for the lanes
-    result_name : returns the name that an upload's result has here
-    count : adds to a statistic
     """
 
-    def __init__(
-        self,
-        table: Jobs,
-        spool: Spool,
-        cache: ResultCache,
-        scheduler: Scheduler,
-        pipeline: Pipeline,
-        max_input_pixels: int,
-        max_sync_seconds: int,
-        threads: int,
-        result_name: Callable[[str, Options], str],
-        count: Count,
-    ) -> None:
-        self._table = table
-        self._spool = spool
-        self._cache = cache
-        self._scheduler = scheduler
+    def __init__(self, resources: Resources, pipeline: Pipeline, threads: int) -> None:
+        self._resources = resources
+        self._table = resources.table
+        self._spool = resources.spool
+        self._scheduler = resources.scheduler
+        self._counters = resources.counters
+        self._max_sync_seconds = resources.settings.max_sync_seconds
         self._pipeline = pipeline
-        self._max_input_pixels = max_input_pixels
-        self._max_sync_seconds = max_sync_seconds
-        self._result_name = result_name
-        self._count = count
         self._lock = threading.Lock()
         self._jobs: dict[tuple[str, bool], Job] = {}  # by name, and whether they are kept
         self._fetching: Fetching | None = None
@@ -117,14 +90,25 @@ class LocalJobs:
         """Return how many jobs there are."""
         return len(self._jobs)
 
-    def has(self, name: str, keep: bool) -> bool:
-        """Tell whether a result is in the making."""
-        return (name, keep) in self._jobs
+    def join(self, name: str, keep: bool) -> Job | None:
+        """Let a request wait for the job that makes a result, if there is one."""
+        with self._lock:
+            job = self._jobs.get((name, keep))
+            if job is not None:
+                job.waiters += 1
+        if job is not None:
+            self._note_wish(job)
+        return job
 
-    def join(
+    def start(
         self, name: str, upload: Upload, header: ImageHeader, options: Options, keep: bool
-    ) -> Job:
-        """Let a request wait for the job that makes a result; a new one takes the upload's file.
+    ) -> tuple[Job, bool]:
+        """Start the job that makes a result, and let a request wait for it.
+
+        Returns
+        -------
+        The job, and whether it is a new one, which has taken the upload's file; else another
+        request was faster.
 
         Raises
         ------
@@ -133,18 +117,25 @@ class LocalJobs:
         """
         with self._lock:
             job = self._jobs.get((name, keep))
+            is_new = job is None
             if job is None:
-                self._scheduler.admit(estimate_cost(header, options))
-                job = self._jobs[name, keep] = Job(name, upload.file, header, options, keep)
+                place = self._scheduler.admit(estimate_cost(header, options))
+                job = Job(name, upload.take_file(), header, options, place, keep)
+                self._jobs[name, keep] = job
                 job.waiters = 1
                 # With the request's id, for what is logged there.
                 self._pool.submit(copy_context().run, self._run, job)
             else:
                 job.waiters += 1
+        if not is_new:
+            self._note_wish(job)
+        return job, is_new
+
+    def _note_wish(self, job: Job) -> None:
+        """Tell the table, where it has the job, that a request waits for it."""
         if job.is_claimed:
             with suppress(DatabaseDown):
-                self._table.want(name, self._max_sync_seconds)
-        return job
+                self._table.want(job.name, self._max_sync_seconds)
 
     def leave(self, job: Job, client_left: bool) -> None:
         """Let a request wait no longer; a job that nobody wants any more ends."""
@@ -189,6 +180,10 @@ class LocalJobs:
         if self._jobs.get((job.name, job.keep)) is job:
             del self._jobs[job.name, job.keep]
 
+    def may_claim(self) -> bool:
+        """Tell whether a job could be brought to its end now."""
+        return self._resources.can_finish_jobs
+
     def run_claimed(self, claim: Claim) -> None:
         """Start a job that the keeper has claimed.
 
@@ -206,12 +201,12 @@ class LocalJobs:
             adopted = job is not None and not job.is_claimed and not job.progress.cancelled
             if job is not None and adopted:
                 # A request came for the same result, and its job waits for this claim.
-                job.is_claimed = job.is_asynchronous = True
+                job.take_over_claim()
         if adopted:
             self._table.want(claim.name, self._max_sync_seconds)
             return
         try:
-            job = self._open_claimed(claim, options)
+            file, header = self._open_claimed(claim)
         except (OSError, StoreDown) as error:
             # Of a store that is down no job is to blame, however often it is tried.
             self._table.give_back(claim.name, counts=isinstance(error, OSError))
@@ -220,9 +215,11 @@ class LocalJobs:
             problem = None if error.code == JobCancelled.code else describe(error)
             self._spool.remove(self._table.finish(claim.name, problem))
             return
+        place = self._scheduler.enter(estimate_cost(header, options))
+        job = Job(claim.name, file, header, options, place)
+        job.take_over_claim()
         with self._lock:
             self._jobs[job.name, True] = job
-        self._scheduler.enter(job.cost_pixels)
         self._pool.submit(self._run_claimed, job)
 
     def _under_own_name(self, claim: Claim) -> tuple[Claim, Options] | None:
@@ -235,26 +232,25 @@ class LocalJobs:
         except ServiceError as error:
             self._spool.remove(self._table.finish(claim.name, describe(error)))
             return None
-        name = self._result_name(claim.name.partition(".")[0], options)
+        name = self._resources.result_name(claim.name.partition(".")[0], options)
         mine = claim if name == claim.name else self._table.rename(claim, name)
         return (mine, options) if mine else None
 
-    def _open_claimed(self, claim: Claim, options: Options) -> Job:
-        """Return the job of a claim, with its upload."""
+    def _open_claimed(self, claim: Claim) -> tuple[BinaryIO, ImageHeader]:
+        """Return the upload of a claim, and its header."""
         fetching = self._fetching = Fetching(claim.name)
         file = None
         try:
             file = self._spool.open(claim.spool)
             if file is None:
                 # Lost, or over: the spool is emptied only after the result is stored.
-                is_stored = self._cache.contains(claim.name)
+                is_stored = self._resources.cache.contains(claim.name)
                 raise JobCancelled("stored") if is_stored else UploadLost("The upload is lost.")
             if hash_file(file) != claim.name.partition(".")[0]:
                 raise UploadLost("The upload is damaged.")
             if fetching.progress.cancelled:
                 raise JobCancelled("It took too long; another process has it.")
-            header = read_header(file, self._max_input_pixels)
-            return Job(claim.name, file, header, options, is_asynchronous=True)
+            return file, read_header(file, self._resources.settings.max_input_pixels)
         except BaseException:
             if file is not None:
                 file.close()
@@ -276,26 +272,31 @@ class LocalJobs:
 
     def _run(self, job: Job) -> None:
         """Compute a job's result to its end, good or bad; runs on a thread of the pool."""
+        outcome = job.outcome = self._find_outcome(job)
         try:
-            self._claim(job)
-            self._pipeline.compute(job)
-        except ServiceError as error:
-            job.error = error.renew()
-        except MemoryError:
-            logger.exception("no memory for %s", job.name)
-            job.error = self._scheduler.busy("There is not enough memory for this picture now.")
-        except Exception:
-            # Whatever went wrong, those who wait must hear of it and the queue must move on.
-            logger.exception("computing %s failed", job.name)
-            job.error = ServiceError("The picture could not be computed.")
-        finally:
             job.file.close()
-            self._scheduler.finish(job.cost_pixels, job.began_asynchronous)
-            self._record_end(job)
+            job.place.release()
+            self._record_end(job, outcome)
+        finally:
             with self._lock:
                 if self._jobs.get((job.name, job.keep)) is job:
                     del self._jobs[job.name, job.keep]
             job.ended.set()
+
+    def _find_outcome(self, job: Job) -> Outcome:
+        """Compute a job's result; whatever goes wrong, those who wait must hear of it."""
+        try:
+            self._claim(job)
+            return self._pipeline.compute(job)
+        except ServiceError as error:
+            return Failed(error.renew())
+        except MemoryError:
+            logger.exception("no memory for %s", job.name)
+            busy = self._scheduler.busy("There is not enough memory for this picture now.")
+            return Failed(busy)
+        except Exception:
+            logger.exception("computing %s failed", job.name)
+            return Failed(ServiceError("The picture could not be computed."))
 
     def _claim(self, job: Job) -> None:
         """Wait until this process owns the job in the table.
@@ -312,7 +313,7 @@ class LocalJobs:
                 if self._table.claim(
                     job.name,
                     job.options.as_dict(),
-                    job.cost_pixels,
+                    job.place.pixels,
                     self._max_sync_seconds,
                 ):
                     # Never set to False: the keeper may have claimed it meanwhile.
@@ -320,7 +321,7 @@ class LocalJobs:
                     if job.progress.cancelled:
                         self._table.give_back(job.name)
             except DatabaseDown:
-                self._count("jobs_unavailable")
+                self._counters.add("jobs_unavailable")
                 return  # this process alone still computes each result once
             if not job.is_claimed:
                 if job.waiters == 0:
@@ -328,13 +329,11 @@ class LocalJobs:
                 time.sleep(CLAIM_POLL_SECONDS)
                 has_waited = True
 
-    def _record_end(self, job: Job) -> None:
+    def _record_end(self, job: Job, outcome: Outcome) -> None:
         """Tell the table how a job ended; a cancelled one is in it already, or handed over."""
         if not job.is_claimed or job.progress.cancelled:
             return
-        error = job.error
-        if error is None and not job.is_stored:
-            error = NotStored("The result cannot be stored now.")
+        error = outcome.error
         try:
             if isinstance(error, (Busy, NotStored, JobCancelled)):
                 # It may succeed later, or elsewhere, if there is an upload for that. No job is to
@@ -345,6 +344,6 @@ class LocalJobs:
                 tiles = job.progress.tiles_total
                 self._spool.remove(self._table.finish(job.name, problem, tiles))
                 if job.is_asynchronous and error is not None and error.status >= 500:
-                    self._count("job_faults")
+                    self._counters.add("job_faults")
         except DatabaseDown:
-            self._count("jobs_unavailable")
+            self._counters.add("jobs_unavailable")

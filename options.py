@@ -7,11 +7,10 @@ from typing import Any
 from werkzeug.datastructures import CombinedMultiDict, MultiDict
 
 from errors import BadRequest
+from formats import FORMATS, Format, find_format
 
 MODEL_SCALE = 3
-FORMATS = ("png", "webp", "jpeg", "avif")
 SCALES = (2, 3, 4)
-DEFAULT_QUALITIES = {"webp": 90, "jpeg": 92, "avif": 80}
 MAX_QUALITY = 100
 MAX_DIGITS = 9
 
@@ -22,7 +21,7 @@ class Options:
 
     Attributes
     ----------
-    format : png, webp, jpeg or avif
+    format : one of the names in `FORMATS`
     quality : of a lossy format, 1 to 100; None where there is no loss
     scale : how many times larger; None where width or height is given
     width, height : of the result in pixels; one alone keeps the proportions
@@ -41,7 +40,7 @@ class Options:
     @property
     def suffix(self) -> str:
         """How the result's file name ends: `_x3.png`, `_800x600.jpg`, `_800w.webp`."""
-        ending = "jpg" if self.format == "jpeg" else self.format
+        ending = FORMATS[self.format].ending
         if self.scale is not None:
             return f"_x{self.scale}.{ending}"
         if self.width is not None and self.height is not None:
@@ -92,9 +91,8 @@ def read_options(values: MultiDict[str, str] | CombinedMultiDict[str, str]) -> O
     def number(name: str, least: int, most: int) -> int | None:
         return read_whole_number(name, given[name], least, most) if name in given else None
 
-    image_format = given.get("format", "png")
-    image_format = "jpeg" if image_format == "jpg" else image_format
-    if image_format not in FORMATS:
+    image_format = find_format(given.get("format", "png"))
+    if image_format is None:
         raise BadRequest(f"format must be one of {', '.join(FORMATS)}.")
     quality = read_quality(image_format, given, number)
     width, height = number("width", 1, 10**MAX_DIGITS), number("height", 1, 10**MAX_DIGITS)
@@ -103,21 +101,21 @@ def read_options(values: MultiDict[str, str] | CombinedMultiDict[str, str]) -> O
         scale = scale or MODEL_SCALE
     elif scale is not None:
         raise BadRequest("scale has no meaning beside width or height.")
-    return Options(image_format, quality, scale, width, height)
+    return Options(image_format.name, quality, scale, width, height)
 
 
 def read_quality(
-    image_format: str, given: dict[str, str], number: Callable[[str, int, int], int | None]
+    image_format: Format, given: dict[str, str], number: Callable[[str, int, int], int | None]
 ) -> int | None:
     """Return the quality that a lossy result has; None where there is no loss."""
     lossless = given.get("lossless", "false")
     if lossless not in {"true", "false"}:
         raise BadRequest("lossless must be true or false.")
-    if lossless == "true" and image_format not in {"png", "webp"}:
-        raise BadRequest(f"lossless has no meaning for {image_format}.")
+    if lossless == "true" and not image_format.has_lossless:
+        raise BadRequest(f"lossless has no meaning for {image_format.name}.")
     quality = number("quality", 1, MAX_QUALITY)
-    if image_format == "png" or lossless == "true":
+    if image_format.default_quality is None or lossless == "true":
         if quality is not None:
             raise BadRequest("quality has no meaning for a result without loss.")
         return None
-    return quality or DEFAULT_QUALITIES[image_format]
+    return quality or image_format.default_quality

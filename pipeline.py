@@ -1,21 +1,15 @@
 """From a job's upload to its stored result: decode, enlarge, encode, store."""
 
 import logging
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import BinaryIO, Protocol
 
 from encoders import check_result_size, encode_picture
-from errors import ResultTooLarge, ServiceError, StoreDown
+from errors import NotStored, ResultTooLarge, ServiceError, StoreDown
+from formats import FORMATS
 from image_codec import ImageHeader, decode_image
-from lanes import Progress
-from model_loader import ModelLoader
+from job import InMemory, Job, Outcome, Stored
 from options import MODEL_SCALE, Options
-from result_cache import ResultCache, ResultNote
-from scheduler import Scheduler
-from settings import Settings
+from resources import Resources
+from result_cache import ResultNote
 
 # Peak for each input pixel of the upright picture: 3 bytes of input, 27 of result, and what the
 # encoder makes of them; with transparency another 9, and 36 for the encoder's interleaved copy.
@@ -24,64 +18,8 @@ BYTES_PER_PIXEL_WITH_ALPHA = 96
 # For each pixel of a result: resampled to its size, or of 16 bits.
 BYTES_PER_RESIZED_PIXEL = 10
 BYTES_PER_DEEP_PIXEL = 18
-# What the encoders take for each pixel of the result, its own pixels included (measured at 4 and 16
-# megapixels: AVIF 30, with transparency 39; WebP without loss 25 to 36, with loss 14).
-ENCODER_BYTES = {"png": 5, "webp": 36, "jpeg": 8, "avif": 40}
 
 logger = logging.getLogger(__name__)
-
-
-class Count(Protocol):
-    """Adds to a statistic, which has a name."""
-
-    def __call__(self, name: str, amount: float = 1, /) -> None:
-        """Add."""
-
-
-class Job:
-    """One result in the making in this process; everybody here who wants it waits for it.
-
-    Attributes
-    ----------
-    keep : False leaves nothing behind on the server, the jobs table included
-    is_asynchronous : its upload is spooled, and it goes on when nobody waits
-    began_asynchronous : no request waited for it when it began
-    is_claimed : the jobs table says that this process makes it
-    waiters : requests that wait
-    """
-
-    def __init__(
-        self,
-        name: str,
-        file: BinaryIO,
-        header: ImageHeader,
-        options: Options,
-        keep: bool = True,
-        is_asynchronous: bool = False,
-    ) -> None:
-        self.name = name
-        self.file = file
-        self.header = header
-        self.options = options
-        self.cost_pixels = estimate_cost(header, options)
-        self.keep = keep
-        self.is_asynchronous = self.is_claimed = self.began_asynchronous = is_asynchronous
-        self.waiters = 0
-        self.progress = Progress()
-        self.ended = threading.Event()
-        self.error: ServiceError | None = None
-        self.note: ResultNote | None = None
-        # Until everybody has it, for the case that its file is not stored, or removed at once.
-        self.payload: memoryview | None = None
-        self.is_stored = False
-        self.stage_seconds: dict[str, float] = {}
-
-    @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        """Note how long a stage takes."""
-        started = time.perf_counter()
-        yield
-        self.stage_seconds[stage] = time.perf_counter() - started
 
 
 def estimate_bytes(header: ImageHeader, options: Options) -> int:
@@ -94,7 +32,7 @@ def estimate_bytes(header: ImageHeader, options: Options) -> int:
         total += result_pixels * BYTES_PER_RESIZED_PIXEL
     if header.is_deep:
         total += result_pixels * BYTES_PER_DEEP_PIXEL
-    return max(total, result_pixels * ENCODER_BYTES[options.format])
+    return max(total, result_pixels * FORMATS[options.format].encoder_bytes)
 
 
 def estimate_cost(header: ImageHeader, options: Options) -> int:
@@ -107,36 +45,22 @@ def estimate_cost(header: ImageHeader, options: Options) -> int:
 
 
 class Pipeline:
-    """Computes results.
+    """Computes results."""
 
-    Parameters
-    ----------
-    count : adds to a statistic
-    """
+    def __init__(self, resources: Resources) -> None:
+        self._settings = resources.settings
+        self._model_loader = resources.model_loader
+        self._cache = resources.cache
+        self._scheduler = resources.scheduler
+        self._counters = resources.counters
 
-    def __init__(
-        self,
-        settings: Settings,
-        model_loader: ModelLoader,
-        cache: ResultCache,
-        scheduler: Scheduler,
-        count: Count,
-    ) -> None:
-        self._settings = settings
-        self._model_loader = model_loader
-        self._cache = cache
-        self._scheduler = scheduler
-        self._count = count
-
-    def compute(self, job: Job) -> None:
+    def compute(self, job: Job) -> Outcome:
         """Make a job's result, and store it where it may be kept."""
         # Another process, or a job that ended a moment ago, may have stored it meanwhile.
         stored = self._cache.open(job.name)
         if stored is not None:
             stored.file.close()
-            job.note = stored.note
-            job.is_stored = True
-            return
+            return Stored(stored.note)
         size_bytes = estimate_bytes(job.header, job.options)
         with self._scheduler.decoded_picture(size_bytes, lambda: job.progress.cancelled):
             with job.measure("decode"):
@@ -146,38 +70,38 @@ class Pipeline:
                 size = job.options.result_size(*picture.size)
                 check_result_size(*size, job.options, self._settings.max_output_pixels)
                 enlarged = self._model_loader.get().enlarge(picture, job.options, job.progress)
-            self._count("inferences")
-            self._count("inference_pixels", job.header.pixels)
-            self._count("inference_seconds", job.stage_seconds["upscale"])
+            self._counters.add("inferences")
+            self._counters.add("inference_pixels", job.header.pixels)
+            self._counters.add("inference_seconds", job.stage_seconds["upscale"])
             width, height = enlarged.size
             with job.measure("encode"):
                 payload = encode_picture(enlarged, job.options)
             del picture, enlarged
-            job.note = ResultNote.describe(payload, width, height)
-            job.payload = payload
-            if job.keep:
-                with job.measure("store"):
-                    self._store(job, payload, job.note)
+            note = ResultNote.describe(payload, width, height)
+            if not job.keep:
+                return InMemory(note, payload)
+            with job.measure("store"):
+                return self._store(job.name, note, payload)
 
-    def _store(self, job: Job, payload: memoryview, note: ResultNote) -> None:
+    def _store(self, name: str, note: ResultNote, payload: memoryview) -> Stored | InMemory:
         """Store a result; where that is not possible, its clients get it all the same."""
+        reason: ServiceError = NotStored("The result cannot be stored now.")
         try:
-            self._cache.store(job.name, payload, note)
-            stored = self._cache.open(job.name)
+            self._cache.store(name, payload, note)
+            stored = self._cache.open(name)
         except ResultTooLarge as error:
             # Who waits gets it all the same; an asynchronous job has nothing to show, ever.
-            job.error = error.renew()
-            return
+            return InMemory(note, payload, error.renew())
         except (OSError, StoreDown) as error:
             # The operator has to mend what is broken.
-            self._count("cache_write_errors")
+            self._counters.add("cache_write_errors")
             logger.error("cannot store a result: %s", error)
             if isinstance(error, StoreDown):
-                job.error = error.renew()
-            return
+                reason = error.renew()
+            return InMemory(note, payload, reason)
         if stored is None:
             # Something else is in its place, or it cannot be read.
-            self._count("cache_write_errors")
-            return
+            self._counters.add("cache_write_errors")
+            return InMemory(note, payload, reason)
         stored.file.close()
-        job.is_stored = True
+        return Stored(note, payload)

@@ -11,7 +11,6 @@ import math
 import re
 import time
 from collections.abc import Iterator
-from functools import partial
 from typing import cast
 
 from flask import Flask, Response, g, request
@@ -21,13 +20,16 @@ from limits.storage.base import SlidingWindowCounterSupport
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from access import is_guarded
-from charges import Charge
+from charges import FREE, Charge, Reservation
 from errors import ConfigError, RateLimited
 from settings import Settings
 
 IPV6_NETWORK_BITS = 64
 HOST_PATTERN = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\](?::[0-9]+)?|([0-9.]+):[0-9]+)")
 STORE_TIMEOUT_SECONDS = 1.0
+# Nothing is given back to a window that ends so soon: it must not end between the look at it and
+# the giving, or the next one would count less than nothing.
+LEAST_WINDOW_LEFT_SECONDS = 1.0
 # A store that does not answer is asked again after this; requests do not wait for it meanwhile.
 DOWN_SECONDS = 5.0
 
@@ -77,10 +79,25 @@ class Limit:
         cost = self._cost(amount)
         return self._strategy.hit(self._item, self.name, client_name(), cost=cost)
 
-    def check(self, amount: int) -> bool:
-        """Tell whether something would not be too much, without counting it."""
-        cost = self._cost(amount)
-        return self._strategy.test(self._item, self.name, client_name(), cost=cost)
+    def give_back(self, amount: int, client: str, seconds_ago: float) -> None:
+        """Let what was spent count no more.
+
+        Where the window that it was counted in is over, or about to be, it stays counted: it fades
+        with that window, and the counter of another one is not its own.
+        """
+        expiry, cost = self._item.get_expiry(), self._cost(amount)
+        before, _, now, now_seconds = self._read_window(client)
+        window_left, window_age = now_seconds - expiry, 2 * expiry - now_seconds
+        # The first to be counted opens the window, in Redis, and is as old as that.
+        is_same_window = window_age > seconds_ago or (before == 0 and seconds_ago < expiry)
+        if is_same_window and window_left > LEAST_WINDOW_LEFT_SECONDS and now >= cost:
+            # `limits` has no other word for it; its stores take this, too, as one step.
+            self._strategy.hit(self._item, self.name, client, cost=-cost)
+
+    def _read_window(self, client: str) -> tuple[int, float, int, float]:
+        store = cast(SlidingWindowCounterSupport, self._strategy.storage)
+        key = self._item.key_for(self.name, client)
+        return store.get_sliding_window(key, self._item.get_expiry())
 
     @property
     def policy(self) -> str:
@@ -101,16 +118,47 @@ class Limit:
         expiry = self._item.get_expiry()
         # Fractions of the count do not matter: it must be below this.
         most = self._item.amount - self._cost(amount) + 1
-        store = cast(SlidingWindowCounterSupport, self._strategy.storage)
-        before, before_seconds, now, now_seconds = store.get_sliding_window(
-            self._item.key_for(self.name, client_name()), expiry
-        )
+        before, before_seconds, now, now_seconds = self._read_window(client_name())
         if now < most:
             seconds = before_seconds - (most - now) * expiry / before if before else 0.0
         else:
             # The running window becomes the one before, and then its share has to shrink.
             seconds = now_seconds - expiry + expiry * (1 - most / now)
         return max(math.floor(seconds) + 1, 1)
+
+
+class PixelReservation(Reservation):
+    """Pixels that count for the client of the current request."""
+
+    def __init__(self, limits: "RateLimits", limit: Limit, pixels: int) -> None:
+        self._limits = limits
+        self._limit = limit
+        self._pixels = pixels
+        self._client = client_name()
+        self._since = time.monotonic()
+        self._counts = True
+
+    def give_back(self) -> None:
+        """Let them count no more."""
+        if self._counts and not self._limits.are_down:
+            with self._limits.tolerate_outage():
+                seconds_ago = time.monotonic() - self._since
+                self._limit.give_back(self._pixels, self._client, seconds_ago)
+        self._counts = False
+
+
+class PixelCharge(Charge):
+    """The client of the current request pays."""
+
+    def __init__(self, limits: "RateLimits", limit: Limit) -> None:
+        self._limits = limits
+        self._limit = limit
+
+    def reserve(self, pixels: int) -> Reservation:
+        """Count a picture; check and count are one step of the store."""
+        # First: it must not be younger than what is counted.
+        reservation = PixelReservation(self._limits, self._limit, pixels)
+        return reservation if self._limits.spend(self._limit, pixels) else Reservation()
 
 
 class RateLimits:
@@ -148,7 +196,7 @@ class RateLimits:
         return time.monotonic() < self._down_until
 
     @contextlib.contextmanager
-    def _store(self) -> Iterator[None]:
+    def tolerate_outage(self) -> Iterator[None]:
         """Rather no limits than no service: go on where the store does not answer."""
         try:
             yield
@@ -156,34 +204,27 @@ class RateLimits:
             self._down_until = time.monotonic() + DOWN_SECONDS
             logger.error("rate limits are not kept: %s", error.storage_error)
 
-    def spend(self, name: str, amount: int) -> None:
-        """Count something for the current request's client.
+    def spend(self, limit: Limit, amount: int) -> bool:
+        """Count something for the current request's client; False: nobody counts now.
 
         Raises
         ------
         RateLimited
             There would be too much of it.
         """
-        limit = self._limits.get(name)
-        if limit is None or self.are_down:
-            return
-        with self._store():
+        if self.are_down:
+            return False
+        with self.tolerate_outage():
             if not limit.spend(amount):
                 raise refuse(limit, amount)
-
-    def check(self, name: str, amount: int) -> None:
-        """Raise RateLimited where `spend` would, without counting anything."""
-        limit = self._limits.get(name)
-        if limit is None or self.are_down:
-            return
-        with self._store():
-            if not limit.check(amount):
-                raise refuse(limit, amount)
+            return True
+        return False
 
     @property
     def charge(self) -> Charge:
         """What a picture costs the current request's client."""
-        return Charge(partial(self.check, "pixels"), partial(self.spend, "pixels"))
+        limit = self._limits.get("pixels")
+        return FREE if limit is None else PixelCharge(self, limit)
 
     def install(self, app: Flask) -> None:
         """Register the hooks."""
@@ -192,14 +233,15 @@ class RateLimits:
 
         @app.before_request
         def count_request() -> None:
-            if is_guarded():
-                self.spend("requests", 1)
+            requests = self._limits.get("requests")
+            if requests is not None and is_guarded():
+                self.spend(requests, 1)
 
         @app.after_request
         def tell_limits(response: Response) -> Response:
             if is_guarded() and not self.are_down:
                 limits = self._limits.values()
-                with self._store():
+                with self.tolerate_outage():
                     response.headers["RateLimit"] = ", ".join(each.describe() for each in limits)
                     response.headers["RateLimit-Policy"] = ", ".join(each.policy for each in limits)
             return response

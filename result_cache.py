@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from disk import DiskSpace, bytes_on_disk, round_to_blocks
+from formats import FORMATS
 
-NAME_PATTERN = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{12}\.(?:png|webp|jpeg|avif)")
+NAME_PATTERN = re.compile(rf"[0-9a-f]{{64}}\.[0-9a-f]{{12}}\.(?:{'|'.join(FORMATS)})")
 KEY_PATTERN = re.compile(r"[0-9a-f]{64}")
 TEMPORARY_PREFIX = ".writing-"
 # This process has taken the room for its own files; those of others count as they are found.

@@ -1,41 +1,31 @@
 """From an upload to its result: look it up, or compute it once for everybody who waits for it."""
 
-import hashlib
 import logging
-import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from cache_limiter import CacheLimiter
-from charges import FREE, Charge
-from databases import open_database
+from charges import FREE, Charge, Reservation
 from encoders import check_result_size
 from errors import (
     ClientLeft,
     DatabaseDown,
-    JobCancelled,
     NotReady,
     NotStored,
     RateLimited,
     StoreDown,
 )
-from image_codec import CODEC_VERSION, ImageHeader, read_header
+from image_codec import ImageHeader, read_header
+from job import Failed, InMemory, Job, Stored
 from job_keeper import CLAIMS_AT_ONCE, JobKeeper
-from jobs import Jobs
-from jobs_schema import SCHEMA, make_owner
 from local_jobs import LocalJobs
-from model_loader import ModelLoader
 from options import Options
-from pipeline import Job, Pipeline, estimate_cost
-from remote_store import RemoteStore
+from pipeline import Pipeline, estimate_cost
+from resources import Resources
 from result_cache import ResultNote, StoredResult
-from scheduler import Scheduler
 from settings import Settings
 from super_resolution import DEFAULT_OPTIONS, SCALE, SuperResolution
-from tiers import open_tiers
 from uploads import Upload
 
 # A client that has left is noticed within this.
@@ -62,59 +52,46 @@ class Runner:
     ----------
     settings : limits and folders
     load : makes the model; called once, by `start` or the first upload
-
-    Attributes
-    ----------
-    is_draining : tells whether the server is stopping
     """
 
     def __init__(self, settings: Settings, load: Callable[[], SuperResolution]) -> None:
         self.settings = settings
-        self.limiter = CacheLimiter(
-            settings.cache_dir,
-            settings.cache_max_mb,
-            settings.cache_min_free_mb,
-            settings.cache_max_age_days,
-        )
-        self._remote = RemoteStore(settings.store_url) if settings.store_url else None
-        self.cache, self.spool = open_tiers(settings, self._remote, self.limiter)
-        self.model_loader = ModelLoader(load)
-        self.scheduler = Scheduler(settings, lambda: self.model_loader.get().seconds_per_pixel)
-        self.is_draining: Callable[[], bool] = lambda: False
-        self._lock = threading.Lock()
-        self._counts: defaultdict[str, float] = defaultdict(int)
-        self.jobs = Jobs(open_database(settings, SCHEMA), make_owner())
+        self.resources = resources = Resources(settings, load)
+        self.cache = resources.cache
+        self.spool = resources.spool
+        self.jobs = resources.table
+        self.model_loader = resources.model_loader
+        self.scheduler = resources.scheduler
+        self.result_name = resources.result_name
+        self._counters = resources.counters
         self._local_jobs = LocalJobs(
-            *(self.jobs, self.spool, self.cache, self.scheduler),
-            Pipeline(settings, self.model_loader, self.cache, self.scheduler, self._count),
-            settings.max_input_pixels,
-            settings.max_sync_seconds,
-            settings.max_waiting_requests + CLAIMS_AT_ONCE,
-            self.result_name,
-            self._count,
+            resources,
+            Pipeline(resources),
+            threads=settings.max_waiting_requests + CLAIMS_AT_ONCE,
         )
         self.keeper = JobKeeper(
-            *(self.jobs, self.spool, settings.job_ttl_seconds),
-            owned=self._local_jobs.claimed,
-            run=self._local_jobs.run_claimed,
-            may_claim=self._may_claim,
+            self.jobs, self.spool, settings.job_ttl_seconds, executor=self._local_jobs
         )
-
-    def _may_claim(self) -> bool:
-        """Tell whether this process could bring a job to its end now."""
-        can_store = self.cache.can_write() and (self._remote is None or self._remote.can_write())
-        return can_store and self.model_loader.is_sound and not self.is_draining()
 
     def start(self) -> None:
         """Load the model and begin with queued jobs; must not be called before the server forks."""
         self.model_loader.get()
-        self.limiter.start()
+        self.resources.limiter.start()
         self.keeper.start()
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the server is stopping."""
+        return self.resources.is_draining
+
+    def begin_draining(self) -> None:
+        """Bring to its end what has begun, and begin nothing new; safe in a signal handler."""
+        self.resources.is_draining = True
 
     def check_ready(self) -> None:
         """Raise NotReady, which says why, unless uploads can be computed now."""
         self.model_loader.check_loaded()
-        if self.is_draining():
+        if self.is_draining:
             raise NotReady("The service is stopping.", retry_after_seconds=1)
 
     def is_ready(self) -> bool:
@@ -125,25 +102,10 @@ class Runner:
             return False
         return True
 
-    def result_name(self, key: str, options: Options = DEFAULT_OPTIONS) -> str:
-        """Return the name of an upload's result: content hash, then variant.
-
-        The variant stands for everything else that changes the result's bytes, so that what is
-        cached under a name stays right for good.
-        """
-        ingredients = (
-            self.model_loader.get().fingerprint,
-            f"codec {CODEC_VERSION}",
-            *(f"{name} {value}" for name, value in sorted(options.as_dict().items())),
-            f"metadata {self.settings.keep_metadata}",
-        )
-        variant = hashlib.sha256("; ".join(ingredients).encode()).hexdigest()[:12]
-        return f"{key}.{variant}.{options.format}"
-
     def find(self, key: str, options: Options = DEFAULT_OPTIONS) -> Result | None:
         """Return an upload's result if it is stored."""
         result = self.open_result(self.result_name(key, options))
-        self._count("cache_misses" if result is None else "cache_hits")
+        self._counters.add("cache_misses" if result is None else "cache_hits")
         return result
 
     def open_result(self, name: str) -> Result | None:
@@ -163,7 +125,7 @@ class Runner:
 
         Parameters
         ----------
-        upload : its file is closed, here or by the job that computes the result
+        upload : it is closed, or the job that computes the result takes its file
         keep : False leaves nothing behind on the server
         has_left : tells whether the client is gone; then the job ends, unless others want it
         charge : pays where the result has to be computed, and nobody else has asked for it
@@ -173,7 +135,6 @@ class Runner:
         ServiceError
             The picture is refused, the queue is full, or time ran out.
         """
-        job: Job | None = None
         try:
             found = self.find(upload.key, options)
             if found is not None:
@@ -181,23 +142,50 @@ class Runner:
             self.model_loader.refuse_unsound()
             header = self._read_header(upload, options)
             name = self.result_name(upload.key, options)
-            if not self._local_jobs.has(name, keep):
-                charge.check(estimate_cost(header, options))
             with self.scheduler.waiting_request():
                 while True:
-                    job = self._local_jobs.join(name, upload, header, options, keep)
-                    if job.file is upload.file:
-                        # Another request of the same client may have been faster than the check.
-                        with suppress(RateLimited):
-                            charge.spend(job.cost_pixels)
+                    job, reservation = self._join_or_start(
+                        name, upload, header, options, keep, charge
+                    )
                     self._wait(job, has_left)
+                    if reservation is not None:
+                        if isinstance(job.outcome, Stored) and job.outcome.payload is None:
+                            # Another process has computed it meanwhile.
+                            reservation.give_back()
+                        break
                     # Somebody may have cancelled the job just before this request joined it.
-                    if not isinstance(job.error, JobCancelled) or job.file is upload.file:
+                    if not (isinstance(job.outcome, Failed) and job.outcome.was_cancelled):
                         break
             return self._collect(job)
         finally:
-            if job is None or job.file is not upload.file:
-                upload.file.close()
+            upload.close()
+
+    def _join_or_start(
+        self,
+        name: str,
+        upload: Upload,
+        header: ImageHeader,
+        options: Options,
+        keep: bool,
+        charge: Charge,
+    ) -> tuple[Job, Reservation | None]:
+        """Let a request wait for a job.
+
+        Returns
+        -------
+        The job, and where it was started for this request, what is reserved for it.
+        """
+        joined = self._local_jobs.join(name, keep)
+        if joined is not None:
+            return joined, None
+        reservation = charge.reserve(estimate_cost(header, options))
+        is_new = False
+        try:
+            job, is_new = self._local_jobs.start(name, upload, header, options, keep)
+        finally:
+            if not is_new:
+                reservation.give_back()
+        return job, reservation if is_new else None
 
     def _read_header(self, upload: Upload, options: Options) -> ImageHeader:
         """Check a picture's size, and its result's, before anything is decoded."""
@@ -224,26 +212,30 @@ class Runner:
             self._local_jobs.leave(job, left)
 
     def _collect(self, job: Job) -> Result:
-        content: StoredResult | memoryview | None = None
-        if job.keep and (job.is_stored or job.payload is None):
-            try:
-                content = self.cache.open(job.name)
-            except StoreDown:
-                if job.payload is None:
-                    raise
-        content = content or job.payload
-        if content is None and isinstance(job.error, JobCancelled):
+        """Return an ended job's result to one who waited for it."""
+        outcome = job.outcome
+        if isinstance(outcome, Failed) and not outcome.was_cancelled:
+            raise outcome.error.renew()
+        in_memory: Result | None = None
+        if isinstance(outcome, Stored | InMemory) and outcome.payload is not None:
+            content = outcome.payload
+            in_memory = Result(job.name, outcome.note, content, False, job.stage_seconds)
+        if in_memory is not None and isinstance(outcome, InMemory):
+            return in_memory
+        try:
+            # Another process may have stored what was cancelled here.
+            stored = self.cache.open(job.name)
+        except StoreDown:
+            if in_memory is None:
+                raise
+            return in_memory
+        if stored is not None:
+            return Result(job.name, stored.note, stored, False, job.stage_seconds)
+        if in_memory is not None:
+            return in_memory
+        if isinstance(outcome, Failed):
             raise self.scheduler.busy("The computation was interrupted; send the file again.", 0)
-        if content is None and job.error is not None:
-            raise job.error.renew()
-        note = content.note if isinstance(content, StoredResult) else job.note
-        if content is None or note is None:
-            raise self.scheduler.busy("The result was removed at once; send the file again.")
-        return Result(job.name, note, content, False, job.stage_seconds)
-
-    def _count(self, name: str, amount: float = 1, /) -> None:
-        with self._lock:
-            self._counts[name] += amount
+        raise self.scheduler.busy("The result was removed at once; send the file again.")
 
     # --- asynchronous jobs
 
@@ -268,26 +260,47 @@ class Runner:
             name = self.result_name(upload.key, options)
             cost = estimate_cost(header, options)
             open_jobs = self.jobs.open_jobs()
-            if name not in open_jobs:
-                self.scheduler.check_room(cost, sum(open_jobs.values()))
-                charge.check(cost)
-            try:
-                spool = self.spool.store(upload.file, client)
-            except OSError as error:
-                logger.error("cannot spool an upload: %s", error.strerror)
-                raise NotStored("The upload cannot be kept now.") from None
-            # Where the answer is lost, the job may be there all the same: its upload stays until
-            # the keeper finds that nobody wants it.
-            ticket, kept = self.jobs.submit(name, options.as_dict(), cost, spool)
-            if kept == spool:
-                with suppress(RateLimited):
-                    charge.spend(cost)
+            if name in open_jobs:
+                ticket, is_new = self._queue(name, upload, options, cost, client)
+                if is_new:  # the job that was there has ended meanwhile
+                    self._reserve_or_withdraw(ticket, cost, charge)
             else:
-                self.spool.remove(spool)
+                self.scheduler.check_room(cost, sum(open_jobs.values()))
+                reservation = charge.reserve(cost)
+                is_new = False
+                try:
+                    ticket, is_new = self._queue(name, upload, options, cost, client)
+                finally:
+                    if not is_new:
+                        reservation.give_back()
         finally:
-            upload.file.close()
+            upload.close()
         self.keeper.wake()
         return ticket
+
+    def _queue(
+        self, name: str, upload: Upload, options: Options, cost: int, client: str
+    ) -> tuple[str, bool]:
+        """Spool an upload and queue its job; return a ticket, and whether the job needs it."""
+        try:
+            spool = self.spool.store(upload.file, client)
+        except OSError as error:
+            logger.error("cannot spool an upload: %s", error.strerror)
+            raise NotStored("The upload cannot be kept now.") from None
+        # Where the answer is lost, the job may be there all the same: its upload stays until
+        # the keeper finds that nobody wants it.
+        ticket, kept = self.jobs.submit(name, options.as_dict(), cost, spool)
+        if kept != spool:
+            self.spool.remove(spool)
+        return ticket, kept == spool
+
+    def _reserve_or_withdraw(self, ticket: str, cost: int, charge: Charge) -> None:
+        """Pay for a job that is queued already, or take it back."""
+        try:
+            charge.reserve(cost)
+        except RateLimited:
+            self.withdraw(ticket)
+            raise
 
     def withdraw(self, ticket: str) -> bool:
         """Take back a ticket, and cancel its job where nobody else wants it; False: unknown."""
@@ -302,9 +315,10 @@ class Runner:
 
     def stop(self) -> None:
         """Hand asynchronous jobs over to whoever comes next; the process is about to end."""
+        self.begin_draining()
         # In this order: the keeper may be claiming a job at this moment.
         self.keeper.stop()
-        self.limiter.stop()
+        self.resources.limiter.stop()
         self._local_jobs.stop()
         with suppress(DatabaseDown):
             self.jobs.hand_over()
@@ -313,7 +327,8 @@ class Runner:
     def statistics(self) -> dict[str, int | float]:
         """Return counters since the start, and what is in the cache now."""
         sizes = [file.size_bytes for file in self.cache.scan()]
-        counts, model = self._counts, self.model_loader.model
+        counts, model = self._counters, self.model_loader.model
+        remote = self.resources.remote
         lookups = counts["cache_hits"] + counts["cache_misses"]
         return {
             "cache_size": len(sizes),
@@ -324,8 +339,8 @@ class Runner:
             "cache_hit_rate": counts["cache_hits"] / lookups if lookups else 0.0,
             "cache_write_errors": counts["cache_write_errors"],
             "cache_damaged": self.cache.damaged,
-            "store_errors": self._remote.errors if self._remote else 0,
-            "cache_evictions": self.limiter.evictions,
+            "store_errors": remote.errors if remote else 0,
+            "cache_evictions": self.resources.limiter.evictions,
             "inferences": counts["inferences"],
             "inference_pixels": counts["inference_pixels"],
             "inference_seconds": counts["inference_seconds"],

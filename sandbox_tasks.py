@@ -20,9 +20,10 @@ from PIL import Image
 from confinement import Confinement, Limits
 from encoders import encode_picture
 from errors import ServiceError, TooManyPixels, UndecodableImage
+from formats import FORMATS
 from image_codec import Picture, decode_image, read_header
 from metadata import Metadata, convert_to_srgb
-from options import FORMATS, Options
+from options import Options
 from picture_transfer import read_picture, write_picture
 
 # A damaged file may make a decoder warn a hundred thousand times.

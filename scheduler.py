@@ -1,9 +1,11 @@
 """Admission: which requests may wait, which pictures may be queued, and which decoded now."""
 
+import itertools
 import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 
 from errors import Busy, JobCancelled, TooCostly
 from lanes import CANCEL_POLL_SECONDS, OLDEST_EVERY
@@ -13,6 +15,27 @@ from settings import DRAINS_AT_ONCE, Settings
 SMALL_PICTURES_SHARE = 1 / 4
 SMALL_PICTURE_SHARE = 1 / 16
 UPLOADS_RETRY_SECONDS = 5
+
+
+@dataclass(eq=False)
+class Place:
+    """A picture's place in this process's queue; whoever got it releases it.
+
+    Attributes
+    ----------
+    pixels : what the picture costs, in input pixels
+    arrival : its number in the order of arrival
+    is_waited_for : False for that of an asynchronous job
+    """
+
+    pixels: int
+    arrival: int
+    is_waited_for: bool
+    _scheduler: "Scheduler"
+
+    def release(self) -> None:
+        """Take the picture out of the queue; a second time nothing happens."""
+        self._scheduler.forget(self)
 
 
 class Scheduler:
@@ -27,7 +50,7 @@ class Scheduler:
     def __init__(self, settings: Settings, seconds_per_pixel: Callable[[], float]) -> None:
         self._settings = settings
         self._seconds_per_pixel = seconds_per_pixel
-        self._state = threading.Lock()
+        self._state = threading.RLock()
         small_bytes = int(settings.max_decoded_bytes * SMALL_PICTURES_SHARE)
         self._small = ByteBudget(small_bytes)
         self._large = ByteBudget(settings.max_decoded_bytes - small_bytes)
@@ -35,8 +58,8 @@ class Scheduler:
         self._polling = threading.BoundedSemaphore(settings.max_long_polls)
         self._reading = threading.BoundedSemaphore(settings.max_uploads_at_once)
         self._draining = threading.BoundedSemaphore(DRAINS_AT_ONCE)
-        self._waited_for: list[int] = []  # input pixels of each picture that requests wait for
-        self._asynchronous: list[int] = []
+        self._places: set[Place] = set()
+        self._arrivals = itertools.count()
         self.waiting_requests = 0
 
     @contextmanager
@@ -85,10 +108,11 @@ class Scheduler:
     @property
     def queued_pixels(self) -> int:
         """Input pixels of all pictures that wait or are computed here."""
-        return sum(self._waited_for) + sum(self._asynchronous)
+        with self._state:
+            return sum(place.pixels for place in self._places)
 
-    def admit(self, pixels: int) -> None:
-        """Add a picture that a request waits for to the queue, until `finish`.
+    def admit(self, pixels: int) -> Place:
+        """Add a picture that a request waits for to the queue, until its place is released.
 
         Raises
         ------
@@ -106,20 +130,21 @@ class Scheduler:
             )
         with self._state:
             # An empty queue takes any picture that may be computed at all.
-            excess = sum(self._waited_for) + pixels - self._settings.max_queue_pixels
-            if excess > 0 and self._waited_for:
+            waited_for = sum(place.pixels for place in self._places if place.is_waited_for)
+            excess = waited_for + pixels - self._settings.max_queue_pixels
+            if excess > 0 and waited_for:
                 raise self.busy("The queue is full.", excess)
             late_seconds = self._predict_seconds(pixels) - max_seconds
             if late_seconds > 0:
                 raise Busy("The queue is too long for this picture.", math.ceil(late_seconds))
-            self._waited_for.append(pixels)
+            return self._add(pixels, is_waited_for=True)
 
     def _predict_seconds(self, pixels: int) -> float:
         """Return how long a picture that comes now takes, as the lanes' fair order has it.
 
         Smaller ones go first; larger ones take no more than the share of the oldest.
         """
-        others = [*self._waited_for, *self._asynchronous]
+        others = [place.pixels for place in self._places]
         ahead = sum(other for other in others if other <= pixels)
         share = 1 - 1 / OLDEST_EVERY if any(other > pixels for other in others) else 1
         return (pixels + ahead) * self._seconds_per_pixel() / share
@@ -135,15 +160,20 @@ class Scheduler:
         if excess > 0 and open_pixels > 0:
             raise self.busy("The queue of asynchronous jobs is full.", excess)
 
-    def enter(self, pixels: int) -> None:
-        """Add an asynchronous job's picture to what is computed here, until `finish`."""
+    def enter(self, pixels: int) -> Place:
+        """Add an asynchronous job's picture to what is computed here, until it is released."""
         with self._state:
-            self._asynchronous.append(pixels)
+            return self._add(pixels, is_waited_for=False)
 
-    def finish(self, pixels: int, asynchronous: bool = False) -> None:
+    def _add(self, pixels: int, is_waited_for: bool) -> Place:
+        place = Place(pixels, next(self._arrivals), is_waited_for, self)
+        self._places.add(place)
+        return place
+
+    def forget(self, place: Place) -> None:
         """Take a picture out of the queue."""
         with self._state:
-            (self._asynchronous if asynchronous else self._waited_for).remove(pixels)
+            self._places.discard(place)
 
     def busy(self, message: str, pixels_to_wait_for: int | None = None) -> Busy:
         """Make the error for a client who had better return when so much is computed, or all."""

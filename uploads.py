@@ -8,7 +8,7 @@ import select
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import PurePosixPath
 from typing import BinaryIO, cast
@@ -45,13 +45,13 @@ MAX_DRAIN_PAUSE_SECONDS = 1
 DRAIN_PIECE_BYTES = 16 * 1024
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Upload:
-    """An uploaded file.
+    """An uploaded file, which whoever has the upload closes, unless another has taken it.
 
     Attributes
     ----------
-    file : the bytes; closed by whoever takes the upload
+    file : the bytes
     key : their SHA-256 in hex
     stem : the client's file name without folders and ending
     """
@@ -59,6 +59,18 @@ class Upload:
     file: BinaryIO
     key: str
     stem: str
+    _is_taken: bool = field(default=False, init=False)
+
+    def take_file(self) -> BinaryIO:
+        """Return the file to somebody who closes it from now on."""
+        assert not self._is_taken
+        self._is_taken = True
+        return self.file
+
+    def close(self) -> None:
+        """Close the file, unless somebody has taken it."""
+        if not self._is_taken:
+            self.file.close()
 
 
 @contextlib.contextmanager

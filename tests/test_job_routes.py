@@ -587,7 +587,7 @@ def test_draining_process_takes_no_queued_job(
     make_app: AppMaker, settings: Settings, fake_model: FakeModel
 ) -> None:
     app = make_app()
-    app.extensions["runner"].is_draining = lambda: True
+    app.extensions["runner"].begin_draining()
     path = path_of(send(app.test_client(), PNG))
     time.sleep(1)
     assert app.test_client().get(path).get_json()["state"] == "queued"

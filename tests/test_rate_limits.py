@@ -9,6 +9,7 @@ from pathlib import Path
 import limits
 import pytest
 import redis
+from flask import Flask
 from flask.testing import FlaskClient
 from limits.storage import MemoryStorage
 from PIL import Image
@@ -17,7 +18,10 @@ from werkzeug.test import TestResponse
 
 from api_keys import hash_key, make_key
 from app import create_app
-from errors import ConfigError
+from errors import ConfigError, RateLimited
+from rate_limits import RateLimits
+from result_cache import StoredResult, generate_file_hash
+from runner import Runner
 from settings import Settings
 from tests.conftest import AppMaker, FakeModel, assert_problem, encode, upload
 from tests.service import find_free_port
@@ -26,6 +30,8 @@ REQUESTS = 6
 HOUR = 3600
 PIXELS = 500
 PICTURE_PIXELS = 200
+SENT_AT_ONCE = 12
+FORWARDED = {"X-Forwarded-For": "192.0.2.1"}
 
 
 def limit(settings: Settings, requests: int = REQUESTS, pixels: int = PIXELS) -> Settings:
@@ -123,6 +129,114 @@ def test_equal_pictures_under_way_cost_their_pixels_once(
         assert response.status_code == 202
         assert remaining(response.headers)["pixels"] == PIXELS - PICTURE_PIXELS
     fake_model.may_go_on.set()
+
+
+@pytest.mark.parametrize("prefer", ["", "respond-async"])
+@pytest.mark.parametrize("store", ["memory", "redis"])
+def test_pictures_sent_at_once_pass_no_further_than_the_limit(
+    make_app: AppMaker,
+    settings: Settings,
+    fake_model: FakeModel,
+    request: pytest.FixtureRequest,
+    store: str,
+    prefer: str,
+) -> None:
+    url = request.getfixturevalue("redis_url") if store == "redis" else "memory://"
+    app = make_app(replace(limit(settings, requests=99), rate_limit_store=url))
+    runner = app.extensions["runner"]
+    fake_model.may_go_on.clear()
+
+    def send_one(number: int) -> TestResponse:
+        return send(app.test_client(), number, prefer=prefer)
+
+    with ThreadPoolExecutor(SENT_AT_ONCE) as pool:
+        if prefer:
+            answers = pool.map(send_one, range(SENT_AT_ONCE))
+        else:
+            # All of them stand before the queue before any is in it.
+            with runner._local_jobs._lock:
+                sent = [pool.submit(send_one, number) for number in range(SENT_AT_ONCE)]
+                while runner.scheduler.waiting_requests < SENT_AT_ONCE:
+                    time.sleep(0.01)
+            fake_model.may_go_on.set()
+            answers = (each.result() for each in sent)
+        statuses = [answer.status_code for answer in answers]
+    fake_model.may_go_on.set()
+    passed = [status for status in statuses if status in {200, 202}]
+    assert 0 < len(passed) * PICTURE_PIXELS <= PIXELS
+    assert set(statuses) - {200, 202} == {429}
+
+
+@pytest.mark.parametrize("store", ["memory", "redis"])
+def test_what_is_given_back_can_be_spent_again_and_never_twice(
+    settings: Settings, request: pytest.FixtureRequest, store: str
+) -> None:
+    url = request.getfixturevalue("redis_url") if store == "redis" else "memory://"
+    charge = RateLimits(replace(limit(settings), rate_limit_store=url)).charge
+    app = Flask(__name__)
+    with app.test_request_context(environ_base={"REMOTE_ADDR": "192.0.2.1"}):
+        first = charge.reserve(200)
+        charge.reserve(200)
+        with pytest.raises(RateLimited):
+            charge.reserve(200)
+    first.give_back()  # another thread's request may be over by then
+    first.give_back()
+    with app.test_request_context(environ_base={"REMOTE_ADDR": "192.0.2.1"}):
+        charge.reserve(300)
+        with pytest.raises(RateLimited):
+            charge.reserve(1)
+
+
+def test_what_an_ended_window_counted_is_not_given_back_to_the_next(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    charge = RateLimits(limit(settings)).charge
+    clock = [HOUR * 1000.0 + HOUR - 10]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with Flask(__name__).test_request_context(environ_base={"REMOTE_ADDR": "192.0.2.1"}):
+        late = charge.reserve(PIXELS)
+        clock[0] += HOUR  # ten seconds before the end of the next window: a few of them count
+        charge.reserve(PIXELS - 10)
+        late.give_back()
+        with pytest.raises(RateLimited):
+            charge.reserve(100)
+
+
+def test_result_that_another_process_stored_meanwhile_costs_no_pixels(
+    make_app: AppMaker, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, other = make_app(limit(settings)), make_app()
+    cache = app.extensions["runner"].cache
+    open_result = cache.open
+
+    def miss_once(name: str) -> StoredResult | None:
+        monkeypatch.setattr(cache, "open", open_result)
+        assert send(other.test_client(), 1).status_code == 200
+        return None
+
+    monkeypatch.setattr(cache, "open", miss_once)
+    response = send(app.test_client(), 1)
+    assert response.status_code == 200
+    assert remaining(response.headers)["pixels"] == PIXELS
+
+
+def test_job_that_ended_just_before_it_was_joined_is_paid_or_withdrawn(
+    make_app: AppMaker, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app(limit(settings, pixels=PICTURE_PIXELS))
+    runner: Runner = app.extensions["runner"]
+    runner.keeper.stop()
+    contents = (encode(Image.new("RGB", (20, 10), (each, 0, 0)), "PNG") for each in (2, 3))
+    names = [runner.result_name(generate_file_hash(content)) for content in contents]
+    monkeypatch.setattr(runner.jobs, "open_jobs", lambda: dict.fromkeys(names, PICTURE_PIXELS))
+    client = app.test_client()
+    assert send(client, 2, prefer="respond-async").status_code == 202
+    assert remaining(client.get("/api/stats", headers=FORWARDED).headers)["pixels"] == 0
+    assert_problem(send(client, 3, prefer="respond-async"), 429, "rate_limited")
+    states = runner.jobs.count_states()
+    assert (states["queued"], states["cancelled"]) == (1, 1)
+    assert len(list((settings.cache_dir / "spool").iterdir())) == 1
 
 
 def test_large_result_of_a_small_picture_costs_its_own_pixels(limited: FlaskClient) -> None:

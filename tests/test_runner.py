@@ -86,6 +86,15 @@ def test_upload_file_is_closed_whatever_happens(make_runner: RunnerMaker) -> Non
     assert all(upload.file.closed for upload in uploads)
 
 
+def test_upload_whose_file_was_taken_leaves_it_open() -> None:
+    upload = make_upload(1)
+    file = upload.take_file()
+    upload.close()
+    assert not file.closed
+    with pytest.raises(AssertionError):
+        upload.take_file()
+
+
 def test_identical_uploads_at_once_are_computed_once(
     make_runner: RunnerMaker, fake_model: FakeModel, pool: ThreadPoolExecutor
 ) -> None:
@@ -302,7 +311,7 @@ def test_service_is_not_ready_while_loading_nor_while_stopping(
         runner.check_ready()
     runner.start()
     runner.check_ready()
-    runner.is_draining = lambda: True
+    runner.begin_draining()
     with pytest.raises(NotReady, match="stopping"):
         runner.check_ready()
 

@@ -17,9 +17,9 @@ def make_scheduler(seconds_per_pixel: float = MICROSECOND, **limits: Any) -> Sch
 
 def test_picture_within_the_limits_is_admitted_until_it_is_finished() -> None:
     scheduler = make_scheduler(max_queue_pixels=1000)
-    scheduler.admit(600)
+    place = scheduler.admit(600)
     assert scheduler.queued_pixels == 600
-    scheduler.finish(600)
+    place.release()
     assert scheduler.queued_pixels == 0
 
 
@@ -59,12 +59,23 @@ def test_small_picture_is_admitted_behind_a_large_one_that_fills_the_time() -> N
 
 def test_asynchronous_pictures_count_as_work_and_not_as_waiting() -> None:
     scheduler = make_scheduler(max_queue_pixels=1000)
-    scheduler.enter(5000)
-    scheduler.admit(900)
+    asynchronous = scheduler.enter(5000)
+    waited_for = scheduler.admit(900)
     assert scheduler.queued_pixels == 5900
-    scheduler.finish(5000, asynchronous=True)
-    scheduler.finish(900)
-    assert scheduler.queued_pixels == 0
+    asynchronous.release()
+    scheduler.admit(100)  # with the other, all that may wait
+    waited_for.release()
+    assert scheduler.queued_pixels == 100
+
+
+def test_place_is_given_back_once_and_not_that_of_an_equal_picture() -> None:
+    scheduler = make_scheduler()
+    first, second, third = (scheduler.admit(400), scheduler.enter(400), scheduler.admit(400))
+    assert first.arrival < second.arrival < third.arrival
+    second.release()
+    second.release()
+    assert scheduler.queued_pixels == 800
+    assert (first.is_waited_for, second.is_waited_for) == (True, False)
 
 
 def test_asynchronous_queue_is_bounded_in_pixels() -> None:

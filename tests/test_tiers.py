@@ -206,7 +206,7 @@ def test_result_of_one_machine_is_a_hit_on_the_other(
     assert fake_model.tiles == tiles
     # From then on it is in the folder there, too, and counts for its limits.
     assert [file.name for file in there.cache.scan()] == [made.name]
-    assert there.limiter._size_bytes == here.limiter._size_bytes
+    assert there.resources.limiter._size_bytes == here.resources.limiter._size_bytes
 
 
 def test_result_that_another_machine_stored_meanwhile_wins(
@@ -262,9 +262,9 @@ def test_job_of_one_machine_is_done_by_another(
 
 def break_store(runner: Runner, seconds: float = 60) -> None:
     """Let a machine believe that the store has just failed."""
-    assert runner._remote is not None
-    runner._remote._is_down = True
-    runner._remote._down_until = time.monotonic() + seconds
+    assert runner.resources.remote is not None
+    runner.resources.remote._is_down = True
+    runner.resources.remote._down_until = time.monotonic() + seconds
 
 
 def status(runner: Runner, ticket: str) -> str:
@@ -352,13 +352,13 @@ def test_job_waits_while_the_store_can_be_read_only(
     def fail(*_arguments: object, **_more: object) -> None:
         raise OSError("full")
 
-    assert here._remote is not None
+    assert here.resources.remote is not None
     here.keeper.stop()
     ticket = here.submit(make_upload(1), options=Options())
     there = machine(started=False)
-    assert there._remote is not None
-    obstore = SimpleNamespace(**vars(there._remote._obstore))
-    monkeypatch.setattr(there._remote, "_obstore", obstore)
+    assert there.resources.remote is not None
+    obstore = SimpleNamespace(**vars(there.resources.remote._obstore))
+    monkeypatch.setattr(there.resources.remote, "_obstore", obstore)
     monkeypatch.setattr(obstore, "put", fail)
     monkeypatch.setattr(remote_store, "DOWN_SECONDS", 0.1)
     there.start()

@@ -1,0 +1,81 @@
+"""Whoever cannot ask `formats` says the same: the page, the contract."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from formats import FORMATS, find_format
+from options import MAX_QUALITY
+from result_cache import NAME_PATTERN
+from tests.service import PROJECT_DIR
+
+NAMES = list(FORMATS)
+MEDIA_TYPES = [each.media_type for each in FORMATS.values()]
+
+
+@pytest.fixture(scope="module")
+def contract() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((PROJECT_DIR / "openapi.yaml").read_text())
+    return found
+
+
+def test_page_offers_every_format() -> None:
+    page = (PROJECT_DIR / "web" / "index.html").read_text()
+    (choices,) = re.findall(r'<select id="format">(.*?)</select>', page, re.DOTALL)
+    assert re.findall(r'<option value="(\w+)"', choices) == NAMES
+
+
+def test_page_names_files_by_their_endings() -> None:
+    script = (PROJECT_DIR / "web" / "page.js").read_text()
+    renamed = {each.name: each.ending for each in FORMATS.values() if each.ending != each.name}
+    found = re.findall(r'format === "(\w+)" \? "(\w+)" : format', script)
+    assert found
+    assert set(found) == set(renamed.items())
+
+
+def test_contract_takes_every_name_and_ending(contract: dict[str, Any]) -> None:
+    schema = contract["components"]["parameters"]["format"]["schema"]
+    endings = {each.ending for each in FORMATS.values()}
+    assert {each for each in schema["enum"] if each} == {*NAMES, *endings}
+    assert schema["default"] == "png"
+
+
+def test_contract_names_every_default_quality(contract: dict[str, Any]) -> None:
+    quality = contract["components"]["parameters"]["quality"]
+    found = re.findall(r"(\d+) for (\w+)", quality["description"])
+    expected = {
+        each.name: each.default_quality
+        for each in FORMATS.values()
+        if each.default_quality is not None
+    }
+    assert {name: int(number) for number, name in found} == expected
+    assert quality["schema"]["anyOf"][0]["maximum"] == MAX_QUALITY
+
+
+def answered_pictures(contract: dict[str, Any]) -> Iterator[set[str]]:
+    """Yield the kinds of pictures that each operation answers with, where it does."""
+    for operations in contract["paths"].values():
+        for operation in operations.values():
+            if isinstance(operation, dict):
+                content = operation.get("responses", {}).get("200", {}).get("content", {})
+                pictures = {kind for kind in content if kind.startswith("image/")}
+                if pictures & set(MEDIA_TYPES):
+                    yield pictures
+
+
+def test_contract_answers_with_every_media_type(contract: dict[str, Any]) -> None:
+    assert list(answered_pictures(contract)) == [set(MEDIA_TYPES)] * 2
+
+
+def test_contract_has_the_pattern_of_result_names(contract: dict[str, Any]) -> None:
+    pattern = contract["components"]["schemas"]["Found"]["properties"]["name"]["pattern"]
+    assert pattern.replace("(", "(?:") == f"^{NAME_PATTERN.pattern}$"
+
+
+def test_format_is_found_by_name_and_by_ending() -> None:
+    for each in FORMATS.values():
+        assert find_format(each.name) is find_format(each.ending) is each
+    assert find_format("gif") is None
