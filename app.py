@@ -229,6 +229,7 @@ def add_routes(app: Flask, settings: Settings, runner: Runner, charge: Charge) -
             model=settings.model_path.name,
             model_sha256=model.model_sha256 if model else None,
             engine=model.profile.engine if model else None,
+            sandbox=runner.resources.codec.sandbox.locks,
         )
 
     @app.get("/api/ready")

@@ -13,7 +13,8 @@ class Format:
     media_type : of HTTP
     ending : of files for people; clients may call the format by this, too
     max_side : longest side in pixels that it, or its usual library, has
-    encoder_bytes : memory that encoding takes for each pixel of the result, its own included
+    encoder_bytes : memory that encoding takes for each pixel of the result, opaque and transparent,
+        the result itself and its file included (`tests/test_memory_estimate.py`)
     has_alpha : it has transparency
     has_lossless : it can be without loss
     default_quality : of 1 to 100; None where it is always without loss
@@ -23,7 +24,7 @@ class Format:
     media_type: str
     ending: str
     max_side: int
-    encoder_bytes: int
+    encoder_bytes: tuple[int, int]
     has_alpha: bool = True
     has_lossless: bool = False
     default_quality: int | None = None
@@ -34,16 +35,15 @@ PNG = Format(
     media_type="image/png",
     ending="png",
     max_side=1_000_000,
-    encoder_bytes=5,
+    encoder_bytes=(9, 18),
     has_lossless=True,
 )
-# Encoders' memory was measured at 4 and 16 megapixels: without loss 25 to 36, with loss 14.
 WEBP = Format(
     name="webp",
     media_type="image/webp",
     ending="webp",
     max_side=16_383,
-    encoder_bytes=36,
+    encoder_bytes=(30, 54),
     has_lossless=True,
     default_quality=90,
 )
@@ -52,17 +52,17 @@ JPEG = Format(
     media_type="image/jpeg",
     ending="jpg",
     max_side=65_500,
-    encoder_bytes=8,
+    encoder_bytes=(9, 22),
     has_alpha=False,
     default_quality=92,
 )
-# libavif reads no longer side. Memory: 30, with transparency 39.
+# libavif reads no longer side.
 AVIF = Format(
     name="avif",
     media_type="image/avif",
     ending="avif",
     max_side=32_768,
-    encoder_bytes=40,
+    encoder_bytes=(37, 47),
     default_quality=80,
 )
 FORMATS = {each.name: each for each in (PNG, WEBP, JPEG, AVIF)}

@@ -18,7 +18,7 @@ from errors import (
     StoreDown,
     UploadLost,
 )
-from image_codec import ImageHeader, read_header
+from image_codec import ImageHeader
 from job import Failed, Job, Outcome
 from job_keeper import OwnedJob
 from job_records import Claim
@@ -206,7 +206,7 @@ class LocalJobs:
             self._table.want(claim.name, self._max_sync_seconds)
             return
         try:
-            file, header = self._open_claimed(claim)
+            file, header = self._open_claimed(claim, options)
         except (OSError, StoreDown) as error:
             # Of a store that is down no job is to blame, however often it is tried.
             self._table.give_back(claim.name, counts=isinstance(error, OSError))
@@ -236,7 +236,7 @@ class LocalJobs:
         mine = claim if name == claim.name else self._table.rename(claim, name)
         return (mine, options) if mine else None
 
-    def _open_claimed(self, claim: Claim) -> tuple[BinaryIO, ImageHeader]:
+    def _open_claimed(self, claim: Claim, options: Options) -> tuple[BinaryIO, ImageHeader]:
         """Return the upload of a claim, and its header."""
         fetching = self._fetching = Fetching(claim.name)
         file = None
@@ -250,7 +250,9 @@ class LocalJobs:
                 raise UploadLost("The upload is damaged.")
             if fetching.progress.cancelled:
                 raise JobCancelled("It took too long; another process has it.")
-            return file, read_header(file, self._resources.settings.max_input_pixels)
+            return file, self._resources.read_header(
+                file, options, lambda: fetching.progress.cancelled
+            )
         except BaseException:
             if file is not None:
                 file.close()

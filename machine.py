@@ -59,17 +59,32 @@ def available_memory_bytes(cgroup_dir: Path = CGROUP_DIR, membership: Path = MEM
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):
             available = int(line.split()[1]) * 1024
-    files = [
-        (folder / "memory.max", folder / "memory.current")
-        for folder in own_cgroups(cgroup_dir, membership)
+    groups = [
+        (folder, "memory.max", "memory.current") for folder in own_cgroups(cgroup_dir, membership)
     ]
     version_1 = cgroup_dir / "memory"
-    files.append((version_1 / "memory.limit_in_bytes", version_1 / "memory.usage_in_bytes"))
-    for limit_file, usage_file in files:
-        limit, usage = read_words(limit_file), read_words(usage_file)
+    groups.append((version_1, "memory.limit_in_bytes", "memory.usage_in_bytes"))
+    for folder, limit_file, usage_file in groups:
+        limit, usage = read_words(folder / limit_file), read_words(folder / usage_file)
         if limit and usage and limit[0] != "max":
-            available = min(available, int(limit[0]) - int(usage[0]))
+            used = int(usage[0]) - reclaimable_bytes(folder / "memory.stat")
+            available = min(available, int(limit[0]) - used)
     return max(available, 0)
+
+
+def reclaimable_bytes(stat_file: Path) -> int:
+    """Return how much of a cgroup's memory is copies of files that nobody has mapped.
+
+    The kernel counts them as used, and gives them to whoever needs memory.
+    """
+    words = read_words(stat_file)
+    stat = {name: int(value) for name, value in zip(words[::2], words[1::2], strict=False)}
+    # Version 1 has the totals of a group and those below it under names of their own.
+    files = (
+        stat.get(f"total_{name}", stat.get(name, 0)) for name in ("inactive_file", "active_file")
+    )
+    mapped = stat.get("total_mapped_file", stat.get("file_mapped", 0))
+    return max(sum(files) - mapped, 0)
 
 
 def return_large_buffers() -> None:

@@ -117,12 +117,18 @@ class MemoryAdmission:
 
     Parameters
     ----------
-    limit_bytes : what all pictures may hold together
+    measure : returns what all pictures may hold together; asked while none holds anything, since
+        what a machine has to spare changes
     """
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, measure: Callable[[], int]) -> None:
+        self._measure = measure
         self._changed = threading.Condition()
-        self._queue = MemoryQueue(limit_bytes)
+        self._queue = MemoryQueue(0)
+
+    def _measure_when_idle(self) -> None:
+        if not self._queue.held:
+            self._queue.limit_bytes = self._measure()
 
     @property
     def used_bytes(self) -> int:
@@ -133,6 +139,8 @@ class MemoryAdmission:
     @property
     def largest_bytes(self) -> int:
         """What a picture may need to be admitted at all."""
+        with self._changed:
+            self._measure_when_idle()
         return int(self._queue.limit_bytes / (1 + HEADROOM_SHARE))
 
     @property
@@ -152,11 +160,12 @@ class MemoryAdmission:
         TooLargeForMemory
             Alone on the machine it would not fit.
         """
-        if size_bytes > self.largest_bytes:
-            fitting = pixels * self.largest_bytes // size_bytes
+        largest = self.largest_bytes
+        if size_bytes > largest:
+            fitting = pixels * largest // size_bytes
             raise TooLargeForMemory(
                 f"Making this result takes about {size_bytes // MEGABYTE:,} MB of memory; this "
-                f"service has {self.largest_bytes // MEGABYTE:,}. About {fitting:,} pixels would "
+                f"service has {largest // MEGABYTE:,}. About {fitting:,} pixels would "
                 "fit, or a smaller result, or another format: png and jpeg take least."
             )
 
@@ -173,6 +182,7 @@ class MemoryAdmission:
         """
         claim = Claim(size_bytes, work)
         with self._changed:
+            self._measure_when_idle()
             self._queue.enter(claim)
         try:
             with self._changed:

@@ -3,6 +3,7 @@
 Measured on noise, which no decoder or encoder makes small, by `tests/test_memory_estimate.py`.
 """
 
+from formats import FORMATS
 from image_codec import ImageHeader
 from options import MODEL_SCALE, Options
 
@@ -20,9 +21,7 @@ DECODER_BYTES, DEEP_DECODER_BYTES = 32, 46
 NETWORK_BYTES, NETWORK_BYTES_WITH_ALPHA = 36, 76
 # For each pixel of a result: resampled to its size, or of 16 bits.
 RESIZED_BYTES, DEEP_BYTES = 10, 18
-# What encoders take for each pixel of the result, the result itself and its file included:
-# without and with transparency.
-ENCODER_BYTES = {"png": (10, 18), "webp": (30, 54), "jpeg": (11, 22), "avif": (37, 47)}
+# For each pixel of the result, opaque and transparent, where it differs from `Format.encoder_bytes`.
 LOSSLESS_WEBP_BYTES = (64, 66)
 DEEP_PNG_BYTES = (24, 39)
 
@@ -46,7 +45,7 @@ def decoding_bytes(header: ImageHeader, file_bytes: int) -> int:
 
 def encoding_bytes(pixels: int, options: Options, has_alpha: bool, is_deep: bool) -> int:
     """Return the memory that encoding a result of so many pixels takes, both included."""
-    per_pixel = ENCODER_BYTES[options.format]
+    per_pixel = FORMATS[options.format].encoder_bytes
     if options.format == "png" and is_deep:
         per_pixel = DEEP_PNG_BYTES
     elif options.format == "webp" and options.quality is None:

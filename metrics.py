@@ -39,7 +39,7 @@ GAUGES = {
     "queue_length": ("sr_queue_pictures", "Pictures that wait or are computed."),
     "queue_pixels": ("sr_queue_pixels", "Input pixels that wait or are computed."),
     "waiting_requests": ("sr_waiting_requests", "Requests that wait for a result."),
-    "decoded_bytes": ("sr_decoded_bytes", "Memory set aside for decoded pictures."),
+    "decoded_bytes": ("sr_decoded_bytes", "Memory that pictures in work hold."),
     "lanes": ("sr_lanes", "Tiles that can be computed at once."),
     "lanes_busy": ("sr_lanes_busy", "Tiles that are computed now."),
 }
@@ -54,6 +54,7 @@ COUNTERS = {
     "inference_pixels": ("sr_inference_pixels", "Input pixels of the pictures computed."),
     "inference_seconds": ("sr_inference_seconds", "Time of pictures on the lanes, waiting too."),
     "lane_seconds": ("sr_lane_seconds", "Time that lanes have computed, all added up."),
+    "sandbox_deaths": ("sr_sandbox_deaths", "Pictures that ended the process that opened them."),
     "jobs_unavailable": ("sr_jobs_unavailable", "Times that the jobs table could not be used."),
     "job_faults": ("sr_job_faults", "Asynchronous jobs that failed by a fault of the service."),
 }

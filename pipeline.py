@@ -1,38 +1,19 @@
 """From a job's upload to its stored result: decode, enlarge, encode, store."""
 
 import logging
+import os
 
-from encoders import check_result_size, encode_picture
-from errors import NotStored, ResultTooLarge, ServiceError, StoreDown
-from formats import FORMATS
-from image_codec import ImageHeader, decode_image
+from encoders import check_result_size
+from errors import ClientLeft, JobCancelled, NotStored, ResultTooLarge, ServiceError, StoreDown
+from image_codec import ImageHeader
 from job import InMemory, Job, Outcome, Stored
+from memory_estimate import peak_bytes
 from options import MODEL_SCALE, Options
 from resources import Resources
 from result_cache import ResultNote
-
-# Peak for each input pixel of the upright picture: 3 bytes of input, 27 of result, and what the
-# encoder makes of them; with transparency another 9, and 36 for the encoder's interleaved copy.
-BYTES_PER_PIXEL = 48
-BYTES_PER_PIXEL_WITH_ALPHA = 96
-# For each pixel of a result: resampled to its size, or of 16 bits.
-BYTES_PER_RESIZED_PIXEL = 10
-BYTES_PER_DEEP_PIXEL = 18
+from sandboxed_codec import share_picture
 
 logger = logging.getLogger(__name__)
-
-
-def estimate_bytes(header: ImageHeader, options: Options) -> int:
-    """Return the memory that a picture takes at its peak, in bytes."""
-    per_pixel = BYTES_PER_PIXEL_WITH_ALPHA if header.has_alpha else BYTES_PER_PIXEL
-    total = header.pixels * per_pixel
-    width, height = options.result_size(header.width, header.height)
-    result_pixels = width * height
-    if options.scale != MODEL_SCALE:
-        total += result_pixels * BYTES_PER_RESIZED_PIXEL
-    if header.is_deep:
-        total += result_pixels * BYTES_PER_DEEP_PIXEL
-    return max(total, result_pixels * FORMATS[options.format].encoder_bytes)
 
 
 def estimate_cost(header: ImageHeader, options: Options) -> int:
@@ -51,7 +32,8 @@ class Pipeline:
         self._settings = resources.settings
         self._model_loader = resources.model_loader
         self._cache = resources.cache
-        self._scheduler = resources.scheduler
+        self._codec = resources.codec
+        self._memory = resources.memory
         self._counters = resources.counters
 
     def compute(self, job: Job) -> Outcome:
@@ -61,10 +43,19 @@ class Pipeline:
         if stored is not None:
             stored.file.close()
             return Stored(stored.note)
-        size_bytes = estimate_bytes(job.header, job.options)
-        with self._scheduler.decoded_picture(size_bytes, lambda: job.progress.cancelled):
+        try:
+            return self._make(job)
+        except ClientLeft:
+            raise JobCancelled("Nobody wants this picture any more.") from None
+
+    def _make(self, job: Job) -> Outcome:
+        def is_cancelled() -> bool:
+            return job.progress.cancelled
+
+        size_bytes = peak_bytes(job.header, job.options, job.file.seek(0, os.SEEK_END))
+        with self._memory.hold(size_bytes, job.place.pixels, is_cancelled):
             with job.measure("decode"):
-                picture = decode_image(job.file, self._settings.keep_metadata)
+                picture = self._codec.decode(job.file, job.header, is_cancelled)
             with job.measure("upscale"):
                 # The orientation may stand behind the pixels, unseen by the header check.
                 size = job.options.result_size(*picture.size)
@@ -74,9 +65,9 @@ class Pipeline:
             self._counters.add("inference_pixels", job.header.pixels)
             self._counters.add("inference_seconds", job.stage_seconds["upscale"])
             width, height = enlarged.size
-            with job.measure("encode"):
-                payload = encode_picture(enlarged, job.options)
-            del picture, enlarged
+            with job.measure("encode"), share_picture(enlarged) as shared:
+                del picture, enlarged
+                payload = self._codec.encode(shared, job.options, is_cancelled)
             note = ResultNote.describe(payload, width, height)
             if not job.keep:
                 return InMemory(note, payload)

@@ -1,21 +1,31 @@
 """What all who make results in this process share: stores, jobs table, model, admission."""
 
 import hashlib
+import os
 from collections.abc import Callable
+from typing import BinaryIO
 
+import machine
 from cache_limiter import CacheLimiter
 from counters import Counters
 from databases import open_database
-from image_codec import CODEC_VERSION
+from encoders import check_result_size
+from image_codec import CODEC_VERSION, ImageHeader
 from jobs import Jobs
 from jobs_schema import SCHEMA, make_owner
+from memory_admission import MemoryAdmission
+from memory_estimate import HEADER_BYTES, peak_bytes
 from model_loader import ModelLoader
 from options import Options
 from remote_store import RemoteStore
+from sandboxed_codec import HEADERS_AT_ONCE, HasLeft, SandboxedCodec
 from scheduler import Scheduler
 from settings import Settings
-from super_resolution import DEFAULT_OPTIONS, SuperResolution
+from super_resolution import DEFAULT_OPTIONS, SCALE, SuperResolution
 from tiers import open_tiers
+
+# For requests, results on their way, and whatever else is not a picture.
+SPARE_MEMORY_SHARE = 1 / 16
 
 
 class Resources:
@@ -31,6 +41,8 @@ class Resources:
     table : the jobs of all processes
     cache, spool : results, and uploads of accepted jobs
     remote : the store that machines share, if they do
+    codec : opens pictures' bytes
+    memory : who may hold pictures
     counters : statistics since the start
     is_draining : the server is stopping: nothing new is begun
     """
@@ -48,6 +60,8 @@ class Resources:
         self.cache, self.spool = open_tiers(settings, self.remote, self.limiter)
         self.model_loader = ModelLoader(load)
         self.scheduler = Scheduler(settings, lambda: self.model_loader.get().seconds_per_pixel)
+        self.codec = SandboxedCodec(settings.keep_metadata)
+        self.memory = MemoryAdmission(self._measure_memory)
         self.table = Jobs(open_database(settings, SCHEMA), make_owner())
         self.is_draining = False
 
@@ -56,6 +70,33 @@ class Resources:
         """Whether this process could bring a job to its end now."""
         can_store = self.cache.can_write() and (self.remote is None or self.remote.can_write())
         return can_store and self.model_loader.is_sound and not self.is_draining
+
+    def _measure_memory(self) -> int:
+        """Return what pictures in work may take of this machine's memory, in bytes."""
+        # What comes with the model is no picture's.
+        self.model_loader.get()
+        available = machine.available_memory_bytes() * (1 - SPARE_MEMORY_SHARE)
+        for_pictures = max(int(available) - HEADERS_AT_ONCE * HEADER_BYTES, 0)
+        return min(self.settings.max_decoded_bytes or for_pictures, for_pictures)
+
+    def read_header(
+        self, file: BinaryIO, options: Options, has_left: HasLeft = lambda: False
+    ) -> ImageHeader:
+        """Check a picture's size, its result's, and what that takes, before it is decoded.
+
+        Raises
+        ------
+        ServiceError
+            The picture is refused.
+        """
+        max_output = self.settings.max_output_pixels
+        # Whatever the final size, the network makes a picture three times larger.
+        max_input = min(self.settings.max_input_pixels, max_output // SCALE**2)
+        header = self.codec.read_header(file, max_input, has_left)
+        size = options.result_size(header.width, header.height)
+        check_result_size(*size, options, max_output)
+        self.memory.check(peak_bytes(header, options, file.seek(0, os.SEEK_END)), header.pixels)
+        return header
 
     def result_name(self, key: str, options: Options = DEFAULT_OPTIONS) -> str:
         """Return the name of an upload's result: content hash, then variant.

@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from charges import FREE, Charge, Reservation
-from encoders import check_result_size
 from errors import (
     ClientLeft,
     DatabaseDown,
@@ -16,7 +15,7 @@ from errors import (
     RateLimited,
     StoreDown,
 )
-from image_codec import ImageHeader, read_header
+from image_codec import ImageHeader
 from job import Failed, InMemory, Job, Stored
 from job_keeper import CLAIMS_AT_ONCE, JobKeeper
 from local_jobs import LocalJobs
@@ -25,7 +24,7 @@ from pipeline import Pipeline, estimate_cost
 from resources import Resources
 from result_cache import ResultNote, StoredResult
 from settings import Settings
-from super_resolution import DEFAULT_OPTIONS, SCALE, SuperResolution
+from super_resolution import DEFAULT_OPTIONS, SuperResolution
 from uploads import Upload
 
 # A client that has left is noticed within this.
@@ -76,6 +75,7 @@ class Runner:
     def start(self) -> None:
         """Load the model and begin with queued jobs; must not be called before the server forks."""
         self.model_loader.get()
+        self.resources.codec.start()
         self.resources.limiter.start()
         self.keeper.start()
 
@@ -140,7 +140,7 @@ class Runner:
             if found is not None:
                 return found
             self.model_loader.refuse_unsound()
-            header = self._read_header(upload, options)
+            header = self.resources.read_header(upload.file, options, has_left)
             name = self.result_name(upload.key, options)
             with self.scheduler.waiting_request():
                 while True:
@@ -186,16 +186,6 @@ class Runner:
             if not is_new:
                 reservation.give_back()
         return job, reservation if is_new else None
-
-    def _read_header(self, upload: Upload, options: Options) -> ImageHeader:
-        """Check a picture's size, and its result's, before anything is decoded."""
-        max_output = self.settings.max_output_pixels
-        # Whatever the final size, the network makes a picture three times larger.
-        max_input = min(self.settings.max_input_pixels, max_output // SCALE**2)
-        header = read_header(upload.file, max_input)
-        size = options.result_size(header.width, header.height)
-        check_result_size(*size, options, max_output)
-        return header
 
     def _wait(self, job: Job, has_left: Callable[[], bool]) -> None:
         """Wait until a job has ended, the client has left, or time is over."""
@@ -256,7 +246,7 @@ class Runner:
         """
         try:
             self.model_loader.refuse_unsound()
-            header = self._read_header(upload, options)
+            header = self.resources.read_header(upload.file, options, has_left)
             name = self.result_name(upload.key, options)
             cost = estimate_cost(header, options)
             open_jobs = self.jobs.open_jobs()
@@ -323,6 +313,7 @@ class Runner:
         with suppress(DatabaseDown):
             self.jobs.hand_over()
         self.jobs.database.close()
+        self.resources.codec.sandbox.close()
 
     def statistics(self) -> dict[str, int | float]:
         """Return counters since the start, and what is in the cache now."""
@@ -349,7 +340,8 @@ class Runner:
             "lane_seconds": model.lane_seconds if model else 0.0,
             "queue_length": len(self._local_jobs),
             "queue_pixels": self.scheduler.queued_pixels,
-            "decoded_bytes": self.scheduler.decoded_bytes,
+            "decoded_bytes": self.resources.memory.used_bytes,
+            "sandbox_deaths": self.resources.codec.deaths,
             "waiting_requests": self.scheduler.waiting_requests,
             "jobs_unavailable": counts["jobs_unavailable"],
             "job_faults": counts["job_faults"],

@@ -7,17 +7,25 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import UnsupportedOperation
 from typing import Any, BinaryIO
 
 import errors
 from confinement import Limits
 from errors import Busy, ClientLeft, ServiceError, UndecodableImage
-from image_codec import ImageHeader, Picture
+from image_codec import MAX_SIDE, ImageHeader, Picture
 from memory_estimate import SLACK_BYTES, decoding_bytes, encoding_bytes, header_bytes
 from options import Options
-from picture_transfer import make_shared_memory, map_sealed, read_picture, write_picture
+from picture_transfer import (
+    Description,
+    make_shared_memory,
+    map_sealed,
+    read_picture,
+    write_picture,
+)
 from sandbox import CANCEL_POLL_SECONDS, Ending, Sandbox
+from settings import EMBEDDED_MODEL_PATH
 from uploads import SPOOL_BYTES
 
 # Each may take what `header_bytes` says, in a second; what they find decides who may go on.
@@ -31,10 +39,23 @@ REFUSALS = {
     for name in ("UnsupportedUpload", "UndecodableImage", "TooManyPixels")
 }
 RETRY_SECONDS = 10
+ALL_LOCKS = {"landlock", "rlimit", "seccomp"}
 
 logger = logging.getLogger(__name__)
 
 HasLeft = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class SharedPicture:
+    """A picture in shared memory, for a child to encode."""
+
+    descriptor: int
+    description: Description
+    width: int
+    height: int
+    has_alpha: bool
+    is_deep: bool
 
 
 class SandboxedCodec:
@@ -54,6 +75,14 @@ class SandboxedCodec:
         self.deaths = 0
         self._keep_metadata = keep_metadata
         self._headers = threading.BoundedSemaphore(HEADERS_AT_ONCE)
+
+    def start(self) -> None:
+        """Start the helper, and see how its children are confined."""
+        with EMBEDDED_MODEL_PATH.with_name("golden_input.png").open("rb") as file:
+            self.read_header(file, MAX_SIDE)
+        if len(self.sandbox.locks) < len(ALL_LOCKS):
+            missing = ", ".join(sorted(ALL_LOCKS - set(self.sandbox.locks)))
+            logger.warning("pictures are opened without these locks: %s", missing)
 
     def read_header(
         self, file: BinaryIO, max_pixels: int, has_left: HasLeft = lambda: False
@@ -98,7 +127,7 @@ class SandboxedCodec:
         return read_picture(mapped, result)
 
     def encode(
-        self, picture: Picture, options: Options, has_left: HasLeft = lambda: False
+        self, picture: SharedPicture, options: Options, has_left: HasLeft = lambda: False
     ) -> memoryview:
         """Encode a result: see `encoders.encode_picture`.
 
@@ -107,18 +136,16 @@ class SandboxedCodec:
         ServiceError
             As `read_header`.
         """
-        width, height = picture.size
-        has_alpha, is_deep = picture.alpha is not None, picture.deep is not None
-        memory_bytes = encoding_bytes(width * height, options, has_alpha, is_deep)
-        limits = choose_limits(memory_bytes, width * height)
-        with shared_memory() as source, shared_memory() as memory:
-            task = {
-                "name": "encode",
-                "options": options.as_dict(),
-                "picture": write_picture(picture, source),
-            }
-            del picture
-            self._run(task, [source, memory], limits, has_left)
+        pixels = picture.width * picture.height
+        memory_bytes = encoding_bytes(pixels, options, picture.has_alpha, picture.is_deep)
+        limits = choose_limits(memory_bytes, pixels)
+        task = {
+            "name": "encode",
+            "options": options.as_dict(),
+            "picture": picture.description,
+        }
+        with shared_memory() as memory:
+            self._run(task, [picture.descriptor, memory], limits, has_left)
             mapped = map_sealed(memory)
         assert mapped is not None
         return memoryview(mapped)
@@ -177,6 +204,17 @@ def shared_memory() -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def share_picture(picture: Picture) -> Iterator[SharedPicture]:
+    """Copy a picture to shared memory, so that its own can be given back before it is encoded."""
+    has_alpha, is_deep = picture.alpha is not None, picture.deep is not None
+    with shared_memory() as memory:
+        description = write_picture(picture, memory)
+        width, height = picture.size
+        del picture
+        yield SharedPicture(memory, description, width, height, has_alpha, is_deep)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Admission: which requests may wait, which pictures may be queued, and which decoded now."""
+"""Admission: which requests may wait, and which pictures may be queued."""
 
 import itertools
 import math
@@ -7,13 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
-from errors import Busy, JobCancelled, TooCostly
-from lanes import CANCEL_POLL_SECONDS, OLDEST_EVERY
+from errors import Busy, TooCostly
+from lanes import OLDEST_EVERY
 from settings import DRAINS_AT_ONCE, Settings
 
-# Small pictures have this share of the memory to themselves; each of them takes at most the other.
-SMALL_PICTURES_SHARE = 1 / 4
-SMALL_PICTURE_SHARE = 1 / 16
 UPLOADS_RETRY_SECONDS = 5
 
 
@@ -51,9 +48,6 @@ class Scheduler:
         self._settings = settings
         self._seconds_per_pixel = seconds_per_pixel
         self._state = threading.RLock()
-        small_bytes = int(settings.max_decoded_bytes * SMALL_PICTURES_SHARE)
-        self._small = ByteBudget(small_bytes)
-        self._large = ByteBudget(settings.max_decoded_bytes - small_bytes)
         # Long polls have slots of their own: they must not keep uploads from waiting.
         self._polling = threading.BoundedSemaphore(settings.max_long_polls)
         self._reading = threading.BoundedSemaphore(settings.max_uploads_at_once)
@@ -181,26 +175,6 @@ class Scheduler:
         seconds = math.ceil(pixels * self._seconds_per_pixel())
         return Busy(message, retry_after_seconds=max(seconds, 1))
 
-    @property
-    def decoded_bytes(self) -> int:
-        """Memory that decoded pictures and their results hold now."""
-        return self._small.used_bytes + self._large.used_bytes
-
-    def decoded_picture(
-        self, size_bytes: int, is_cancelled: Callable[[], bool] = lambda: False
-    ) -> AbstractContextManager[None]:
-        """Hold memory for a picture's pixels, waiting until it is free.
-
-        A quarter of the memory is for small pictures alone, so that they never wait for large ones.
-
-        Raises
-        ------
-        JobCancelled
-            Nobody wants the picture any more.
-        """
-        is_small = size_bytes <= self._settings.max_decoded_bytes * SMALL_PICTURE_SHARE
-        return (self._small if is_small else self._large).hold(size_bytes, is_cancelled)
-
 
 @contextmanager
 def take_slot(slots: threading.BoundedSemaphore) -> Iterator[bool]:
@@ -211,41 +185,3 @@ def take_slot(slots: threading.BoundedSemaphore) -> Iterator[bool]:
     finally:
         if has_slot:
             slots.release()
-
-
-class ByteBudget:
-    """Memory that is handed out up to a limit."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
-        self.used_bytes = 0
-        self._queue: list[object] = []  # who waits, in the order of arrival
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def hold(self, size_bytes: int, is_cancelled: Callable[[], bool]) -> Iterator[None]:
-        """Hold so many bytes, waiting until they are free; more than the limit, until all are.
-
-        The first who waits is served first: a large picture is not overtaken for ever.
-        """
-        turn = object()
-        with self._changed:
-            self._queue.append(turn)
-            try:
-                while self._queue[0] is not turn or not self._fits(size_bytes):
-                    if is_cancelled():
-                        raise JobCancelled("Nobody wants this picture any more.")
-                    self._changed.wait(CANCEL_POLL_SECONDS)
-            finally:
-                self._queue.remove(turn)
-                self._changed.notify_all()
-            self.used_bytes += size_bytes
-        try:
-            yield
-        finally:
-            with self._changed:
-                self.used_bytes -= size_bytes
-                self._changed.notify_all()
-
-    def _fits(self, size_bytes: int) -> bool:
-        return self.used_bytes == 0 or self.used_bytes + size_bytes <= self.limit_bytes

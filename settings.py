@@ -237,9 +237,9 @@ class Settings:
     max_input_pixels: int = setting(16_000_000, parse_positive, "most pixels of an upload")
     max_output_pixels: int = setting(144_000_000, parse_positive, "most pixels of a result")
     max_decoded_bytes: int = setting(
-        512 * 1024**2,
-        parse_positive,
-        "pictures are decoded while their pixels fit in this; a larger one is decoded alone",
+        0,
+        parse_non_negative,
+        "most memory for pictures in work; 0: what the machine or its cgroup has",
     )
     max_queue_pixels: int = setting(
         64_000_000,

@@ -72,7 +72,7 @@ class Simulation:
 
 
 def largest_pixels() -> int:
-    return (MemoryAdmission(LIMIT).largest_bytes - LEAST_BYTES) // BYTES_PER_PIXEL
+    return (MemoryAdmission(lambda: LIMIT).largest_bytes - LEAST_BYTES) // BYTES_PER_PIXEL
 
 
 def test_small_pictures_do_not_wait_behind_two_large_ones() -> None:
@@ -138,7 +138,7 @@ def test_least_work_comes_first_and_the_oldest_when_it_is_due() -> None:
 
 
 def test_who_is_cancelled_while_waiting_leaves_the_queue() -> None:
-    memory = MemoryAdmission(LIMIT)
+    memory = MemoryAdmission(lambda: LIMIT)
     with memory.hold(memory.largest_bytes, 1):
         with pytest.raises(JobCancelled), memory.hold(LIMIT // 2, 1, lambda: True):
             pass
@@ -147,7 +147,7 @@ def test_who_is_cancelled_while_waiting_leaves_the_queue() -> None:
 
 
 def test_what_never_fits_is_refused_at_once_and_told_what_would() -> None:
-    memory = MemoryAdmission(LIMIT)
+    memory = MemoryAdmission(lambda: LIMIT)
     memory.check(memory.largest_bytes, 10)
     with pytest.raises(TooLargeForMemory, match="About 8,000,000 pixels would fit") as refusal:
         memory.check(2 * memory.largest_bytes, 16_000_000)
@@ -155,6 +155,6 @@ def test_what_never_fits_is_refused_at_once_and_told_what_would() -> None:
 
 
 def test_every_picture_leaves_a_share_of_its_size_free() -> None:
-    memory = MemoryAdmission(LIMIT)
+    memory = MemoryAdmission(lambda: LIMIT)
     with memory.hold(memory.largest_bytes, 1):
         assert LIMIT - memory.used_bytes >= memory.largest_bytes * HEADROOM_SHARE - 1

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from metadata import Metadata
 from options import Options
 from picture_transfer import make_shared_memory, map_sealed, read_picture, write_picture
 from sandbox import Sandbox
-from sandboxed_codec import SandboxedCodec, open_descriptor
+from sandboxed_codec import SandboxedCodec, open_descriptor, share_picture
 from tests.hostile import ROOM, jpeg_segments, lying_avif, png_chunk, png_header
 from uploads import SPOOL_BYTES
 
@@ -40,6 +40,16 @@ def upload(photo_jpeg: bytes) -> BytesIO:
     return BytesIO(photo_jpeg)
 
 
+def encode(
+    codec: SandboxedCodec,
+    picture: Picture,
+    options: Options,
+    has_left: Callable[[], bool] = lambda: False,
+) -> memoryview:
+    with share_picture(picture) as shared:
+        return codec.encode(shared, options, has_left)
+
+
 def read_and_decode(codec: SandboxedCodec, content: bytes) -> Picture:
     file = BytesIO(content)
     return codec.decode(file, codec.read_header(file, MAX_PIXELS))
@@ -53,7 +63,7 @@ def test_decoded_and_encoded_as_in_this_process(codec: SandboxedCodec, upload: B
     assert np.array_equal(picture.pixels, expected.pixels)
     assert picture.metadata == expected.metadata
     for options in (Options(), Options("webp", 90), Options("jpeg", 92), Options("avif", 80)):
-        assert bytes(codec.encode(picture, options)) == bytes(encode_picture(expected, options))
+        assert bytes(encode(codec, picture, options)) == bytes(encode_picture(expected, options))
 
 
 def test_confined_process_reaches_nothing(codec: SandboxedCodec, upload: BytesIO) -> None:
@@ -206,7 +216,7 @@ def test_child_is_killed_when_nobody_waits_any_more(codec: SandboxedCodec) -> No
     left = threading.Event()
     threading.Timer(0.3, left.set).start()
     with pytest.raises(ClientLeft):
-        codec.encode(picture, Options("webp"), left.is_set)
+        encode(codec, picture, Options("webp"), left.is_set)
     assert codec.sandbox.helper_pid is not None
     wait_for_idle_child(codec.sandbox.helper_pid)
 

@@ -1,5 +1,3 @@
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -103,69 +101,9 @@ def test_more_waiting_requests_than_allowed_are_busy() -> None:
         assert scheduler.waiting_requests == 1
 
 
-def test_pictures_are_decoded_only_while_memory_is_left() -> None:
-    scheduler = make_scheduler(max_decoded_bytes=100)
-    in_memory: list[int] = []
-    most: list[int] = []
-    lock = threading.Lock()
-
-    def hold(size: int) -> None:
-        with scheduler.decoded_picture(size):
-            with lock:
-                in_memory.append(size)
-                most.append(sum(in_memory))
-            threading.Event().wait(0.01)
-            with lock:
-                in_memory.remove(size)
-
-    with ThreadPoolExecutor(12) as pool:
-        list(pool.map(hold, [40, 30, 50, 70, 20, 10] * 4))
-    # Three quarters of the memory are for pictures larger than a sixteenth of it.
-    assert 50 < max(most) <= 75
-    assert scheduler.decoded_bytes == 0
-
-
-def test_picture_larger_than_all_memory_is_decoded_alone() -> None:
-    scheduler = make_scheduler(max_decoded_bytes=100)
-    small_may_end = threading.Event()
-    small_started = threading.Event()
-    large_started = threading.Event()
-
-    def hold_small() -> None:
-        with scheduler.decoded_picture(10):
-            small_started.set()
-            assert small_may_end.wait(10)
-
-    def hold_large() -> None:
-        with scheduler.decoded_picture(1000):
-            large_started.set()
-
-    with ThreadPoolExecutor(2) as pool:
-        pool.submit(hold_small)
-        assert small_started.wait(10)
-        pool.submit(hold_large)
-        assert not large_started.wait(0.1)
-        small_may_end.set()
-        assert large_started.wait(10)
-
-
-def test_small_picture_does_not_wait_for_a_large_one() -> None:
-    scheduler = make_scheduler(max_decoded_bytes=1600)
-    with scheduler.decoded_picture(5000), scheduler.decoded_picture(100):
-        assert scheduler.decoded_bytes == 5100
-    assert scheduler.decoded_bytes == 0
-
-
 def test_uploads_read_at_once_are_limited() -> None:
     scheduler = make_scheduler(max_uploads_at_once=1)
     with scheduler.reading_upload(), pytest.raises(Busy), scheduler.reading_upload():
         pass
     with scheduler.reading_upload():
         pass
-
-
-def test_memory_is_given_back_when_decoding_fails() -> None:
-    scheduler = make_scheduler(max_decoded_bytes=100)
-    with pytest.raises(ValueError, match="broken"), scheduler.decoded_picture(60):
-        raise ValueError("broken")
-    assert scheduler.decoded_bytes == 0
