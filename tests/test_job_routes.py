@@ -1,6 +1,7 @@
 """Asynchronous requests with the fake model."""
 
 import logging
+import signal
 import sqlite3
 import threading
 import time
@@ -10,6 +11,7 @@ from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from werkzeug.test import TestResponse
 import cache_limiter
 import encoders
 from errors import ClientLeft
+from gunicorn_worker import Worker
 from job_records import JobStatus
 from job_routes import Preference, read_preference
 from result_cache import generate_file_hash
@@ -581,6 +584,15 @@ def test_stopping_process_hands_its_jobs_over(
     status = wait_for(second.test_client(), path, "done")
     assert status["result"] is not None
     wait_until(lambda: spooled(settings) == [])
+
+
+def test_worker_that_is_told_to_stop_drains_its_application(app: Flask) -> None:
+    worker = Worker.__new__(Worker)  # without the sockets that its constructor wants
+    worker.alive, worker.wsgi = True, app
+    worker.method_queue = Mock()
+    worker.handle_exit(signal.SIGTERM, None)
+    assert app.extensions["runner"].is_draining
+    assert not worker.alive
 
 
 def test_draining_process_takes_no_queued_job(
