@@ -91,7 +91,9 @@ class JobRoutes:
         if found is not None:
             upload.close()
             return found
-        ticket = self._runner.submit(upload, options, charge, client_name())
+        ticket = self._runner.submit(
+            upload, options, charge, client_name(), lambda: has_left(request)
+        )
         g.job = short_job_id(self._runner.result_name(upload.key, options))
         if preference.wait_seconds:
             self._wait(

@@ -21,7 +21,7 @@ DECODER_BYTES, DEEP_DECODER_BYTES = 32, 46
 NETWORK_BYTES, NETWORK_BYTES_WITH_ALPHA = 36, 76
 # For each pixel of a result: resampled to its size, or of 16 bits.
 RESIZED_BYTES, DEEP_BYTES = 10, 18
-# For each pixel of the result, opaque and transparent, where it differs from `Format.encoder_bytes`.
+# For each pixel of the result, opaque and transparent, where `Format.encoder_bytes` is too little.
 LOSSLESS_WEBP_BYTES = (64, 66)
 DEEP_PNG_BYTES = (24, 39)
 

@@ -23,6 +23,7 @@ from options import Options
 from pipeline import Pipeline, estimate_cost
 from resources import Resources
 from result_cache import ResultNote, StoredResult
+from sandboxed_codec import HasLeft
 from settings import Settings
 from super_resolution import DEFAULT_OPTIONS, SuperResolution
 from uploads import Upload
@@ -118,7 +119,7 @@ class Runner:
         upload: Upload,
         options: Options = DEFAULT_OPTIONS,
         keep: bool = True,
-        has_left: Callable[[], bool] = lambda: False,
+        has_left: HasLeft = lambda: False,
         charge: Charge = FREE,
     ) -> Result:
         """Return an upload's result, waiting for it where it is not stored.
@@ -230,7 +231,12 @@ class Runner:
     # --- asynchronous jobs
 
     def submit(
-        self, upload: Upload, options: Options, charge: Charge = FREE, client: str = ""
+        self,
+        upload: Upload,
+        options: Options,
+        charge: Charge = FREE,
+        client: str = "",
+        has_left: HasLeft = lambda: False,
     ) -> str:
         """Accept a job that survives this process, and return a ticket for it.
 
@@ -238,6 +244,7 @@ class Runner:
         ----------
         charge : pays where nobody else has asked for the result
         client : whose share of the spool the upload takes
+        has_left : tells whether the client is gone; then nothing is queued
 
         Raises
         ------

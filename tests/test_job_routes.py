@@ -21,7 +21,6 @@ from PIL import Image
 from werkzeug.test import TestResponse
 
 import cache_limiter
-import encoders
 from errors import ClientLeft
 from gunicorn_worker import Worker
 from job_records import JobStatus
@@ -351,14 +350,14 @@ def test_next_client_gets_the_picture_of_one_who_left_while_it_was_encoded(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoding, go_on = threading.Event(), threading.Event()
-    encode_picture = encoders.encode_picture
+    encode = runner.resources.codec.encode
 
     def encode_slowly(*arguments: Any) -> memoryview:
         encoding.set()
         assert go_on.wait(WAIT_SECONDS)
-        return encode_picture(*arguments)
+        return encode(*arguments)
 
-    monkeypatch.setattr("pipeline.encode_picture", encode_slowly)
+    monkeypatch.setattr(runner.resources.codec, "encode", encode_slowly)
     leaver = Leaver()
     with ThreadPoolExecutor(2) as pool:
         leaving = pool.submit(runner.enhance, make_upload(1), has_left=leaver)

@@ -14,6 +14,9 @@ import pytest
 from PIL import Image
 
 from errors import Busy, NotReady, ServiceError, TooManyPixels, UndecodableImage
+from image_codec import ImageHeader
+from memory_estimate import peak_bytes
+from options import Options
 from result_cache import StoredResult, generate_file_hash
 from runner import Result, Runner
 from settings import Settings
@@ -240,14 +243,16 @@ def test_result_that_is_removed_at_once_is_delivered_to_all(
 def test_pictures_wait_undecoded_while_memory_is_short(
     make_runner: RunnerMaker, fake_model: FakeModel, pool: ThreadPoolExecutor
 ) -> None:
-    runner = make_runner(max_decoded_bytes=400 * 48 * 4 // 3)
+    size_bytes = peak_bytes(ImageHeader(20, 20), Options(), 0) * 101 // 100
+    runner = make_runner(max_decoded_bytes=size_bytes * 3 // 2)
     fake_model.may_go_on.clear()
     waiting: list[Future[Result]] = [
         pool.submit(runner.enhance, make_upload(shade)) for shade in range(6)
     ]
     wait_until(lambda: runner.statistics()["queue_length"] == 6)
-    wait_until(lambda: runner.scheduler.decoded_bytes > 0)
-    assert runner.scheduler.decoded_bytes == 400 * 48
+    memory = runner.resources.memory
+    wait_until(lambda: memory.used_bytes > 0 and memory.is_contended)
+    assert memory.used_bytes < size_bytes
     fake_model.may_go_on.set()
     for future in waiting:
         read(future.result(WAIT_SECONDS))
@@ -282,12 +287,15 @@ def test_result_whose_place_is_taken_is_delivered_all_the_same(
 def test_small_picture_passes_a_large_one_that_fills_the_memory(
     make_runner: RunnerMaker, fake_model: FakeModel, pool: ThreadPoolExecutor
 ) -> None:
-    runner = make_runner(max_decoded_bytes=1_000_000)
+    large_bytes = peak_bytes(ImageHeader(1200, 1200), Options(), 10_000)
+    runner = make_runner(max_decoded_bytes=large_bytes * 5 // 4)
     fake_model.may_go_on.clear()
-    large = pool.submit(runner.enhance, make_upload(1, side=400))
-    wait_until(lambda: runner.scheduler.decoded_bytes > 0)
+    large = pool.submit(runner.enhance, make_upload(1, side=1200))
+    memory = runner.resources.memory
+    wait_until(lambda: memory.used_bytes > 0)
+    alone = memory.used_bytes
     small = pool.submit(runner.enhance, make_upload(2))
-    wait_until(lambda: runner.scheduler.decoded_bytes > 400 * 400 * 48)
+    wait_until(lambda: memory.used_bytes > alone)
     fake_model.may_go_on.set()
     for future in (small, large):
         read(future.result(WAIT_SECONDS))
