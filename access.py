@@ -118,7 +118,7 @@ def is_own_origin(origin: str, public_url: str) -> bool:
         return origin == f"{parts.scheme}://{parts.netloc}".lower()
     if request.headers.get("Sec-Fetch-Site") == "same-origin":
         return True
-    return origin == f"{request.scheme}://{request.host}"
+    return origin == f"{request.scheme}://{request.host.lower()}"
 
 
 def is_guarded() -> bool:
