@@ -21,8 +21,8 @@ from tests.conftest import encode
 from tests.e2e.nginx import HOST, Nginx, run_nginx
 from tests.service import PROJECT_DIR, run_service
 
-# Nginx passes $http_host, since $host drops the port, by which the service tells its own origin.
-# A host that is not ours never gets there: it meets the default server.
+# Nginx passes the client's Host with its port, by which the service tells its own origin, where it
+# is the name that Nginx answers for; others meet the default server.
 JUSTIFIED_BY_GIXY = "host_spoofing"
 # REDbot asks a name server, which does not know the name.
 REDBOT = """
@@ -138,7 +138,9 @@ def main() -> int:
         folder = Path(name)
         with (
             run_service(folder / "service", trusted_proxies=1) as service,
-            run_nginx(folder / "nginx", httpx.URL(service.url).port or 0) as nginx,
+            run_nginx(
+                folder / "nginx", httpx.URL(service.url).port or 0, rate="1000000r/s"
+            ) as nginx,
             nginx.client() as client,
         ):
             link = client.post("/api/enhance", files={"image": picture}).links["canonical"]["url"]

@@ -172,13 +172,14 @@ def test_chunked_bodies_to_anything_but_uploads_hold_no_file(nginx: Nginx) -> No
     with send_all(nginx, requests) as connections:
         answers = gather(connections, len(requests))
         assert body_file_bytes(nginx) == 0
-    assert set(statuses(answers)) == {413}
+    assert len(answers) == 50
+    assert set(statuses(answers)) == {413, 404}  # the latter for /metrics, which nobody reaches
     # The first bytes of a chunk, which might become a small body yet.
     small = [
         post(path, "Transfer-Encoding: chunked", body=b"400\r\n" + b"x" * 1000) for path in PATHS
     ]
     with send_all(nginx, small * 5) as connections:
-        assert set(statuses(gather(connections, 0))) <= {413, 429}
+        assert set(statuses(gather(connections, 0))) <= {404}
         assert body_file_bytes(nginx) == 0
 
 
