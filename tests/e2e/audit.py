@@ -21,9 +21,6 @@ from tests.conftest import encode
 from tests.e2e.nginx import HOST, Nginx, run_nginx
 from tests.service import PROJECT_DIR, run_service
 
-# Nginx passes the client's Host with its port, by which the service tells its own origin, where it
-# is the name that Nginx answers for; others meet the default server.
-JUSTIFIED_BY_GIXY = "host_spoofing"
 # REDbot asks a name server, which does not know the name.
 REDBOT = """
 import thor.dns
@@ -70,10 +67,7 @@ class Audit:
 
 def audit_files(audit: Audit, nginx: Nginx) -> None:
     """Judge the files that an operator installs."""
-    audit.ask(
-        f"nginx.conf, by gixy-ng (without `{JUSTIFIED_BY_GIXY}`: see tests/e2e/audit.py)",
-        *("gixy", "--skips", JUSTIFIED_BY_GIXY, str(nginx.folder / "super-resolution.conf")),
-    )
+    audit.ask("nginx.conf, by gixy-ng", "gixy", str(nginx.folder / "super-resolution.conf"))
     audit.ask("Containerfile, by hadolint", "hadolint", "Containerfile")
     audit.ask(
         "kubernetes.yaml, by the schemas of Kubernetes",

@@ -371,7 +371,9 @@ def test_other_host_gets_no_answer_by_http_2_either(nginx: Nginx) -> None:
     ids=["none", "empty", "two", "twice", "user", "password", "space", "list", "path", "NUL"],
 )
 def test_malformed_host_is_a_problem(nginx: Nginx, request_bytes: bytes, is_plain: bool) -> None:
-    assert_problem(exchange(nginx, request_bytes, is_plain), 400, "bad_request")
+    answer = exchange(nginx, request_bytes, is_plain)
+    assert_problem(answer, 400, "bad_request")
+    assert (b"\r\nStrict-Transport-Security: " in answer) != is_plain
 
 
 def test_service_sees_the_name_that_nginx_answered_for(nginx: Nginx) -> None:
