@@ -8,6 +8,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from api_keys import ApiKeys
 from errors import ForeignOrigin, Unauthorized
+from hosts import install_hosts
 from settings import Settings
 
 EXPOSED_HEADERS = (
@@ -93,23 +94,31 @@ def refuse_foreign_origin(settings: Settings) -> None:
     Raises
     ------
     ForeignOrigin
-        Origins are listed, and the request's is neither among them nor the service's own.
+        Origins are listed, and the request's is neither among them nor the service's own; or it
+        does not say which, and the browser says that the page is another site's.
     """
-    origin = request.headers.get("Origin")
-    if origin is None or request.method not in GUARDED_METHODS or not settings.cors_origins:
+    if request.method not in GUARDED_METHODS or not settings.cors_origins:
         return
-    if origin not in settings.cors_origins and not is_own_origin(origin, settings.public_url):
+    origin = request.headers.get("Origin")
+    if origin in settings.cors_origins:
+        return
+    is_cross_site = request.headers.get("Sec-Fetch-Site") == "cross-site"
+    is_own = origin is None or is_own_origin(origin, settings.public_url)
+    if is_cross_site or not is_own:
         raise ForeignOrigin("Pages of this origin may not use the service.")
 
 
 def is_own_origin(origin: str, public_url: str) -> bool:
-    """Tell whether the request's page came from this service itself."""
+    """Tell whether the request's page came from this service itself.
+
+    The Host is the service's own, which hosts.py has seen to.
+    """
     if public_url:
         parts = urlsplit(public_url)
         return origin == f"{parts.scheme}://{parts.netloc}".lower()
     if request.headers.get("Sec-Fetch-Site") == "same-origin":
         return True
-    return origin == f"{request.scheme}://{request.host}"
+    return origin == f"{request.scheme}://{request.host.lower()}"
 
 
 def is_guarded() -> bool:
@@ -146,7 +155,7 @@ def ask_for_key(response: Response) -> Response:
 
 
 def install_access(app: Flask, settings: Settings) -> ApiKeys | None:
-    """Register cross-origin rules, API keys, which are returned, and trusted proxies.
+    """Register rules for hosts and origins, API keys, which are returned, and trusted proxies.
 
     Raises
     ------
@@ -154,6 +163,7 @@ def install_access(app: Flask, settings: Settings) -> ApiKeys | None:
         The file of API keys cannot be read.
     """
     install_cors(app, settings)
+    install_hosts(app, settings)
     app.before_request(lambda: refuse_foreign_origin(settings))
     keys = None
     if settings.api_keys_file is not None:

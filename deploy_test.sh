@@ -97,6 +97,11 @@ if [ "$status" != 200 ]; then
     exit 1
 fi
 
+request own -H 'Sec-Fetch-Site: same-origin' "$base/api/stats"
+check "browsers may reach it by this name (else SR_TRUSTED_HOSTS, SR_PUBLIC_URL)" "$status" '@(200|401)'
+request rebound -H "Host: ${foreign#https://}" -H "Origin: $foreign" "$base/api/stats" 2>/dev/null
+check "and by no other name" "$status" '@(000|403)'
+
 preflight=(--request OPTIONS -H 'Access-Control-Request-Method: POST'
     -H 'Access-Control-Request-Headers: content-type')
 request allowed "${preflight[@]}" -H "Origin: $origin" "$base/api/enhance"

@@ -60,6 +60,14 @@ class ForeignOrigin(ServiceError):
     code = "foreign_origin"
 
 
+class UntrustedHost(ServiceError):
+    """A browser asked for a host that is not known as the service's own."""
+
+    # Not 421: browsers send a request that gets it once more, uploads too.
+    status = 403
+    code = "untrusted_host"
+
+
 class ResultNotFound(ServiceError):
     """No stored result has this name."""
 

@@ -6,6 +6,7 @@ that does not close its side keep the thread that accepts all others for 2 s (al
 """
 
 import contextlib
+import json
 import selectors
 import socket
 import threading
@@ -16,11 +17,22 @@ from types import FrameType
 from typing import Any
 
 from gunicorn.glogging import Logger
-from gunicorn.http.errors import ParseException
+from gunicorn.http.errors import (
+    ConfigurationProblem,
+    ExpectationFailed,
+    InvalidResponseHeader,
+    InvalidResponseHeaderName,
+    LimitRequestHeaders,
+    LimitRequestLine,
+    ParseException,
+    UnsupportedTransferCoding,
+)
 from gunicorn.http.message import Request
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
+from errors import BadRequest
 from pace import AnswerTransfer, end_slow_transfers, watch
+from problems import problem_members
 
 # How long a client may take for a request's headers; shorter while many threads wait for such.
 HEADER_SECONDS = 10.0
@@ -33,6 +45,20 @@ SEND_SECONDS = 30.0
 LEAST_BYTES_PER_SECOND = 8 * 1024
 # Connections that wait for the client's end of them; beyond, they are closed without it.
 CLOSES_AT_ONCE = 16
+# Status, code and words for what gunicorn cannot read, and for all else of it.
+PROBLEMS = {
+    LimitRequestLine: (414, "uri_too_long", "The request line is too long."),
+    ExpectationFailed: (417, "expectation_failed", "Expect nothing but 100-continue."),
+    LimitRequestHeaders: (
+        431,
+        "headers_too_large",
+        "There are too many headers, or too long ones.",
+    ),
+    UnsupportedTransferCoding: (501, "coding_not_implemented", "Send no coding but chunked."),
+}
+MALFORMED = (400, BadRequest.code, "The request line or a header is malformed or given twice.")
+# Faults of the service, which gunicorn tells from those of the client.
+OWN_FAULTS = (ConfigurationProblem, InvalidResponseHeader, InvalidResponseHeaderName)
 REFUSAL = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -136,7 +162,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def handle_error(
         self, req: Request | None, client: socket.socket, addr: Any, exc: Exception
     ) -> None:
-        """Answer a request that gunicorn cannot read.
+        """Answer a request that gunicorn cannot read with a problem; gunicorn would with HTML.
 
         Neither the answer nor the log has the part in question: it may hold a key.
         """
@@ -144,4 +170,24 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             for name, value in vars(exc).items():
                 if isinstance(value, str | bytes):
                     setattr(exc, name, "...")
-        super().handle_error(req, client, addr, exc)
+        if not isinstance(exc, ParseException) or isinstance(exc, OWN_FAULTS):
+            super().handle_error(req, client, addr, exc)
+            return
+        self.log.warning("Invalid request from ip=%s: %s", addr[0] if addr else "", exc)
+        with contextlib.suppress(OSError):
+            client.send(make_refusal(*PROBLEMS.get(type(exc), MALFORMED)), socket.MSG_DONTWAIT)
+
+
+def make_refusal(status: int, code: str, message: str) -> bytes:
+    """Return the bytes of a problem answer, after which the connection is closed."""
+    members = problem_members(status, code, message)
+    body = json.dumps(members).encode()
+    head = [
+        f"HTTP/1.1 {status} {members['title']}",
+        "Connection: close",
+        "Content-Type: application/problem+json",
+        f"Content-Length: {len(body)}",
+        "Cache-Control: no-store, must-revalidate",
+        "X-Content-Type-Options: nosniff",
+    ]
+    return "\r\n".join([*head, "", ""]).encode() + body

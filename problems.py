@@ -4,7 +4,7 @@ import logging
 from datetime import UTC, datetime
 from http import HTTPStatus
 
-from flask import Flask, Response, g, jsonify
+from flask import Flask, Response, g, has_app_context, jsonify
 from werkzeug.exceptions import HTTPException
 
 from errors import BadRequest, ResultNotFound, ServiceError, UploadTooLarge
@@ -34,7 +34,8 @@ def problem_members(status: int, code: str, message: str) -> dict[str, str | int
         "detail": message,
         "error": message,
         "code": code,
-        "request_id": g.get("request_id"),
+        # None of them for what gunicorn refuses before the application sees it.
+        "request_id": g.get("request_id") if has_app_context() else None,
         "timestamp": utc_now(),
     }
 

@@ -8,7 +8,6 @@ from urllib.parse import quote
 
 from flask import Flask, Response, g, request
 
-from errors import BadRequest
 from logs import current_request_id
 
 REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -22,8 +21,6 @@ def begin_request() -> None:
     wanted = request.headers.get("X-Request-ID", "")
     g.request_id = wanted if REQUEST_ID_PATTERN.fullmatch(wanted) else uuid.uuid4().hex
     current_request_id.set(g.request_id)
-    if not request.host:
-        raise BadRequest("The Host is malformed.")
 
 
 def log_request(response: Response) -> Response:

@@ -22,6 +22,7 @@ EMBEDDED_MODEL_PATH = PROJECT_DIR / "models" / MODEL_FILE_NAME
 REGEX_CHARACTERS = frozenset("*\\]?$^[()")
 DEFAULT_PORTS = {"http": 80, "https": 443}
 URL_PATTERN = re.compile(r"[A-Za-z0-9:/._~%\[\]-]+")
+HOST_PATTERN = re.compile(r"\.?[a-z0-9-]+(\.[a-z0-9-]+)*")
 # Multipart boundaries and part headers around the file itself.
 MULTIPART_OVERHEAD_BYTES = 64 * 1024
 # Refused uploads that are read away at once; the clients of others may see a reset connection.
@@ -98,6 +99,15 @@ def parse_public_url(text: str) -> str:
     if parts.query or parts.fragment or not URL_PATTERN.fullmatch(url):
         raise ValueError("must have no query, no fragment and no unencoded characters")
     return url
+
+
+def parse_hosts(text: str) -> tuple[str, ...]:
+    """Read host names separated by commas; one with a leading dot stands for all below it."""
+    names = tuple(part.strip().lower() for part in text.split(",") if part.strip())
+    for name in names:
+        if not HOST_PATTERN.fullmatch(name):
+            raise ValueError(f"{name!r} is no name such as sr.example or .sr.example")
+    return names
 
 
 def parse_database_url(text: str) -> str:
@@ -278,6 +288,12 @@ class Settings:
     )
     public_url: str = setting(
         "", parse_public_url, "URL of the service as clients see it; empty: from the request"
+    )
+    trusted_hosts: tuple[str, ...] = setting(
+        (),
+        parse_hosts,
+        "host names by which browsers may reach the service, beside that of SR_PUBLIC_URL, "
+        "addresses and localhost; .sr.example: all below it; both empty: local names",
     )
     log_format: str = setting("human", parse_log_format, "human or json")
     trusted_proxies: int = setting(

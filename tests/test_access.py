@@ -92,6 +92,49 @@ def test_curl_and_the_services_own_page_pass(client: FlaskClient) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("origin", "site", "status"),
+    [
+        (None, None, 200),
+        (None, "same-origin", 200),
+        (None, "none", 200),
+        (None, "cross-site", 403),
+        (LISTED, "cross-site", 200),
+        (LISTED, "same-site", 200),
+        (LISTED, None, 200),
+        ("http://localhost", "same-origin", 200),
+        ("http://localhost", "cross-site", 403),
+        ("https://evil.test", "cross-site", 403),
+        ("null", "cross-site", 403),
+    ],
+)
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+def test_browser_tells_that_a_page_is_of_another_site(
+    client: FlaskClient, method: str, origin: str | None, site: str | None, status: int
+) -> None:
+    sent = {"Origin": origin, "Sec-Fetch-Site": site}
+    headers = {name: value for name, value in sent.items() if value is not None}
+    if method == "POST":
+        response = upload(client, **headers)
+    else:
+        response = client.delete("/api/jobs/unknown", headers=headers)
+    if status == 403:
+        assert (response.status_code, response.get_json()["code"]) == (403, "foreign_origin")
+    else:
+        assert response.status_code == {"POST": 200, "DELETE": 404}[method]
+
+
+def test_cross_site_requests_that_read_or_ask_first_pass(client: FlaskClient) -> None:
+    assert client.get("/api/stats", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200
+    headers = {"Sec-Fetch-Site": "cross-site", "Origin": LISTED}
+    assert client.options("/api/enhance", headers=headers).status_code == 200
+
+
+def test_cross_site_uploads_pass_where_no_origins_are_listed(open_client: FlaskClient) -> None:
+    headers = {"Sec-Fetch-Site": "cross-site", "Origin": "https://any.example"}
+    assert upload(open_client, **headers).status_code == 200
+
+
 def test_public_url_alone_decides_what_is_own(settings: Settings, make_app: AppMaker) -> None:
     client = make_app(
         replace(settings, cors_origins=(LISTED,), public_url="https://sr.example/prefix")

@@ -108,3 +108,16 @@ def test_no_origin_and_star_mean_any(text: str) -> None:
 def test_wrong_value_names_its_variable(variable: str, text: str) -> None:
     with pytest.raises(ConfigError, match=variable):
         Settings.from_env({variable: text})
+
+
+def test_host_names_are_read() -> None:
+    settings = Settings.from_env({"SR_TRUSTED_HOSTS": "SR.example, .sr.example.net,nas,"})
+    assert settings.trusted_hosts == ("sr.example", ".sr.example.net", "nas")
+
+
+@pytest.mark.parametrize(
+    "text", ["https://sr.example", "sr.example:80", "*.sr.example", "*", "a b", ".", "a..b", "ü.de"]
+)
+def test_what_is_no_host_name_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="SR_TRUSTED_HOSTS"):
+        Settings.from_env({"SR_TRUSTED_HOSTS": text})

@@ -29,6 +29,9 @@ http {{
     fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
+    # So that a test can be many clients.
+    set_real_ip_from 127.0.0.1;
+    real_ip_header X-Test-Address;
     include {folder}/super-resolution.conf;
 }}
 """
@@ -82,7 +85,10 @@ def make_certificate(folder: Path) -> None:
 def write_configuration(
     folder: Path, app_ports: Sequence[int], port: int, plain_port: int, **changes: str
 ) -> Path:
-    """Write nginx.conf with this test's ports, folders and `changes` in place of the system's."""
+    """Write nginx.conf with this test's ports, folders and `changes` in place of the system's.
+
+    A change of `rate` is one of all limits of requests.
+    """
     text = (PROJECT_DIR / "nginx.conf").read_text()
     for there, here in {
         "    listen [::]:80 default_server;\n": "",
@@ -103,7 +109,7 @@ def write_configuration(
         text = text.replace(there, here)
     for name, value in changes.items():
         text, found = re.subn(rf"\b{name}([= ])[^ ;]+", rf"{name}\g<1>{value}", text)
-        assert found == 1, name
+        assert found, name
     (folder / "super-resolution.conf").write_text(text)
     (folder / "deploy").mkdir()
     for snippet in (PROJECT_DIR / "deploy").glob("nginx-*.conf"):

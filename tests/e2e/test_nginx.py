@@ -30,7 +30,7 @@ LISTED = "https://a.example"
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
-    with run_service(folder, trusted_proxies=1, cors_origins=LISTED) as running:
+    with run_service(folder, trusted_proxies=1, cors_origins=LISTED, trusted_hosts=HOST) as running:
         yield running
 
 
@@ -382,7 +382,9 @@ def test_service_that_does_not_answer_in_time_is_504(tmp_path: Path) -> None:
 
 def test_503_of_the_service_passes_through_with_its_own_words(tmp_path: Path) -> None:
     with (
-        run_service(tmp_path / "service", trusted_proxies=1, max_queue_pixels=100) as service,
+        run_service(
+            tmp_path / "service", trusted_proxies=1, trusted_hosts=HOST, max_queue_pixels=100
+        ) as service,
         run_nginx(
             tmp_path / "nginx", int(service.url.rsplit(":", 1)[1]), rate="100000r/s"
         ) as nginx,
@@ -398,15 +400,6 @@ def test_503_of_the_service_passes_through_with_its_own_words(tmp_path: Path) ->
         assert response.json()["code"] == "busy"
         assert response.headers.get_list("Access-Control-Allow-Origin") == ["*"]
         assert int(response.headers["Retry-After"]) > 0
-
-
-def test_too_many_requests_are_429(tmp_path: Path, service: Service) -> None:
-    app_port = int(service.url.rsplit(":", 1)[1])
-    with run_nginx(tmp_path / "nginx", app_port) as nginx, nginx.client() as client:
-        answers = [client.get("/api/health") for _ in range(60)]
-    limited = [answer for answer in answers if answer.status_code != 200]
-    assert 0 < len(limited) < 60
-    assert_problem(limited[0], 429, "rate_limited")
 
 
 # --- reload under load

@@ -23,7 +23,7 @@ TOO_MANY_PIXELS = {"code": "too_many_pixels", "error": "Too large."}
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with run_service(tmp_path_factory.mktemp("service")) as running:
+    with run_service(tmp_path_factory.mktemp("service"), trusted_hosts=INSECURE_HOST) as running:
         yield running
 
 
