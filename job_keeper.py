@@ -9,7 +9,7 @@ from errors import DatabaseDown, StoreDown
 from job_records import Claim
 from jobs import Jobs
 from local_jobs import OwnedJob
-from spool import Spool
+from spool import ABANDONED_SECONDS, Spool, spool_prefix
 
 TICK_SECONDS = 0.5
 SWEEP_SECONDS = 5.0
@@ -17,6 +17,8 @@ SWEEP_SECONDS = 5.0
 CLAIMS_AT_ONCE = 4
 # Younger spool files may belong to a job that is not yet in the table.
 SPOOL_GRACE_SECONDS = 20.0
+# Looking for forgotten uploads pauses for so many times as long as it takes.
+SPOOL_SWEEP_SHARE = 20
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class JobKeeper:
         self._wake = threading.Event()
         self._stopped = threading.Event()
         self._swept = -SWEEP_SECONDS
+        self._spool_due = 0.0
         self._stopping = threading.Event()
         # Apart from each other: an upload that comes slowly must cost no lease.
         self._claiming = threading.Thread(
@@ -119,9 +122,20 @@ class JobKeeper:
     def _sweep(self) -> None:
         self.jobs.give_up_dead()
         self.jobs.purge(self.ttl_seconds)
-        old_names = list(self.spool.old_names(SPOOL_GRACE_SECONDS))
-        if old_names:
-            wanted = self.jobs.open_spools()
-            for name in old_names:
-                if name not in wanted:
-                    self.spool.remove(name)
+        self._sweep_spool()
+
+    def _sweep_spool(self) -> None:
+        """Remove uploads that no job has: of this table at once, of whomever after a month."""
+        if time.monotonic() < self._spool_due:
+            return
+        started = time.monotonic()
+        prefix = spool_prefix(self.jobs.table_id())
+        old_names = {
+            name for name in self.spool.old_names(SPOOL_GRACE_SECONDS) if name.startswith(prefix)
+        }
+        old_names.update(self.spool.old_names(ABANDONED_SECONDS))
+        for name in old_names - self.jobs.open_spools(old_names):
+            self.spool.remove(name)
+        # A hundred thousand uploads take a second to look through.
+        took = time.monotonic() - started
+        self._spool_due = time.monotonic() + SPOOL_SWEEP_SHARE * took

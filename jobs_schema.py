@@ -51,7 +51,7 @@ TOTALS = (
     # Whose uploads the jobs have: see spool_hold.py.
     """CREATE TABLE spool_hold (
         one INTEGER PRIMARY KEY CHECK (one = 1), spool TEXT NOT NULL, place TEXT NOT NULL,
-        held_until DOUBLE PRECISION NOT NULL)""",
+        renewed DOUBLE PRECISION NOT NULL)""",
 )
 
 

@@ -14,6 +14,7 @@ from cleanup_cache import CacheLimiter
 from databases import open_database
 from encoders import check_result_size
 from errors import (
+    Busy,
     ClientLeft,
     DatabaseDown,
     JobCancelled,
@@ -34,6 +35,7 @@ from remote_store import RemoteStore
 from result_cache import ResultNote, StoredResult
 from scheduler import Scheduler
 from settings import Settings
+from spool_hold import SpoolHold
 from super_resolution import DEFAULT_OPTIONS, SCALE, SuperResolution
 from tiers import open_tiers
 from uploads import Upload
@@ -86,6 +88,7 @@ class Runner:
         self._lock = threading.Lock()
         self._counts: defaultdict[str, float] = defaultdict(int)
         self.jobs = Jobs(open_database(settings, SCHEMA), make_owner())
+        self.spool_hold = SpoolHold(self.jobs, self.spool)
         self._local_jobs = LocalJobs(
             *(self.jobs, self.spool, self.cache, self.limiter, self.scheduler),
             Pipeline(settings, self.model_loader, self.cache, self.scheduler, self._count),
@@ -105,10 +108,18 @@ class Runner:
     def _may_claim(self) -> bool:
         """Tell whether this process could bring a job to its end now."""
         can_store = self.cache.can_write() and (self._remote is None or self._remote.can_write())
-        return can_store and self.model_loader.is_sound and not self.is_draining()
+        is_able = self.spool_hold.is_held and self.model_loader.is_sound
+        return can_store and is_able and not self.is_draining()
 
     def start(self) -> None:
-        """Load the model and begin with queued jobs; must not be called before the server forks."""
+        """Load the model and begin with queued jobs; must not be called before the server forks.
+
+        Raises
+        ------
+        StartupError
+            The model cannot be used, or uploads would be lost.
+        """
+        self.spool_hold.start()
         self.model_loader.get()
         self.cache.remove_leftovers()
         self.keeper.start()
@@ -266,18 +277,23 @@ class Runner:
             header = self._read_header(upload, options)
             name = self.result_name(upload.key, options)
             cost = estimate_cost(header, options)
-            open_jobs = self.jobs.open_jobs()
-            if name not in open_jobs:
-                self.scheduler.check_room(cost, sum(open_jobs.values()))
+            backlog = self.jobs.backlog(name)
+            self.spool_hold.check()
+            if not backlog.has_it:
+                self.scheduler.check_room(cost, backlog.pixels, backlog.jobs)
                 charge.check(cost)
             try:
-                spool = self.spool.store(upload.file)
+                spool = self.spool.store(upload.file, backlog.table_id)
             except OSError as error:
                 logger.error("cannot spool an upload: %s", error.strerror)
                 raise NotStored("The upload cannot be kept now.") from None
             # Where the answer is lost, the job may be there all the same: its upload stays until
             # the keeper finds that nobody wants it.
-            ticket, kept = self.jobs.submit(name, options.as_dict(), cost, spool)
+            try:
+                ticket, kept = self.jobs.submit(name, options.as_dict(), cost, spool)
+            except Busy:
+                self.spool.remove(spool)
+                raise
             if kept == spool:
                 with suppress(RateLimited):
                     charge.spend(cost)
@@ -306,6 +322,7 @@ class Runner:
         self._local_jobs.stop()
         with suppress(DatabaseDown):
             self.jobs.hand_over()
+        self.spool_hold.stop()
         self.jobs.database.close()
 
     def statistics(self) -> dict[str, int | float]:

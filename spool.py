@@ -9,17 +9,70 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+# Nobody's job waits for so long: uploads of this age, of whichever table, are forgotten ones.
+ABANDONED_SECONDS = 30 * 86400.0
 
-def make_spool_name() -> str:
+
+def spool_prefix(table_id: str) -> str:
+    """Return how the names of all uploads begin that a jobs table has."""
+    return f"{table_id}-"
+
+
+def make_spool_name(table_id: str) -> str:
     """Return a name of its own for an upload, so that removing one harms no other."""
-    return secrets.token_hex(16)
+    return spool_prefix(table_id) + secrets.token_hex(16)
+
+
+def read_identity(path: Path) -> str:
+    """Return what a file says that a folder is called, which is chosen once.
+
+    Raises
+    ------
+    OSError
+        It cannot be read, or not be written when it is needed first.
+    """
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    try:
+        temporary.write_text(secrets.token_hex(16))
+        # Another process may have been faster: its name holds, and is whole.
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path.read_text()
 
 
 class Spool(Protocol):
-    """Where uploads are kept, each under a name of its own."""
+    """Where uploads are kept, each under a name of its own.
 
-    def store(self, upload: BinaryIO) -> str:
+    Attributes
+    ----------
+    place : tells an operator where that is
+    """
+
+    @property
+    def place(self) -> str:
+        """Return it."""
+
+    def identity(self) -> str:
+        """Return what all who can read these uploads call the spool, and nobody else.
+
+        Raises
+        ------
+        OSError, StoreDown
+            It cannot be told now.
+        """
+
+    def store(self, upload: BinaryIO, table_id: str) -> str:
         """Keep an upload, and return its name; from then on it survives a crash.
+
+        Parameters
+        ----------
+        table_id : of the jobs table; others may have their uploads beside it
 
         Raises
         ------
@@ -49,10 +102,19 @@ class FolderSpool:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def store(self, upload: BinaryIO) -> str:
+    @property
+    def place(self) -> str:
+        """Return the folder."""
+        return str(self.folder)
+
+    def identity(self) -> str:
+        """Return what a file beside the folder says."""
+        return read_identity(self.folder.with_name(f"{self.folder.name}.id"))
+
+    def store(self, upload: BinaryIO, table_id: str) -> str:
         """Keep an upload; it is on the disk when this returns."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / make_spool_name()
+        path = self.folder / make_spool_name(table_id)
         try:
             upload.seek(0)
             with path.open("xb") as file:

@@ -19,7 +19,7 @@ from result_cache import (
     hash_file,
     read_note,
 )
-from spool import FolderSpool, Spool, make_spool_name
+from spool import FolderSpool, Spool, make_spool_name, read_identity
 
 # The store is asked for forgotten uploads this often. They are old by its clock, which may differ
 # from ours, and keeping one for a while costs little.
@@ -156,9 +156,19 @@ class RemoteSpool:
     def _key(name: str) -> str:
         return f"spool/{name}"
 
-    def store(self, upload: BinaryIO) -> str:
+    @property
+    def place(self) -> str:
+        """Return the store's URL."""
+        return self._remote.url
+
+    def identity(self) -> str:
+        """Return the bucket's name, or what a file says in a folder that has many paths."""
+        folder = self._remote.folder
+        return read_identity(folder / "spool.id") if folder else self._remote.url
+
+    def store(self, upload: BinaryIO, table_id: str) -> str:
         """Keep an upload."""
-        name = make_spool_name()
+        name = make_spool_name(table_id)
         self._remote.put(self._key(name), upload)
         return name
 

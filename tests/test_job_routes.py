@@ -540,7 +540,7 @@ def test_job_of_another_engine_is_computed_under_this_ones_name(
     key, variant, ending = name.split(".")
     other = f"{key}.{variant[::-1]}.{ending}"
     assert other != name
-    spool = runner.spool.store(BytesIO(PNG))
+    spool = runner.spool.store(BytesIO(PNG), runner.jobs.table_id())
     ticket, _ = runner.jobs.submit(other, DEFAULT_OPTIONS.as_dict(), 200, spool)
     runner.keeper.wake()
     status = wait_for(client, f"/api/jobs/{ticket}", "done")

@@ -419,7 +419,7 @@ def test_job_that_another_version_accepted_is_computed_under_this_ones_name(
 
 def test_forgotten_uploads_are_old_by_an_hour(store: RemoteStore) -> None:
     spool = RemoteSpool(store)
-    name = spool.store(BytesIO(b"1"))
+    name = spool.store(BytesIO(b"1"), "table")
     with pytest.MonkeyPatch.context() as patch:
         assert list(spool.old_names(0)) == []
         patch.setattr(tiers, "SPOOL_SWEEP_SECONDS", 0)
