@@ -25,8 +25,8 @@ WANTED = (
 # forgotten before their time; where none has, no ticket is given.
 MAX_ROWS = 1_000_000
 # A statement changes no more rows than it can in some 20 ms; others wait for it meanwhile.
-BATCH = 1000
-BATCHES_A_PURGE = 20
+BATCH = 500
+BATCHES_A_PURGE = 40
 NAMES_AT_ONCE = 200
 
 

@@ -258,7 +258,7 @@ def test_long_queue_is_looked_through_part_by_part(
         table.withdraw(ticket)
     for _ in range(3):
         table.purge(1000)
-    states = dict(table.database.execute("SELECT name, state FROM jobs"))
+    states: dict[str, str] = dict(table.database.execute("SELECT name, state FROM jobs"))
     assert [states[f"job{number}"] for number in range(5)] == [
         *("cancelled", "cancelled", "queued", "queued", "cancelled")
     ]
