@@ -25,6 +25,7 @@ URL_PATTERN = re.compile(r"[A-Za-z0-9:/._~%\[\]-]+")
 MULTIPART_OVERHEAD_BYTES = 64 * 1024
 # 80x80, smaller than what anybody enlarges in thousands.
 PIXELS_OF_A_SMALL_JOB = 6400
+MIN_QUEUE_JOBS = 100
 # Refused uploads that are read away at once; the clients of others may see a reset connection.
 DRAINS_AT_ONCE = 8
 
@@ -281,7 +282,7 @@ class Settings:
 
         Each is an upload and a row, however few pixels it has.
         """
-        return max(self.max_queue_pixels // PIXELS_OF_A_SMALL_JOB, 1)
+        return max(self.max_queue_pixels // PIXELS_OF_A_SMALL_JOB, MIN_QUEUE_JOBS)
 
     @property
     def max_long_polls(self) -> int:
