@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from errors import ConfigError, DatabaseDown
+from errors import ConfigError, DatabaseDown, StartupError
+from migrations import Migration, check_version, take_steps
 from settings import Settings
 
 Row = tuple[Any, ...]
@@ -24,9 +25,14 @@ DOWN_SECONDS = 5.0
 SQLITE_BUSY_SECONDS = 10
 CONNECT_SECONDS = 2
 STATEMENT_SECONDS = 5.0
+# An index of ten million rows, or another process that makes it.
+MIGRATION_SECONDS = 600.0
 # Longer than a statement may take: whoever waits so long waits for more than one.
 LOCK_SECONDS = 10.0
-# Any number that nobody else takes: two processes that create the tables at once would fail.
+# Each statement has its index. PostgreSQL's statistics call a queue empty that has just grown: it
+# sorted 100,000 rows for the first of them. (The price of what is off would start its compiler.)
+INDEXES_ALONE = ("enable_seqscan", "enable_bitmapscan", "jit")
+# Any number that nobody else takes: two processes that change the tables at once would fail.
 SCHEMA_LOCK = 7_316_425
 
 
@@ -35,11 +41,11 @@ class Database(ABC):
 
     Parameters
     ----------
-    schema : statements that create the tables; each may be run again
+    schema : the steps that make the tables what this code knows; none: as they are
     """
 
-    def __init__(self, schema: Sequence[str]) -> None:
-        self._schema = [self._translate(statement) for statement in schema]
+    def __init__(self, schema: Sequence[Migration]) -> None:
+        self._schema = schema
         self._lock = threading.Lock()
         self._down_until = 0.0
 
@@ -48,7 +54,7 @@ class Database(ABC):
 
     @abstractmethod
     def _connect(self) -> None:
-        """Connect, unless a sound connection is there."""
+        """Connect, unless a sound connection is there; after an error there is none."""
 
     @abstractmethod
     def _run(self, statement: str, parameters: Sequence[object]) -> list[Row]:
@@ -61,6 +67,23 @@ class Database(ABC):
     @abstractmethod
     def _translate(self, statement: str) -> str:
         """Return the engine's own spelling of a statement."""
+
+    def check(self) -> None:
+        """Connect, at the start of the service.
+
+        Raises
+        ------
+        ConfigError
+            This code must not use the tables.
+        DatabaseDown
+            The engine does not answer.
+        """
+        try:
+            self.execute("SELECT 1")
+        except DatabaseDown as error:
+            if isinstance(error.__cause__, StartupError):
+                raise error.__cause__ from None
+            raise
 
     def execute(self, statement: str, parameters: Sequence[object] = ()) -> list[Row]:
         """Run one statement, which commits by itself, and return the rows that it gives.
@@ -107,7 +130,7 @@ def unavailable() -> DatabaseDown:
     return DatabaseDown("The database is not available.", int(DOWN_SECONDS))
 
 
-def open_database(settings: Settings, schema: Sequence[str]) -> Database:
+def open_database(settings: Settings, schema: Sequence[Migration]) -> Database:
     """Return the settings' database; nothing is connected yet."""
     if settings.database_url:
         return PostgresDatabase(settings.database_url, schema)
@@ -122,7 +145,7 @@ class SqliteDatabase(Database):
     transactions failed in most tries.
     """
 
-    def __init__(self, path: Path, schema: Sequence[str]) -> None:
+    def __init__(self, path: Path, schema: Sequence[Migration]) -> None:
         super().__init__(schema)
         self._path = path
         self._connection: sqlite3.Connection | None = None
@@ -147,11 +170,27 @@ class SqliteDatabase(Database):
                 isolation_level=None,
                 check_same_thread=False,
             )
-            for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL"):
-                self._connection.execute(statement)
-            for statement in self._schema:
-                self._connection.execute(statement)
+            try:
+                for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL"):
+                    self._connection.execute(statement)
+                self._migrate()
+            except BaseException:
+                self._disconnect()
+                raise
             self._inode = self._current_inode()
+
+    def _migrate(self) -> None:
+        def fetch(statement: str) -> list[Row]:
+            return self._run(self._translate(statement), ())
+
+        # A disk that is full refuses a transaction, and tables that are right need none.
+        is_there = fetch("SELECT 1 FROM sqlite_master WHERE name = 'schema_version'")
+        found = fetch("SELECT version, oldest_code FROM schema_version") if is_there else []
+        if not self._schema or check_version(found[0] if found else None, self._schema):
+            return
+        fetch("BEGIN IMMEDIATE")
+        take_steps(fetch, self._schema, "sqlite")
+        fetch("COMMIT")
 
     def _current_inode(self) -> int:
         try:
@@ -179,7 +218,7 @@ class PostgresDatabase(Database):
         psycopg is not installed.
     """
 
-    def __init__(self, url: str, schema: Sequence[str]) -> None:
+    def __init__(self, url: str, schema: Sequence[Migration]) -> None:
         super().__init__(schema)
         self._timed_out = False
         try:
@@ -199,10 +238,27 @@ class PostgresDatabase(Database):
         self._connection = self._psycopg.connect(
             self._url, autocommit=True, connect_timeout=CONNECT_SECONDS
         )
-        self._fetch("SELECT pg_advisory_lock(%s)", [SCHEMA_LOCK])
-        for statement in self._schema:
-            self._fetch(statement, [])
-        self._fetch("SELECT pg_advisory_unlock(%s)", [SCHEMA_LOCK])
+        try:
+            for setting in INDEXES_ALONE:
+                self._fetch(f"SET {setting} = off", [])
+            self._migrate()
+        except BaseException:
+            self._disconnect()
+            raise
+
+    def _migrate(self) -> None:
+        def fetch(statement: str) -> list[Row]:
+            return self._fetch(self._translate(statement), [], MIGRATION_SECONDS)
+
+        is_there = fetch("SELECT to_regclass('schema_version') IS NOT NULL")[0][0]
+        found = fetch("SELECT version, oldest_code FROM schema_version") if is_there else []
+        if not self._schema or check_version(found[0] if found else None, self._schema):
+            return
+        fetch("BEGIN")
+        # Releases without versions take the same lock, for their whole session.
+        fetch(f"SELECT pg_advisory_xact_lock({SCHEMA_LOCK})")
+        take_steps(fetch, self._schema, "postgres")
+        fetch("COMMIT")
 
     def _run(self, statement: str, parameters: Sequence[object]) -> list[Row]:
         try:
@@ -217,7 +273,9 @@ class PostgresDatabase(Database):
     def _is_broken(self) -> bool:
         return self._connection is not None and self._connection.closed and not self._timed_out
 
-    def _fetch(self, statement: str, parameters: Sequence[object]) -> list[Row]:
+    def _fetch(
+        self, statement: str, parameters: Sequence[object], seconds: float | None = None
+    ) -> list[Row]:
         connection = self._connection
         assert connection is not None
         self._timed_out = False
@@ -228,7 +286,7 @@ class PostgresDatabase(Database):
             with socket.socket(fileno=os.dup(connection.fileno())) as end:
                 end.shutdown(socket.SHUT_RDWR)
 
-        watchdog = threading.Timer(STATEMENT_SECONDS, hang_up)
+        watchdog = threading.Timer(seconds or STATEMENT_SECONDS, hang_up)
         watchdog.start()
         try:
             cursor = connection.execute(statement.encode(), parameters)

@@ -10,14 +10,14 @@ from errors import DatabaseDown, StoreDown
 from job_records import Claim
 from jobs import Jobs
 from lanes import Progress
-from spool import Spool
+from spool import ABANDONED_SECONDS, Spool, spool_prefix
 
 TICK_SECONDS = 0.5
 SWEEP_SECONDS = 5.0
-# Asynchronous pictures in work at once: enough to keep the lanes busy while one is encoded.
-CLAIMS_AT_ONCE = 4
 # Younger spool files may belong to a job that is not yet in the table.
 SPOOL_GRACE_SECONDS = 20.0
+# Looking for forgotten uploads pauses for so many times as long as it takes.
+SPOOL_SWEEP_SHARE = 20
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +33,8 @@ class OwnedJob(Protocol):
 class JobExecutor(Protocol):
     """Computes the jobs that the keeper claims."""
 
-    def may_claim(self) -> bool:
-        """Tell whether a job could be brought to its end now."""
+    def claimable_pixels(self) -> int | None:
+        """Return the most pixels that the next claimed job may have; None: any number."""
 
     def claimed(self) -> Sequence[OwnedJob]:
         """Return the jobs of this process that are claimed in the table."""
@@ -66,6 +66,7 @@ class JobKeeper:
         self._wake = threading.Event()
         self._stopped = threading.Event()
         self._swept = -SWEEP_SECONDS
+        self._spool_due = 0.0
         self._stopping = threading.Event()
         # Apart from each other: an upload that comes slowly must cost no lease.
         self._claiming = threading.Thread(
@@ -124,10 +125,11 @@ class JobKeeper:
         if time.monotonic() - self._swept >= SWEEP_SECONDS:
             self._swept = time.monotonic()
             self._sweep()
-        while self._executor.may_claim() and not self._stopping.is_set():
-            if sum(job.is_asynchronous for job in self._executor.claimed()) >= CLAIMS_AT_ONCE:
+        while not self._stopping.is_set():
+            max_pixels = self._executor.claimable_pixels()
+            if max_pixels == 0:
                 return
-            claim = self.jobs.claim_next()
+            claim = self.jobs.claim_next(max_pixels)
             if claim is None:
                 return
             self._executor.run_claimed(claim)
@@ -135,9 +137,20 @@ class JobKeeper:
     def _sweep(self) -> None:
         self.jobs.give_up_dead()
         self.jobs.purge(self.ttl_seconds)
-        old_names = list(self.spool.old_names(SPOOL_GRACE_SECONDS))
-        if old_names:
-            wanted = self.jobs.open_spools()
-            for name in old_names:
-                if name not in wanted:
-                    self.spool.remove(name)
+        self._sweep_spool()
+
+    def _sweep_spool(self) -> None:
+        """Remove uploads that no job has: of this table at once, of whomever after a month."""
+        if time.monotonic() < self._spool_due:
+            return
+        started = time.monotonic()
+        prefix = spool_prefix(self.jobs.table_id())
+        old_names = {
+            name for name in self.spool.old_names(SPOOL_GRACE_SECONDS) if name.startswith(prefix)
+        }
+        old_names.update(self.spool.old_names(ABANDONED_SECONDS))
+        for name in old_names - self.jobs.open_spools(old_names):
+            self.spool.remove(name)
+        # A hundred thousand uploads take a second to look through.
+        took = time.monotonic() - started
+        self._spool_due = time.monotonic() + SPOOL_SWEEP_SHARE * took

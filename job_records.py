@@ -11,8 +11,9 @@ class JobStatus:
     Attributes
     ----------
     state : queued, running, done, failed or cancelled
-    position : queued jobs that come before it
-    pixels_ahead : input pixels to compute until it is done, its own included
+    position : queued jobs that come before it, counted up to `jobs.MAX_POSITION`
+    pixels_ahead : input pixels to compute until it is done, its own included; at least, where
+        not all before it are counted
     problem : of a failed job: status, code, message
     created, updated : seconds since the epoch
     """
@@ -28,6 +29,22 @@ class JobStatus:
     problem: dict[str, Any] | None
     created: float
     updated: float
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """The jobs with an upload that are queued or running.
+
+    Attributes
+    ----------
+    has_it : the result that was asked for is among them
+    table_id : begins the names of their uploads
+    """
+
+    jobs: int
+    pixels: int
+    has_it: bool
+    table_id: str
 
 
 @dataclass(frozen=True)

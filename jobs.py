@@ -7,50 +7,28 @@ update matches no row has lost its job, whatever the reason, and stops.
 import json
 import re
 import secrets
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from databases import Database
+from errors import Busy
 from job_records import Cancelled, Claim, JobStatus
+from job_upkeep import LEASE_SECONDS, MAX_ROWS, OPEN, WANTED, JobsUpkeep
+from jobs_schema import PIXELS_A_SECOND_OF_WAITING, TURN
 
-# An owner renews its lease every second or so; when it died, others take over after this.
-LEASE_SECONDS = 10.0
-# A job that killed its process so often is not tried again.
-MAX_ATTEMPTS = 3
-# Queued jobs: the smallest first, and each second of waiting is worth so many input pixels.
-PIXELS_A_SECOND_OF_WAITING = 20_000
 TICKET_BYTES = 18
 TICKET_PATTERN = re.compile(r"[A-Za-z0-9_-]{24}")
-OPEN = "('queued', 'running')"
-STATES = ("queued", "running", "done", "failed", "cancelled")
-# A lease far in the future means that the clock was set back.
-LOST = f"(lease_until < now() OR lease_until > now() + {2 * LEASE_SECONDS})"
-WANTED = (
-    "(wanted_until > now() OR EXISTS"
-    " (SELECT 1 FROM tickets WHERE tickets.name = jobs.name AND withdrawn = 0))"
-)
+# Whoever sends the same picture again gets another ticket, each of which is a row for a day.
+MAX_TICKETS_OF_JOB = 1000
+TICKETS_RETRY_SECONDS = 30
+# Jobs ahead are counted up to this many: ten thousand cost PostgreSQL 99 ms.
+MAX_POSITION = 1000
 
 
-def rank(table: str) -> str:
-    """Return the expression that queued jobs are taken by, the least first."""
-    waited = f"(now() - {table}.created)"
-    return f"({table}.pixels - {waited} * {PIXELS_A_SECOND_OF_WAITING})"
-
-
-class Jobs:
+class Jobs(JobsUpkeep):
     """The jobs of all processes that share a database.
-
-    Parameters
-    ----------
-    owner : names this process; see `owner_prefix`
 
     Every method raises DatabaseDown where the database does not answer.
     """
-
-    def __init__(self, database: Database, owner: str) -> None:
-        self.database = database
-        self.owner = owner
 
     # --- wishes
 
@@ -66,12 +44,27 @@ class Jobs:
         Returns
         -------
         A ticket, and where the job's upload is kept: with an earlier one, `spool` is not needed.
+
+        Raises
+        ------
+        Busy
+            The job, or the table, has as many tickets as it may.
         """
         ticket = secrets.token_urlsafe(TICKET_BYTES)
         # The ticket first: a job without one is nobody's and may be cancelled at once.
-        self.database.execute(
-            "INSERT INTO tickets (ticket, name, created) VALUES (?, ?, now())", [ticket, name]
+        given = self.database.execute(
+            f"""INSERT INTO tickets (ticket, name, created) SELECT ?, ?, now()
+            WHERE (SELECT count(*) FROM (SELECT 1 FROM tickets WHERE name = ?
+                    LIMIT {MAX_TICKETS_OF_JOB}) AS few) < {MAX_TICKETS_OF_JOB}
+                AND (SELECT coalesce(sum(number), 0) FROM totals WHERE what = 'tickets')
+                    < {MAX_ROWS}
+            RETURNING ticket""",
+            [ticket, name, name],
         )
+        if not given:
+            raise Busy(
+                "There are too many tickets, for this picture or in all.", TICKETS_RETRY_SECONDS
+            )
         rows = self.database.execute(
             f"""INSERT INTO jobs (name, state, options, pixels, spool, created, updated)
             VALUES (?, 'queued', ?, ?, ?, now(), now())
@@ -122,23 +115,17 @@ class Jobs:
 
     def find(self, ticket: str) -> JobStatus | None:
         """Return what is known of a ticket's job."""
-        before = f"other.state = 'queued' AND {rank('other')} < {rank('jobs')}"
         rows = self.database.execute(
             f"""SELECT jobs.name, jobs.state, withdrawn, options, pixels, tiles_done, tiles_total,
-                (SELECT count(*) FROM jobs AS other WHERE {before}),
-                (SELECT coalesce(sum(pixels), 0) FROM jobs AS other
-                 WHERE other.name <> jobs.name AND (other.state = 'running' OR ({before}))),
-                problem, jobs.created, updated
+                problem, jobs.created, updated, pixels + jobs.created * {PIXELS_A_SECOND_OF_WAITING}
             FROM tickets JOIN jobs ON jobs.name = tickets.name WHERE ticket = ?""",
             [ticket],
         )
         if not rows:
             return None
-        (name, state, withdrawn, options, pixels, done, total, before, ahead, problem, *times) = (
-            rows[0]
-        )
+        name, state, withdrawn, options, pixels, done, total, problem, *times, turn = rows[0]
         share_left = 1 - done / total if total else 1.0
-        queued = state == "queued"
+        position, pixels_before = self._count_before(turn) if state == "queued" else (0, 0)
         return JobStatus(
             name=name,
             state="cancelled" if withdrawn else state,
@@ -146,12 +133,24 @@ class Jobs:
             pixels=pixels,
             tiles_done=done,
             tiles_total=total,
-            position=before if queued else 0,
-            pixels_ahead=int(pixels * share_left) + (int(ahead) if queued else 0),
+            position=position,
+            pixels_ahead=int(pixels * share_left) + pixels_before,
             problem=json.loads(problem) if problem else None,
             created=times[0],
             updated=times[1],
         )
+
+    def _count_before(self, turn: float) -> tuple[int, int]:
+        """Return how many queued jobs come before a turn, and pixels, the running ones' too."""
+        rows = self.database.execute(
+            f"""SELECT count(*), coalesce(sum(pixels), 0),
+                (SELECT coalesce(sum(pixels), 0) FROM totals WHERE what = 'running')
+            FROM (SELECT pixels FROM jobs WHERE state = 'queued' AND {TURN} < ?
+                ORDER BY {TURN} LIMIT {MAX_POSITION}) AS before""",
+            [turn],
+        )
+        position, queued, running = map(int, rows[0])
+        return position, queued + running
 
     # --- owners
 
@@ -214,16 +213,17 @@ class Jobs:
         )
         return replace(claim, name=name) if rows else None
 
-    def claim_next(self) -> Claim | None:
-        """Take the queued job that is next."""
+    def claim_next(self, max_pixels: int | None = None) -> Claim | None:
+        """Take the queued job that is next; with `max_pixels`, the smallest, if it has no more."""
+        order, limit = (TURN, "") if max_pixels is None else ("pixels", "AND pixels <= ?")
         rows = self.database.execute(
             f"""UPDATE jobs SET state = 'running', owner = ?, lease_until = now() + ?,
                 attempts = attempts + 1, tiles_done = 0, updated = now()
             WHERE state = 'queued' AND name = (
-                SELECT name FROM jobs WHERE state = 'queued' AND spool IS NOT NULL
-                ORDER BY {rank("jobs")}, created LIMIT 1 FOR UPDATE SKIP LOCKED)
+                SELECT name FROM jobs WHERE state = 'queued' AND spool IS NOT NULL {limit}
+                ORDER BY {order} LIMIT 1 FOR UPDATE SKIP LOCKED)
             RETURNING name, options, pixels, spool""",
-            [self.owner, LEASE_SECONDS],
+            [self.owner, LEASE_SECONDS, *([] if max_pixels is None else [max_pixels])],
         )
         if not rows:
             return None
@@ -275,78 +275,3 @@ class Jobs:
         counts : as one of its attempts
         """
         self._give_back("name = ? AND owner = ?", [name, self.owner], counts)
-
-    # --- what others have left behind
-
-    def hand_over(self) -> None:
-        """Give all jobs of this process to whoever comes next: it is about to end."""
-        self._give_back("owner = ?", [self.owner], counts=False)
-
-    def give_up_dead(self, owner_prefix: str | None = None) -> None:
-        """Queue again what dead owners had, those with a prefix or those whose lease is over.
-
-        What waited in the dead process alone is cancelled, since its upload is gone; what killed
-        its process too often has failed.
-        """
-        if owner_prefix is None:
-            self._give_up(LOST, [])
-        else:
-            self._give_up("substr(owner, 1, ?) = ?", [len(owner_prefix), owner_prefix])
-
-    def _give_back(self, condition: str, parameters: Iterable[object], counts: bool) -> None:
-        if not counts:
-            self.database.execute(
-                f"""UPDATE jobs SET attempts = attempts - 1
-                WHERE state = 'running' AND {condition}""",
-                [*parameters],
-            )
-        self._give_up(condition, parameters)
-
-    def _give_up(self, condition: str, parameters: Iterable[object]) -> None:
-        problem = {"status": 500, "code": "internal_error", "message": "It failed repeatedly."}
-        self.database.execute(
-            f"""UPDATE jobs SET owner = NULL, wanted_until = 0, tiles_done = 0, updated = now(),
-                state = CASE WHEN spool IS NULL THEN 'cancelled'
-                    WHEN attempts < {MAX_ATTEMPTS} THEN 'queued' ELSE 'failed' END,
-                problem = CASE WHEN spool IS NOT NULL AND attempts >= {MAX_ATTEMPTS} THEN ? END
-            WHERE state = 'running' AND {condition}""",
-            [json.dumps(problem), *parameters],
-        )
-
-    def purge(self, ttl_seconds: float) -> None:
-        """Forget tickets and ended jobs of this age, and cancel what nobody wants any more."""
-        self.database.execute("DELETE FROM tickets WHERE created < now() - ?", [ttl_seconds])
-        self.database.execute(
-            f"""UPDATE jobs SET state = 'cancelled', updated = now()
-            WHERE state = 'queued' AND NOT {WANTED}"""
-        )
-        self.database.execute(
-            f"DELETE FROM jobs WHERE updated < now() - ? AND state NOT IN {OPEN}",
-            [ttl_seconds],
-        )
-
-    def open_jobs(self) -> dict[str, int]:
-        """Return the spooled jobs that are queued or running: name -> input pixels."""
-        rows = self.database.execute(
-            f"SELECT name, pixels FROM jobs WHERE state IN {OPEN} AND spool IS NOT NULL"
-        )
-        return dict(rows)
-
-    def count_states(self) -> dict[str, int]:
-        """Return how many jobs there are in each state."""
-        rows = self.database.execute("SELECT state, count(*) FROM jobs GROUP BY state")
-        return {**dict.fromkeys(STATES, 0), **dict(rows)}
-
-    def open_pixels(self) -> dict[str, int]:
-        """Return the input pixels of jobs that are queued, and of those that are running."""
-        rows = self.database.execute(
-            f"SELECT state, sum(pixels) FROM jobs WHERE state IN {OPEN} GROUP BY state"
-        )
-        return {"queued": 0, "running": 0} | {state: int(pixels) for state, pixels in rows}
-
-    def open_spools(self) -> set[str]:
-        """Return where the uploads of queued and running jobs are kept."""
-        rows = self.database.execute(
-            f"SELECT spool FROM jobs WHERE state IN {OPEN} AND spool IS NOT NULL"
-        )
-        return {row[0] for row in rows}

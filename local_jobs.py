@@ -30,6 +30,9 @@ from resources import Resources
 from result_cache import hash_file
 from uploads import Upload
 
+JOBS_FOR_BUSY_LANES = 4
+# Beyond these, each has half of the pixels of the one before.
+MAX_CLAIMED = JOBS_FOR_BUSY_LANES + 32
 # How often a result that another process makes is looked for.
 CLAIM_POLL_SECONDS = 0.1
 # Its name would promise another model's, engine's or encoder's bytes.
@@ -180,9 +183,19 @@ class LocalJobs:
         if self._jobs.get((job.name, job.keep)) is job:
             del self._jobs[job.name, job.keep]
 
-    def may_claim(self) -> bool:
-        """Tell whether a job could be brought to its end now."""
-        return self._resources.can_finish_jobs
+    def claimable_pixels(self) -> int | None:
+        """Return the most pixels that the next claimed job may have; None: any number.
+
+        Enough are claimed to keep the lanes busy while one is decoded or encoded. Beyond these, or
+        where pictures wait for memory, one that the lanes would take before all of them: so small
+        ones do not wait in the table, and what others can compute stays there for them.
+        """
+        if not self._resources.can_finish_jobs:
+            return 0
+        with self._lock:
+            claimed = [job.place.pixels for job in self._jobs.values() if job.is_asynchronous]
+        is_busy = len(claimed) >= JOBS_FOR_BUSY_LANES or self._resources.memory.is_contended
+        return min(claimed) // 2 if claimed and is_busy else None
 
     def run_claimed(self, claim: Claim) -> None:
         """Start a job that the keeper has claimed.

@@ -44,6 +44,7 @@ class RemoteStore:
 
     Attributes
     ----------
+    folder : None for a bucket
     errors : how often the store has failed
 
     Every method raises StoreDown where the store fails, or has failed a moment ago.
@@ -66,10 +67,12 @@ class RemoteStore:
         self._reading: ObjectStore
         self._writing: ObjectStore
         self._exceptions = exceptions
+        self.url = url
+        self.folder: Path | None = None
         try:
             if urlsplit(url).scheme == "file":
-                folder = url2pathname(urlsplit(url).path)
-                self._reading = self._writing = store.LocalStore(folder, mkdir=True)
+                self.folder = Path(url2pathname(urlsplit(url).path))
+                self._reading = self._writing = store.LocalStore(self.folder, mkdir=True)
             else:
                 self._reading, self._writing = (
                     store.from_url(

@@ -21,6 +21,7 @@ from remote_store import RemoteStore
 from sandboxed_codec import HEADERS_AT_ONCE, HasLeft, SandboxedCodec
 from scheduler import Scheduler
 from settings import Settings
+from spool_hold import SpoolHold
 from super_resolution import DEFAULT_OPTIONS, SCALE, SuperResolution
 from tiers import open_tiers
 
@@ -41,6 +42,7 @@ class Resources:
     table : the jobs of all processes
     cache, spool : results, and uploads of accepted jobs
     remote : the store that machines share, if they do
+    spool_hold : whether the jobs in the table have their uploads here
     codec : opens pictures' bytes
     memory : who may hold pictures
     counters : statistics since the start
@@ -63,13 +65,15 @@ class Resources:
         self.codec = SandboxedCodec(settings.keep_metadata)
         self.memory = MemoryAdmission(self._measure_memory)
         self.table = Jobs(open_database(settings, SCHEMA), make_owner())
+        self.spool_hold = SpoolHold(self.table, self.spool)
         self.is_draining = False
 
     @property
     def can_finish_jobs(self) -> bool:
         """Whether this process could bring a job to its end now."""
         can_store = self.cache.can_write() and (self.remote is None or self.remote.can_write())
-        return can_store and self.model_loader.is_sound and not self.is_draining
+        is_able = self.spool_hold.is_held and self.model_loader.is_sound
+        return can_store and is_able and not self.is_draining
 
     def _measure_memory(self) -> int:
         """Return what pictures in work may take of this machine's memory, in bytes."""

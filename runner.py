@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from charges import FREE, Charge, Reservation
 from errors import (
+    Busy,
     ClientLeft,
     DatabaseDown,
     NotReady,
@@ -17,8 +18,8 @@ from errors import (
 )
 from image_codec import ImageHeader
 from job import Failed, InMemory, Job, Stored
-from job_keeper import CLAIMS_AT_ONCE, JobKeeper
-from local_jobs import LocalJobs
+from job_keeper import JobKeeper
+from local_jobs import MAX_CLAIMED, LocalJobs
 from options import Options
 from pipeline import Pipeline, estimate_cost
 from resources import Resources
@@ -64,17 +65,25 @@ class Runner:
         self.scheduler = resources.scheduler
         self.result_name = resources.result_name
         self._counters = resources.counters
+        self.spool_hold = resources.spool_hold
         self._local_jobs = LocalJobs(
             resources,
             Pipeline(resources),
-            threads=settings.max_waiting_requests + CLAIMS_AT_ONCE,
+            threads=settings.max_waiting_requests + MAX_CLAIMED,
         )
         self.keeper = JobKeeper(
             self.jobs, self.spool, settings.job_ttl_seconds, executor=self._local_jobs
         )
 
     def start(self) -> None:
-        """Load the model and begin with queued jobs; must not be called before the server forks."""
+        """Load the model and begin with queued jobs; must not be called before the server forks.
+
+        Raises
+        ------
+        StartupError
+            The model cannot be used, or uploads would be lost.
+        """
+        self.spool_hold.start()
         self.model_loader.get()
         self.resources.codec.start()
         self.resources.limiter.start()
@@ -256,17 +265,27 @@ class Runner:
             header = self.resources.read_header(upload.file, options, has_left)
             name = self.result_name(upload.key, options)
             cost = estimate_cost(header, options)
-            open_jobs = self.jobs.open_jobs()
-            if name in open_jobs:
-                ticket, is_new = self._queue(name, upload, options, cost, client)
+            backlog = self.jobs.backlog(name)
+            self.spool_hold.check()
+
+            def queue() -> tuple[str, bool]:
+                try:
+                    spool = self.spool.store(upload.file, backlog.table_id, client)
+                except OSError as error:
+                    logger.error("cannot spool an upload: %s", error.strerror)
+                    raise NotStored("The upload cannot be kept now.") from None
+                return self._queue(name, options, cost, spool)
+
+            if backlog.has_it:
+                ticket, is_new = queue()
                 if is_new:  # the job that was there has ended meanwhile
                     self._reserve_or_withdraw(ticket, cost, charge)
             else:
-                self.scheduler.check_room(cost, sum(open_jobs.values()))
+                self.scheduler.check_room(cost, backlog.pixels, backlog.jobs)
                 reservation = charge.reserve(cost)
                 is_new = False
                 try:
-                    ticket, is_new = self._queue(name, upload, options, cost, client)
+                    ticket, is_new = queue()
                 finally:
                     if not is_new:
                         reservation.give_back()
@@ -275,18 +294,15 @@ class Runner:
         self.keeper.wake()
         return ticket
 
-    def _queue(
-        self, name: str, upload: Upload, options: Options, cost: int, client: str
-    ) -> tuple[str, bool]:
-        """Spool an upload and queue its job; return a ticket, and whether the job needs it."""
-        try:
-            spool = self.spool.store(upload.file, client)
-        except OSError as error:
-            logger.error("cannot spool an upload: %s", error.strerror)
-            raise NotStored("The upload cannot be kept now.") from None
+    def _queue(self, name: str, options: Options, cost: int, spool: str) -> tuple[str, bool]:
+        """Queue the job of a spooled upload; return a ticket, and whether the job needs it."""
         # Where the answer is lost, the job may be there all the same: its upload stays until
         # the keeper finds that nobody wants it.
-        ticket, kept = self.jobs.submit(name, options.as_dict(), cost, spool)
+        try:
+            ticket, kept = self.jobs.submit(name, options.as_dict(), cost, spool)
+        except Busy:
+            self.spool.remove(spool)
+            raise
         if kept != spool:
             self.spool.remove(spool)
         return ticket, kept == spool
@@ -319,6 +335,7 @@ class Runner:
         self._local_jobs.stop()
         with suppress(DatabaseDown):
             self.jobs.hand_over()
+        self.spool_hold.stop()
         self.jobs.database.close()
         self.resources.codec.sandbox.close()
 

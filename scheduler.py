@@ -143,13 +143,16 @@ class Scheduler:
         share = 1 - 1 / OLDEST_EVERY if any(other > pixels for other in others) else 1
         return (pixels + ahead) * self._seconds_per_pixel() / share
 
-    def check_room(self, pixels: int, open_pixels: int) -> None:
+    def check_room(self, pixels: int, open_pixels: int, open_jobs: int = 0) -> None:
         """Raise Busy unless a picture fits into the queue of asynchronous jobs.
 
         Parameters
         ----------
         open_pixels : input pixels of all jobs that are queued or running, here or elsewhere
+        open_jobs : their number
         """
+        if open_jobs >= self._settings.max_queue_jobs:
+            raise self.busy("The queue of asynchronous jobs is full.", open_pixels // open_jobs)
         excess = open_pixels + pixels - self._settings.max_queue_pixels
         if excess > 0 and open_pixels > 0:
             raise self.busy("The queue of asynchronous jobs is full.", excess)

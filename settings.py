@@ -25,6 +25,9 @@ URL_PATTERN = re.compile(r"[A-Za-z0-9:/._~%\[\]-]+")
 HOST_PATTERN = re.compile(r"\.?[a-z0-9-]+(\.[a-z0-9-]+)*")
 # Multipart boundaries and part headers around the file itself.
 MULTIPART_OVERHEAD_BYTES = 64 * 1024
+# 80x80, smaller than what anybody enlarges in thousands.
+PIXELS_OF_A_SMALL_JOB = 6400
+MIN_QUEUE_JOBS = 100
 # Refused uploads that are read away at once; the clients of others may see a reset connection.
 DRAINS_AT_ONCE = 8
 
@@ -254,7 +257,8 @@ class Settings:
     max_queue_pixels: int = setting(
         64_000_000,
         parse_positive,
-        "most input pixels that waiting requests have in the queue, and asynchronous jobs likewise",
+        "most input pixels that waiting requests have in the queue, and asynchronous jobs "
+        "likewise; of these, at most one for each 6400 of them",
     )
     max_uploads_at_once: int = setting(32, parse_positive, "most uploads that are read at once")
     upload_timeout_seconds: int = setting(
@@ -299,6 +303,14 @@ class Settings:
     trusted_proxies: int = setting(
         0, parse_non_negative, "number of proxies in front whose X-Forwarded-* are believed"
     )
+
+    @property
+    def max_queue_jobs(self) -> int:
+        """Most asynchronous jobs in the queue: photographs reach the limit of pixels before.
+
+        Each is an upload and a row, however few pixels it has.
+        """
+        return max(self.max_queue_pixels // PIXELS_OF_A_SMALL_JOB, MIN_QUEUE_JOBS)
 
     @property
     def max_long_polls(self) -> int:

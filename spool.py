@@ -5,27 +5,49 @@ import errno
 import os
 import secrets
 import shutil
-import threading
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from disk import MEGABYTE, DiskSpace, bytes_on_disk, round_to_blocks
-from errors import Busy, UploadTooLarge
+from disk import DiskSpace, bytes_on_disk, round_to_blocks
+from spool_budget import SpoolBudget, full
 
-# Nobody takes more of the room than this, so that one client cannot keep all others out.
-CLIENT_SHARE = 1 / 4
-# Room comes back whenever a job ends, which takes from a second to minutes.
-FULL_RETRY_SECONDS = 30
-SYNCHRONOUS = "send it without 'Prefer: respond-async'"
+# Nobody's job waits for so long: uploads of this age, of whichever table, are forgotten ones.
+ABANDONED_SECONDS = 30 * 86400.0
 
 
-def make_spool_name() -> str:
+def spool_prefix(table_id: str) -> str:
+    """Return how the names of all uploads begin that a jobs table has."""
+    return f"{table_id}-"
+
+
+def make_spool_name(table_id: str) -> str:
     """Return a name of its own for an upload, so that removing one harms no other."""
-    return secrets.token_hex(16)
+    return spool_prefix(table_id) + secrets.token_hex(16)
+
+
+def read_identity(path: Path) -> str:
+    """Return what a file says that a folder is called, which is chosen once.
+
+    Raises
+    ------
+    OSError
+        It cannot be read, or not be written when it is needed first.
+    """
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    try:
+        temporary.write_text(secrets.token_hex(16))
+        # Another process may have been faster: its name holds, and is whole.
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path.read_text()
 
 
 def measure_length(file: BinaryIO) -> int:
@@ -35,122 +57,37 @@ def measure_length(file: BinaryIO) -> int:
     return length
 
 
-@dataclass
-class KeptUpload:
-    """What is known of an upload in the spool; the client of one found there is not."""
+class Spool(Protocol):
+    """Where uploads are kept, each under a name of its own.
 
-    size_bytes: int
-    client: str
-    is_whole: bool
-
-
-class SpoolBudget:
-    """Counts what uploads take, up to a bound for all and a share of it for each client.
-
-    Parameters
+    Attributes
     ----------
-    max_bytes : of all uploads together
+    place : tells an operator where that is
     """
 
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self.used_bytes = 0
-        self._uploads: dict[str, KeptUpload] = {}
-        self._of_client: Counter[str] = Counter()
-        self._lock = threading.Lock()
-
-    def take(self, name: str, size_bytes: int, client: str) -> None:
-        """Hold room for an upload that is about to be written.
-
-        Raises
-        ------
-        Busy
-            There is none before a job ends.
-        UploadTooLarge
-            There never is.
-        """
-        share = int(self.max_bytes * CLIENT_SHARE)
-        if size_bytes > share:
-            raise UploadTooLarge(
-                f"An upload that waits for its job may have {share / MEGABYTE:.0f} MB; "
-                f"{SYNCHRONOUS}."
-            )
-        with self._lock:
-            if client and self._of_client[client] + size_bytes > share:
-                raise Busy(
-                    "Your uploads that wait for their jobs take as much room as one client may "
-                    f"have; send it again later, or {SYNCHRONOUS}.",
-                    FULL_RETRY_SECONDS,
-                )
-            if self.used_bytes + size_bytes > self.max_bytes:
-                raise full()
-            self._add(name, KeptUpload(size_bytes, client, is_whole=False))
-
-    def settle(self, name: str) -> None:
-        """Note that an upload is written, and can be found where it is kept."""
-        with self._lock:
-            if name in self._uploads:
-                self._uploads[name].is_whole = True
-
-    def give_back(self, name: str) -> None:
-        """Give back the room of an upload that is gone."""
-        with self._lock:
-            self._drop(name)
-
-    def whole_names(self) -> set[str]:
-        """Return the uploads that whoever looks from now on finds, unless they are removed."""
-        with self._lock:
-            return {name for name, upload in self._uploads.items() if upload.is_whole}
-
-    def recount(self, before: set[str], found: Mapping[str, int]) -> None:
-        """Take over what was found, since other processes keep and remove uploads too.
-
-        Parameters
-        ----------
-        before : `whole_names` from before the search
-        found : name of each upload that is there -> its bytes
-        """
-        with self._lock:
-            for name in before - found.keys():
-                self._drop(name)
-            for name in found.keys() - self._uploads.keys() - before:
-                self._add(name, KeptUpload(found[name], client="", is_whole=True))
-
-    def _add(self, name: str, upload: KeptUpload) -> None:
-        self._uploads[name] = upload
-        self.used_bytes += upload.size_bytes
-        self._of_client[upload.client] += upload.size_bytes
-
-    def _drop(self, name: str) -> None:
-        upload = self._uploads.pop(name, None)
-        if upload is not None:
-            self.used_bytes -= upload.size_bytes
-            self._of_client[upload.client] -= upload.size_bytes
-            if self._of_client[upload.client] <= 0:
-                del self._of_client[upload.client]
-
-
-def full() -> Busy:
-    """Make the error of a spool that has no room now."""
-    return Busy(
-        "There is no room on the disk for more uploads that wait for their jobs; send it again "
-        f"later, or {SYNCHRONOUS}.",
-        FULL_RETRY_SECONDS,
-    )
-
-
-class Spool(Protocol):
-    """Where uploads are kept, each under a name of its own."""
+    @property
+    def place(self) -> str:
+        """Return it."""
 
     @property
     def used_bytes(self) -> int:
         """What the uploads take, as far as this process knows."""
 
-    def store(self, upload: BinaryIO, client: str = "") -> str:
+    def identity(self) -> str:
+        """Return what all who can read these uploads call the spool, and nobody else.
+
+        Raises
+        ------
+        OSError, StoreDown
+            It cannot be told now.
+        """
+
+    def store(self, upload: BinaryIO, table_id: str, client: str = "") -> str:
         """Keep an upload, and return its name; from then on it survives a crash.
 
         Parameters
         ----------
+        table_id : of the jobs table; others may have their uploads beside it
         client : whose share of the room it takes; nobody's where it is empty
 
         Raises
@@ -195,10 +132,19 @@ class FolderSpool:
         """What the uploads take on the disk."""
         return self._budget.used_bytes
 
-    def store(self, upload: BinaryIO, client: str = "") -> str:
+    @property
+    def place(self) -> str:
+        """Return the folder."""
+        return str(self.folder)
+
+    def identity(self) -> str:
+        """Return what a file beside the folder says."""
+        return read_identity(self.folder.with_name(f"{self.folder.name}.id"))
+
+    def store(self, upload: BinaryIO, table_id: str, client: str = "") -> str:
         """Keep an upload; it is on the disk when this returns."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        name = make_spool_name()
+        name = make_spool_name(table_id)
         size_bytes = round_to_blocks(measure_length(upload))
         self._budget.take(name, size_bytes, client)
         try:

@@ -21,7 +21,8 @@ from result_cache import (
     read_note,
 )
 from settings import Settings
-from spool import CLIENT_SHARE, FolderSpool, Spool, SpoolBudget, make_spool_name, measure_length
+from spool import FolderSpool, Spool, make_spool_name, measure_length, read_identity
+from spool_budget import CLIENT_SHARE, SpoolBudget
 
 # The store is asked for forgotten uploads this often. They are old by its clock, which may differ
 # from ours, and keeping one for a while costs little.
@@ -167,9 +168,19 @@ class RemoteSpool:
     def _key(name: str) -> str:
         return f"spool/{name}"
 
-    def store(self, upload: BinaryIO, client: str = "") -> str:
+    @property
+    def place(self) -> str:
+        """Return the store's URL."""
+        return self._remote.url
+
+    def identity(self) -> str:
+        """Return the bucket's name, or what a file says in a folder that has many paths."""
+        folder = self._remote.folder
+        return read_identity(folder / "spool.id") if folder else self._remote.url
+
+    def store(self, upload: BinaryIO, table_id: str, client: str = "") -> str:
         """Keep an upload."""
-        name = make_spool_name()
+        name = make_spool_name(table_id)
         size_bytes = measure_length(upload)
         try:
             self._budget.take(name, size_bytes, client)

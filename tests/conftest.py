@@ -173,7 +173,8 @@ def postgres_server() -> Iterator[str]:
 def postgres_url(postgres_server: str) -> str:
     """The URL of an empty PostgreSQL database."""
     with closing(PostgresDatabase(postgres_server, [])) as server:
-        server.execute("DROP TABLE IF EXISTS jobs, tickets")
+        server.execute("DROP SCHEMA public CASCADE")
+        server.execute("CREATE SCHEMA public")
     return postgres_server
 
 

@@ -465,6 +465,21 @@ def test_full_asynchronous_queue_is_busy(
     assert len(spooled(settings)) == 0
 
 
+def test_picture_that_is_sent_too_often_is_busy_and_its_upload_is_not_kept(
+    client: FlaskClient, settings: Settings, fake_model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.MAX_TICKETS_OF_JOB", 3)
+    fake_model.may_go_on.clear()
+    paths = [path_of(send(client, PNG)) for _ in range(3)]
+    response = send(client, PNG)
+    assert_problem(response, 503, "busy")
+    assert int(response.headers["Retry-After"]) >= 1
+    assert len(spooled(settings)) == 1
+    fake_model.may_go_on.set()
+    for path in paths:
+        wait_for(client, path, "done")
+
+
 def test_picture_that_is_too_costly_to_wait_for_is_taken_asynchronously(
     make_app: AppMaker, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -495,7 +510,7 @@ def test_without_a_database_requests_are_answered_and_nothing_is_promised(
 def test_unwritable_spool_is_refused_and_loses_nothing(
     client: FlaskClient, settings: Settings
 ) -> None:
-    settings.cache_dir.mkdir(parents=True)
+    settings.cache_dir.mkdir(parents=True, exist_ok=True)
     (settings.cache_dir / "spool").write_text("a file where the folder belongs")
     assert_problem(send(client, PNG), 503, "not_stored")
     assert open_rows(settings) == []
@@ -514,7 +529,7 @@ def full_client(
     """A client of a service that computes nothing for now, with room for 2 MB of uploads."""
     fake_model.may_go_on.clear()
     app = make_app(replace(settings, spool_max_mb=2))
-    monkeypatch.setattr(app.extensions["runner"].keeper, "_may_claim", lambda: False)
+    monkeypatch.setattr(app.extensions["runner"]._local_jobs, "claimable_pixels", lambda: 0)
     yield app.test_client()
     fake_model.may_go_on.set()
 
@@ -618,7 +633,7 @@ def test_job_of_another_engine_is_computed_under_this_ones_name(
     key, variant, ending = name.split(".")
     other = f"{key}.{variant[::-1]}.{ending}"
     assert other != name
-    spool = runner.spool.store(BytesIO(PNG))
+    spool = runner.spool.store(BytesIO(PNG), runner.jobs.table_id())
     ticket, _ = runner.jobs.submit(other, DEFAULT_OPTIONS.as_dict(), 200, spool)
     runner.keeper.wake()
     status = wait_for(client, f"/api/jobs/{ticket}", "done")

@@ -17,6 +17,7 @@ import job_records
 import jobs
 from databases import Database, PostgresDatabase, SqliteDatabase
 from errors import DatabaseDown
+from job_records import Backlog
 from jobs import Jobs
 from jobs_schema import SCHEMA
 from tests.postgres import run_postgres
@@ -77,7 +78,7 @@ def test_submitted_job_is_queued_claimed_renewed_and_done(here: Jobs) -> None:
     assert (status.state, status.tiles_done, status.pixels_ahead) == ("running", 3, 1250)
     here.finish("name")
     assert state(here, ticket) == "done"
-    assert here.open_jobs() == {}
+    assert here.backlog("name") == Backlog(0, 0, False, here.table_id())
 
 
 def test_unknown_ticket_is_none(here: Jobs) -> None:
@@ -231,7 +232,7 @@ def test_upload_of_a_job_is_removed_by_whoever_ends_it_and_no_other_is(here: Job
     assert here.submit("name", {}, 1, "first")[1] == "first"
     ticket, kept = here.submit("name", {}, 1, "second")
     assert kept == "first"  # an open job keeps the upload that it has
-    assert here.open_spools() == {"first"}
+    assert here.open_spools(["first", "second"]) == {"first"}
     assert here.claim_next() == job_records.Claim("name", {}, 1, "first")
     assert here.finish("name", {"code": "busy"}) == "first"
     assert here.finish("name") is None  # it was not this process's any more
@@ -242,7 +243,7 @@ def test_upload_of_a_job_is_removed_by_whoever_ends_it_and_no_other_is(here: Job
     assert here.cancel_unless_wanted("name") is None  # the very first ticket
     here.database.execute("UPDATE tickets SET withdrawn = 1")
     assert here.cancel_unless_wanted("name") == job_records.Cancelled("third")
-    assert here.open_spools() == set()
+    assert here.open_spools(["first", "second", "third"]) == set()
 
 
 def test_job_that_is_given_back_is_tried_again_and_then_failed(here: Jobs) -> None:
@@ -283,8 +284,8 @@ def test_queries_of_open_jobs_do_not_scan_the_table(tmp_path: Path) -> None:
     table.claim_next()
     table.renew("name", 1, 2)
     table.give_up_dead()
-    table.open_jobs()
-    table.open_spools()
+    table.backlog("name")
+    table.open_spools(["a", "b"])
     table.purge(1)
     database.close()
     assert len(seen) > 8
@@ -311,13 +312,13 @@ def test_sqlite_that_cannot_be_written_is_down_and_recovers(
     obstacle.write_text("a file where the folder belongs")
     table = Jobs(SqliteDatabase(obstacle / "jobs.sqlite3", SCHEMA), "a")
     with pytest.raises(DatabaseDown):
-        table.open_jobs()
+        table.backlog("name")
     obstacle.unlink()
     with pytest.raises(DatabaseDown):  # it is not tried with every request
-        table.open_jobs()
+        table.backlog("name")
     monkeypatch.setattr("databases.DOWN_SECONDS", 0.0)
     table.database._down_until = 0.0
-    assert table.open_jobs() == {}
+    assert table.backlog("name").jobs == 0
 
 
 def test_postgres_that_went_away_is_down_and_comes_back() -> None:
@@ -333,7 +334,7 @@ def test_postgres_that_went_away_is_down_and_comes_back() -> None:
             table.database._down_until = 0.0
             assert state(table, ticket) == "queued"
         with pytest.raises(DatabaseDown):
-            table.open_jobs()
+            table.backlog("name")
     table.database.close()
 
 
@@ -356,12 +357,12 @@ def test_server_that_stops_answering_is_given_up(
     try:
         started = time.monotonic()
         with pytest.raises(DatabaseDown):
-            table.open_jobs()
+            table.backlog("name")
         assert time.monotonic() - started < 5
     finally:
         os.kill(backend, signal.SIGCONT)
     table.database._down_until = 0.0
-    assert table.open_jobs() == {}
+    assert table.backlog("name").jobs == 0
     table.database.close()
 
 

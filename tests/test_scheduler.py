@@ -84,6 +84,14 @@ def test_asynchronous_queue_is_bounded_in_pixels() -> None:
         scheduler.check_room(401, open_pixels=600)
 
 
+def test_asynchronous_queue_is_bounded_in_number() -> None:
+    scheduler = make_scheduler(max_queue_pixels=6_400_000)
+    scheduler.check_room(1, open_pixels=999, open_jobs=999)
+    with pytest.raises(Busy) as caught:
+        scheduler.check_room(1, open_pixels=1000, open_jobs=1000)
+    assert caught.value.retry_after_seconds
+
+
 def test_picture_that_alone_outlasts_a_request_is_too_costly() -> None:
     scheduler = make_scheduler(seconds_per_pixel=0.01, max_sync_seconds=10)
     with pytest.raises(TooCostly, match=r"20 seconds.*Prefer: respond-async"):

@@ -37,45 +37,45 @@ def size_on_disk(spool: FolderSpool) -> int:
 
 def fill(spool: FolderSpool, client: str) -> list[str]:
     """Store what one client may have."""
-    return [spool.store(upload(5), client) for _ in range(2)]
+    return [spool.store(upload(5), "table", client) for _ in range(2)]
 
 
 def test_client_has_a_quarter_at_most(spool: FolderSpool) -> None:
     first, _ = fill(spool, "a")
     with pytest.raises(Busy, match="Your uploads") as caught:
-        spool.store(upload(), "a")
+        spool.store(upload(), "table", "a")
     assert caught.value.retry_after_seconds
-    spool.store(upload(), "b")
+    spool.store(upload(), "table", "b")
     spool.remove(first)
-    spool.store(upload(5), "a")
+    spool.store(upload(5), "table", "a")
 
 
 def test_all_together_have_the_bound_at_most(spool: FolderSpool) -> None:
     for client in "abcd":
         fill(spool, client)
     with pytest.raises(Busy, match="no room on the disk") as caught:
-        spool.store(upload(), "e")
+        spool.store(upload(), "table", "e")
     assert caught.value.retry_after_seconds
     assert spool.used_bytes == size_on_disk(spool) == ROOM
 
 
 def test_small_uploads_take_blocks(spool: FolderSpool) -> None:
     for _ in range(10):
-        spool.store(BytesIO(b"1"), "a")
+        spool.store(BytesIO(b"1"), "table", "a")
     with pytest.raises(Busy):
-        spool.store(BytesIO(b"1"), "a")
+        spool.store(BytesIO(b"1"), "table", "a")
 
 
 def test_upload_that_never_fits_is_told_so(spool: FolderSpool) -> None:
     with pytest.raises(UploadTooLarge):
-        spool.store(upload(11), "a")
+        spool.store(upload(11), "table", "a")
     assert spool.used_bytes == 0
 
 
 def test_bound_holds_while_many_write(spool: FolderSpool) -> None:
     def store(number: int) -> bool:
         try:
-            spool.store(upload(1.5), f"client {number % 9}")
+            spool.store(upload(1.5), "table", f"client {number % 9}")
         except Busy:
             return False
         return True
@@ -110,14 +110,14 @@ def test_what_other_processes_keep_and_remove_is_seen(spool: FolderSpool) -> Non
     other.remove(names[0])
     assert set(spool.old_names(-1)) == {names[1]}
     assert spool.used_bytes == 5 * BLOCK
-    spool.store(upload(5), "a")
+    spool.store(upload(5), "table", "a")
 
 
 def test_full_disk_is_busy_and_leaves_nothing(tmp_path: Path) -> None:
     spool = FolderSpool(tmp_path / "spool", ROOM, FullDisk())
     for _ in range(12):
         with pytest.raises(Busy, match="no room on the disk"):
-            spool.store(upload(), "a")
+            spool.store(upload(), "table", "a")
     assert (spool.used_bytes, list(spool.folder.iterdir())) == (0, [])
 
 
@@ -131,7 +131,7 @@ class Broken(BytesIO):
 def test_failed_write_gives_its_room_back(spool: FolderSpool) -> None:
     for _ in range(12):
         with pytest.raises(OSError, match="broken"):
-            spool.store(Broken(b"u" * BLOCK), "a")
+            spool.store(Broken(b"u" * BLOCK), "table", "a")
     assert (spool.used_bytes, list(spool.folder.iterdir())) == (0, [])
 
 

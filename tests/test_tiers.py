@@ -419,7 +419,7 @@ def test_job_that_another_version_accepted_is_computed_under_this_ones_name(
 
 def test_forgotten_uploads_are_old_by_an_hour(store: RemoteStore) -> None:
     spool = RemoteSpool(store, 4)
-    name = spool.store(BytesIO(b"1"))
+    name = spool.store(BytesIO(b"1"), "table")
     with pytest.MonkeyPatch.context() as patch:
         assert list(spool.old_names(0)) == []
         patch.setattr(tiers, "SPOOL_SWEEP_SECONDS", 0)
@@ -438,25 +438,25 @@ def test_uploads_of_all_machines_count_in_the_store(
     store: RemoteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, there = RemoteSpool(store, 8), RemoteSpool(store, 8)
-    first = here.store(BytesIO(b"12"), "a")
+    first = here.store(BytesIO(b"12"), "table", "a")
     with pytest.raises(Busy, match="Your uploads"):
-        here.store(BytesIO(b"1"), "a")
+        here.store(BytesIO(b"1"), "table", "a")
     for client in "bcd":
-        here.store(BytesIO(b"12"), client)
+        here.store(BytesIO(b"12"), "table", client)
     assert here.used_bytes == 8
     list(there.old_names(0))
     with pytest.raises(Busy, match="no room"):
-        there.store(BytesIO(b"1"), "e")
+        there.store(BytesIO(b"1"), "table", "e")
     # Who has computed it removes it, and the others see the room when they need some.
     there.remove(first)
-    there.store(BytesIO(b"1"), "e")
+    there.store(BytesIO(b"1"), "table", "e")
     with pytest.raises(Busy, match="no room"):
-        here.store(BytesIO(b"12"), "f")
+        here.store(BytesIO(b"12"), "table", "f")
     monkeypatch.setattr(tiers, "SPOOL_RECOUNT_SECONDS", 0)
-    here.store(BytesIO(b"1"), "f")
+    here.store(BytesIO(b"1"), "table", "f")
     assert here.used_bytes == 8
     with pytest.raises(UploadTooLarge):
-        here.store(BytesIO(b"123"), "g")
+        here.store(BytesIO(b"123"), "table", "g")
 
 
 def test_deleting_an_upload_deletes_it_in_the_store(
