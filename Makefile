@@ -91,7 +91,7 @@ bench-encoders: $(VENV)/test-installed
 bench-fidelity: $(VENV)/test-installed
 	$(BIN)/python -m bench.fidelity
 
-# 100,000 damaged pictures; a short form of it is among the tests.
+# 100,000 damaged pictures through the sandbox; a short form of it is among the tests.
 fuzz: $(VENV)/test-installed
 	$(BIN)/python -m tests.fuzz
 

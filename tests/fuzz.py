@@ -1,29 +1,32 @@
-"""Decode 100,000 damaged pictures: a result or an error of the service, never anything else.
+"""Decode 100,000 damaged pictures in the sandbox: a result or an error, never anything else.
 
     make fuzz          (python -m tests.fuzz [--inputs 100000] [--seed 1])
 
-Real files of every kind, with bytes changed, cut, repeated and mixed. The last input is kept in a
-file, so that a crash of a decoder can be repeated.
+Real files of every kind, with bytes changed, cut, repeated and mixed. What ends its process is an
+answer of the service, too; such inputs are kept in a folder, so that they can be repeated.
 """
 
 import argparse
-import resource
+import logging
+import os
 import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 
 from errors import ServiceError
-from image_codec import decode_image, read_header
+from result_cache import generate_file_hash
+from sandboxed_codec import SandboxedCodec
+from tests.service import read_peak_memory_mb
 from tests.test_fidelity import KINDS
 
 MAX_PIXELS = 1_000_000
-# Far more than these small pictures need, far less than a bomb takes.
-MEMORY_BYTES = 3 * 1024**3
+BATCH = 1000
 MAX_CHANGES = 12
 INTERESTING = (0, 1, 0x7F, 0x80, 0xFF)
 
@@ -51,15 +54,44 @@ def damage(content: bytes, other: bytes, random: np.random.Generator) -> bytes:
     return bytes(changed)
 
 
-def try_decoding(content: bytes) -> str:
+def try_decoding(codec: SandboxedCodec, content: bytes) -> str:
     """Decode as the service does; return what came of it."""
     try:
-        header = read_header(BytesIO(content), MAX_PIXELS)
-        picture = decode_image(BytesIO(content), "all")
+        header = codec.read_header(BytesIO(content), MAX_PIXELS)
+        picture = codec.decode(BytesIO(content), header)
     except ServiceError as error:
         return error.code
     assert picture.pixels.shape[0] * picture.pixels.shape[1] == header.pixels
     return "a picture"
+
+
+class Fuzzer:
+    """Draws inputs, which are the same for a seed, and tries them.
+
+    Parameters
+    ----------
+    folder : where inputs are kept that end their process
+    """
+
+    def __init__(self, seed: int, folder: Path) -> None:
+        self.codec = SandboxedCodec("all")
+        self.outcomes: Counter[str] = Counter()
+        self._folder = folder
+        self._random = np.random.default_rng(seed)
+        self._files = [kind.content() for kind in KINDS.values()]
+
+    def draw(self) -> bytes:
+        """Return the next input."""
+        first, second = self._random.integers(0, len(self._files), 2)
+        return damage(self._files[first], self._files[second], self._random)
+
+    def attempt(self, content: bytes) -> None:
+        """Try an input."""
+        deaths = self.codec.deaths
+        self.outcomes[try_decoding(self.codec, content)] += 1
+        # Others may have died at the same time: one too many is kept then.
+        if self.codec.deaths > deaths:
+            (self._folder / generate_file_hash(content)[:16]).write_bytes(content)
 
 
 def main() -> int:
@@ -68,22 +100,26 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    random = np.random.default_rng(chosen.seed)
-    files = [kind.content() for kind in KINDS.values()]
-    last = Path(tempfile.gettempdir()) / "last-fuzz-input"
-    outcomes: Counter[str] = Counter()
+    logging.disable(logging.WARNING)
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    fuzzer = Fuzzer(chosen.seed, folder)
     started = time.monotonic()
-    for number in range(chosen.inputs):
-        first, second = random.integers(0, len(files), 2)
-        content = damage(files[first], files[second], random)
-        last.write_bytes(content)
-        outcomes[try_decoding(content)] += 1
-        if number % 10_000 == 9_999:
-            print(f"{number + 1} inputs, {time.monotonic() - started:.0f} s", flush=True)
-    last.unlink()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    print(f"{dict(outcomes.most_common())}; peak memory {peak:.0f} MB")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done in range(0, chosen.inputs, BATCH):
+            batch = [fuzzer.draw() for _ in range(min(BATCH, chosen.inputs - done))]
+            for attempt in [pool.submit(fuzzer.attempt, content) for content in batch]:
+                attempt.result()
+            if (done + BATCH) % 10_000 == 0:
+                print(f"{done + BATCH} inputs, {time.monotonic() - started:.0f} s", flush=True)
+    deaths, helper = fuzzer.codec.deaths, fuzzer.codec.sandbox.helper_pid
+    print(
+        f"{dict(fuzzer.outcomes.most_common())}; {deaths} ended their process"
+        + (f" (kept in {folder})" if deaths else "")
+        + f"; helper {read_peak_memory_mb(helper or 0):.0f} MB"
+    )
+    fuzzer.codec.sandbox.close()
+    if not deaths:
+        folder.rmdir()
     return 0
 
 

@@ -375,7 +375,9 @@ def test_next_client_gets_the_picture_of_one_who_left_while_it_was_encoded(
 def test_pictures_that_wait_for_memory_leave_the_queue_with_their_clients(
     make_app: AppMaker, settings: Settings, fake_model: FakeModel
 ) -> None:
-    runner: Runner = make_app(replace(settings, max_decoded_bytes=4096)).extensions["runner"]
+    runner: Runner = make_app(replace(settings, max_decoded_bytes=20 * 1024**2)).extensions[
+        "runner"
+    ]
     fake_model.may_go_on.clear()
     leaver = Leaver()
     with ThreadPoolExecutor(9) as pool:
