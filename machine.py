@@ -21,31 +21,40 @@ def read_words(path: Path) -> list[str]:
         return []
 
 
-def own_cgroups(cgroup_dir: Path, membership: Path) -> list[Path]:
-    """Return the folders of this process's cgroup (version 2) and of all above it.
+def own_cgroups(cgroup_dir: Path, membership: Path, controller: str = "") -> list[Path]:
+    """Return the folders of this process's cgroup and of all above it.
 
     A container sees its own cgroup at the top; a systemd service has its limits further down.
+
+    Parameters
+    ----------
+    controller : of version 1, which has a tree for each; empty: version 2
     """
+    top = cgroup_dir / controller
     for word in read_words(membership):
-        if word.startswith("0::/"):
-            own = cgroup_dir / word.removeprefix("0::/")
+        # hierarchy-ID:controller-list:cgroup-path (cgroups(7)); version 2 has no controllers.
+        _, _, rest = word.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controller in controllers.split(",") and path.startswith("/"):
+            own = top / path.removeprefix("/")
+            # A container may be told its path on the host, which it does not see.
             if own.is_dir():
-                return [own, *(above for above in own.parents if above.is_relative_to(cgroup_dir))]
-    return [cgroup_dir]
+                return [own, *(above for above in own.parents if above.is_relative_to(top))]
+    return [top]
 
 
 def count_cpus(cgroup_dir: Path = CGROUP_DIR, membership: Path = MEMBERSHIP) -> int:
     """Return how many CPUs this process can keep busy, at least 1.
 
-    The CPU affinity and the CPU bandwidth limits of the cgroups (version 2, and version 1 as
-    containers see it) both count: a container limited to two CPUs on a 64-core host gets 2.
+    The CPU affinity and the CPU bandwidth limits of the cgroups both count: a container limited to
+    two CPUs on a 64-core host gets 2.
     """
     cpus = len(os.sched_getaffinity(0))
     limits = [read_words(folder / "cpu.max") for folder in own_cgroups(cgroup_dir, membership)]
-    version_1 = cgroup_dir / "cpu"
-    limits.append(
-        read_words(version_1 / "cpu.cfs_quota_us") + read_words(version_1 / "cpu.cfs_period_us")
-    )
+    limits += [
+        read_words(folder / "cpu.cfs_quota_us") + read_words(folder / "cpu.cfs_period_us")
+        for folder in own_cgroups(cgroup_dir, membership, "cpu")
+    ]
     for limit in limits:
         if len(limit) == 2 and limit[0] not in {"max", "-1"}:
             quota, period = (int(word) for word in limit)
@@ -62,8 +71,10 @@ def available_memory_bytes(cgroup_dir: Path = CGROUP_DIR, membership: Path = MEM
     groups = [
         (folder, "memory.max", "memory.current") for folder in own_cgroups(cgroup_dir, membership)
     ]
-    version_1 = cgroup_dir / "memory"
-    groups.append((version_1, "memory.limit_in_bytes", "memory.usage_in_bytes"))
+    groups += [
+        (folder, "memory.limit_in_bytes", "memory.usage_in_bytes")
+        for folder in own_cgroups(cgroup_dir, membership, "memory")
+    ]
     for folder, limit_file, usage_file in groups:
         limit, usage = read_words(folder / limit_file), read_words(folder / usage_file)
         if limit and usage and limit[0] != "max":

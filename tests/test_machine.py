@@ -76,6 +76,42 @@ def test_limits_of_the_service_and_of_the_slice_around_it_count(
     assert machine.available_memory_bytes(tmp_path / "cgroup", membership) == 600_000
 
 
+def test_limits_of_version_1_count_in_each_controllers_own_tree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(64)))
+    membership = tmp_path / "membership"
+    membership.write_text("4:memory:/web/sr\n2:cpuacct,cpu:/web\n0::/\n")
+    write_files(
+        tmp_path / "cgroup",
+        {
+            "cpu/cpu.cfs_quota_us": "-1\n",
+            "cpu/cpu.cfs_period_us": "100000\n",
+            "cpu/web/cpu.cfs_quota_us": "300000\n",
+            "cpu/web/cpu.cfs_period_us": "100000\n",
+            "memory/web/memory.limit_in_bytes": "1000000\n",
+            "memory/web/memory.usage_in_bytes": "300000\n",
+            "memory/web/sr/memory.limit_in_bytes": "9000000\n",
+            "memory/web/sr/memory.usage_in_bytes": "200000\n",
+        },
+    )
+    assert machine.count_cpus(tmp_path / "cgroup", membership) == 3
+    assert machine.available_memory_bytes(tmp_path / "cgroup", membership) == 700_000
+
+
+def test_path_that_only_the_host_sees_is_not_looked_for(tmp_path: Path) -> None:
+    membership = tmp_path / "membership"
+    membership.write_text("4:memory:/docker/0123\n0::/docker/0123\n")
+    write_files(
+        tmp_path / "cgroup",
+        {
+            "memory/memory.limit_in_bytes": "1000000\n",
+            "memory/memory.usage_in_bytes": "400000\n",
+        },
+    )
+    assert machine.available_memory_bytes(tmp_path / "cgroup", membership) == 600_000
+
+
 MIXED_BUFFERS = """
 import sys
 import numpy as np
