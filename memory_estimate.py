@@ -12,9 +12,11 @@ MEGABYTE = 1024**2
 PROCESS_BYTES = 12 * MEGABYTE
 # Address space is not memory: what such a process may reserve beyond what it is expected to fill.
 SLACK_BYTES = 24 * MEGABYTE
-# Of a header; Pillow makes two canvases of 4 bytes a pixel when it opens a WebP.
-HEADER_BYTES = 64 * MEGABYTE
-WEBP_CANVAS_BYTES = 8
+# Of a header check, and for each byte of the file, which some of Pillow's readers have three times.
+HEADER_BYTES, HEADER_COPIES = 16 * MEGABYTE, 3
+# For each pixel that is accepted: Pillow fills a GIF's frame when it opens it; of WebP it reserves
+# two canvases, which take no memory until they are drawn on.
+GIF_FRAME_BYTES, WEBP_CANVAS_BYTES = 2, 8
 # For each pixel of the upload, the decoded picture in shared memory included.
 DECODER_BYTES, DEEP_DECODER_BYTES = 32, 46
 # The network's input and output, with transparency that of a second picture and float buffers.
@@ -26,15 +28,20 @@ LOSSLESS_WEBP_BYTES = (64, 66)
 DEEP_PNG_BYTES = (24, 39)
 
 
-def header_bytes(start: bytes, max_pixels: int) -> int:
+def header_bytes(start: bytes, file_bytes: int, max_pixels: int) -> int:
     """Return the memory that a header check may take.
 
     Parameters
     ----------
     start : the file's first bytes
     """
-    is_webp = start[8:12] == b"WEBP"
-    return HEADER_BYTES + (WEBP_CANVAS_BYTES * max_pixels if is_webp else 0)
+    frame = GIF_FRAME_BYTES * max_pixels if start.startswith(b"GIF") else 0
+    return HEADER_BYTES + HEADER_COPIES * file_bytes + frame
+
+
+def header_slack_bytes(start: bytes, max_pixels: int) -> int:
+    """Return the address space that a header check may reserve beyond its memory."""
+    return SLACK_BYTES + (WEBP_CANVAS_BYTES * max_pixels if start[8:12] == b"WEBP" else 0)
 
 
 def decoding_bytes(header: ImageHeader, file_bytes: int) -> int:

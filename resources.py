@@ -14,11 +14,11 @@ from image_codec import CODEC_VERSION, ImageHeader
 from jobs import Jobs
 from jobs_schema import SCHEMA, make_owner
 from memory_admission import MemoryAdmission
-from memory_estimate import HEADER_BYTES, peak_bytes
+from memory_estimate import peak_bytes
 from model_loader import ModelLoader
 from options import Options
 from remote_store import RemoteStore
-from sandboxed_codec import HEADERS_AT_ONCE, HasLeft, SandboxedCodec
+from sandboxed_codec import HasLeft, SandboxedCodec
 from scheduler import Scheduler
 from settings import Settings
 from spool_hold import SpoolHold
@@ -62,7 +62,7 @@ class Resources:
         self.cache, self.spool = open_tiers(settings, self.remote, self.limiter)
         self.model_loader = ModelLoader(load)
         self.scheduler = Scheduler(settings, lambda: self.model_loader.get().seconds_per_pixel)
-        self.codec = SandboxedCodec(settings.keep_metadata)
+        self.codec = SandboxedCodec(settings.keep_metadata, settings.max_upload_bytes)
         self.memory = MemoryAdmission(self._measure_memory)
         self.table = Jobs(open_database(settings, SCHEMA), make_owner())
         self.spool_hold = SpoolHold(self.table, self.spool)
@@ -80,7 +80,7 @@ class Resources:
         # What comes with the model is no picture's.
         self.model_loader.get()
         available = machine.available_memory_bytes() * (1 - SPARE_MEMORY_SHARE)
-        for_pictures = max(int(available) - HEADERS_AT_ONCE * HEADER_BYTES, 0)
+        for_pictures = max(int(available) - self.codec.headers_bytes, 0)
         return min(self.settings.max_decoded_bytes or for_pictures, for_pictures)
 
     def read_header(

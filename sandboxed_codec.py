@@ -4,7 +4,6 @@ import logging
 import os
 import shutil
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,9 +12,16 @@ from typing import Any, BinaryIO
 
 import errors
 from confinement import Limits
-from errors import Busy, ClientLeft, ServiceError, UndecodableImage
+from errors import Busy, ClientLeft, JobCancelled, ServiceError, UndecodableImage
 from image_codec import MAX_SIDE, ImageHeader, Picture
-from memory_estimate import SLACK_BYTES, decoding_bytes, encoding_bytes, header_bytes
+from memory_admission import MemoryAdmission
+from memory_estimate import (
+    SLACK_BYTES,
+    decoding_bytes,
+    encoding_bytes,
+    header_bytes,
+    header_slack_bytes,
+)
 from options import Options
 from picture_transfer import (
     Description,
@@ -24,12 +30,13 @@ from picture_transfer import (
     read_picture,
     write_picture,
 )
-from sandbox import CANCEL_POLL_SECONDS, Ending, Sandbox
+from sandbox import Ending, Sandbox
 from settings import EMBEDDED_MODEL_PATH
 from uploads import SPOOL_BYTES
 
-# Each may take what `header_bytes` says, in a second; what they find decides who may go on.
-HEADERS_AT_ONCE = 2
+# Two of the largest files have their headers checked at once, and beside them small ones, which so
+# never wait for large ones.
+HEADERS_AT_ONCE = 2.4
 HEADER_CPU_SECONDS = 2
 # Ten times what the slowest format takes on a slow processor: 0.1 microseconds a pixel of TIFF with
 # LZMA, 1.3 of AVIF, and 1.5 for encoding WebP without loss.
@@ -64,17 +71,20 @@ class SandboxedCodec:
     Parameters
     ----------
     keep_metadata : see `metadata.read_exif`
+    max_upload_bytes : of a file
 
     Attributes
     ----------
+    headers_bytes : memory that all header checks may take together
     deaths : tasks that ended without an answer
     """
 
-    def __init__(self, keep_metadata: str) -> None:
+    def __init__(self, keep_metadata: str, max_upload_bytes: int = 16 * 1024**2) -> None:
         self.sandbox = Sandbox()
         self.deaths = 0
         self._keep_metadata = keep_metadata
-        self._headers = threading.BoundedSemaphore(HEADERS_AT_ONCE)
+        self.headers_bytes = int(HEADERS_AT_ONCE * header_bytes(b"", max_upload_bytes, 0))
+        self._headers = MemoryAdmission(lambda: self.headers_bytes)
 
     def start(self) -> None:
         """Start the helper, and see how its children are confined."""
@@ -94,17 +104,21 @@ class SandboxedCodec:
         ServiceError
             As there; ClientLeft where nobody waits any more; Busy where the machine has no memory.
         """
-        while not self._headers.acquire(timeout=CANCEL_POLL_SECONDS):
-            if has_left():
-                raise ClientLeft("Nobody wants this picture any more.")
+        length = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        start = file.read(16)
+        memory_bytes = header_bytes(start, length, max_pixels)
+        slack_bytes = header_slack_bytes(start, max_pixels)
+        limits = Limits(memory_bytes + slack_bytes, HEADER_CPU_SECONDS, file_bytes=0)
+        task = {"name": "check_header", "max_pixels": max_pixels}
         try:
-            file.seek(0)
-            limits = Limits(header_bytes(file.read(16), max_pixels), HEADER_CPU_SECONDS, 0)
-            with open_descriptor(file) as descriptor:
-                task = {"name": "check_header", "max_pixels": max_pixels}
+            with (
+                self._headers.hold(memory_bytes, length, has_left),
+                open_descriptor(file) as descriptor,
+            ):
                 result = self._run(task, [descriptor], limits, has_left)
-        finally:
-            self._headers.release()
+        except JobCancelled:
+            raise ClientLeft("Nobody wants this picture any more.") from None
         return ImageHeader(**result)
 
     def decode(
