@@ -9,7 +9,7 @@ STOCK_MODEL := models/stock/EDSR_x3.pb
 STOCK_SHA256 := 3baa3740fdb8ee9c52f1a41d69fa74cb9feef0fa9bfeec24f0ee58b928068e9a
 
 .PHONY: run run-fast test lint format stock-model bench bench-tiles bench-memory bench-jobs \
-	bench-encoders bench-fidelity fuzz faults soak cluster audit audit-packages clean
+	bench-encoders bench-fidelity bench-sandbox fuzz faults soak cluster audit audit-packages clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run-installed
@@ -90,6 +90,9 @@ bench-encoders: $(VENV)/test-installed
 
 bench-fidelity: $(VENV)/test-installed
 	$(BIN)/python -m bench.fidelity
+
+bench-sandbox: $(VENV)/test-installed
+	$(BIN)/python -m bench.sandbox
 
 # 100,000 damaged pictures through the sandbox; a short form of it is among the tests.
 fuzz: $(VENV)/test-installed

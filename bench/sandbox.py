@@ -1,0 +1,82 @@
+"""What it costs that each picture is opened, decoded and encoded in a process of its own.
+
+    make bench-sandbox          (python -m bench.sandbox [--side 512] [--repeat 40])
+
+The same functions in the sandbox and in this process, on a photograph and its result.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from io import BytesIO
+
+from PIL import Image
+from skimage import data
+
+from encoders import encode_picture
+from image_codec import Picture, decode_image, read_header
+from options import Options
+from sandboxed_codec import SandboxedCodec, share_picture
+from tests.conftest import encode
+from tests.service import read_peak_memory_mb
+
+MAX_PIXELS = 16_000_000
+OPTIONS = (Options(), Options("jpeg", 92), Options("webp", 90), Options("avif", 80))
+
+
+def time_ms(work: Callable[[], object], repeat: int) -> float:
+    """Return the median time of some work, in milliseconds."""
+    seconds = []
+    for _ in range(repeat):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return 1000 * statistics.median(seconds)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--side", type=int, default=512)
+    parser.add_argument("--repeat", type=int, default=40)
+    chosen = parser.parse_args()
+    photo = Image.fromarray(data.astronaut()).resize((chosen.side, chosen.side))
+    file = BytesIO(encode(photo, "JPEG", quality=92))
+    enlarged = decode_image(BytesIO(encode(photo.resize((3 * chosen.side,) * 2), "PNG")))
+    codec = SandboxedCodec("safe")
+    codec.start()
+    header = codec.read_header(file, MAX_PIXELS)
+
+    def encode_in_sandbox(picture: Picture, options: Options) -> memoryview:
+        with share_picture(picture) as shared:
+            return codec.encode(shared, options)
+
+    pairs: list[tuple[str, Callable[[], object], Callable[[], object]]] = [
+        (
+            "header check",
+            lambda: codec.read_header(file, MAX_PIXELS),
+            lambda: read_header(file, MAX_PIXELS),
+        ),
+        ("decode", lambda: codec.decode(file, header), lambda: decode_image(file)),
+    ]
+    for options in OPTIONS:
+        pairs.append(
+            (
+                f"encode {options.format}",
+                lambda options=options: encode_in_sandbox(enlarged, options),  # type: ignore[misc]
+                lambda options=options: encode_picture(enlarged, options),  # type: ignore[misc]
+            )
+        )
+    print(
+        f"| {chosen.side}x{chosen.side}, ms | sandbox | in the process | more |\n|---|---|---|---|"
+    )
+    for name, inside, outside in pairs:
+        with_it, without = time_ms(inside, chosen.repeat), time_ms(outside, chosen.repeat)
+        print(f"| {name} | {with_it:.1f} | {without:.1f} | {with_it - without:.1f} |")
+    print(f"helper: {read_peak_memory_mb(codec.sandbox.helper_pid or 0):.0f} MB")
+    codec.sandbox.close()
+
+
+if __name__ == "__main__":
+    main()
