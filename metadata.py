@@ -80,9 +80,13 @@ class Metadata:
 
 
 def read_orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8; 1 where there is none or it is damaged."""
+    """Return the EXIF orientation, 1 to 8; 1 where there is none or it is damaged.
+
+    What a PNG has behind its pixels counts when these are loaded: Pillow's own `getexif` would load
+    them for it, a header check of 16 megapixels included.
+    """
     with contextlib.suppress(*EXIF_ERRORS):
-        orientation = image.getexif().get(Base.Orientation, 1)
+        orientation = Image.Image.getexif(image).get(Base.Orientation, 1)
         if orientation in range(1, 9):
             return int(orientation)
     return 1

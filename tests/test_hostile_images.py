@@ -129,3 +129,9 @@ def test_corrupt_metadata_does_not_cost_the_picture(rubbish: bytes) -> None:
         picture = decode_image(BytesIO(content), "all")
         assert picture.size == PHOTO.size
         assert picture.metadata.icc_profile is None
+
+
+def test_header_check_decodes_no_pixels() -> None:
+    """Pillow loads a PNG that is asked for EXIF; here its pixels are damaged, and nobody minds."""
+    header = read_header(BytesIO(png(4000, 4000, chunk(b"IDAT", b"no pixels"))), MAX_PIXELS * 16)
+    assert (header.width, header.height) == (4000, 4000)
