@@ -91,7 +91,7 @@ class JobRoutes:
         if found is not None:
             upload.close()
             return found
-        ticket = self._runner.submit(
+        ticket = self._runner.submissions.submit(
             upload, options, charge, client_name(), lambda: has_left(request)
         )
         g.job = short_job_id(self._runner.result_name(upload.key, options))
@@ -101,7 +101,7 @@ class JobRoutes:
                 lambda: self._glance(ticket)[0] in OPEN_STATES,
             )
             if has_left(request):
-                self._runner.withdraw(ticket)  # nobody else knows it
+                self._runner.submissions.withdraw(ticket)  # nobody else knows it
                 raise ClientLeft("The client has closed the connection.")
             status = self._find(ticket)
             with suppress(StoreDown):  # the ticket is worth more than an error
@@ -130,7 +130,7 @@ class JobRoutes:
 
     def withdraw(self, ticket: str) -> Response:
         """Take back a ticket."""
-        if not TICKET_PATTERN.fullmatch(ticket) or not self._runner.withdraw(ticket):
+        if not TICKET_PATTERN.fullmatch(ticket) or not self._runner.submissions.withdraw(ticket):
             raise JobNotFound("There is no such job; it may have expired.")
         set_cache_policy("live_status")
         return Response(status=204)

@@ -8,12 +8,9 @@ from dataclasses import dataclass, field
 
 from charges import FREE, Charge, Reservation
 from errors import (
-    Busy,
     ClientLeft,
     DatabaseDown,
     NotReady,
-    NotStored,
-    RateLimited,
     StoreDown,
 )
 from image_codec import ImageHeader
@@ -26,6 +23,7 @@ from resources import Resources
 from result_cache import ResultNote, StoredResult
 from sandboxed_codec import HasLeft
 from settings import Settings
+from submissions import Submissions
 from super_resolution import DEFAULT_OPTIONS, SuperResolution
 from uploads import Upload
 
@@ -53,6 +51,10 @@ class Runner:
     ----------
     settings : limits and folders
     load : makes the model; called once, by `start` or the first upload
+
+    Attributes
+    ----------
+    submissions : takes uploads whose clients do not wait
     """
 
     def __init__(self, settings: Settings, load: Callable[[], SuperResolution]) -> None:
@@ -74,6 +76,7 @@ class Runner:
         self.keeper = JobKeeper(
             self.jobs, self.spool, settings.job_ttl_seconds, executor=self._local_jobs
         )
+        self.submissions = Submissions(resources, self._local_jobs, self.keeper)
 
     def start(self) -> None:
         """Load the model and begin with queued jobs; must not be called before the server forks.
@@ -236,95 +239,6 @@ class Runner:
         if isinstance(outcome, Failed):
             raise self.scheduler.busy("The computation was interrupted; send the file again.", 0)
         raise self.scheduler.busy("The result was removed at once; send the file again.")
-
-    # --- asynchronous jobs
-
-    def submit(
-        self,
-        upload: Upload,
-        options: Options,
-        charge: Charge = FREE,
-        client: str = "",
-        has_left: HasLeft = lambda: False,
-    ) -> str:
-        """Accept a job that survives this process, and return a ticket for it.
-
-        Parameters
-        ----------
-        charge : pays where nobody else has asked for the result
-        client : whose share of the spool the upload takes
-        has_left : tells whether the client is gone; then nothing is queued
-
-        Raises
-        ------
-        ServiceError
-            The picture is refused, the queue is full, or nothing can be kept now.
-        """
-        try:
-            self.model_loader.refuse_unsound()
-            header = self.resources.read_header(upload.file, options, has_left)
-            name = self.result_name(upload.key, options)
-            cost = estimate_cost(header, options)
-            backlog = self.jobs.backlog(name)
-            self.spool_hold.check()
-
-            def queue() -> tuple[str, bool]:
-                try:
-                    spool = self.spool.store(upload.file, backlog.table_id, client)
-                except OSError as error:
-                    logger.error("cannot spool an upload: %s", error.strerror)
-                    raise NotStored("The upload cannot be kept now.") from None
-                return self._queue(name, options, cost, spool)
-
-            if backlog.has_it:
-                ticket, is_new = queue()
-                if is_new:  # the job that was there has ended meanwhile
-                    self._reserve_or_withdraw(ticket, cost, charge)
-            else:
-                self.scheduler.check_room(cost, backlog.pixels, backlog.jobs)
-                reservation = charge.reserve(cost)
-                is_new = False
-                try:
-                    ticket, is_new = queue()
-                finally:
-                    if not is_new:
-                        reservation.give_back()
-        finally:
-            upload.close()
-        self.keeper.wake()
-        return ticket
-
-    def _queue(self, name: str, options: Options, cost: int, spool: str) -> tuple[str, bool]:
-        """Queue the job of a spooled upload; return a ticket, and whether the job needs it."""
-        # Where the answer is lost, the job may be there all the same: its upload stays until
-        # the keeper finds that nobody wants it.
-        try:
-            ticket, kept = self.jobs.submit(name, options.as_dict(), cost, spool)
-        except Busy:
-            self.spool.remove(spool)
-            raise
-        if kept != spool:
-            self.spool.remove(spool)
-        return ticket, kept == spool
-
-    def _reserve_or_withdraw(self, ticket: str, cost: int, charge: Charge) -> None:
-        """Pay for a job that is queued already, or take it back."""
-        try:
-            charge.reserve(cost)
-        except RateLimited:
-            self.withdraw(ticket)
-            raise
-
-    def withdraw(self, ticket: str) -> bool:
-        """Take back a ticket, and cancel its job where nobody else wants it; False: unknown."""
-        name = self.jobs.withdraw(ticket)
-        if name is None:
-            return False
-        cancelled = self.jobs.cancel_unless_wanted(name)
-        if cancelled is not None:
-            self.spool.remove(cancelled.spool)
-            self._local_jobs.cancel(name)
-        return True
 
     def stop(self) -> None:
         """Hand asynchronous jobs over to whoever comes next; the process is about to end."""

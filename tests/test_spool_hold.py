@@ -97,7 +97,7 @@ def test_sweep_leaves_the_uploads_of_another_table(
         for state in ("one", "two")
     )
     there.model_loader.get()
-    there.submit(make_upload(1), Options())
+    there.submissions.submit(make_upload(1), Options())
     forgotten = here.spool.store(BytesIO(b"1"), here.jobs.table_id())
     (kept,) = there.jobs.database.execute("SELECT spool FROM jobs")[0]
     here.keeper._sweep()

@@ -247,7 +247,7 @@ def test_job_of_one_machine_is_done_by_another(
 ) -> None:
     here = machine()
     here.keeper.stop()  # it accepts, and claims nothing
-    ticket = here.submit(make_upload(1), options=Options())
+    ticket = here.submissions.submit(make_upload(1), options=Options())
     assert len(store.list_keys("spool")) == 1
     there = machine()
     wait_until(lambda: status(here, ticket) == "done")
@@ -288,7 +288,7 @@ def test_upload_that_was_changed_in_the_store_is_not_computed(
 ) -> None:
     here = machine()
     here.keeper.stop()
-    ticket = here.submit(make_upload(1), options=Options())
+    ticket = here.submissions.submit(make_upload(1), options=Options())
     (key,) = store.list_keys("spool")
     store.put(key, make_upload(2).file)
     machine()
@@ -316,7 +316,7 @@ def test_while_the_store_is_down_hits_go_on_and_new_work_is_refused(
         assert (caught.value.status, caught.value.code) == (503, "store_unavailable")
         assert caught.value.retry_after_seconds
     with pytest.raises(StoreDown):
-        here.submit(make_upload(2), options=Options())
+        here.submissions.submit(make_upload(2), options=Options())
     assert here.cache.contains(made.name)
 
 
@@ -325,7 +325,7 @@ def test_job_outlives_an_outage_of_the_store(
 ) -> None:
     here = machine()
     here.keeper.stop()
-    ticket = here.submit(make_upload(1), options=Options())
+    ticket = here.submissions.submit(make_upload(1), options=Options())
     claims: list[str] = []
     claim_next = Jobs.claim_next
 
@@ -354,7 +354,7 @@ def test_job_waits_while_the_store_can_be_read_only(
 
     assert here.resources.remote is not None
     here.keeper.stop()
-    ticket = here.submit(make_upload(1), options=Options())
+    ticket = here.submissions.submit(make_upload(1), options=Options())
     there = machine(started=False)
     assert there.resources.remote is not None
     obstore = SimpleNamespace(**vars(there.resources.remote._obstore))
@@ -405,7 +405,7 @@ def test_job_that_another_version_accepted_is_computed_under_this_ones_name(
 ) -> None:
     here = machine(keep_metadata="none")
     here.keeper.stop()
-    tickets = [here.submit(make_upload(1), options=Options()) for _ in range(2)]
+    tickets = [here.submissions.submit(make_upload(1), options=Options()) for _ in range(2)]
     there = machine()
     for ticket in tickets:
         wait_until(partial(is_done, here, ticket))
