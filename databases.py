@@ -23,6 +23,7 @@ Row = tuple[Any, ...]
 # A server that does not answer is asked again after this; requests do not wait for it meanwhile.
 DOWN_SECONDS = 5.0
 SQLITE_BUSY_SECONDS = 10
+SQLITE_RETRY_SECONDS = 0.05
 CONNECT_SECONDS = 2
 STATEMENT_SECONDS = 5.0
 # An index of ten million rows, or another process that makes it.
@@ -171,13 +172,27 @@ class SqliteDatabase(Database):
                 check_same_thread=False,
             )
             try:
-                for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL"):
-                    self._connection.execute(statement)
+                self._enter_wal(self._connection)
+                self._connection.execute("PRAGMA synchronous=NORMAL")
                 self._migrate()
             except BaseException:
                 self._disconnect()
                 raise
             self._inode = self._current_inode()
+
+    def _enter_wal(self, connection: sqlite3.Connection) -> None:
+        """Change to WAL; of two that do so at once, SQLite refuses one without letting it wait."""
+        deadline = time.monotonic() + SQLITE_BUSY_SECONDS
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode=WAL")
+            except sqlite3.OperationalError as error:
+                is_busy = error.sqlite_errorcode == sqlite3.SQLITE_BUSY
+                if not is_busy or time.monotonic() > deadline:
+                    raise
+                time.sleep(SQLITE_RETRY_SECONDS)
+            else:
+                return
 
     def _migrate(self) -> None:
         def fetch(statement: str) -> list[Row]:

@@ -68,6 +68,7 @@ class Sandbox:
     def __init__(self) -> None:
         self.locks: list[str] = []
         self._lock = threading.Lock()
+        self._is_closed = False
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
 
@@ -100,12 +101,12 @@ class Sandbox:
         message = json.dumps(task | {"limits": limits.as_dict()}).encode()
         patience = PATIENCE_SECONDS + PATIENCE_FACTOR * limits.cpu_seconds
         for _ in range(HELPER_TRIES):
+            helper = self._reach_helper()
             with ExitStack() as stack:
                 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 stack.enter_context(ours)
                 readable, writable = os.pipe()
                 stack.callback(os.close, readable)
-                helper = self._reach_helper()
                 with theirs, os.fdopen(writable, "wb"):
                     # What does not fit into the pipe is lost, and nobody waits for room in it.
                     os.set_blocking(writable, False)
@@ -123,6 +124,8 @@ class Sandbox:
     def _reach_helper(self) -> socket.socket:
         """Return the connection to the helper, which is started unless it runs."""
         with self._lock:
+            if self._is_closed:
+                raise Busy("The service is stopping.", 1)
             if self._connection is None:
                 self._start()
             assert self._connection is not None
@@ -161,7 +164,8 @@ class Sandbox:
         return content, 0
 
     def close(self) -> None:
-        """Let the helper end; the next task starts another."""
+        """Let the helper end; no task is taken from now on."""
+        self._is_closed = True
         if self._connection is not None:
             self._discard(self._connection)
 

@@ -15,6 +15,7 @@ from PIL import Image
 from result_cache import ResultCache, ResultNote
 from tests.conftest import encode
 from tests.service import PROJECT_DIR, Service, run_service, serve_with_cache_on_tmpfs
+from tests.test_runner import wait_until
 
 # Writes results for ever: the same name again and again, so that each write also races a reader.
 WRITER = """
@@ -69,13 +70,13 @@ def test_restarted_service_removes_leftovers_and_serves_what_is_whole(tmp_path: 
         assert_is_result(upload(service, 40), 40)
         assert_is_result(upload(service, 80), 80)
         os.kill(service.worker_pid, signal.SIGKILL)
-    first, second = sorted(cache_dir.iterdir())
+    first, second = sorted(cache_dir.glob("*.png"))
     first.write_bytes(first.read_bytes()[:50])
     leftover = cache_dir / ".writing-abc"
     leftover.write_bytes(b"half a picture")
     os.utime(leftover, (0, 0))
     with run_service(tmp_path) as service:
-        assert not leftover.exists()
+        wait_until(lambda: not leftover.exists())
         url = f"{service.url}/cache/{first.name}"
         assert httpx.get(url).status_code == 404
         assert httpx.get(f"{service.url}/cache/{second.name}").status_code == 200

@@ -182,16 +182,31 @@ def test_progress_and_position_are_shown(
     fake_model.may_go_on.clear()
     paths = [path_of(send(client, noise(400, seed))) for seed in range(4)]
     wait_until(lambda: len(runner._local_jobs.claimed()) == 4)
-    behind = [path_of(send(client, picture(shade))) for shade in range(2)]
+    behind = [path_of(send(client, noise(400, seed))) for seed in range(4, 6)]
     positions = sorted(client.get(path).get_json()["position"] for path in behind)
     assert positions == [0, 1]
     ahead = [status_of(runner, path).pixels_ahead for path in (paths[0], *behind)]
     assert ahead[0] == 160_000
-    assert sorted(ahead[1:]) == [640_400, 640_800]
+    assert sorted(ahead[1:]) == [800_000, 960_000]
     fake_model.may_go_on.set()
     done = wait_for(client, paths[0], "done")
     assert done["tiles_done"] == done["tiles_total"] > 4
     for path in behind:
+        wait_for(client, path, "done")
+
+
+def test_small_job_begins_beside_large_ones(
+    client: FlaskClient, runner: Runner, fake_model: FakeModel
+) -> None:
+    fake_model.may_go_on.clear()
+    large = [path_of(send(client, noise(400, seed))) for seed in range(6)]
+    wait_until(lambda: len(runner._local_jobs.claimed()) == 4)
+    small = path_of(send(client, picture(1)))
+    wait_until(lambda: status_of(runner, small).state == "running")
+    states = [status_of(runner, path).state for path in large]
+    assert (states.count("running"), states.count("queued")) == (4, 2)
+    fake_model.may_go_on.set()
+    for path in (*large, small):
         wait_for(client, path, "done")
 
 

@@ -19,6 +19,7 @@ from werkzeug.test import TestResponse
 from api_keys import hash_key, make_key
 from app import create_app
 from errors import ConfigError, RateLimited
+from job_records import Backlog
 from rate_limits import RateLimits
 from result_cache import StoredResult, generate_file_hash
 from runner import Runner
@@ -229,7 +230,12 @@ def test_job_that_ended_just_before_it_was_joined_is_paid_or_withdrawn(
     runner.keeper.stop()
     contents = (encode(Image.new("RGB", (20, 10), (each, 0, 0)), "PNG") for each in (2, 3))
     names = [runner.result_name(generate_file_hash(content)) for content in contents]
-    monkeypatch.setattr(runner.jobs, "open_jobs", lambda: dict.fromkeys(names, PICTURE_PIXELS))
+    backlog = runner.jobs.backlog
+
+    def look(name: str) -> Backlog:
+        return replace(backlog(name), has_it=name in names)
+
+    monkeypatch.setattr(runner.jobs, "backlog", look)
     client = app.test_client()
     assert send(client, 2, prefer="respond-async").status_code == 202
     assert remaining(client.get("/api/stats", headers=FORWARDED).headers)["pixels"] == 0

@@ -329,8 +329,8 @@ def test_job_outlives_an_outage_of_the_store(
     claims: list[str] = []
     claim_next = Jobs.claim_next
 
-    def note(jobs: Jobs) -> Claim | None:
-        claim = claim_next(jobs)
+    def note(jobs: Jobs, max_pixels: int | None = None) -> Claim | None:
+        claim = claim_next(jobs, max_pixels)
         claims.extend([claim.name] if claim else [])
         return claim
 
