@@ -107,6 +107,10 @@ soak: $(VENV)/bench-installed
 faults: $(VENV)/test-installed
 	$(BIN)/python -m tests.faults
 
+# Hostile files in the memory of the shipped unit, half an hour; a short form is among the tests.
+hostile: $(VENV)/test-installed
+	$(BIN)/python -m tests.hostile_load
+
 # Replicas that share PostgreSQL, S3 and a Dask cluster, with some killed; a short form is among the tests.
 cluster: $(VENV)/test-installed
 	$(BIN)/python -m tests.cluster

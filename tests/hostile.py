@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from collections.abc import Callable
 from io import BytesIO
 
 from PIL import Image
@@ -50,3 +51,158 @@ def jpeg_segments(segment: bytes, room: int = ROOM) -> bytes:
     """A JPEG of one pixel, filled up with a segment."""
     jpeg = save(Image.new("RGB", (1, 1), (1, 2, 3)), "JPEG")
     return jpeg[:2] + segment * ((room - len(jpeg)) // len(segment)) + jpeg[2:]
+
+
+def one_pixel_png(*chunks: bytes) -> bytes:
+    ends = png_chunk(b"IDAT", zlib.compress(b"\0\1\2\3")) + png_chunk(b"IEND")
+    return png_header(1, 1) + b"".join(chunks) + ends
+
+
+def chunk_flood(kind: bytes, content: bytes = b"") -> bytes:
+    chunk = png_chunk(kind, content)
+    return one_pixel_png(chunk * ((ROOM - 200) // len(chunk)))
+
+
+def packed_chunk(kind: bytes, start: bytes, megabytes: int) -> bytes:
+    """A chunk whose text or profile is a thousand times larger than the file."""
+    return one_pixel_png(png_chunk(kind, start + zlib.compress(bytes(megabytes * 10**6), 9)))
+
+
+def gif_blocks(label: bytes, head: bytes = b"") -> bytes:
+    """A GIF of one pixel behind millions of blocks of one byte."""
+    gif = save(Image.new("P", (1, 1)), "GIF")
+    at = gif.index(b",", 13)
+    block = b"\x01A" * ((ROOM - len(gif) - 20) // 2)
+    return gif[:at] + b"\x21" + label + head + block + b"\0" + gif[at:]
+
+
+def gif_extensions() -> bytes:
+    gif = save(Image.new("P", (1, 1)), "GIF")
+    at = gif.index(b",", 13)
+    extension = b"\x21\xff\x0bABCDEFGHIJK\0"
+    return gif[:at] + extension * ((ROOM - len(gif)) // len(extension)) + gif[at:]
+
+
+def gif_frame(side: int) -> bytes:
+    """A frame larger than its screen, which is filled when the file is opened."""
+    screen = struct.pack("<HHBBB", 10, 10, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
+    control = b"!\xf9\x04" + bytes([2 << 2]) + b"\0\0\0\0"
+    frame = b"," + struct.pack("<HHHHB", 0, 0, side, side, 0) + b"\x02\x02\x44\x01\0;"
+    return b"GIF89a" + screen + control + frame
+
+
+def exif_with_broken_tags() -> bytes:
+    """Some 60,000 tags that point behind the end."""
+    tags = [tag for tag in range(400, 64000) if tag not in {0x8769, 0x8825, 0xA005}]
+    entries = b"".join(struct.pack("<HHLL", tag, 1, 10**8 + tag, 8) for tag in tags)
+    return b"II*\0" + struct.pack("<LH", 8, len(tags)) + entries + bytes(4)
+
+
+def tiff(entries: list[tuple[int, int, int, int]], rest: bytes = b"") -> bytes:
+    """A TIFF whose only directory has these entries: tag, type, count, value."""
+    directory = b"".join(struct.pack("<HHLL", *entry) for entry in sorted(entries))
+    return b"II*\0" + struct.pack("<LH", 8, len(entries)) + directory + bytes(4) + rest
+
+
+def tiff_picture(
+    width: int, height: int, *others: tuple[int, int, int, int]
+) -> list[tuple[int, int, int, int]]:
+    """The entries of a grey picture of 8 bits."""
+    size = [(256, 4, 1, width), (257, 4, 1, height)]
+    return [*size, (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (277, 3, 1, 1), *others]
+
+
+def tiff_pages() -> bytes:
+    """A picture with a million empty directories behind it, each the next of the one before."""
+    content = bytearray(tiff(tiff_picture(1, 1, (273, 4, 1, 0), (279, 4, 1, 1))))
+    room = (ROOM - len(content)) // 8
+    content[-4:] = struct.pack("<L", len(content))
+    for _ in range(room):
+        content += struct.pack("<HL", 0, len(content) + 8) + bytes(2)
+    return bytes(content)
+
+
+def huge_webp() -> bytes:
+    """A canvas of 16383x16383 around a picture of one pixel."""
+    picture = save(Image.new("RGB", (1, 1)), "WEBP")[12:]
+    canvas = b"VP8X" + struct.pack("<LB3x", 10, 0) + b"\xfe\x3f\0\xfe\x3f\0"
+    return b"RIFF" + struct.pack("<L", len(canvas) + len(picture) + 4) + b"WEBP" + canvas + picture
+
+
+def webp_chunks() -> bytes:
+    picture = save(Image.new("RGB", (1, 1)), "WEBP")[12:]
+    canvas = b"VP8X" + struct.pack("<LB3x", 10, 0) + bytes(6)
+    body = canvas + picture + b"abcd\0\0\0\0" * ((ROOM - 200) // 8)
+    return b"RIFF" + struct.pack("<L", len(body) + 4) + b"WEBP" + body
+
+
+def many_scans(width: int, height: int, room: int) -> bytes:
+    """A progressive JPEG that goes over all its pixels again and again, some bytes each time."""
+    jpeg = save(Image.new("L", (width, height), 99), "JPEG", progressive=True)
+    scans = [at for at in range(len(jpeg) - 1) if jpeg[at : at + 2] == b"\xff\xda"]
+    last = jpeg[scans[-1] : -2]  # with the lowest bits of all frequencies, which are zero
+    return jpeg[:-2] + last * ((room - len(jpeg)) // len(last)) + jpeg[-2:]
+
+
+def bmp(width: int, height: int) -> bytes:
+    """Run-length encoded: a picture that ends at once."""
+    palette, pixels = bytes(1024), b"\0\1"
+    offset = 14 + 40 + len(palette)
+    info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(pixels), 0, 0, 256, 0)
+    start = b"BM" + struct.pack("<IHHI", offset + len(pixels), 0, 0, offset)
+    return start + info + palette + pixels
+
+
+def flat(image_format: str, width: int, height: int, **options: object) -> bytes:
+    return save(Image.new("RGB", (width, height), (9, 99, 200)), image_format, **options)
+
+
+# Each of these files once took gigabytes, seconds or the log's disk, or is next of kin to one that
+# did; "valid" ones are pictures that anybody may send.
+FILES: dict[str, Callable[[], bytes]] = {
+    "frame of 65535x65535.gif": lambda: gif_frame(65535),
+    "frame of 9000x9000.gif": lambda: gif_frame(9000),
+    "comment in bytes.gif": lambda: gif_blocks(b"\xfe"),
+    "extension in bytes.gif": lambda: gif_blocks(b"\xff", b"\x0bNETSCAPE2.0"),
+    "extensions.gif": gif_extensions,
+    "private chunks.png": lambda: chunk_flood(b"abCd"),
+    "texts.png": lambda: chunk_flood(b"tEXt", b"a\0b"),
+    "packed texts.png": lambda: chunk_flood(b"zTXt", b"a\0\0" + zlib.compress(bytes(30_000), 9)),
+    "packed text.png": lambda: packed_chunk(b"zTXt", b"a\0\0", 1000),
+    "packed profile.png": lambda: packed_chunk(b"iCCP", b"a\0\0", 1000),
+    "exif of broken tags.png": lambda: one_pixel_png(png_chunk(b"eXIf", exif_with_broken_tags())),
+    "one pixel, 16 MB.png": lambda: one_pixel_png() + bytes(ROOM - 100),
+    "valid, 16 bits, transparent.png": lambda: flat_png(3990, 3990, 16, 6),
+    "valid, 16 bits, grey.png": lambda: flat_png(3990, 3990, 16, 0),
+    "valid, transparent.png": lambda: flat_png(3990, 3990, 8, 6),
+    "empty segments.jpg": lambda: jpeg_segments(b"\xff\xe5\x00\x02"),
+    "exif in pieces, 4 MB.jpg": lambda: jpeg_segments(b"\xff\xe1\x00\x0bExif\0\0ABC", 4_000_000),
+    "exif in pieces.jpg": lambda: jpeg_segments(b"\xff\xe1\x00\x0bExif\0\0ABC"),
+    "profile in pieces.jpg": lambda: jpeg_segments(b"\xff\xe2\x00\x10ICC_PROFILE\0\1\1"),
+    "comments.jpg": lambda: jpeg_segments(b"\xff\xfe\x00\x03A"),
+    "scans.jpg": lambda: many_scans(4000, 3000, 2_000_000),
+    "valid, 12 megapixels.jpg": lambda: flat("JPEG", 4000, 3000),
+    "valid, 16 megapixels.jpg": lambda: flat("JPEG", 4000, 3990),
+    "lie of 16000x16000.avif": lambda: lying_avif(16000, 16),
+    "lie of 8000x8000.avif": lambda: lying_avif(8000, 16),
+    "valid, 12 megapixels.avif": lambda: flat("AVIF", 4000, 3000, speed=10),
+    "canvas of 16383x16383.webp": huge_webp,
+    "chunks.webp": webp_chunks,
+    "valid, 12 megapixels.webp": lambda: flat("WEBP", 4000, 3000),
+    "tag of 4 GB.tif": lambda: tiff(tiff_picture(1, 1, (273, 4, 2**32 - 1, 8), (279, 4, 1, 1))),
+    "tag of 16 MB.tif": lambda: tiff(
+        tiff_picture(1, 1, (273, 4, 1, 8), (279, 4, 1, 1), (40000, 5, ROOM // 8 - 100, 200)),
+        bytes(ROOM - 200),
+    ),
+    "tile of 60000x60000.tif": lambda: tiff(
+        tiff_picture(1, 1, (322, 4, 1, 60000), (323, 4, 1, 60000), (324, 4, 1, 8), (325, 4, 1, 9))
+    ),
+    "directories.tif": tiff_pages,
+    "valid, 12 megapixels.tif": lambda: flat("TIFF", 4000, 3000, compression="tiff_lzw"),
+    "ends at once.bmp": lambda: bmp(4000, 3990),
+}
+
+
+def salt(content: bytes, number: int) -> bytes:
+    """The same picture for every decoder, and another upload for the service."""
+    return content + struct.pack(">Q", number)

@@ -1,0 +1,51 @@
+"""`make hostile` in small."""
+
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.hostile_load import Honest, attack, check_order, run_in_cgroup, wait_until_idle
+
+# Files that took gigabytes, seconds or the log's disk, each of another kind.
+NAMES = (
+    "frame of 65535x65535.gif",
+    "comment in bytes.gif",
+    "exif of broken tags.png",
+    "one pixel, 16 MB.png",
+    "exif in pieces, 4 MB.jpg",
+    "valid, 12 megapixels.jpg",
+    "lie of 8000x8000.avif",
+    "canvas of 16383x16383.webp",
+    "tag of 16 MB.tif",
+)
+
+
+def test_hostile_files_kill_nothing_and_honest_clients_are_served(tmp_path: Path) -> None:
+    with run_in_cgroup(tmp_path) as watch:
+        honest = Honest(watch.service.url, seed=1)
+        with closing(honest), honest.at_work():
+            answers = attack(watch, NAMES, ["jpeg", "avif"], at_once=3)
+        assert not honest.failures
+        assert set(honest.seconds) == {"new", "job", "hit", "health"}
+        wait_until_idle(watch)
+        assert httpx.get(f"{watch.service.url}/api/ready").status_code == 200
+    for name, found in answers.items():
+        assert found.total() >= 6, name
+        if not name.startswith(("one pixel", "exif of", "valid")):
+            assert not found["200"], name
+    # Encoding it as AVIF takes more memory than there is, as JPEG it does not.
+    assert answers["valid, 12 megapixels.jpg"]["422 too_large_for_memory"] == 3
+    assert answers["valid, 12 megapixels.jpg"]["200"] == 2
+
+
+@pytest.mark.parametrize("as_jobs", [True, False], ids=["jobs", "waited for"])
+def test_smaller_pictures_go_before_large_ones_in_every_format(
+    tmp_path: Path, as_jobs: bool
+) -> None:
+    # Room for one of the large ones, and for smaller ones beside it.
+    with run_in_cgroup(tmp_path, max_decoded_bytes=300_000_000) as watch:
+        seconds = check_order(watch, 2, ((150, 100), (60, 40)), as_jobs)
+        assert len(seconds) == 11
+        wait_until_idle(watch)
