@@ -119,7 +119,11 @@ class SandboxedCodec:
                 result = self._run(task, [descriptor], limits, has_left)
         except JobCancelled:
             raise ClientLeft("Nobody wants this picture any more.") from None
-        return ImageHeader(**result)
+        header = ImageHeader(**result)
+        # What a process says that opened a crafted file is held against the limits once more.
+        if not (0 < header.pixels <= max_pixels and min(header.width, header.height) > 0):
+            raise UndecodableImage("The picture's header is damaged.")
+        return header
 
     def decode(
         self, file: BinaryIO, header: ImageHeader, has_left: HasLeft = lambda: False
@@ -133,12 +137,16 @@ class SandboxedCodec:
         """
         memory_bytes = decoding_bytes(header, file.seek(0, os.SEEK_END))
         limits = choose_limits(memory_bytes, header.pixels)
-        task = {"name": "decode", "pixels": header.pixels, "keep_metadata": self._keep_metadata}
+        task = {"name": "decode", "keep_metadata": self._keep_metadata}
         with shared_memory() as memory, open_descriptor(file) as descriptor:
             result = self._run(task, [descriptor, memory], limits, has_left)
             mapped = map_sealed(memory)
         assert mapped is not None
-        return read_picture(mapped, result)
+        picture = read_picture(mapped, result)
+        width, height = picture.size
+        if width * height != header.pixels:
+            raise UndecodableImage("The picture is not as large as its header says.")
+        return picture
 
     def encode(
         self, picture: SharedPicture, options: Options, has_left: HasLeft = lambda: False
