@@ -1,12 +1,28 @@
 """`make hostile` in small."""
 
-from contextlib import closing
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from io import BytesIO
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.hostile_load import Honest, attack, check_order, run_in_cgroup, wait_until_idle
+from errors import ClientLeft
+from lanes import LANE_NICENESS
+from sandboxed_codec import SandboxedCodec
+from tests.hostile import many_scans
+from tests.hostile_load import (
+    Honest,
+    attack,
+    check_order,
+    children_of,
+    run_in_cgroup,
+    wait_until,
+    wait_until_idle,
+)
 
 # Files that took gigabytes, seconds or the log's disk, each of another kind.
 NAMES = (
@@ -49,3 +65,27 @@ def test_smaller_pictures_go_before_large_ones_in_every_format(
         seconds = check_order(watch, 2, ((150, 100), (60, 40)), as_jobs)
         assert len(seconds) == 11
         wait_until_idle(watch)
+
+
+def test_picture_that_takes_long_goes_behind_the_lanes() -> None:
+    """Files that cost nothing but time would else take what computes everybody's pictures."""
+    codec, enough = SandboxedCodec("safe"), threading.Event()
+    upload = BytesIO(many_scans(2000, 2000, 2_000_000))
+
+    def decode() -> None:
+        with suppress(ClientLeft):
+            codec.decode(upload, codec.read_header(upload, 10**7), enough.is_set)
+
+    def slowest() -> int:
+        helper = codec.sandbox.helper_pid
+        children = children_of(helper) if helper else []
+        return max((os.getpriority(os.PRIO_PROCESS, child) for child in children), default=0)
+
+    with ThreadPoolExecutor(1) as pool:
+        decoded = pool.submit(decode)
+        try:
+            wait_until(lambda: slowest() > LANE_NICENESS, "it has not gone behind")
+        finally:
+            enough.set()
+        decoded.result()
+    codec.sandbox.close()
