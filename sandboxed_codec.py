@@ -37,7 +37,7 @@ from uploads import SPOOL_BYTES
 # Two of the largest files have their headers checked at once, and beside them small ones, which so
 # never wait for large ones.
 HEADERS_AT_ONCE = 2.4
-HEADER_CPU_SECONDS = 2
+HEADER_CPU_SECONDS = 1
 # Ten times what the slowest format takes on a slow processor: 0.1 microseconds a pixel of TIFF with
 # LZMA, 1.3 of AVIF, and 1.5 for encoding WebP without loss.
 CPU_SECONDS, CPU_SECONDS_PER_MEGAPIXEL = 5, 10
@@ -84,6 +84,7 @@ class SandboxedCodec:
         self.deaths = 0
         self._keep_metadata = keep_metadata
         self.headers_bytes = int(HEADERS_AT_ONCE * header_bytes(b"", max_upload_bytes, 0))
+        self._largest_header_bytes = header_bytes(b"", max_upload_bytes, 0)
         self._headers = MemoryAdmission(lambda: self.headers_bytes)
 
     def start(self) -> None:
@@ -111,9 +112,11 @@ class SandboxedCodec:
         slack_bytes = header_slack_bytes(start, max_pixels)
         limits = Limits(memory_bytes + slack_bytes, HEADER_CPU_SECONDS, file_bytes=0)
         task = {"name": "check_header", "max_pixels": max_pixels}
+        # Five of 4 MB would leave no room for small ones, which then waited for seconds.
+        least_bytes = self._largest_header_bytes if length > SPOOL_BYTES else 0
         try:
             with (
-                self._headers.hold(memory_bytes, length, has_left),
+                self._headers.hold(max(memory_bytes, least_bytes), length, has_left),
                 open_descriptor(file) as descriptor,
             ):
                 result = self._run(task, [descriptor], limits, has_left)
