@@ -39,6 +39,9 @@ class JobExecutor(Protocol):
     def claimed(self) -> Sequence[OwnedJob]:
         """Return the jobs of this process that are claimed in the table."""
 
+    def rest(self) -> None:
+        """Give back what is not needed while nothing is computed; called every few seconds."""
+
     def run_claimed(self, claim: Claim) -> None:
         """Start a claimed job.
 
@@ -135,6 +138,7 @@ class JobKeeper:
             self._executor.run_claimed(claim)
 
     def _sweep(self) -> None:
+        self._executor.rest()
         self.jobs.give_up_dead()
         self.jobs.purge(self.ttl_seconds)
         self._sweep_spool()

@@ -9,6 +9,7 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
+import machine
 from errors import (
     Busy,
     DatabaseDown,
@@ -87,6 +88,7 @@ class LocalJobs:
         self._lock = threading.Lock()
         self._jobs: dict[tuple[str, bool], Job] = {}  # by name, and whether they are kept
         self._fetching: Fetching | None = None
+        self._has_worked = False
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="picture")
 
     def __len__(self) -> int:
@@ -182,6 +184,12 @@ class LocalJobs:
         job.progress.cancelled = True
         if self._jobs.get((job.name, job.keep)) is job:
             del self._jobs[job.name, job.keep]
+
+    def rest(self) -> None:
+        """Give memory back that no picture needs now, once after each time of work."""
+        if self._has_worked and not self._jobs:
+            self._has_worked = False
+            machine.return_free_memory()
 
     def claimable_pixels(self) -> int | None:
         """Return the most pixels that the next claimed job may have; None: any number.
@@ -287,6 +295,7 @@ class LocalJobs:
 
     def _run(self, job: Job) -> None:
         """Compute a job's result to its end, good or bad; runs on a thread of the pool."""
+        self._has_worked = True
         outcome = job.outcome = self._find_outcome(job)
         try:
             job.file.close()

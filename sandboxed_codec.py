@@ -38,9 +38,9 @@ from uploads import SPOOL_BYTES
 # never wait for large ones.
 HEADERS_AT_ONCE = 2.4
 HEADER_CPU_SECONDS = 1
-# Ten times what the slowest format takes on a slow processor: 0.1 microseconds a pixel of TIFF with
-# LZMA, 1.3 of AVIF, and 1.5 for encoding WebP without loss.
-CPU_SECONDS, CPU_SECONDS_PER_MEGAPIXEL = 5, 10
+# Ten times what the slowest formats take: 0.1 s a megapixel to decode TIFF with LZMA or 16 bits and
+# 0.5 to encode WebP without loss. A JPEG of a thousand scans costs as much as it is given.
+CPU_SECONDS, DECODER_SECONDS_PER_MEGAPIXEL, ENCODER_SECONDS_PER_MEGAPIXEL = 5, 2, 5
 REFUSALS = {
     name: getattr(errors, name)
     for name in ("UnsupportedUpload", "UndecodableImage", "TooManyPixels")
@@ -139,7 +139,7 @@ class SandboxedCodec:
             As `read_header`.
         """
         memory_bytes = decoding_bytes(header, file.seek(0, os.SEEK_END))
-        limits = choose_limits(memory_bytes, header.pixels)
+        limits = choose_limits(memory_bytes, header.pixels, DECODER_SECONDS_PER_MEGAPIXEL)
         task = {"name": "decode", "keep_metadata": self._keep_metadata}
         with shared_memory() as memory, open_descriptor(file) as descriptor:
             result = self._run(task, [descriptor, memory], limits, has_left)
@@ -163,7 +163,7 @@ class SandboxedCodec:
         """
         pixels = picture.width * picture.height
         memory_bytes = encoding_bytes(pixels, options, picture.has_alpha, picture.is_deep)
-        limits = choose_limits(memory_bytes, pixels)
+        limits = choose_limits(memory_bytes, pixels, ENCODER_SECONDS_PER_MEGAPIXEL)
         task = {
             "name": "encode",
             "options": options.as_dict(),
@@ -193,9 +193,9 @@ class SandboxedCodec:
         raise explain(ending, is_upload=task["name"] != "encode")
 
 
-def choose_limits(memory_bytes: int, pixels: int) -> Limits:
+def choose_limits(memory_bytes: int, pixels: int, seconds_per_megapixel: int) -> Limits:
     """Return what decoding or encoding so many pixels may take."""
-    cpu_seconds = CPU_SECONDS + CPU_SECONDS_PER_MEGAPIXEL * pixels // 10**6
+    cpu_seconds = CPU_SECONDS + seconds_per_megapixel * pixels // 10**6
     return Limits(memory_bytes + SLACK_BYTES, cpu_seconds, file_bytes=memory_bytes)
 
 
