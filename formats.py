@@ -43,7 +43,7 @@ WEBP = Format(
     media_type="image/webp",
     ending="webp",
     max_side=16_383,
-    encoder_bytes=(30, 54),
+    encoder_bytes=(34, 56),
     has_lossless=True,
     default_quality=90,
 )
