@@ -24,7 +24,7 @@ from formats import FORMATS
 from image_codec import Picture, decode_image, read_header
 from metadata import Metadata, convert_to_srgb
 from options import Options
-from picture_transfer import read_picture, write_picture
+from picture_transfer import SHARED, read_picture, write_picture
 
 # A damaged file may make a decoder warn a hundred thousand times.
 MAX_WARNINGS_SHOWN = 3
@@ -55,7 +55,7 @@ def decode(task: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
 def encode(task: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
     """Encode the picture in the first descriptor into the shared memory of the second."""
     source, target = descriptors
-    memory = mmap.mmap(source, os.fstat(source).st_size, prot=mmap.PROT_READ)
+    memory = mmap.mmap(source, os.fstat(source).st_size, SHARED, mmap.PROT_READ)
     picture = read_picture(memory, task["picture"])
     payload = encode_picture(picture, Options(**task["options"]))
     view = memoryview(payload).cast("B")
