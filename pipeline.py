@@ -65,7 +65,7 @@ class Pipeline:
             self._counters.add("inference_pixels", job.header.pixels)
             self._counters.add("inference_seconds", job.stage_seconds["upscale"])
             width, height = enlarged.size
-            with job.measure("encode"), share_picture(enlarged) as shared:
+            with job.measure("encode"), share_picture(enlarged, job.options) as shared:
                 del picture, enlarged
                 payload = self._codec.encode(shared, job.options, is_cancelled)
             note = ResultNote.describe(payload, width, height)

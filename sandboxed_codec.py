@@ -6,13 +6,14 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import UnsupportedOperation
 from typing import Any, BinaryIO
 
 import errors
 from confinement import Limits
 from errors import Busy, ClientLeft, JobCancelled, ServiceError, UndecodableImage
+from formats import PNG
 from image_codec import MAX_SIDE, ImageHeader, Picture
 from memory_admission import MemoryAdmission
 from memory_estimate import (
@@ -232,8 +233,10 @@ def shared_memory() -> Iterator[int]:
 
 
 @contextmanager
-def share_picture(picture: Picture) -> Iterator[SharedPicture]:
+def share_picture(picture: Picture, options: Options) -> Iterator[SharedPicture]:
     """Copy a picture to shared memory, so that its own can be given back before it is encoded."""
+    if options.format != PNG.name:
+        picture = replace(picture, deep=None)  # no other format has 16 bits
     has_alpha, is_deep = picture.alpha is not None, picture.deep is not None
     with shared_memory() as memory:
         description = write_picture(picture, memory)

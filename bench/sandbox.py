@@ -49,7 +49,7 @@ def main() -> None:
     header = codec.read_header(file, MAX_PIXELS)
 
     def encode_in_sandbox(picture: Picture, options: Options) -> memoryview:
-        with share_picture(picture) as shared:
+        with share_picture(picture, options) as shared:
             return codec.encode(shared, options)
 
     pairs: list[tuple[str, Callable[[], object], Callable[[], object]]] = [

@@ -145,7 +145,7 @@ def test_encoding_takes_no_more_than_estimated(
             draw_noise(height, width, 1) if has_alpha else None,
             deep if deep is None or not is_grey else np.ascontiguousarray(deep[:, :, :1]),
         )
-        with share_picture(picture) as shared:
+        with share_picture(picture, options) as shared:
             codec.encode(shared, options)
         estimate = encoding_bytes(height * width, options, has_alpha, is_deep)
         assert 0 < sandbox.peak_bytes <= estimate

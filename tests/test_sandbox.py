@@ -46,7 +46,7 @@ def encode(
     options: Options,
     has_left: Callable[[], bool] = lambda: False,
 ) -> memoryview:
-    with share_picture(picture) as shared:
+    with share_picture(picture, options) as shared:
         return codec.encode(shared, options, has_left)
 
 
