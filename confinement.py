@@ -7,6 +7,7 @@ None of them needs a privilege, and none can be undone.
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import resource
 from dataclasses import asdict, dataclass
@@ -32,12 +33,14 @@ ALLOWED_CALLS = (
     *("brk", "mmap", "munmap", "mremap", "mprotect", "madvise", "mincore"),
     *("read", "readv", "pread64", "write", "writev", "pwrite64", "lseek", "ftruncate"),
     *("fstat", "newfstatat"),  # libtiff asks for a file's size
-    *("close", "dup", "fcntl", "sendmsg", "sendto", "recvmsg", "poll", "ppoll"),
+    *("close", "dup", "sendmsg", "sendto", "recvmsg", "poll", "ppoll"),
     *("futex", "set_robust_list", "rseq", "exit", "exit_group", "sched_yield"),
-    *("rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "tgkill", "restart_syscall"),
+    *("rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "restart_syscall"),
     *("getpid", "gettid", "getrusage", "getrandom", "sysinfo", "sched_getaffinity", "getcpu"),
     *("clock_gettime", "clock_getres", "clock_nanosleep", "nanosleep", "gettimeofday", "times"),
 )
+# Of fcntl: no signal can be had for another process by its descriptors' events.
+ALLOWED_FCNTL = (fcntl.F_DUPFD, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_DUPFD_CLOEXEC)
 # Whom the kernel's memory killer takes first (proc(5)).
 KILLED_FIRST = 1000
 
@@ -145,6 +148,8 @@ class SystemCallFilter:
         self._add("clone3", SECCOMP_UNKNOWN)
         is_thread = ArgumentTest(0, COMPARE_MASKED, CLONE_THREAD, CLONE_THREAD)
         self._add("clone", SECCOMP_ALLOW, is_thread)
+        for command in ALLOWED_FCNTL:
+            self._add("fcntl", SECCOMP_ALLOW, ArgumentTest(1, COMPARE_MASKED, 2**32 - 1, command))
 
     def _add(self, name: str, action: int, *tests: ArgumentTest) -> None:
         number = self._library.seccomp_syscall_resolve_name(name.encode())

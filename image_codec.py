@@ -224,7 +224,11 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
     image = open_image(file)
     with translate_decoder_errors("The picture is damaged or cut short."):
         depth = read_depth(image, file)
+        is_transparent = "transparency" in image.info
         image.load()
+        if not is_transparent:
+            # A PNG's transparency behind its pixels counts for nothing, as in libpng.
+            image.info.pop("transparency", None)
         orientation = read_orientation(image)
         exif, dpi, profile = read_exif(image, keep_metadata), read_dpi(image), read_profile(image)
         deep: DeepPixels | None = None

@@ -4,7 +4,15 @@ import logging
 import os
 
 from encoders import check_result_size
-from errors import ClientLeft, JobCancelled, NotStored, ResultTooLarge, ServiceError, StoreDown
+from errors import (
+    ClientLeft,
+    JobCancelled,
+    NotStored,
+    ResultTooLarge,
+    ServiceError,
+    StoreDown,
+    UndecodableImage,
+)
 from image_codec import ImageHeader
 from job import InMemory, Job, Outcome, Stored
 from memory_estimate import peak_bytes
@@ -56,8 +64,13 @@ class Pipeline:
         with self._memory.hold(size_bytes, job.place.pixels, is_cancelled):
             with job.measure("decode"):
                 picture = self._codec.decode(job.file, job.header, is_cancelled)
+            actual = ImageHeader(*picture.size, picture.alpha is not None, picture.deep is not None)
+            # A file can say behind its pixels what the header check cannot see: a turn, say, which
+            # makes 1,600 times as much of a picture whose width is given.
+            is_larger = peak_bytes(actual, job.options, 0) > size_bytes
+            if is_larger or estimate_cost(actual, job.options) > job.place.pixels:
+                raise UndecodableImage("What the picture's header says is not what it is.")
             with job.measure("upscale"):
-                # The orientation may stand behind the pixels, unseen by the header check.
                 size = job.options.result_size(*picture.size)
                 check_result_size(*size, job.options, self._settings.max_output_pixels)
                 enlarged = self._model_loader.get().enlarge(picture, job.options, job.progress)

@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -100,6 +99,7 @@ class Sandbox:
         """
         message = json.dumps(task | {"limits": limits.as_dict()}).encode()
         patience = PATIENCE_SECONDS + PATIENCE_FACTOR * limits.cpu_seconds
+        deadline = time.monotonic() + patience
         for _ in range(HELPER_TRIES):
             helper = self._reach_helper()
             with ExitStack() as stack:
@@ -114,11 +114,13 @@ class Sandbox:
                         socket.send_fds(
                             helper, [message], [theirs.fileno(), writable, *descriptors]
                         )
-                ending = self._follow(ours, has_left, patience)
+                ending = self._follow(ours, has_left, deadline)
                 if ending is not None:
                     os.set_blocking(readable, False)
                     return Ending(*ending, read_words(readable))
             self._discard(helper)
+            if time.monotonic() > deadline:
+                break
         raise Busy("No process can be had for the picture now.", 5)
 
     def _reach_helper(self) -> socket.socket:
@@ -138,22 +140,22 @@ class Sandbox:
                 [sys.executable, str(HELPER), str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
                 env={"PATH": os.environ.get("PATH", "")} | ENVIRONMENT,
             )
         self._connection = ours
 
     def _follow(
-        self, connection: socket.socket, has_left: Callable[[], bool], patience: float
+        self, connection: socket.socket, has_left: Callable[[], bool], deadline: float
     ) -> tuple[dict[str, Any], int] | None:
         """Wait for a child's answer or, without one, its end; None: the helper is gone."""
-        deadline = time.monotonic() + patience
         poll = select.poll()
         poll.register(connection, select.POLLIN)
         while not poll.poll(CANCEL_POLL_SECONDS * 1000):
             if has_left():
                 raise ClientLeft("Nobody wants this picture any more.")
             if time.monotonic() > deadline:
-                return {}, -signal.SIGKILL
+                return None  # the helper hangs, or its child sleeps
         message = connection.recv(MAX_MESSAGE_BYTES)
         if not message:
             return None

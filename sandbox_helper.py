@@ -51,6 +51,16 @@ def be_patient(process: int) -> None:
             os.setpriority(os.PRIO_PROCESS, int(thread.name), PATIENT_NICENESS)
 
 
+def hand_over(orders: socket.socket, message: bytes, descriptors: list[int]) -> bool:
+    """Give a task to a child that waits for it; False: it is not there any more."""
+    with orders:
+        try:
+            socket.send_fds(orders, [message], descriptors)
+        except OSError:
+            return False
+    return True
+
+
 class Helper:
     """Forks children, and looks after them until they have ended.
 
@@ -106,8 +116,11 @@ class Helper:
         """Give a task to the child that is ready, and make the next one."""
         process, orders = self._next_child
         connection = socket.socket(fileno=descriptors[0])
-        with orders, suppress(OSError):  # it may have been killed: `_reap` tells
-            socket.send_fds(orders, [message], descriptors)
+        if not hand_over(orders, message, descriptors):
+            # Where memory runs out, the kernel takes one that only waits, too: it is replaced.
+            os.waitpid(process, 0)
+            process, orders = self._fork()
+            hand_over(orders, message, descriptors)
         for descriptor in descriptors[1:]:
             os.close(descriptor)
         watched = os.pidfd_open(process)

@@ -22,6 +22,7 @@ from runner import Result, Runner
 from settings import Settings
 from super_resolution import SuperResolution
 from tests.conftest import FakeModel, encode, make_upload, read
+from tests.hostile import png_chunk
 from uploads import Upload
 
 WAIT_SECONDS = 20
@@ -354,3 +355,29 @@ def test_model_is_loaded_once_whoever_asks_first(
     runner = Runner(settings, load)
     list(pool.map(lambda _: runner.model_loader.get(), range(16)))
     assert len(loads) == 1
+
+
+def png_turned_behind_its_pixels(width: int, height: int) -> bytes:
+    exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    content = encode(Image.new("RGB", (width, height)), "PNG")
+    return content[:-12] + png_chunk(b"eXIf", exif) + content[-12:]
+
+
+def test_turn_that_makes_much_more_of_a_picture_is_refused(make_runner: RunnerMaker) -> None:
+    runner = make_runner()
+    content = png_turned_behind_its_pixels(400, 10)
+    upload = Upload(BytesIO(content), generate_file_hash(content), "photo")
+    # As the header has it 90x2, as it is 90x3600.
+    with pytest.raises(UndecodableImage):
+        runner.enhance(upload, Options(scale=None, width=90))
+    assert runner.statistics()["inferences"] == 0
+    upload = Upload(BytesIO(content), generate_file_hash(content), "photo")
+    assert pixels_of(read(runner.enhance(upload))).shape[:2] == (1200, 30)
+
+
+def test_transparency_behind_the_pixels_counts_for_nothing(make_runner: RunnerMaker) -> None:
+    runner = make_runner()
+    content = encode(Image.new("RGB", (9, 9), (1, 2, 3)), "PNG")
+    content = content[:-12] + png_chunk(b"tRNS", bytes([0, 1, 0, 2, 0, 3])) + content[-12:]
+    upload = Upload(BytesIO(content), generate_file_hash(content), "photo")
+    assert Image.open(BytesIO(read(runner.enhance(upload)))).mode == "RGB"

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from confinement import Limits
-from errors import ClientLeft, TooManyPixels, UndecodableImage, UnsupportedUpload
+from errors import Busy, ClientLeft, TooManyPixels, UndecodableImage, UnsupportedUpload
 from image_codec import Picture, decode_image
 from metadata import Metadata
 from options import Options
@@ -68,7 +68,7 @@ def test_decoded_and_encoded_as_in_this_process(codec: SandboxedCodec, upload: B
 
 def test_confined_process_reaches_nothing(codec: SandboxedCodec, upload: BytesIO) -> None:
     script = """
-import os, socket, sys
+import fcntl, os, signal, socket, sys, threading
 from confinement import Confinement, Limits, SystemCallFilter
 confinement = Confinement(SystemCallFilter())
 confinement.finish(Limits(2**28, 5, 1000))
@@ -85,6 +85,8 @@ print(attempt(lambda: socket.socket()))
 print(attempt(os.fork))
 print(attempt(lambda: os.execv("/bin/true", ["true"])))
 print(attempt(lambda: os.kill(os.getppid(), 0)))
+print(attempt(lambda: signal.pthread_kill(threading.get_ident(), 0)))
+print(attempt(lambda: fcntl.fcntl(0, fcntl.F_SETOWN, os.getppid())))
 print(attempt(lambda: bytearray(2**29)))
 sys.stdout.flush()
 os._exit(0)
@@ -93,8 +95,8 @@ os._exit(0)
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout.split("\n")
     assert shown[0].split() == ["landlock", "rlimit", "seccomp"]
-    assert shown[1:7] == ["PermissionError"] * 6
-    assert shown[7] == "MemoryError"
+    assert shown[1:9] == ["PermissionError"] * 8
+    assert shown[9] == "MemoryError"
 
 
 def test_each_lock_holds_alone() -> None:
@@ -257,17 +259,52 @@ def is_running(process: int) -> bool:
         return False
 
 
-def test_child_that_is_killed_from_outside_can_be_tried_again(upload: BytesIO) -> None:
-    from errors import Busy
-
+def test_idle_child_that_was_killed_is_replaced(upload: BytesIO) -> None:
     codec = SandboxedCodec("safe")
-    codec.read_header(upload, MAX_PIXELS)
+    expected = codec.read_header(upload, MAX_PIXELS)
     helper = codec.sandbox.helper_pid
     assert helper is not None
-    os.kill(wait_for_idle_child(helper), signal.SIGKILL)
+    idle = wait_for_idle_child(helper)
+    os.kill(idle, signal.SIGKILL)
+    while is_running(idle):
+        time.sleep(0.01)
+    assert codec.read_header(upload, MAX_PIXELS) == expected
+    assert (codec.sandbox.helper_pid, codec.deaths) == (helper, 0)
+    codec.sandbox.close()
+
+
+def test_child_that_is_killed_at_work_can_be_tried_again(codec: SandboxedCodec) -> None:
+    codec.start()
+    noise = np.random.default_rng(0).integers(0, 256, (2500, 2500, 3), np.uint8)
+    helper = codec.sandbox.helper_pid
+    assert helper is not None
+    idle = wait_for_idle_child(helper)
+
+    def kill_when_at_work() -> None:
+        while children_of(helper) == [idle]:
+            time.sleep(0.01)
+        os.kill(idle, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_when_at_work)
+    killer.start()
     with pytest.raises(Busy, match="memory"):
+        encode(codec, Picture(noise), Options("webp"))
+    killer.join()
+
+
+def test_helper_that_hangs_is_replaced(upload: BytesIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandbox.PATIENCE_SECONDS", 1)
+    monkeypatch.setattr("sandbox.PATIENCE_FACTOR", 0)
+    codec = SandboxedCodec("safe")
+    expected = codec.read_header(upload, MAX_PIXELS)
+    hanging = codec.sandbox.helper_pid
+    assert hanging is not None
+    os.kill(hanging, signal.SIGSTOP)
+    with pytest.raises(Busy):
         codec.read_header(upload, MAX_PIXELS)
-    assert codec.read_header(upload, MAX_PIXELS).width > 0
+    monkeypatch.undo()
+    assert codec.read_header(upload, MAX_PIXELS) == expected
+    assert not Path(f"/proc/{hanging}").exists()
     codec.sandbox.close()
 
 
@@ -333,8 +370,6 @@ def test_limits_travel_as_they_are() -> None:
 
 
 def test_sandbox_without_a_helper_says_busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    from errors import Busy
-
     monkeypatch.setattr("sandbox.HELPER", Path("/nonexistent/helper.py"))
     with pytest.raises(Busy), open_descriptor(BytesIO(b"x")) as descriptor:
         Sandbox().run({"name": "check_header"}, [descriptor], Limits(1, 1, 1), lambda: False)
