@@ -61,7 +61,7 @@ class MemoryQueue:
     def enter(self, claim: Claim) -> None:
         """Let a picture wait, and hold memory where it may at once."""
         self.waiting.append(claim)
-        self._admit()
+        self.admit()
 
     def leave(self, claim: Claim) -> None:
         """Take a picture out, whether it holds memory or waits."""
@@ -70,9 +70,10 @@ class MemoryQueue:
             if claim is self.waiting[0]:
                 self._end_turn()
             self.waiting.remove(claim)
-        self._admit()
+        self.admit()
 
-    def _admit(self) -> None:
+    def admit(self) -> None:
+        """Let those hold memory who may now."""
         while (claim := self._choose()) is not None:
             if claim is self.waiting[0]:
                 self._end_turn()
@@ -190,6 +191,9 @@ class MemoryAdmission:
                     if is_cancelled():
                         raise JobCancelled("Nobody wants this picture any more.")
                     self._changed.wait(CANCEL_POLL_SECONDS)
+                    # Where nothing is held, only the machine can have what is missing.
+                    self._measure_when_idle()
+                    self._queue.admit()
             yield
         finally:
             with self._changed:

@@ -115,9 +115,11 @@ class SandboxedCodec:
         task = {"name": "check_header", "max_pixels": max_pixels}
         # Five of 4 MB would leave no room for small ones, which then waited for seconds.
         least_bytes = self._largest_header_bytes if length > SPOOL_BYTES else 0
+        # Where more pixels are accepted, a GIF's frame alone may be more than there is.
+        held_bytes = min(max(memory_bytes, least_bytes), self._headers.largest_bytes)
         try:
             with (
-                self._headers.hold(max(memory_bytes, least_bytes), length, has_left),
+                self._headers.hold(held_bytes, length, has_left),
                 open_descriptor(file) as descriptor,
             ):
                 result = self._run(task, [descriptor], limits, has_left)

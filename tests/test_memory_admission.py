@@ -158,3 +158,10 @@ def test_every_picture_leaves_a_share_of_its_size_free() -> None:
     memory = MemoryAdmission(lambda: LIMIT)
     with memory.hold(memory.largest_bytes, 1):
         assert LIMIT - memory.used_bytes >= memory.largest_bytes * HEADROOM_SHARE - 1
+
+
+def test_who_waits_alone_comes_in_when_the_machine_has_more() -> None:
+    limits = iter([LIMIT // 4])
+    memory = MemoryAdmission(lambda: next(limits, LIMIT))
+    with memory.hold(LIMIT // 2, 1):
+        assert memory.used_bytes == LIMIT // 2

@@ -22,7 +22,7 @@ from options import Options
 from picture_transfer import make_shared_memory, map_sealed, read_picture, write_picture
 from sandbox import Sandbox
 from sandboxed_codec import SandboxedCodec, open_descriptor, share_picture
-from tests.hostile import ROOM, jpeg_segments, lying_avif, png_chunk, png_header
+from tests.hostile import ROOM, jpeg_segments, lying_avif, png_chunk, png_header, save
 from uploads import SPOOL_BYTES
 
 MAX_PIXELS = 16_000_000
@@ -373,3 +373,10 @@ def test_sandbox_without_a_helper_says_busy(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("sandbox.HELPER", Path("/nonexistent/helper.py"))
     with pytest.raises(Busy), open_descriptor(BytesIO(b"x")) as descriptor:
         Sandbox().run({"name": "check_header"}, [descriptor], Limits(1, 1, 1), lambda: False)
+
+
+def test_gif_has_its_header_checked_however_many_pixels_are_accepted(
+    codec: SandboxedCodec,
+) -> None:
+    gif = save(Image.new("P", (5, 4)), "GIF")
+    assert codec.read_header(BytesIO(gif), 10**9).pixels == 20
