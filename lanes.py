@@ -133,7 +133,7 @@ class Lanes:
         """Take tasks until the lanes are closed."""
         with suppress(OSError):  # a sandbox may forbid it
             # Linux keeps a niceness for each thread.
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LANE_NICENESS)
+            os.nice(LANE_NICENESS)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closed or self._order)

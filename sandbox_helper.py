@@ -35,6 +35,7 @@ STANDARD_ERROR = 2
 # took what ten lanes do, and files that only cost time held everybody up.
 URGENT_SECONDS = 0.25
 PATIENT_NICENESS = 15
+GREATEST_NICENESS = 19
 LOOK_SECONDS = 0.1
 
 
@@ -46,9 +47,11 @@ def is_slow(process: int) -> bool:
 
 def be_patient(process: int) -> None:
     """Let a process go behind others; each of its threads, since Linux takes them one by one."""
+    # The service may have been started with a niceness of its own.
+    niceness = min(os.nice(0) + PATIENT_NICENESS, GREATEST_NICENESS)
     with suppress(OSError):  # it may have ended, or a sandbox may forbid it
         for thread in Path(f"/proc/{process}/task").iterdir():
-            os.setpriority(os.PRIO_PROCESS, int(thread.name), PATIENT_NICENESS)
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), niceness)
 
 
 def hand_over(orders: socket.socket, message: bytes, descriptors: list[int]) -> bool:

@@ -35,9 +35,9 @@ from tests.conftest import encode
 from tests.service import (
     GUNICORN,
     Service,
+    cache_on_tmpfs,
     connect,
     run_service,
-    serve_with_cache_on_tmpfs,
     wait_until_ready,
 )
 
@@ -343,8 +343,9 @@ def run_for(fault: Fault, folder: Path) -> Iterator[Service]:
     """Run a service that a fault can happen to."""
     command: tuple[str, ...] = GUNICORN
     settings: dict[str, object] = {}
+    places = ExitStack()
     if fault in MOUNT_OPTIONS:
-        command = serve_with_cache_on_tmpfs(folder, MOUNT_OPTIONS[fault])
+        command = places.enter_context(cache_on_tmpfs(folder, MOUNT_OPTIONS[fault]))
         settings["cache_min_free_mb"] = 0
     if fault is replaced_model:
         shutil.copy(EMBEDDED_MODEL_PATH, folder)
@@ -357,7 +358,7 @@ def run_for(fault: Fault, folder: Path) -> Iterator[Service]:
         command = ("env", *fake, *how, sys.executable, "-c", SERVE, "app:app")
     if fault is largest_uploads:
         settings |= {"max_queue_pixels": 10**9, "max_sync_seconds": TIMEOUT_SECONDS}
-    with run_service(folder, command, **settings) as service:  # type: ignore[arg-type]
+    with places, run_service(folder, command, **settings) as service:  # type: ignore[arg-type]
         yield service
 
 

@@ -33,6 +33,7 @@ from tests.conftest import encode
 from tests.hostile import FILES, salt
 from tests.memory_cgroup import MemoryCgroup, make_memory_cgroup
 from tests.service import GUNICORN, Service, connect, run_service
+from tests.waiting import wait_until
 
 MEGABYTE = 1024**2
 LIMIT_BYTES = 2048 * MEGABYTE
@@ -48,7 +49,6 @@ ASYNC = {"Prefer": "respond-async"}
 TIMEOUT_SECONDS = 600
 # A hostile client does not wait longer, and leaves its work behind.
 HOSTILE_TIMEOUT_SECONDS = 60
-SETTLE_SECONDS = 60
 POLL_SECONDS = 0.1
 # Kernel, allocator and Python keep some of what they have once used.
 MEMORY_TOLERANCE = 1.2
@@ -340,14 +340,6 @@ def run_in_cgroup(folder: Path, **settings: object) -> Iterator[Watch]:
             with Watch(service, group) as watch:
                 yield watch
             check_bounds(watch)
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Return when a condition holds."""
-    deadline = time.monotonic() + SETTLE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(POLL_SECONDS)
 
 
 def wait_until_idle(watch: Watch) -> None:

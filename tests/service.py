@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
+MOUNTS = Path("/proc/self/mountinfo")
 GUNICORN = (sys.executable, "-m", "gunicorn", "app:app")
 START_SECONDS = 60
 STOP_SECONDS = 30
@@ -61,14 +62,23 @@ def connect(service: Service, timeout_seconds: float) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=timeout_seconds)
 
 
-def serve_with_cache_on_tmpfs(folder: Path, mount_options: str) -> tuple[str, ...]:
-    """Return a command that serves with a small file system of its own as cache folder."""
-    (folder / "cache").mkdir(parents=True)
-    mount = f"mount -t tmpfs -o {mount_options} tmpfs {folder / 'cache'}"
-    command = " ".join(GUNICORN)
-    # Who is not root becomes it in a user namespace; root need not, and may not inside a chroot.
+@contextmanager
+def cache_on_tmpfs(folder: Path, mount_options: str) -> Iterator[tuple[str, ...]]:
+    """Give a command that serves with a small file system of its own as cache folder."""
+    cache = folder / "cache"
+    cache.mkdir(parents=True)
+    mount = f"mount -t tmpfs -o {mount_options} tmpfs {cache}"
+    # Who is not root becomes it in a user namespace; root need not, and may not inside a chroot,
+    # whose root may be no mount point and cannot be made private then.
     become_root = () if os.getuid() == 0 else ("--map-root-user",)
-    return ("unshare", "--mount", *become_root, "sh", "-c", f"{mount} && exec {command}")
+    mount_points = [line.split()[4] for line in MOUNTS.read_text().splitlines()]
+    propagation = "private" if "/" in mount_points else "unchanged"
+    unshare = ("unshare", "--mount", *become_root, "--propagation", propagation)
+    try:
+        yield (*unshare, "sh", "-c", f"{mount} && exec {' '.join(GUNICORN)}")
+    finally:
+        if os.path.ismount(cache):  # unchanged, it has come here too
+            subprocess.run(("umount", cache), check=True)
 
 
 # What systemd does for a service with a socket (sd_listen_fds): it is number 3, and named so.

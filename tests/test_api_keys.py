@@ -124,7 +124,11 @@ def test_file_that_cannot_be_read_leaves_the_keys_as_they_were(
     assert not keys.are_stale
 
 
-@pytest.mark.parametrize("text", ["anna", f"anna:{KEY}", "a b:" + "0" * 64, "\udcff"])
+@pytest.mark.parametrize(
+    "text",
+    ["anna", f"anna:{KEY}", "a b:" + "0" * 64, "\udcff"],
+    ids=["no digest", "the key itself", "a blank", "no UTF-8"],
+)
 def test_service_does_not_start_with_a_wrong_file(
     settings: Settings, tmp_path: Path, text: str
 ) -> None:

@@ -13,6 +13,7 @@ from cache_limiter import CacheLimiter
 from disk import MEGABYTE
 from errors import ResultTooLarge
 from result_cache import ResultCache, ResultNote
+from tests.waiting import wait_until
 
 DAY = 86400
 BLOCK = 4096
@@ -209,13 +210,6 @@ def test_sweep_goes_on_by_itself(make: Maker, monkeypatch: pytest.MonkeyPatch) -
     use_ago(cache, 1, 31 * DAY)
     wait_until(lambda: numbers_left(cache) == [])
     limiter.stop()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_crossing_a_limit_is_logged_once(make: Maker, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,8 +14,8 @@ from PIL import Image
 
 from result_cache import ResultCache, ResultNote
 from tests.conftest import encode
-from tests.service import PROJECT_DIR, Service, run_service, serve_with_cache_on_tmpfs
-from tests.test_runner import wait_until
+from tests.service import PROJECT_DIR, Service, cache_on_tmpfs, run_service
+from tests.waiting import wait_until
 
 # Writes results for ever: the same name again and again, so that each write also races a reader.
 WRITER = """
@@ -103,8 +103,10 @@ def test_killed_worker_is_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mount_options", ["size=8k", "ro"], ids=["full", "read-only"])
 def test_result_is_delivered_where_it_cannot_be_stored(tmp_path: Path, mount_options: str) -> None:
-    command = serve_with_cache_on_tmpfs(tmp_path, mount_options)
-    with run_service(tmp_path, command, cache_min_free_mb=0) as service:
+    with (
+        cache_on_tmpfs(tmp_path, mount_options) as command,
+        run_service(tmp_path, command, cache_min_free_mb=0) as service,
+    ):
         picture = encode(Image.effect_noise((60, 60), 90), "PNG")
         for _ in range(2):
             response = httpx.post(

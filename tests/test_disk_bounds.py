@@ -1,6 +1,5 @@
 """The real service's disk while somebody tries to fill it."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from tests.service import run_service
+from tests.waiting import wait_until
 
 MEGABYTE = 1024**2
 ASYNC = {"Prefer": "respond-async"}
@@ -87,10 +87,7 @@ def test_uploads_of_jobs_stay_within_their_room_and_others_go_on(tmp_path: Path)
 
 
 def wait_until_empty(folder: Path) -> None:
-    deadline = time.monotonic() + 120
-    while any(folder.iterdir()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: not any(folder.iterdir()))
 
 
 def test_use_pins_no_results_beyond_the_limit(tmp_path: Path) -> None:

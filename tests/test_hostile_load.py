@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from errors import ClientLeft
-from lanes import LANE_NICENESS
+from sandbox_helper import GREATEST_NICENESS, PATIENT_NICENESS
 from sandboxed_codec import SandboxedCodec
 from tests.hostile import many_scans
 from tests.hostile_load import (
@@ -20,9 +20,9 @@ from tests.hostile_load import (
     check_order,
     children_of,
     run_in_cgroup,
-    wait_until,
     wait_until_idle,
 )
+from tests.waiting import wait_until
 
 # Files that took gigabytes, seconds or the log's disk, each of another kind.
 NAMES = (
@@ -79,12 +79,13 @@ def test_picture_that_takes_long_goes_behind_the_lanes() -> None:
     def slowest() -> int:
         helper = codec.sandbox.helper_pid
         children = children_of(helper) if helper else []
-        return max((os.getpriority(os.PRIO_PROCESS, child) for child in children), default=0)
+        return max((os.getpriority(os.PRIO_PROCESS, child) for child in children), default=-20)
 
     with ThreadPoolExecutor(1) as pool:
         decoded = pool.submit(decode)
         try:
-            wait_until(lambda: slowest() > LANE_NICENESS, "it has not gone behind")
+            behind = min(os.nice(0) + PATIENT_NICENESS, GREATEST_NICENESS)
+            wait_until(lambda: slowest() == behind, "it has not gone behind")
         finally:
             enough.set()
         decoded.result()

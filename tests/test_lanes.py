@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from errors import JobCancelled
-from lanes import FairOrder, Lanes, Network, Progress, Task, Work
+from lanes import LANE_NICENESS, FairOrder, Lanes, Network, Progress, Task, Work
 from tiling import Pixels
 
 TILE = 100  # pixels of a tile in the simulation; it takes one unit of time
@@ -102,7 +102,8 @@ def test_lanes_give_way_to_threads_that_answer_requests(lanes: Lanes) -> None:
         found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
 
     lanes.run([Task(look, TILE)] * 4, Progress())
-    assert min(found) > os.getpriority(os.PRIO_PROCESS, os.getpid())
+    # Who started the tests may have given them any niceness; 19 is the greatest.
+    assert set(found) == {min(os.nice(0) + LANE_NICENESS, 19)}
 
 
 def test_lanes_compute_where_a_sandbox_forbids_priorities(monkeypatch: pytest.MonkeyPatch) -> None:

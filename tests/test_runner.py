@@ -23,9 +23,8 @@ from settings import Settings
 from super_resolution import SuperResolution
 from tests.conftest import FakeModel, encode, make_upload, read
 from tests.hostile import png_chunk
+from tests.waiting import WAIT_SECONDS, wait_until
 from uploads import Upload
-
-WAIT_SECONDS = 20
 
 
 def pixels_of(content: bytes) -> np.ndarray:
@@ -56,15 +55,6 @@ def make_runner(
 def pool() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(40) as executor:
         yield executor
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(WAIT_SECONDS * 100):
-        if condition():
-            return
-        pause.wait(0.01)
-    raise TimeoutError
 
 
 def test_upload_is_computed_and_then_a_hit(make_runner: RunnerMaker) -> None:

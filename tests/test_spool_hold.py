@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -27,17 +26,9 @@ from spool_hold import SpoolHold
 from super_resolution import SuperResolution
 from tests.conftest import encode, make_upload
 from tests.service import GUNICORN, PROJECT_DIR, find_free_port, run_service, service_environment
-
-WAIT_SECONDS = 60
+from tests.waiting import WAIT_SECONDS, wait_until
 
 ROOM = 1024**2
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def hold_of(folder: Path, spool: Path) -> SpoolHold:

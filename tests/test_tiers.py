@@ -35,6 +35,7 @@ from tests.conftest import FakeModel, make_upload, read
 from tests.postgres import run_postgres
 from tests.s3 import S3Server, run_s3
 from tests.service import PROJECT_DIR
+from tests.waiting import wait_until
 from tiers import RemoteSpool, TieredCache, result_key
 
 
@@ -274,13 +275,6 @@ def status(runner: Runner, ticket: str) -> str:
 
 def is_done(runner: Runner, ticket: str) -> bool:
     return status(runner, ticket) == "done"
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_upload_that_was_changed_in_the_store_is_not_computed(
