@@ -55,6 +55,8 @@ def run_s3(folder: Path) -> Iterator[S3Server]:
                 *(f"-s3.config={folder / 's3.json'}", "-s3.autoCreateBucket"),
                 *("-master.volumeSizeLimitMB=64", "-volume.max=20", "-master.telemetry=false"),
                 *(f"-{name}={port}" for name, port in ports.items()),
+                # Not used, and at fixed ports otherwise, where a second server ends.
+                *("-s3.port.iceberg=0", "-s3.port.lance=0"),
             ],
             stdout=log,
             stderr=log,

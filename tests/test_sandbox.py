@@ -308,6 +308,16 @@ def test_helper_that_hangs_is_replaced(upload: BytesIO, monkeypatch: pytest.Monk
     codec.sandbox.close()
 
 
+def test_no_stream_of_the_service_is_handed_down(codec: SandboxedCodec, upload: BytesIO) -> None:
+    """A log or a pipe behind standard output could be written to by a decoder that was taken."""
+    codec.read_header(upload, MAX_PIXELS)
+    helper = codec.sandbox.helper_pid
+    assert helper
+    for process in (helper, *children_of(helper)):
+        for stream in (0, 1):
+            assert os.readlink(f"/proc/{process}/fd/{stream}") == os.devnull
+
+
 def test_small_helper(codec: SandboxedCodec, upload: BytesIO) -> None:
     codec.read_header(upload, MAX_PIXELS)
     status = Path(f"/proc/{codec.sandbox.helper_pid}/status").read_text()
