@@ -51,7 +51,8 @@ def clean_disposition(text: str) -> str:
     text = PATH_BACKSLASH.sub("/", text)
     text = BARE_FILE_NAME.sub(lambda found: f'; filename="{found[1].strip()}"', text)
     text = ENCODED_LINE_END.sub(" ", text)
-    # Preferred wherever it stands (RFC 6266, 4.3), .NET sends both; for Werkzeug the last one counts.
+    # .NET sends both. This one is preferred wherever it stands (RFC 6266, 4.3); to Werkzeug, the
+    # last one is.
     if extended := EXTENDED_FILE_NAME.search(text):
         text = f"{text.replace(extended[0], '')}; filename*={extended[1].strip()}"
     return text
@@ -94,7 +95,9 @@ class FormDecoder(MultipartDecoder):
             if self.state is State.PART:
                 return "A part of the form has headers that are too long."
             return f"The form has more than {self.max_parts} fields."
-        if not self.complete or self.buffer.startswith((b"\r", b"\n")):
+        if self.state is State.PART and (
+            not self.complete or self.buffer.startswith((b"\r", b"\n"))
+        ):
             return "A part of the form has no Content-Disposition, which names its field."
         return "The form is cut short: its closing boundary is missing."
 
@@ -170,9 +173,7 @@ class FormParser(FormDataParser):
             raise BadRequest("The form is empty.")
         self._take(decoder.read(None), content_length, parts)
 
-    def _take(
-        self, events: Iterator[Event], content_length: int | None, parts: list[Part]
-    ) -> None:
+    def _take(self, events: Iterator[Event], content_length: int | None, parts: list[Part]) -> None:
         """Begin parts, and fill the last one."""
         for event in events:
             if isinstance(event, Field | File):
@@ -183,8 +184,8 @@ class FormParser(FormDataParser):
                 limit = self.max_form_memory_size
                 if part.file_name is None and limit and part.content.tell() > limit:
                     raise BadRequest(
-                        f"The field {part.name[:40]!r} is too long for text; a file needs a file "
-                        "name, or a Content-Type such as image/png."
+                        f"The text field {part.name[:40]!r} is too long; a file has a file name, "
+                        "or a Content-Type such as image/png."
                     )
 
     def _begin_part(self, event: Field | File, content_length: int | None) -> Part:

@@ -36,9 +36,7 @@ MAX_STEM_LENGTH = 100
 MAX_STEM_BYTES = 200
 # Control characters, what a quoted string would have to escape, and marks that turn text round:
 # with these a name may show another ending than it has.
-UNWANTED = re.compile(
-    '[\x00-\x1f\x7f-\x9f"\\\\\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]'
-)
+UNWANTED = re.compile('[\x00-\x1f\x7f-\x9f"\\\\\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]')
 LEAST_BYTES_PER_SECOND = 32 * 1024
 TOO_SLOW = "The upload takes too long."
 # The connection broke, or gunicorn found a malformed chunk.
@@ -190,7 +188,9 @@ def take_form_file(request: Request) -> tuple[BinaryIO, str]:
         raise BadRequest(f"The form has {len(files)} files in the field '{FIELD}'; send one.")
     storage = files[0]
     if not storage.filename:
-        raise BadRequest(f"The file in the field '{FIELD}' has no name: none was chosen.")
+        raise BadRequest(
+            f"The file in the field '{FIELD}' has an empty name, as where none was chosen."
+        )
     # The request closes its files when it ends; a result that others wait for needs this one.
     file, storage.stream = storage.stream, BytesIO()
     return cast(BinaryIO, file), storage.filename
