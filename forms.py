@@ -40,6 +40,7 @@ BARE_BOUNDARY = re.compile(r';\s*boundary=([^";\s]+)\s*(?:;|$)', re.IGNORECASE)
 # Likewise, where file names are concerned: filename=my photo.png
 BARE_FILE_NAME = re.compile(r';\s*filename=(?!")([^;]*)', re.IGNORECASE)
 EXTENDED_FILE_NAME = re.compile(r';\s*filename\*="?([^";]*)"?', re.IGNORECASE)
+READABLE = re.compile("(utf-8|iso-8859-1|us-ascii)'[^']*'.", re.IGNORECASE)
 # A backslash that escapes no quote: that of a Windows path, or of a name that ends with one.
 PATH_BACKSLASH = re.compile(r'\\(?!"(?!\s*(?:;|$)))')
 # As browsers write line ends in names (HTML, 4.10.21.8); Werkzeug reads their %22 itself.
@@ -52,9 +53,11 @@ def clean_disposition(text: str) -> str:
     text = BARE_FILE_NAME.sub(lambda found: f'; filename="{found[1].strip()}"', text)
     text = ENCODED_LINE_END.sub(" ", text)
     # .NET sends both. This one is preferred wherever it stands (RFC 6266, 4.3); to Werkzeug, the
-    # last one is.
+    # last one is, and one that it cannot decode, too.
     if extended := EXTENDED_FILE_NAME.search(text):
-        text = f"{text.replace(extended[0], '')}; filename*={extended[1].strip()}"
+        text = text.replace(extended[0], "")
+        if READABLE.match(extended[1]) or "filename=" not in text.lower():
+            text = f"{text}; filename*={extended[1].strip()}"
     return text
 
 

@@ -149,6 +149,10 @@ def test_file_name_of_a_form_names_the_result(service: Service, sent: bytes, nam
         # Old requests and urllib3
         (b"form-data; name=\"image\"; filename*=utf-8''caf%C3%A9.png", "café_x3.png"),
         (b"form-data; name=\"image\"; filename*=iso-8859-1'en'caf%E9.png", "café_x3.png"),
+        (b"form-data; name=image; filename=x.png; filename*=gbk''%CE%D2.png", "x_x3.png"),
+        (b"form-data; name=image; filename=x.png; filename*=utf-8''", "x_x3.png"),
+        (b"form-data; name=image; filename=x.png; filename*=", "x_x3.png"),
+        (b"form-data; name=image; filename*=gbk''%CE%D2.png", "%CE%D2_x3.png"),
         (b"form-data; name=image; filename=my photo.png", "my photo_x3.png"),
         (b"form-data; name=image; filename=" + "фото.png".encode(), "фото_x3.png"),
         (b'FORM-DATA; NAME="image"; FILENAME="a.png"', "a_x3.png"),
