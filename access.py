@@ -9,10 +9,12 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from api_keys import ApiKeys
 from errors import ForeignOrigin, Unauthorized
 from hosts import install_hosts
+from origins import serialize_origin
 from settings import Settings
 
 EXPOSED_HEADERS = (
     "Content-Length",
+    "Content-Range",
     "ETag",
     "Link",
     "Location",
@@ -34,11 +36,21 @@ API_REQUEST_HEADERS = (
     "X-Requested-With",
     "X-Request-ID",
     "Prefer",
+    "If-Match",
     "If-None-Match",
     "Cache-Control",
 )
 PUBLIC_METHODS = ("GET", "HEAD", "OPTIONS")
-PUBLIC_REQUEST_HEADERS = ("If-None-Match", "Cache-Control", "Range")
+# Those of conditional requests, and of a download that goes on (`If-Range`, by Nginx).
+PUBLIC_REQUEST_HEADERS = (
+    "If-Match",
+    "If-None-Match",
+    "If-Modified-Since",
+    "If-Unmodified-Since",
+    "Cache-Control",
+    "Range",
+    "If-Range",
+)
 GUARDED_METHODS = frozenset({"POST", "DELETE"})
 # Monitors ask these, and load balancers, which have no key.
 OPEN_PATHS = frozenset({"/api/health", "/api/ready"})
@@ -100,7 +112,7 @@ def refuse_foreign_origin(settings: Settings) -> None:
     if request.method not in GUARDED_METHODS or not settings.cors_origins:
         return
     origin = request.headers.get("Origin")
-    if origin in settings.cors_origins:
+    if origin is not None and origin.lower() in settings.cors_origins:
         return
     is_cross_site = request.headers.get("Sec-Fetch-Site") == "cross-site"
     is_own = origin is None or is_own_origin(origin, settings.public_url)
@@ -114,8 +126,7 @@ def is_own_origin(origin: str, public_url: str) -> bool:
     The Host is the service's own, which hosts.py has seen to.
     """
     if public_url:
-        parts = urlsplit(public_url)
-        return origin == f"{parts.scheme}://{parts.netloc}".lower()
+        return origin == serialize_origin(urlsplit(public_url))
     if request.headers.get("Sec-Fetch-Site") == "same-origin":
         return True
     return origin == f"{request.scheme}://{request.host.lower()}"

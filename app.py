@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from urllib.parse import quote
 
 from flask import Flask, Response, g, jsonify, request
+from werkzeug.datastructures import MIMEAccept
 from werkzeug.urls import iri_to_uri
 from werkzeug.wsgi import wrap_file
 
@@ -17,6 +18,7 @@ from charges import Charge
 from dask_tiles import load_on_cluster
 from errors import BadRequest, NotStored, ResultNotFound
 from formats import FORMATS
+from forms import FormRequest
 from job_routes import JobRoutes, read_preference
 from metrics import install_metrics
 from openvino_engine import load_fastest
@@ -28,7 +30,7 @@ from result_cache import KEY_PATTERN, NAME_PATTERN, READ_CHUNK_BYTES, StoredResu
 from runner import Result, Runner
 from settings import PROJECT_DIR, Settings
 from super_resolution import SuperResolution
-from uploads import drain_body, has_left, read_upload
+from uploads import FIELD, drain_body, has_left, read_upload
 from web_pages import install_web_pages
 
 VERSION = "0.1.0"
@@ -65,6 +67,7 @@ def create_app(
         return make(settings.model_path, settings.lanes)
 
     app = Flask(__name__, static_folder=None)
+    app.request_class = FormRequest
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.config["MAX_FORM_PARTS"] = MAX_FORM_PARTS
     runner = app.extensions["runner"] = Runner(settings, load)
@@ -126,7 +129,7 @@ def add_routes(app: Flask, settings: Settings, runner: Runner, charge: Charge) -
                 request, settings.max_upload_bytes, settings.upload_timeout_seconds
             )
         try:
-            options = read_options(request.values)
+            options = read_options(request.values, files=request.files.keys() - {FIELD})
         except BadRequest:
             upload.close()
             raise
@@ -177,7 +180,7 @@ def add_routes(app: Flask, settings: Settings, runner: Runner, charge: Charge) -
         keys = request.args.getlist("sha256")
         if len(keys) != 1 or not KEY_PATTERN.fullmatch(keys[0]):
             raise BadRequest("sha256 must be given once, as 64 lower-case hexadecimal digits.")
-        name = runner.result_name(keys[0], read_options(request.args))
+        name = runner.result_name(keys[0], read_options(request.args, besides={"sha256"}))
         return jsonify(name=name, url=result_url(name), exists=runner.cache.contains(name))
 
     def absolute(path: str) -> str:
@@ -251,7 +254,10 @@ def add_routes(app: Flask, settings: Settings, runner: Runner, charge: Charge) -
 
 def prefers_json(pictures: Iterable[str]) -> bool:
     """Tell whether the client wants JSON rather than a picture; a tie gives the picture."""
-    accepted = request.accept_mimetypes
+    # Without parameters: "application/json; charset=utf-8" asks for JSON.
+    accepted = MIMEAccept(
+        (kind.partition(";")[0].strip(), quality) for kind, quality in request.accept_mimetypes
+    )
     json_quality = accepted.quality("application/json")
     return all(json_quality > accepted.quality(each) for each in pictures)
 

@@ -110,6 +110,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def handle_request(self, req: Request, conn: TConn) -> Any:
         """Serve a request whose headers are there."""
         self._reading_headers.pop(conn, None)
+        refuse_codings(req)
         if conn.sock.family not in {socket.AF_INET, socket.AF_INET6}:
             return super().handle_request(req, conn)
         with watch(AnswerTransfer(conn.sock, SEND_SECONDS, LEAST_BYTES_PER_SECOND)):
@@ -176,6 +177,19 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self.log.warning("Invalid request from ip=%s: %s", addr[0] if addr else "", exc)
         with contextlib.suppress(OSError):
             client.send(make_refusal(*PROBLEMS.get(type(exc), MALFORMED)), socket.MSG_DONTWAIT)
+
+
+def refuse_codings(req: Request) -> None:
+    """Refuse a body in codings other than `chunked`, which gunicorn hands on undecoded.
+
+    Raises
+    ------
+    UnsupportedTransferCoding
+        It is (RFC 9112, section 6.1).
+    """
+    for name, value in req.headers:
+        if name == "TRANSFER-ENCODING" and value.strip().lower() != "chunked":
+            raise UnsupportedTransferCoding(value)
 
 
 def make_refusal(status: int, code: str, message: str) -> bytes:

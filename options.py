@@ -1,6 +1,6 @@
 """What a client can choose about a result: its format and its size."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -72,14 +72,45 @@ def read_whole_number(name: str, text: str, least: int, most: int) -> int:
     return number
 
 
-def read_options(values: MultiDict[str, str] | CombinedMultiDict[str, str]) -> Options:
-    """Read the options out of form fields or query parameters; others are left alone.
+def refuse_unknown(names: Iterable[str], besides: Collection[str] = ()) -> None:
+    """Refuse options that do not exist: whoever misspells one would get another result unawares.
+
+    Names that begin with `_` pass; libraries add such to queries, and forms (`_charset_`).
 
     Raises
     ------
     BadRequest
-        A value is wrong, given twice, or has no meaning beside another one; names the field.
+        One does not exist; names it, and those that do.
     """
+    for name in names:
+        if name not in OPTION_NAMES and name not in besides and not name.startswith("_"):
+            known = ", ".join(OPTION_NAMES)
+            raise BadRequest(f"There is no option {name[:40]!r}; there are {known}.")
+
+
+def read_options(
+    values: MultiDict[str, str] | CombinedMultiDict[str, str],
+    files: Collection[str] = (),
+    besides: Collection[str] = (),
+) -> Options:
+    """Read the options out of form fields or query parameters.
+
+    Parameters
+    ----------
+    values : form fields and query parameters
+    files : names of fields that were sent as files, where options have no meaning
+    besides : names that are no options, and belong there
+
+    Raises
+    ------
+    BadRequest
+        An option does not exist; or a value is wrong, given twice, or has no meaning beside
+        another one; names the field.
+    """
+    refuse_unknown([*values, *files], besides)
+    for name in OPTION_NAMES:
+        if name in files:
+            raise BadRequest(f"{name} was sent as a file; send it as text.")
     given: dict[str, str] = {}
     for name in OPTION_NAMES:
         texts = values.getlist(name)

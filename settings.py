@@ -13,14 +13,12 @@ from limits import RateLimitItem
 
 from disk import MEGABYTE
 from errors import ConfigError
+from origins import parse_origins, serialize_origin
 
 PROJECT_DIR = Path(__file__).resolve().parent
 MODEL_FILE_NAME = "EDSR_x3.pb"
 EMBEDDED_MODEL_PATH = PROJECT_DIR / "models" / MODEL_FILE_NAME
 
-# flask-cors takes an origin with any of these for a regular expression, and matches it unanchored.
-REGEX_CHARACTERS = frozenset("*\\]?$^[()")
-DEFAULT_PORTS = {"http": 80, "https": 443}
 URL_PATTERN = re.compile(r"[A-Za-z0-9:/._~%\[\]-]+")
 HOST_PATTERN = re.compile(r"\.?[a-z0-9-]+(\.[a-z0-9-]+)*")
 # Multipart boundaries and part headers around the file itself.
@@ -71,28 +69,6 @@ def parse_boolean(text: str) -> bool:
     raise ValueError("must be true or false")
 
 
-def parse_origin(text: str) -> str:
-    """Read one web origin, scheme and host with an optional port (RFC 6454)."""
-    origin = text.strip().rstrip("/").lower()
-    parts = urlsplit(origin)
-    if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
-        raise ValueError(f"{text!r} is no origin such as https://app.example")
-    if origin != f"{parts.scheme}://{parts.netloc}" or "@" in parts.netloc:
-        raise ValueError(f"{text!r} is more than scheme, host and port")
-    if REGEX_CHARACTERS & set(origin):
-        raise ValueError(f"{text!r} has a character that would make it a pattern")
-    if parts.port == DEFAULT_PORTS[parts.scheme]:
-        origin = origin.removesuffix(f":{parts.port}")  # browsers leave it out
-    return origin
-
-
-def parse_origins(text: str) -> tuple[str, ...]:
-    """Read origins separated by commas; ``*`` or nothing means any origin."""
-    if text.strip() in {"", "*"}:
-        return ()
-    return tuple(parse_origin(part) for part in text.split(",") if part.strip())
-
-
 def parse_public_url(text: str) -> str:
     """Read the URL under which clients reach the service, with its path prefix."""
     url = text.strip().rstrip("/")
@@ -101,6 +77,7 @@ def parse_public_url(text: str) -> str:
         raise ValueError("must be a URL such as https://sr.example/prefix")
     if parts.query or parts.fragment or not URL_PATTERN.fullmatch(url):
         raise ValueError("must have no query, no fragment and no unencoded characters")
+    serialize_origin(parts)  # its host and port must be ones
     return url
 
 
@@ -285,7 +262,11 @@ class Settings:
     )
     cors_enabled: bool = setting(True, parse_boolean, "false leaves the CORS headers to the proxy")
     cors_origins: tuple[str, ...] = setting(
-        (), parse_origins, "origins allowed to use /api, separated by commas; empty: any"
+        (),
+        parse_origins,
+        "origins allowed to use /api, separated by commas: https://app.example, or another scheme "
+        "of apps and extensions (capacitor://localhost, chrome-extension://...), never null or "
+        "file://, which any page can have; empty: any",
     )
     cors_max_age_seconds: int = setting(
         86400, parse_non_negative, "how long browsers may remember a preflight"

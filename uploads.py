@@ -14,10 +14,11 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 
 from gunicorn.http.errors import ParseException
-from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
+from werkzeug.exceptions import ClientDisconnected
 from werkzeug.wrappers import Request
 
 from errors import BadRequest, Busy, UnsupportedUpload, UploadTimeout, UploadTooLarge
+from forms import DEFAULT_NAME, is_picture_type
 from image_codec import ACCEPTED_NAMES
 from pace import UploadTransfer, watch
 from result_cache import READ_CHUNK_BYTES, hash_file
@@ -30,8 +31,12 @@ HOW_TO_UPLOAD = (
     f"(curl -F {FIELD}=@photo.jpg), or as the body with its own Content-Type "
     "(curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg')."
 )
-DEFAULT_STEM = "image"
 MAX_STEM_LENGTH = 100
+# File systems take 255 bytes, of which an ending has some.
+MAX_STEM_BYTES = 200
+# Control characters, what a quoted string would have to escape, and marks that turn text round:
+# with these a name may show another ending than it has.
+UNWANTED = re.compile('[\x00-\x1f\x7f-\x9f"\\\\\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]')
 LEAST_BYTES_PER_SECOND = 32 * 1024
 TOO_SLOW = "The upload takes too long."
 # The connection broke, or gunicorn found a malformed chunk.
@@ -138,7 +143,7 @@ def read_upload(request: Request, max_bytes: int, timeout_seconds: float) -> Upl
         ) as is_too_slow:
             if mimetype == "multipart/form-data":
                 file, name = take_form_file(request)
-            elif mimetype.startswith("image/") or mimetype == "application/octet-stream":
+            elif is_picture_type(mimetype):
                 file, name = spool_body(request), ""
             else:
                 raise UnsupportedUpload(HOW_TO_UPLOAD)
@@ -171,30 +176,21 @@ def read_upload(request: Request, max_bytes: int, timeout_seconds: float) -> Upl
 
 def take_form_file(request: Request) -> tuple[BinaryIO, str]:
     """Take the file of the field `image` out of a multipart form, with its name."""
-    if not request.mimetype_params.get("boundary"):
-        raise BadRequest(
-            "The Content-Type has no boundary. Let the browser or client set the Content-Type "
-            "of a form itself."
-        )
-    try:
-        files = request.files.getlist(FIELD)
-    except RequestEntityTooLarge:
-        limit = request.max_content_length
-        if request.content_length is None or (limit and request.content_length > limit):
-            raise
-        # Not the body is too large: Werkzeug says the same of long text fields and many parts.
-        raise BadRequest(
-            f"The form has a text field that is too long, or too many fields. {HOW_TO_UPLOAD}"
-        ) from None
+    files = request.files.getlist(FIELD)
     if FIELD in request.form:
-        raise BadRequest(f"The field '{FIELD}' is text; it must be a file. {HOW_TO_UPLOAD}")
+        raise BadRequest(
+            f"The field '{FIELD}' is text; it must be a file, with a file name or a Content-Type "
+            f"such as image/png. {HOW_TO_UPLOAD}"
+        )
     if not files:
         raise BadRequest(f"The form has no file in the field '{FIELD}'. {HOW_TO_UPLOAD}")
     if len(files) > 1:
         raise BadRequest(f"The form has {len(files)} files in the field '{FIELD}'; send one.")
     storage = files[0]
     if not storage.filename:
-        raise BadRequest(f"The file in the field '{FIELD}' has no name: none was chosen.")
+        raise BadRequest(
+            f"The file in the field '{FIELD}' has an empty name, as where none was chosen."
+        )
     # The request closes its files when it ends; a result that others wait for needs this one.
     file, storage.stream = storage.stream, BytesIO()
     return cast(BinaryIO, file), storage.filename
@@ -245,5 +241,6 @@ def drain_body(request: Request) -> None:
 def file_stem(name: str) -> str:
     """Return a client's file name without folders, ending and control characters."""
     stem = PurePosixPath(name.replace("\\", "/")).stem
-    clean = re.sub(r"[\x00-\x1f\x7f\"\\]", "", stem)[:MAX_STEM_LENGTH]
-    return clean.strip(" .") or DEFAULT_STEM
+    clean = UNWANTED.sub("", stem)[:MAX_STEM_LENGTH]
+    short = clean.encode()[:MAX_STEM_BYTES].decode(errors="ignore")
+    return short.strip(" .") or DEFAULT_NAME

@@ -9,6 +9,7 @@ from flask.testing import FlaskClient
 from PIL import Image
 from werkzeug.test import TestResponse
 
+from origins import parse_origins
 from settings import Settings
 from tests.conftest import encode
 
@@ -60,7 +61,14 @@ def test_listed_origin_may_read_answers_and_their_headers(client: FlaskClient) -
     assert response.status_code == 200
     assert response.headers.getlist("Access-Control-Allow-Origin") == [LISTED]
     exposed = response.headers["Access-Control-Expose-Headers"].split(", ")
-    assert {"ETag", "Link", "X-Cache-Hit", "Retry-After", "Content-Disposition"} <= set(exposed)
+    assert {
+        "ETag",
+        "Content-Range",
+        "Link",
+        "X-Cache-Hit",
+        "Retry-After",
+        "Content-Disposition",
+    } <= set(exposed)
     assert "Access-Control-Allow-Credentials" not in response.headers
 
 
@@ -167,6 +175,7 @@ def test_request_without_an_origin_gets_no_cors_headers(client: FlaskClient) -> 
         "X-Requested-With",
         "X-Request-ID",
         "Prefer",
+        "If-Match",
         "If-None-Match",
         "Cache-Control",
     ],
@@ -181,6 +190,52 @@ def test_request_header_may_be_sent_across_origins(client: FlaskClient, header: 
         },
     )
     assert response.headers["Access-Control-Allow-Headers"].lower() == header.lower()
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["If-Match", "If-None-Match", "If-Modified-Since", "Cache-Control", "Range", "If-Range"],
+)
+def test_results_may_be_asked_for_with_conditions_and_in_parts(
+    client: FlaskClient, header: str
+) -> None:
+    response = client.options(
+        "/cache/none",
+        headers={
+            "Origin": "https://any.example",
+            "Access-Control-Request-Method": "GET",
+            "Access-Control-Request-Headers": header.lower(),
+        },
+    )
+    assert response.headers["Access-Control-Allow-Headers"].lower() == header.lower()
+    assert "Content-Range" in response.headers["Access-Control-Expose-Headers"]
+
+
+@pytest.mark.parametrize(
+    ("listed", "sent"),
+    [
+        ("capacitor://localhost", "capacitor://localhost"),
+        ("chrome-extension://Abc", "chrome-extension://abc"),
+        ("safari-web-extension://E8B1-AA", "safari-web-extension://E8B1-AA"),
+        ("https://Bücher.example:443/", "https://xn--bcher-kva.example"),
+    ],
+)
+def test_origin_is_compared_as_browsers_send_it(
+    settings: Settings, make_app: AppMaker, listed: str, sent: str
+) -> None:
+    client = make_app(replace(settings, cors_origins=parse_origins(listed))).test_client()
+    for response in (
+        upload(client, Origin=sent, Sec_Fetch_Site="cross-site"),
+        preflight(client, "/api/enhance", sent),
+    ):
+        assert response.status_code == 200
+        assert response.headers["Access-Control-Allow-Origin"] == sent
+    assert upload(client, Origin=f"{sent}.evil.test").status_code == 403
+
+
+def test_own_origin_has_no_default_port(settings: Settings, make_app: AppMaker) -> None:
+    own = replace(settings, cors_origins=(LISTED,), public_url="https://SR.example:443/prefix")
+    assert upload(make_app(own).test_client(), Origin="https://sr.example").status_code == 200
 
 
 def test_preflight_of_a_listed_origin_lists_everything(client: FlaskClient) -> None:

@@ -106,6 +106,9 @@ def test_stem_has_nothing_that_a_header_or_folder_could_trip_over(name: str, ste
     [
         ("application/json", "application/json"),
         ("application/json, image/png;q=0.5", "application/json"),
+        ("application/json; charset=utf-8", "application/json"),
+        ("Application/JSON;charset=UTF-8, */*;q=0.1", "application/json"),
+        ("application/json;charset=utf-8;q=0.4, image/png;v=1;q=0.5", "image/png"),
         ("application/json, text/plain, */*", "image/png"),
         ("*/*", "image/png"),
         ("image/*, application/json;q=0.9", "image/png"),

@@ -6,6 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.service import PROJECT_DIR
 
@@ -41,6 +42,18 @@ def test_systemd_would_find_what_is_wrong(units: Path) -> None:
     service = units / "super-resolution.service"
     service.write_text(service.read_text().replace("gunicorn app:app", "no-such-program"))
     assert "no-such-program" in verify(units).stderr
+
+
+def test_compose_overrides_nothing_of_its_env_file_with_an_empty_value() -> None:
+    compose = yaml.safe_load((PROJECT_DIR / "deploy" / "compose.yaml").read_text())
+    app = compose["services"]["app"]
+    assert [each["path"] for each in app["env_file"]] == ["super-resolution.env"]
+    # What the shell has not set becomes what stands behind the ":-".
+    values = {
+        name: re.sub(r"\$\{\w+:-(.*)\}", r"\1", value) for name, value in app["environment"].items()
+    }
+    assert values["SR_TRUSTED_PROXIES"] == "1"
+    assert all(values.values()), values
 
 
 def test_image_has_every_module_and_data_file_of_the_service() -> None:

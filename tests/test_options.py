@@ -32,7 +32,7 @@ from tests.conftest import PNG, AppMaker, assert_problem
             Options("jpeg", 1, None, 8, 6),
             "_8x6.jpg",
         ),
-        ({"other": "x"}, Options(), "_x3.png"),
+        ({"_": "x"}, Options(), "_x3.png"),
     ],
 )
 def test_options_are_read(given: dict[str, str], options: Options, suffix: str) -> None:
@@ -44,6 +44,10 @@ def test_options_are_read(given: dict[str, str], options: Options, suffix: str) 
 WRONG = [
     ({"format": "gif"}, "format"),
     ({"quality": "90"}, "quality"),
+    ({"outscale": "2"}, "no option 'outscale'; there are format, quality, scale, width, height"),
+    ({"Scale": "2"}, "no option 'Scale'"),
+    ({"": "2"}, "no option ''"),
+    ({"image": "http://a.example/a.png"}, "no option 'image'"),
     ({"format": "jpeg", "quality": "0"}, "quality"),
     ({"format": "jpeg", "quality": "101"}, "quality"),
     ({"format": "jpeg", "quality": "9.5"}, "quality"),
@@ -66,7 +70,7 @@ def test_wrong_option_is_named(given: dict[str, str], field: str) -> None:
         read_options(MultiDict(given))
 
 
-@pytest.mark.parametrize(("given", "field"), WRONG[:2])
+@pytest.mark.parametrize(("given", "field"), WRONG[:6])
 def test_wrong_option_of_a_request_is_a_bad_request(
     client: FlaskClient, given: dict[str, str], field: str
 ) -> None:
@@ -76,6 +80,14 @@ def test_wrong_option_of_a_request_is_a_bad_request(
     ):
         assert_problem(response, 400, "bad_request")
         assert field in response.get_json()["error"]
+
+
+def test_hash_is_known_where_a_result_is_found_by_it_alone(client: FlaskClient) -> None:
+    given = {"sha256": "0" * 64, "_": "1"}
+    assert client.get("/api/result", query_string=given).status_code == 200
+    response = client.post("/api/enhance", data=PNG, content_type="image/png", query_string=given)
+    assert_problem(response, 400, "bad_request")
+    assert "no option 'sha256'" in response.get_json()["error"]
 
 
 def test_option_given_twice_is_a_bad_request(client: FlaskClient) -> None:

@@ -71,9 +71,37 @@ def test_default_port_is_left_out_of_an_origin_as_browsers_do() -> None:
 
 
 @pytest.mark.parametrize(
+    ("listed", "sent"),
+    [
+        ("capacitor://localhost", "capacitor://localhost"),
+        ("ionic://localhost/", "ionic://localhost"),
+        ("tauri://localhost", "tauri://localhost"),
+        ("app://obsidian.md", "app://obsidian.md"),
+        ("chrome-extension://abcdefghijklmnopabcdefghijklmnop",) * 2,
+        ("moz-extension://8b7c6a5d-0000-4000-8000-000000000001",) * 2,
+        ("https://Bücher.example", "https://xn--bcher-kva.example"),
+        ("https://xn--bcher-kva.example", "https://xn--bcher-kva.example"),
+        # As browsers do, not as Python's own codec of 2003 does.
+        ("https://straße.example", "https://xn--strae-oqa.example"),
+        ("http://例え.jp:8080", "http://xn--r8jz45g.jp:8080"),
+    ],
+)
+def test_origin_is_read_as_browsers_send_it(listed: str, sent: str) -> None:
+    assert Settings.from_env({"SR_CORS_ORIGINS": listed}).cors_origins == (sent,)
+
+
+@pytest.mark.parametrize(
     "origin",
     [
         "a.example",
+        "file://",
+        "file:///android_asset",
+        "data://a",
+        "chrome-extension://*",
+        "capacitor://",
+        "https://a b.example",
+        "https://xn--.ü",
+        "https://a.example?",
         "https://a.example/path",
         "https://*.example",
         r"https://a\.example",

@@ -80,6 +80,32 @@ def test_picture_is_enlarged_and_its_address_is_the_public_one(
     assert "Content-Encoding" not in response.headers
 
 
+def make_form(file_name: bytes) -> bytes:
+    head = (
+        b'--B\r\nContent-Disposition: form-data; name="image"; filename="'
+        + file_name
+        + b'"\r\n\r\n'
+    )
+    return head + encode(Image.new("RGB", (8, 8)), "PNG") + b"\r\n--B--\r\n"
+
+
+FORM = {"Content-Type": "multipart/form-data; boundary=B"}
+
+
+def test_form_in_chunks_with_a_name_in_another_encoding_arrives(client: httpx.Client) -> None:
+    form = make_form("café.png".encode("latin-1"))
+    pieces = (form[start : start + 50] for start in range(0, len(form), 50))
+    response = client.post("/api/enhance", content=pieces, headers=FORM)
+    assert response.status_code == 200
+    assert response.headers["Content-Disposition"].endswith("filename*=UTF-8''caf%C3%A9_x3.png")
+
+
+def test_form_that_ends_too_soon_is_told_so(client: httpx.Client) -> None:
+    response = client.post("/api/enhance", content=make_form(b"a.png")[:-9], headers=FORM)
+    assert (response.status_code, response.json()["code"]) == (400, "bad_request")
+    assert "closing boundary" in response.json()["error"]
+
+
 def test_result_comes_from_the_cache_of_nginx_without_asking_the_service(
     client: httpx.Client, nginx: Nginx, service: Service
 ) -> None:
@@ -127,6 +153,7 @@ def test_parts_of_a_result_come_from_the_cache(client: httpx.Client, nginx: Ngin
         part = client.get(path, headers={"Range": "bytes=10-19"})
         assert (part.status_code, part.content) == (206, whole.content[10:20])
         assert part.headers["Content-Range"] == f"bytes 10-19/{len(whole.content)}"
+        assert "Content-Range" in part.headers["Access-Control-Expose-Headers"]
     beyond = client.get(path, headers={"Range": "bytes=9999999-"})
     assert beyond.status_code == 416
 

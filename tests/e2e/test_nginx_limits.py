@@ -376,6 +376,13 @@ def test_malformed_host_is_a_problem(nginx: Nginx, request_bytes: bytes, is_plai
     assert (b"\r\nStrict-Transport-Security: " in answer) != is_plain
 
 
+@pytest.mark.parametrize("is_plain", [False, True], ids=["TLS", "plain"])
+def test_coding_but_chunked_is_a_problem(nginx: Nginx, is_plain: bool) -> None:
+    request_bytes = ask(b"sr.example", headers=b"Transfer-Encoding: gzip, chunked\r\n")
+    answer = exchange(nginx, request_bytes, is_plain)
+    assert_problem(answer, 501, "coding_not_implemented")
+
+
 def test_service_sees_the_name_that_nginx_answered_for(nginx: Nginx) -> None:
     """Not the Host, where the request line has another name."""
     origin = f"Origin: {LISTED}\r\n".encode()
