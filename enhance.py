@@ -102,7 +102,8 @@ def enhance_all(
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    made = failed = 0
+    failed = 0
+    futures: dict[Future[None], Path] = {}
     with (
         Progress(*columns, console=console, disable=not console.is_terminal) as progress,
         ThreadPoolExecutor(parallel) as pool,
@@ -127,30 +128,31 @@ def enhance_all(
             finally:
                 progress.remove_task(bar)
 
-        def end(code: int, words: str) -> Outcome:
-            enhancer.stop()
+        def end(code: int, words: str = "") -> Outcome:
             pool.shutdown(wait=True, cancel_futures=True)
-            return Outcome(code, made, words)
+            # Those too whose end came after the decision to stop.
+            ended = [each for each in futures if each.done() and not each.cancelled()]
+            return Outcome(code, sum(each.exception() is None for each in ended), words)
 
-        futures: dict[Future[None], Path] = {}
         try:
             for picture in pictures:
                 futures[pool.submit(make, *picture)] = picture[0]
             for future in as_completed(futures):
                 try:
                     future.result()
-                    made += 1
                 except EnhanceError as error:
                     failed += 1
                     tell(console, f"{show(futures[future])}: {error}", style="red")
                 progress.advance(total)
         except Unusable as error:
+            enhancer.stop()
             return end(1, f"error: {error}")
         except KeyboardInterrupt:
             # Once more ends at once: an upload may take its time.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+            enhancer.stop()
             return end(130, "interrupted; the same command goes on")
-    return Outcome(1 if failed else 0, made)
+        return end(1 if failed else 0)
 
 
 def tell(console: Console, words: str, style: str = "") -> None:

@@ -53,9 +53,12 @@ def read_picture(answer: httpx.Response) -> bytes:
 def explain_refusal(answer: httpx.Response) -> str:
     """Return an error's words; a proxy in front may not speak JSON."""
     try:
-        return str(answer.json()["error"])
+        words = str(answer.json()["error"])
     except (ValueError, KeyError, TypeError):
         return describe_stranger(answer)
+    # With a path too many in --url, this tells.
+    where = f" ({answer.url.copy_with(query=None)})" if answer.status_code == 404 else ""
+    return words + where
 
 
 def describe_stranger(answer: httpx.Response) -> str:

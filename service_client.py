@@ -53,7 +53,7 @@ def check_url(text: str) -> str:
     """
     address = text.strip().removesuffix("/").removesuffix(UPLOAD_PATH)
     example = "http://localhost:7860"
-    if address and "://" not in address:
+    if address and "://" not in text:
         example = f"http://{address}"
     try:
         url = httpx.URL(address)
