@@ -32,8 +32,9 @@ try:
     from service_answers import EnhanceError, Unusable
     from service_client import KEY_VARIABLE, RemoteEnhancer, check_url
 except ModuleNotFoundError as missing:
+    needed = Path(__file__).with_name("requirements-client.txt")
     print(
-        f"enhance.py needs {missing.name}: python -m pip install -r requirements-client.txt",
+        f"enhance.py needs {missing.name}: {sys.executable} -m pip install -r {needed}",
         file=sys.stderr,
     )
     sys.exit(2)

@@ -1,8 +1,10 @@
 """Enlarges pictures in the process of the command line, without a service."""
 
+import sys
 import warnings
 from collections.abc import Callable
 from io import BytesIO
+from pathlib import Path
 
 from errors import ServiceError, StartupError
 from options import Options
@@ -27,9 +29,10 @@ class LocalEnhancer:
             from lanes import Progress as TileProgress
             from super_resolution import SuperResolution
         except ImportError as error:
+            needed = Path(__file__).with_name("requirements.txt")
             raise Unusable(
                 f"--local computes here, and {error.name or 'a package'} cannot be loaded: "
-                "python -m pip install -r requirements.txt"
+                f"{sys.executable} -m pip install -r {needed}"
             ) from None
         # What Pillow says of damaged files; whether they can be read, the result says.
         warnings.simplefilter("ignore")

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image
 
 from api_keys import hash_key, make_key
 from tests.command_line import WAIT_SECONDS, command, draw, names_in, run
-from tests.service import Service, run_service
+from tests.service import PROJECT_DIR, Service, run_service
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +206,7 @@ def test_missing_package_is_named_with_what_to_install(
     done = run(*arguments, PYTHONPATH=str(tmp_path / "packages"))
     assert done.returncode == 2
     assert f"{package}" in done.stderr
-    assert f"pip install -r {file}" in done.stderr
+    assert f"{sys.executable} -m pip install -r {PROJECT_DIR / file}" in done.stderr
     assert "Traceback" not in done.stderr
 
 
