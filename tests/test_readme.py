@@ -5,6 +5,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+from errors import ClientLeft, ServiceError
 from formats import AVIF, JPEG, WEBP
 from settings import PROJECT_DIR, Settings
 
@@ -27,9 +28,34 @@ def test_limits_name_the_longest_side_of_each_format() -> None:
     assert f"{sides} AVIF {AVIF.max_side:,}." in (PROJECT_DIR / "README.md").read_text()
 
 
+def codes_of(error: type[ServiceError]) -> set[str]:
+    return {error.code}.union(*map(codes_of, error.__subclasses__()))
+
+
+def test_table_of_errors_has_every_code_that_a_client_may_read() -> None:
+    listed = set(re.findall(r"`(\w+)`", (PROJECT_DIR / "README.md").read_text()))
+    # Nobody is there to read that one.
+    assert codes_of(ServiceError) - listed == {ClientLeft.code}
+
+
+def test_links_lead_somewhere() -> None:
+    pages = [*PROJECT_DIR.glob("*.md"), *PROJECT_DIR.glob("docs/*.md")]
+    for page in (*pages, PROJECT_DIR / "models" / "README.md"):
+        for link in re.findall(r"\]\((?!\w+:)([^)\s]+)\)", page.read_text()):
+            file, _, anchor = link.partition("#")
+            target = page.parent / file if file else page
+            assert target.exists(), f"{page.name}: {link}"
+            assert not anchor or anchor in anchors_of(target), f"{page.name}: {link}"
+
+
+def anchors_of(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
 def imports_of(module: Path) -> set[str]:
     """Return the packages and modules that a module imports, anywhere in it."""
-    names = set()
+    names: set[str] = set()
     for node in ast.walk(ast.parse(module.read_text())):
         if isinstance(node, ast.Import):
             names.update(each.name for each in node.names)
@@ -40,7 +66,8 @@ def imports_of(module: Path) -> set[str]:
 
 def test_architecture_names_all_that_know_of_http_among_what_the_runner_needs() -> None:
     own = {path.stem: imports_of(path) for path in PROJECT_DIR.glob("*.py")}
-    needed, to_do = set(), {"runner"}
+    needed: set[str] = set()
+    to_do = {"runner"}
     while to_do:
         needed |= to_do
         to_do = set().union(*(own[name] & own.keys() for name in to_do)) - needed
