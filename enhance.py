@@ -54,6 +54,7 @@ from picture_files import (
 
 DEFAULT_URL = "http://localhost:7860"
 MAX_NAMED = 20
+INTERRUPTED = 130
 NOTHING_MORE_CAN_BE_WRITTEN = frozenset({ENOSPC, EDQUOT, EROFS})
 EPILOG = f"""
 A result is named after its picture: photo_x3.png for photo.png, photo.jpg_x3.png for photo.jpg.
@@ -149,11 +150,18 @@ def enhance_all(
             enhancer.stop()
             return end(1, f"error: {error}")
         except KeyboardInterrupt:
-            # Once more ends at once: an upload may take its time.
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            # What is under way may wait for an answer for minutes.
+            signal.signal(signal.SIGINT, lambda *_: end_at_once(console))
+            tell(console, "stopping; Ctrl-C once more ends at once")
             enhancer.stop()
-            return end(130, "interrupted; the same command goes on")
+            return end(INTERRUPTED, "interrupted; the same command goes on")
         return end(1 if failed else 0)
+
+
+def end_at_once(console: Console) -> None:
+    """End the process, whatever its threads wait for."""
+    console.show_cursor()
+    os._exit(INTERRUPTED)
 
 
 def tell(console: Console, words: str, style: str = "") -> None:
@@ -268,4 +276,4 @@ def main(arguments: list[str] | None = None) -> int:
 if __name__ == "__main__":
     with suppress(KeyboardInterrupt):
         sys.exit(main())
-    sys.exit(130)
+    sys.exit(INTERRUPTED)

@@ -1,6 +1,8 @@
 """The command-line client and servers that are none, go away, or refuse."""
 
 import json
+import signal
+import socket
 import ssl
 import subprocess
 import threading
@@ -14,7 +16,7 @@ import pytest
 
 from service_answers import EnhanceError
 from service_client import MAX_ATTEMPTS, RemoteEnhancer, check_url
-from tests.command_line import draw, names_in, run
+from tests.command_line import WAIT_SECONDS, command, draw, names_in, run
 from tests.service import Service, find_free_port, run_service
 
 
@@ -323,6 +325,23 @@ def test_connection_that_breaks_again_and_again_fails_its_picture_alone(
             enhancer.enhance(b"a picture", lambda _share: None)
         enhancer.stop()
     assert len(attempts) == MAX_ATTEMPTS
+
+
+def test_second_interrupt_ends_at_once_though_no_answer_comes(tmp_path: Path) -> None:
+    picture = draw(tmp_path / "a.png", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        arguments = command(picture, "-o", tmp_path / "out", "--url", url)
+        process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+        assert process.stderr
+        connection, _ = silent.accept()
+        with connection:
+            process.send_signal(signal.SIGINT)
+            assert "once more ends at once" in process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(WAIT_SECONDS) == 130
+        process.stderr.close()
+    assert names_in(tmp_path / "out") == set()
 
 
 @pytest.fixture(scope="module")
