@@ -288,6 +288,7 @@ def test_key_goes_to_the_api_and_nowhere_else(tmp_path: Path) -> None:
             )
             assert done.returncode == code, done.stderr
             assert ("Authorization: Bearer KEY" in done.stderr) == (code == 1)
+            assert ("SR_API_KEY" in done.stderr) == (code == 1)
         # The third time from /cache/, which takes no key.
         assert "key=anna" in service.log
         fetched = [line for line in service.log.splitlines() if "GET /cache/" in line]
