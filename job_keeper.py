@@ -34,7 +34,11 @@ class JobExecutor(Protocol):
     """Computes the jobs that the keeper claims."""
 
     def claimable_pixels(self) -> int | None:
-        """Return the most pixels that the next claimed job may have; None: any number."""
+        """Return the most pixels that the next claimed job may have; None: any number.
+
+        0: none, since no job could be brought to its end here. Its results or the store cannot be
+        written, it does not have the spool, its model is not loaded or not sound, or it is ending.
+        """
 
     def claimed(self) -> Sequence[OwnedJob]:
         """Return the jobs of this process that are claimed in the table."""

@@ -192,7 +192,7 @@ class LocalJobs:
             machine.return_free_memory()
 
     def claimable_pixels(self) -> int | None:
-        """Return the most pixels that the next claimed job may have; None: any number.
+        """Return the most pixels that the next claimed job may have; None: any number; 0: none.
 
         Enough are claimed to keep the lanes busy while one is decoded or encoded. Beyond these, or
         where pictures wait for memory, one that the lanes would take before all of them: so small

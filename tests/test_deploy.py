@@ -3,7 +3,7 @@
 import re
 import subprocess
 from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 import yaml
@@ -56,15 +56,48 @@ def test_compose_overrides_nothing_of_its_env_file_with_an_empty_value() -> None
     assert all(values.values()), values
 
 
+def is_in_context(name: str) -> bool:
+    """Tell whether a file reaches the image's build: the last line that fits it, or its folder."""
+    result = True
+    places = [name, *(str(folder) for folder in PurePosixPath(name).parents)]
+    for line in (PROJECT_DIR / ".containerignore").read_text().splitlines():
+        pattern = line.removeprefix("!")
+        # A star matches no slash there.
+        if any(fnmatch(each, pattern) and each.count("/") == pattern.count("/") for each in places):
+            result = line.startswith("!")
+    return result
+
+
 def test_image_has_every_module_and_data_file_of_the_service() -> None:
-    ignored = (PROJECT_DIR / ".containerignore").read_text()
     copied = (PROJECT_DIR / "Containerfile").read_text()
     assert "COPY *.py LICENSE openapi.yaml" in copied
-    assert "!openapi.yaml\n" in ignored
-    assert "!*.py" in ignored
+    assert "COPY web web" in copied
     patterns = re.findall(r"models/\S+", copied)
-    for path in (PROJECT_DIR / "models").glob("*"):
-        if path.is_file():
-            assert any(fnmatch(f"models/{path.name}", pattern) for pattern in patterns)
-    for pattern in patterns:
-        assert f"!{pattern}\n" in ignored
+    models = [path.name for path in (PROJECT_DIR / "models").iterdir() if path.is_file()]
+    for name in models:
+        assert any(fnmatch(f"models/{name}", pattern) for pattern in patterns)
+    modules = [path.name for path in PROJECT_DIR.glob("*.py")]
+    for name in (
+        *modules,
+        "LICENSE",
+        "openapi.yaml",
+        "web",
+        *(f"models/{each}" for each in models),
+    ):
+        assert is_in_context(name), name
+    assert not is_in_context("tests/service.py")
+    assert not is_in_context(".git")
+
+
+def test_image_can_be_built_with_every_requirements_file_that_is_named_for_it() -> None:
+    texts = [PROJECT_DIR / "Containerfile", *(PROJECT_DIR / "docs").glob("*.md")]
+    texts += (PROJECT_DIR / "deploy").glob("*.yaml")
+    named = {
+        file for text in texts for file in re.findall(r"REQUIREMENTS=(\S+?\.txt)", text.read_text())
+    }
+    assert named >= {"requirements.txt", "requirements-openvino.txt", "requirements-replica.txt"}
+    while named:
+        file = named.pop()
+        assert is_in_context(file), file
+        assert fnmatch(file, "requirements*.txt")  # what the Containerfile copies
+        named.update(re.findall(r"^-r (\S+)", (PROJECT_DIR / file).read_text(), re.M))

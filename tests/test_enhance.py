@@ -1,14 +1,11 @@
 """The command-line client against the real service, and against one that misbehaves."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -17,26 +14,8 @@ import pytest
 from PIL import Image
 
 from api_keys import hash_key, make_key
+from tests.command_line import WAIT_SECONDS, command, draw, names_in, run
 from tests.service import PROJECT_DIR, Service, run_service
-
-WAIT_SECONDS = 60
-
-
-def draw(path: Path, seed: int, side: int = 48) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
-    Image.fromarray(pixels).resize((side, side)).save(path)
-    return path
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, str(PROJECT_DIR / "enhance.py"), *(str(each) for each in arguments)]
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=WAIT_SECONDS, check=False
-    )
 
 
 @pytest.fixture(scope="module")
@@ -52,19 +31,80 @@ def test_files_and_folders_are_made_and_not_made_again(service: Service, tmp_pat
     draw(source / "same.png", 3)
     draw(source / "same.jpg", 4)
     (source / "notes.txt").write_text("no picture")
+    draw(source / ".hidden.png", 6)
+    draw(source / ".git" / "c.png", 7)
+    (source / "._a.png").write_bytes(b"what macOS keeps beside a file")
     single = draw(tmp_path / "single.png", 5)
     arguments = (source, single, "-o", out, "--url", service.url)
     first = run(*arguments)
     assert first.returncode == 0, first.stderr
     assert "5 of 5 pictures made" in first.stderr
-    made = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    expected = {"a_x3.png", "deep/b_x3.png", "same.png_x3.png", "same.jpg_x3.png", "single_x3.png"}
-    assert made == expected
+    assert "notes.txt: skipped, no picture" in first.stderr
+    assert "1 skipped" in first.stderr
+    expected = {"a_x3.png", "deep/b.jpg_x3.png", "same_x3.png", "same.jpg_x3.png", "single_x3.png"}
+    assert names_in(out) == expected
     with Image.open(out / "a_x3.png") as result:
         assert result.size == (144, 144)
     again = run(*arguments)
     assert "0 of 0 pictures made" in again.stderr
     assert "5 were there" in again.stderr
+
+
+def test_results_are_named_the_same_whatever_lies_beside_the_picture(
+    service: Service, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    draw(source / "a.png", 1)
+    arguments = (source, "-o", out, "--url", service.url)
+    assert run(*arguments).returncode == 0
+    assert names_in(out) == {"a_x3.png"}
+    for name in ("a.jpg", "a.jpeg", "a.PNG", "a.jpg.png"):
+        draw(source / name, 2)
+        done = run(*arguments)
+        assert done.returncode == 0, done.stderr
+        assert "1 of 1 pictures made" in done.stderr
+    (source / "a.png").unlink()
+    assert "0 of 0 pictures made" in run(*arguments).stderr
+    others = {"a.jpg_x3.png", "a.jpeg_x3.png", "a.PNG_x3.png", "a.jpg.png_x3.png"}
+    assert names_in(out) == {"a_x3.png", *others}
+
+
+def test_results_in_the_output_folder_are_not_enlarged(service: Service, tmp_path: Path) -> None:
+    picture = draw(tmp_path / "a.png", 1)
+    for paths, made in (([picture], 1), ([picture, tmp_path / "a_x3.png"], 0), ([tmp_path], 0)):
+        done = run(*paths, "-o", tmp_path, "--url", service.url)
+        assert done.returncode == 0, done.stderr
+        assert f"{made} of {made} pictures made" in done.stderr
+    assert names_in(tmp_path) == {"a.png", "a_x3.png"}
+
+
+def test_odd_names_and_links_are_made_or_named(service: Service, tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    for seed, name in enumerate(
+        (b"two words.png", b"[red]x[1].png", b"caf\xe9.png", b"new\nline.png")
+    ):
+        draw(source / os.fsdecode(name), seed)
+    (source / "folder.png").mkdir()
+    (source / "link.png").symlink_to("two words.png")
+    (source / "nowhere.png").symlink_to("missing")
+    (source / "linked").symlink_to(tmp_path)
+    os.mkfifo(source / "pipe.png")
+    done = run(source, "-o", out, "--url", service.url)
+    assert done.returncode == 1
+    assert "4 of 5 pictures made" in done.stderr
+    assert "nowhere.png: No such file or directory" in done.stderr
+    assert "linked: skipped, a link to a folder" in done.stderr
+    assert "pipe.png: skipped" in done.stderr
+    results = {b"link_x3.png", b"[red]x[1]_x3.png", b"caf\xe9_x3.png", b"new\nline_x3.png"}
+    assert {os.fsencode(name) for name in names_in(out)} == results
+
+
+def test_bad_names_are_told_legibly(service: Service, tmp_path: Path) -> None:
+    name = os.fsdecode(b"[bold]caf\xe9\x1b[31m.png")
+    (tmp_path / name).write_bytes(b"no picture")
+    done = run(tmp_path / name, "-o", tmp_path / "out", "--url", service.url)
+    assert done.returncode == 1
+    assert f"{tmp_path}/[bold]caf\\xe9\\x1b[31m.png: " in done.stderr
 
 
 def test_upload_is_skipped_where_the_result_exists(service: Service, tmp_path: Path) -> None:
@@ -92,7 +132,7 @@ def test_options_are_those_of_the_service(service: Service, tmp_path: Path) -> N
     for name, where in (("remote", ("--url", service.url)), ("local", ("--local",))):
         done = run(picture, "-o", tmp_path / name, *where, *options)
         assert done.returncode == 0, done.stderr
-        with Image.open(tmp_path / name / "a_x2.webp") as result:
+        with Image.open(tmp_path / name / "a.png_x2.webp") as result:
             assert (result.format, result.size) == ("WEBP", (96, 96))
     assert run(picture, "--format", "gif").returncode == 2
 
@@ -120,8 +160,93 @@ def test_no_result_overwrites_another(tmp_path: Path) -> None:
 
 
 def test_wrong_arguments_end_with_2(tmp_path: Path) -> None:
-    assert run(tmp_path / "missing.png").returncode == 2
-    assert run(tmp_path, "--parallel", "0").returncode == 2
+    picture = draw(tmp_path / "in" / "a.png", 1)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("no picture")
+    (tmp_path / "file").write_text("")
+    for arguments, words in (
+        ([tmp_path / "missing.png"], "there is no"),
+        ([picture, "--parallel", "0"], "--parallel"),
+        ([picture, tmp_path / "empty"], "has no picture in it"),
+        ([picture, "-o", tmp_path / "file"], "it is no folder"),
+        ([picture, "-o", tmp_path / "file" / "deep"], "no results can be written"),
+        ([picture, "--url", "localhost:7860"], "looks like http://localhost:7860"),
+        ([picture, "--url", "http://"], "no address"),
+        ([picture, "--url", "http://localhost:78600"], "no address"),
+        ([picture, "--format", "gif"], "png, webp, jpeg, avif"),
+        ([picture, "--nothing"], "--nothing"),
+    ):
+        done = run(*arguments)
+        assert done.returncode == 2, done.stderr
+        assert words in done.stderr
+
+
+@pytest.mark.parametrize("columns", ["20", "100"])
+def test_help_has_choices_exit_codes_and_the_key(columns: str) -> None:
+    done = run("--help", COLUMNS=columns)
+    assert done.returncode == 0
+    text = " ".join(done.stdout.split())
+    for words in ("webp, jpeg, avif", "2, 3, 4", "SR_API_KEY", "exit codes: 0 ", " 130 "):
+        assert words in text
+
+
+@pytest.mark.parametrize(
+    ("package", "option", "file"),
+    [("cv2", "--local", "requirements.txt"), ("httpx", "--help", "requirements-client.txt")],
+)
+def test_missing_package_is_named_with_what_to_install(
+    tmp_path: Path, package: str, option: str, file: str
+) -> None:
+    # In front of the one that is installed.
+    missing = f"raise ModuleNotFoundError(name={package!r})"
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / f"{package}.py").write_text(missing)
+    picture = draw(tmp_path / "a.png", 1)
+    arguments = (picture, "-o", tmp_path / "out", option)
+    done = run(*arguments, PYTHONPATH=str(tmp_path / "packages"))
+    assert done.returncode == 2
+    assert f"{package}" in done.stderr
+    assert f"{sys.executable} -m pip install -r {PROJECT_DIR / file}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_full_disk_ends_the_run_and_leaves_no_half_file(service: Service, tmp_path: Path) -> None:
+    for seed in range(3):
+        draw(tmp_path / "in" / f"{seed}.png", seed, side=200)
+    out = tmp_path / "out"
+    out.mkdir()
+    arguments = command(tmp_path / "in", "-o", out, "--url", service.url, "--parallel", 1)
+    script = f'mount -t tmpfs -o size=64k tmpfs {out} && "$@"; code=$?; ls -A {out}; exit $code'
+    become_root = () if os.getuid() == 0 else ("--map-root-user",)
+    done = subprocess.run(
+        ["unshare", "--mount", *become_root, "sh", "-c", script, "sh", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=WAIT_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "No space left on device" in done.stderr
+    assert "0 of 3 pictures made" in done.stderr
+    assert done.stdout == ""
+
+
+def test_interrupted_local_run_ends_within_a_tile(tmp_path: Path) -> None:
+    noise = np.random.default_rng(15).integers(0, 256, (1000, 1000, 3), np.uint8)
+    draw(tmp_path / "in" / "a.png", 14)
+    Image.fromarray(noise).save(tmp_path / "in" / "large.png")
+    arguments = (tmp_path / "in", "-o", tmp_path / "out", "--local")
+    process = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not (tmp_path / "out" / "a_x3.png").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, output = process.communicate(timeout=WAIT_SECONDS)
+    assert process.returncode == 130, output
+    assert "1 of 2 pictures made" in output
+    assert "the same command goes on" in output
+    assert names_in(tmp_path / "out") == {"a_x3.png"}
 
 
 def test_interrupted_run_withdraws_its_job_and_goes_on_later(
@@ -145,49 +270,6 @@ def test_interrupted_run_withdraws_its_job_and_goes_on_later(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["small_x3.png"]
 
 
-class BusyHandler(BaseHTTPRequestHandler):
-    """Is busy twice, then has the result."""
-
-    attempts: list[float]
-
-    def do_GET(self) -> None:
-        if self.path.startswith("/api/result"):
-            self.attempts.append(time.monotonic())
-            if len(self.attempts) < 3:
-                return self.answer(503, b'{"error": "later"}', {"Retry-After": "1"})
-            url = f"http://{self.headers['Host']}/cache/x.png"
-            return self.answer(200, json.dumps({"exists": True, "url": url}).encode())
-        return self.answer(200, b"the result")
-
-    def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_arguments: object) -> None:
-        pass
-
-
-def test_busy_service_is_asked_again_when_it_says(tmp_path: Path) -> None:
-    BusyHandler.attempts = []
-    picture = draw(tmp_path / "a.png", 16)
-    with ThreadingHTTPServer(("127.0.0.1", 0), BusyHandler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        url = f"http://127.0.0.1:{server.server_port}"
-        done = run(picture, "-o", tmp_path / "out", "--url", url)
-        server.shutdown()
-        thread.join()
-    assert done.returncode == 0, done.stderr
-    first, second, third = BusyHandler.attempts
-    assert second - first >= 1
-    assert third - second >= 1
-    assert (tmp_path / "out" / "a_x3.png").read_bytes() == b"the result"
-    assert os.listdir(tmp_path / "out") == ["a_x3.png"]  # noqa: PTH208
-
-
 def test_key_goes_to_the_api_and_nowhere_else(tmp_path: Path) -> None:
     key = make_key()
     keys = tmp_path / "keys"
@@ -206,6 +288,7 @@ def test_key_goes_to_the_api_and_nowhere_else(tmp_path: Path) -> None:
             )
             assert done.returncode == code, done.stderr
             assert ("Authorization: Bearer KEY" in done.stderr) == (code == 1)
+            assert ("SR_API_KEY" in done.stderr) == (code == 1)
         # The third time from /cache/, which takes no key.
         assert "key=anna" in service.log
         fetched = [line for line in service.log.splitlines() if "GET /cache/" in line]

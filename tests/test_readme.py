@@ -1,8 +1,12 @@
-"""The README's settings table says what the code does."""
+"""The documents say what the code does."""
 
+import ast
 import re
 from dataclasses import fields
+from pathlib import Path
 
+from errors import ClientLeft, ServiceError
+from formats import AVIF, JPEG, WEBP
 from settings import PROJECT_DIR, Settings
 
 
@@ -17,3 +21,59 @@ def test_settings_table_lists_every_setting_with_its_default_and_meaning() -> No
         shown = {"()": "", "None": "", "True": "true", "False": "false"}.get(default, default)
         expected[f"SR_{item.name.upper()}"] = (shown, item.metadata["help"])
     assert listed == expected
+
+
+def test_limits_name_the_longest_side_of_each_format() -> None:
+    sides = f"WebP result has at most {WEBP.max_side:,} pixels, of a JPEG {JPEG.max_side:,}, of an"
+    assert f"{sides} AVIF {AVIF.max_side:,}." in (PROJECT_DIR / "README.md").read_text()
+
+
+def codes_of(error: type[ServiceError]) -> set[str]:
+    return {error.code}.union(*map(codes_of, error.__subclasses__()))
+
+
+def test_table_of_errors_has_every_code_that_a_client_may_read() -> None:
+    listed = set(re.findall(r"`(\w+)`", (PROJECT_DIR / "README.md").read_text()))
+    # Nobody is there to read that one.
+    assert codes_of(ServiceError) - listed == {ClientLeft.code}
+
+
+def test_links_lead_somewhere() -> None:
+    pages = [*PROJECT_DIR.glob("*.md"), *PROJECT_DIR.glob("docs/*.md")]
+    for page in (*pages, PROJECT_DIR / "models" / "README.md"):
+        for link in re.findall(r"\]\((?!\w+:)([^)\s]+)\)", page.read_text()):
+            file, _, anchor = link.partition("#")
+            target = page.parent / file if file else page
+            assert target.exists(), f"{page.name}: {link}"
+            assert not anchor or anchor in anchors_of(target), f"{page.name}: {link}"
+
+
+def anchors_of(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+def imports_of(module: Path) -> set[str]:
+    """Return the packages and modules that a module imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return {name.partition(".")[0] for name in names}
+
+
+def test_architecture_names_all_that_know_of_http_among_what_the_runner_needs() -> None:
+    own = {path.stem: imports_of(path) for path in PROJECT_DIR.glob("*.py")}
+    needed: set[str] = set()
+    to_do = {"runner"}
+    while to_do:
+        needed |= to_do
+        to_do = set().union(*(own[name] & own.keys() for name in to_do)) - needed
+    http = {"flask", "flask_cors", "werkzeug", "gunicorn", "httpx"}
+    knowing = {f"`{name}.py`" for name in needed if own[name] & http}
+    text = " ".join((PROJECT_DIR / "docs" / "architecture.md").read_text().split())
+    sentence = re.search(r"Of what `runner.py` needs, only that module (.*?) know of HTTP", text)
+    assert sentence
+    assert knowing == {"`uploads.py`", *re.findall(r"`\w+\.py`", sentence[1])}
