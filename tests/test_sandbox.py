@@ -315,7 +315,7 @@ def test_no_stream_of_the_service_is_handed_down(codec: SandboxedCodec, upload: 
     assert helper
     for process in (helper, *children_of(helper)):
         for stream in (0, 1):
-            assert os.readlink(f"/proc/{process}/fd/{stream}") == os.devnull
+            assert Path(f"/proc/{process}/fd/{stream}").readlink() == Path(os.devnull)
 
 
 def test_small_helper(codec: SandboxedCodec, upload: BytesIO) -> None:
