@@ -12,7 +12,7 @@ from tiling import Pixels
 
 # Where a PNG's header has its bit depth.
 PNG_BIT_DEPTH_OFFSET = 24
-TIFF_BITS_PER_SAMPLE, TIFF_SAMPLE_FORMAT, TIFF_UNSIGNED = 258, 339, 1
+TIFF_BITS_PER_SAMPLE = 258
 TIFF_PHOTOMETRIC, TIFF_WHITE_IS_ZERO = 262, 0
 DEEP_BITS, DEEP_WHITE = 16, 65_535
 
@@ -22,11 +22,6 @@ def read_depth(image: Image.Image, file: BinaryIO) -> int:
     if image.format == "PNG":
         file.seek(PNG_BIT_DEPTH_OFFSET)
         return file.read(1)[0]
-    if isinstance(image, TiffImageFile):
-        bits = image.tag_v2.get(TIFF_BITS_PER_SAMPLE, (1,))
-        formats = image.tag_v2.get(TIFF_SAMPLE_FORMAT, (TIFF_UNSIGNED,))
-        if set(bits) == {DEEP_BITS} and set(formats) == {TIFF_UNSIGNED}:
-            return DEEP_BITS
     return 8
 
 

@@ -1,0 +1,151 @@
+"""Opening a TIFF: Pillow reads some layouts, the others are put together from what Pillow can read.
+
+Pillow knows a list of layouts; 16 bits in planes it reads as other colours, CMYK, Lab and 16-bit
+grey with alpha not at all. But its libtiff knows the compressions. So samples of whole bytes are
+read by Pillow as what they are in the file, rows of grey, and put together in `tiff_samples.py`.
+"""
+
+from io import BytesIO
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from errors import UndecodableImage
+from tiff_directory import Directory, Form, Values, encode, encode_directory, find_picture
+from tiff_layout import (
+    BITS,
+    BLACK_IS_ZERO,
+    COMPRESSION,
+    HEIGHT,
+    LAYOUT_TAGS,
+    PHOTOMETRIC,
+    SAMPLES,
+    STRIP_BYTES,
+    STRIP_OFFSETS,
+    STRIP_ROWS,
+    TILE_BYTES,
+    TILE_HEIGHT,
+    TILE_OFFSETS,
+    TILE_WIDTH,
+    UNCOMPRESSED,
+    WIDTH,
+    Layout,
+    chunk_bytes,
+    count_chunks,
+    read_layout,
+    refuse_layout,
+)
+from tiff_samples import TiffSamples
+
+CUT_SHORT = "The picture is damaged or cut short."
+
+
+def open_tiff(file: BinaryIO, form: Form) -> tuple[Image.Image, TiffSamples | None]:
+    """Open a TIFF's only picture.
+
+    Returns
+    -------
+    the picture as Pillow reads it, and None; or one of the same size and metadata without its
+    pixels, and its samples
+
+    Raises
+    ------
+    UnsupportedUpload, UndecodableImage
+        As `find_picture` and `read_layout`.
+    ValueError, SyntaxError, and what else Pillow raises
+        The header is damaged.
+    """
+    directory = find_picture(file, form)
+    layout = read_layout(directory)
+    if layout.is_bytewise:
+        rewritten = rewrite(file, directory, layout)
+        return open_with_pillow(rewritten, layout), TiffSamples(layout, rewritten)
+    file.seek(0)
+    content = BytesIO(file.read())
+    content.seek(form.first_offset_at)
+    content.write(encode(form, directory.offset))
+    return open_with_pillow(content, layout), None
+
+
+def open_with_pillow(file: BinaryIO, layout: Layout) -> Image.Image:
+    """Open a TIFF whose first directory is the picture."""
+    try:
+        return Image.open(file, formats=("TIFF",))
+    except UnidentifiedImageError:
+        raise refuse_layout(layout) from None
+
+
+def rewrite(file: BinaryIO, directory: Directory, layout: Layout) -> BytesIO:
+    """Copy a TIFF and give the copy directories that Pillow can open.
+
+    The first has the picture's size and all its metadata. Behind it is one for each plane, or one
+    for all samples, whose rows are rows of one sample. These have no predictor: it would have to
+    know which samples are neighbours.
+    """
+    form = directory.form
+    file.seek(0)
+    content = file.read()
+    length = len(content)
+    copy = BytesIO(content)
+    copy.seek(form.first_offset_at)
+    copy.write(encode(form, length))
+    copy.seek(length)
+    kept = directory.entries[~np.isin(directory.entries["tag"], LAYOUT_TAGS)]
+    basis: dict[int, Values | int] = {HEIGHT: layout.height, PHOTOMETRIC: BLACK_IS_ZERO, SAMPLES: 1}
+    sized: dict[int, Values | int] = {
+        WIDTH: layout.width,
+        BITS: 8,
+        COMPRESSION: UNCOMPRESSED,
+        STRIP_OFFSETS: 0,
+    }
+    copy.write(encode_directory(form, kept, basis | sized, copy.tell(), last=False))
+    planes = layout.samples if layout.is_planar else 1
+    samples = 1 if layout.is_planar else layout.samples
+    basis |= {BITS: layout.bits[0], COMPRESSION: layout.compression, WIDTH: layout.width * samples}
+    offsets, lengths = find_chunks(directory, layout, planes, length)
+    for plane in range(planes):
+        numbers = basis | arrange(layout, offsets[plane], lengths[plane], samples)
+        last = plane == planes - 1
+        copy.write(encode_directory(form, kept[:0], numbers, copy.tell(), last))
+    return copy
+
+
+def arrange(
+    layout: Layout, offsets: Values, lengths: Values, samples: int
+) -> dict[int, Values | int]:
+    """Return the entries of a plane's strips or tiles."""
+    width, height = layout.chunk
+    if layout.is_tiled:
+        tile = {TILE_WIDTH: width * samples, TILE_HEIGHT: height}
+        return {**tile, TILE_OFFSETS: offsets, TILE_BYTES: lengths}
+    return {STRIP_ROWS: height, STRIP_OFFSETS: offsets, STRIP_BYTES: lengths}
+
+
+def find_chunks(
+    directory: Directory, layout: Layout, planes: int, file_bytes: int
+) -> tuple[Values, Values]:
+    """Return where each plane's strips or tiles are and how long, (planes, chunks) each.
+
+    Raises
+    ------
+    UndecodableImage
+        Some are missing, or lie outside the file.
+    """
+    tags = (TILE_OFFSETS, TILE_BYTES) if layout.is_tiled else (STRIP_OFFSETS, STRIP_BYTES)
+    shape = planes, count_chunks(layout)
+    count = shape[0] * shape[1]
+    # Some writers tell the offsets of tiles in the entries of strips.
+    offsets, lengths = (directory.values(tag).astype(np.uint64)[:count] for tag in tags)
+    if len(offsets) < count or (offsets >= file_bytes).any():
+        raise UndecodableImage(CUT_SHORT)
+    rest = file_bytes - offsets
+    if layout.compression == UNCOMPRESSED:
+        lengths = np.tile(chunk_bytes(layout), planes).astype(np.uint64)
+        if (lengths > rest).any():
+            raise UndecodableImage(CUT_SHORT)
+    elif len(lengths) < count:
+        lengths = rest
+    else:
+        lengths = np.where(lengths > 0, np.minimum(lengths, rest), rest)
+    return offsets.reshape(shape), lengths.reshape(shape)

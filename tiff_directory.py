@@ -1,0 +1,248 @@
+"""A TIFF's directories: what their entries say, and which of them is the picture.
+
+TIFF 6.0 and BigTIFF. Pillow reads directories too, but opens no picture whose samples it does not
+know, calls a reduced copy another page, and makes a Python number of every strip's offset.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from errors import UnsupportedUpload
+
+Values = npt.NDArray[np.unsignedinteger[Any]]
+
+# The second is what a writer makes that swaps the version but not the order's mark, or the reverse.
+STARTS = {
+    b"II*\0": ("<", False),
+    b"MM\0*": (">", False),
+    b"MM*\0": (">", False),
+    b"II\0*": ("<", False),
+    b"II+\0": ("<", True),
+    b"MM\0+": (">", True),
+}
+NEW_SUBFILE_TYPE, SUBFILE_TYPE, SUB_DIRECTORIES = 254, 255, 330
+REDUCED, MASK = 0b001, 0b100
+OLD_REDUCED = 2
+# BYTE, SHORT, LONG, IFD, LONG8 and IFD8, with their sizes.
+UNSIGNED_TYPES = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}
+LONG, LONG8 = 4, 16
+# A picture of 16 megapixels has 12 overviews, and their masks.
+MAX_DIRECTORIES = 64
+MAX_ENTRIES = 65_535
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a TIFF writes its numbers.
+
+    Attributes
+    ----------
+    order : of bytes, as NumPy writes it
+    is_big : it is a BigTIFF
+    """
+
+    order: str
+    is_big: bool
+
+    @property
+    def offset_type(self) -> np.dtype[Any]:
+        """How offsets, counts and values are written in a directory."""
+        return np.dtype(f"{self.order}u{8 if self.is_big else 4}")
+
+    @property
+    def count_type(self) -> np.dtype[Any]:
+        """How a directory's number of entries is written."""
+        return np.dtype(f"{self.order}u{8 if self.is_big else 2}")
+
+    @property
+    def entry_type(self) -> np.dtype[Any]:
+        """One entry: tag, type, count, and the value or where it stands."""
+        short, long = f"{self.order}u2", self.offset_type
+        fields = [("tag", short), ("type", short), ("count", long)]
+        return np.dtype([*fields, ("value", f"V{long.itemsize}")])
+
+    @property
+    def first_offset_at(self) -> int:
+        """Where the file says where its first directory is."""
+        return 8 if self.is_big else 4
+
+
+def read_form(file: BinaryIO) -> Form | None:
+    """Return how a TIFF writes its numbers; None: the file is none."""
+    file.seek(0)
+    start = STARTS.get(file.read(4))
+    return None if start is None else Form(*start)
+
+
+@dataclass(frozen=True)
+class Directory:
+    """One directory of a TIFF.
+
+    Attributes
+    ----------
+    entries : of `Form.entry_type`, as the file has them
+    next_offset : of the directory behind this one; 0: there is none
+    """
+
+    file: BinaryIO
+    form: Form
+    offset: int
+    entries: npt.NDArray[Any]
+    next_offset: int
+
+    def values(self, tag: int) -> Values:
+        """Return an entry's whole numbers; empty where there is none.
+
+        Raises
+        ------
+        ValueError
+            They lie outside the file.
+        """
+        found = self.entries[self.entries["tag"] == tag][:1]
+        kind = UNSIGNED_TYPES.get(int(found["type"][0])) if len(found) else None
+        if kind is None:
+            return np.empty(0, np.uint64)
+        dtype = np.dtype(f"{self.form.order}{kind}")
+        count = int(found["count"][0])
+        content: bytes = found["value"][0].tobytes()
+        if count * dtype.itemsize > len(content):
+            offset = int(np.frombuffer(content, self.form.offset_type)[0])
+            content = read_at(self.file, offset, count * dtype.itemsize)
+        return np.frombuffer(content, dtype, count)
+
+    def value(self, tag: int, default: int) -> int:
+        """Return an entry's first number."""
+        values = self.values(tag)
+        return int(values[0]) if len(values) else default
+
+    @property
+    def is_secondary(self) -> bool:
+        """Whether it is a reduced copy or a mask of another picture in the file."""
+        kind = self.value(NEW_SUBFILE_TYPE, 0)
+        return bool(kind & (REDUCED | MASK)) or self.value(SUBFILE_TYPE, 0) == OLD_REDUCED
+
+
+def read_at(file: BinaryIO, offset: int, length: int) -> bytes:
+    """Read a part of a file.
+
+    Raises
+    ------
+    ValueError
+        It is not all there.
+    """
+    if offset + length > file.seek(0, 2):
+        raise ValueError("outside the file")
+    file.seek(offset)
+    return file.read(length)
+
+
+def read_directory(file: BinaryIO, form: Form, offset: int) -> Directory:
+    """Read the directory at an offset.
+
+    Raises
+    ------
+    ValueError
+        There is none.
+    """
+    count_type, entry_type, offset_type = form.count_type, form.entry_type, form.offset_type
+    count = int(np.frombuffer(read_at(file, offset, count_type.itemsize), count_type)[0])
+    if not 0 < count <= MAX_ENTRIES:
+        raise ValueError("no directory")
+    at = offset + count_type.itemsize
+    entries = np.frombuffer(read_at(file, at, count * entry_type.itemsize), entry_type)
+    # Some files end here: the last directory needs no next one.
+    rest = file.read(offset_type.itemsize).ljust(offset_type.itemsize, b"\0")
+    return Directory(file, form, offset, entries, int(np.frombuffer(rest, offset_type)[0]))
+
+
+def read_directories(file: BinaryIO, form: Form) -> Iterator[Directory]:
+    """Yield the directories of the file's chain; what is damaged behind the first ends it.
+
+    Raises
+    ------
+    ValueError
+        The first is damaged.
+    """
+    size = form.offset_type.itemsize
+    offset = int(np.frombuffer(read_at(file, form.first_offset_at, size), form.offset_type)[0])
+    seen: set[int] = set()
+    while offset and offset not in seen:
+        seen.add(offset)
+        try:
+            directory = read_directory(file, form, offset)
+        except ValueError:
+            if len(seen) == 1:
+                raise
+            return
+        yield directory
+        offset = directory.next_offset
+
+
+def find_picture(file: BinaryIO, form: Form) -> Directory:
+    """Return the directory of the only picture: the others are its reduced copies and masks.
+
+    Raises
+    ------
+    UnsupportedUpload
+        There are several pictures, or reduced copies alone.
+    ValueError
+        The first directory is damaged.
+    """
+    first: Directory | None = None
+    picture: Directory | None = None
+    for number, directory in enumerate(read_directories(file, form)):
+        first = first or directory
+        if number == MAX_DIRECTORIES or (picture is not None and not directory.is_secondary):
+            raise UnsupportedUpload(
+                "Files of several pages are not accepted; send each page as a file of its own."
+            )
+        if not directory.is_secondary:
+            picture = directory
+    if first is None:
+        raise ValueError("no directory")
+    if picture is None and len(first.values(SUB_DIRECTORIES)):
+        raise UnsupportedUpload(
+            "The TIFF shows a preview alone, as a camera's raw file does; export the picture as "
+            "TIFF, PNG or JPEG and send that."
+        )
+    return picture or first
+
+
+def encode_directory(
+    form: Form, entries: npt.NDArray[Any], numbers: dict[int, Values | int], offset: int, last: bool
+) -> bytes:
+    """Write a directory.
+
+    Parameters
+    ----------
+    entries : of another directory, to keep as they are
+    numbers : further entries, in place of those with the same tags
+    offset : where it will stand
+    last : no other one follows; else one follows right behind
+    """
+    size = form.offset_type.itemsize
+    kept = entries[~np.isin(entries["tag"], list(numbers))]
+    written = np.zeros(len(kept) + len(numbers), form.entry_type)
+    written[: len(kept)] = kept
+    values_at = offset + form.count_type.itemsize + written.nbytes + size
+    behind = b""
+    for entry, (tag, number) in zip(written[len(kept) :], numbers.items(), strict=True):
+        content = np.asarray(number, form.offset_type).tobytes()
+        entry["tag"], entry["type"] = tag, LONG8 if form.is_big else LONG
+        entry["count"] = len(content) // size
+        if len(content) > size:
+            behind, content = behind + content, encode(form, values_at + len(behind))
+        entry["value"] = content
+    written = written[np.argsort(written["tag"], kind="stable")]
+    following = 0 if last else values_at + len(behind)
+    count = np.array(len(written), form.count_type).tobytes()
+    return count + written.tobytes() + encode(form, following) + behind
+
+
+def encode(form: Form, offset: int) -> bytes:
+    """Write an offset."""
+    return np.array(offset, form.offset_type).tobytes()
