@@ -12,7 +12,16 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from errors import UndecodableImage
-from tiff_directory import Directory, Form, Values, encode, encode_directory, find_picture
+from tiff_directory import (
+    Directory,
+    Entry,
+    Form,
+    Values,
+    encode_directory,
+    find_picture,
+    keep_entry,
+    make_entry,
+)
 from tiff_layout import (
     BITS,
     BLACK_IS_ZERO,
@@ -38,6 +47,7 @@ from tiff_layout import (
 )
 from tiff_samples import TiffSamples
 
+Numbers = dict[int, Values | int]
 CUT_SHORT = "The picture is damaged or cut short."
 
 
@@ -63,8 +73,7 @@ def open_tiff(file: BinaryIO, form: Form) -> tuple[Image.Image, TiffSamples | No
         return open_with_pillow(rewritten, layout), TiffSamples(layout, rewritten)
     file.seek(0)
     content = BytesIO(file.read())
-    content.seek(form.first_offset_at)
-    content.write(encode(form, directory.offset))
+    content.write(form.start(directory.offset))
     return open_with_pillow(content, layout), None
 
 
@@ -83,42 +92,42 @@ def rewrite(file: BinaryIO, directory: Directory, layout: Layout) -> BytesIO:
     for all samples, whose rows are rows of one sample. These have no predictor: it would have to
     know which samples are neighbours.
     """
-    form = directory.form
+    source = directory.form
+    # Pillow takes a BigTIFF of this order for no TIFF.
+    form = Form(source.order, source.is_big and source.order == "<")
     file.seek(0)
     content = file.read()
     length = len(content)
     copy = BytesIO(content)
-    copy.seek(form.first_offset_at)
-    copy.write(encode(form, length))
+    copy.write(form.start(length))
     copy.seek(length)
     kept = directory.entries[~np.isin(directory.entries["tag"], LAYOUT_TAGS)]
-    basis: dict[int, Values | int] = {HEIGHT: layout.height, PHOTOMETRIC: BLACK_IS_ZERO, SAMPLES: 1}
-    sized: dict[int, Values | int] = {
-        WIDTH: layout.width,
-        BITS: 8,
-        COMPRESSION: UNCOMPRESSED,
-        STRIP_OFFSETS: 0,
-    }
-    copy.write(encode_directory(form, kept, basis | sized, copy.tell(), last=False))
-    planes = layout.samples if layout.is_planar else 1
-    samples = 1 if layout.is_planar else layout.samples
+    basis: Numbers = {HEIGHT: layout.height, PHOTOMETRIC: BLACK_IS_ZERO, SAMPLES: 1}
+    picture: Numbers = {WIDTH: layout.width, BITS: 8, COMPRESSION: UNCOMPRESSED, STRIP_OFFSETS: 0}
+    entries = make_entries(basis | picture, form)
+    entries += [keep_entry(entry, source, form) for entry in kept]
+    copy.write(encode_directory(form, entries, length, is_last=False))
+    planes, samples = (layout.samples, 1) if layout.is_planar else (1, layout.samples)
     basis |= {BITS: layout.bits[0], COMPRESSION: layout.compression, WIDTH: layout.width * samples}
     offsets, lengths = find_chunks(directory, layout, planes, length)
     for plane in range(planes):
-        numbers = basis | arrange(layout, offsets[plane], lengths[plane], samples)
-        last = plane == planes - 1
-        copy.write(encode_directory(form, kept[:0], numbers, copy.tell(), last))
+        chunks = describe_chunks(layout, offsets[plane], lengths[plane], samples)
+        entries = make_entries(basis | chunks, form)
+        copy.write(encode_directory(form, entries, copy.tell(), is_last=plane == planes - 1))
     return copy
 
 
-def arrange(
-    layout: Layout, offsets: Values, lengths: Values, samples: int
-) -> dict[int, Values | int]:
+def make_entries(numbers: Numbers, form: Form) -> list[Entry]:
+    """Make a directory's entries."""
+    return [make_entry(tag, number, form) for tag, number in numbers.items()]
+
+
+def describe_chunks(layout: Layout, offsets: Values, lengths: Values, samples: int) -> Numbers:
     """Return the entries of a plane's strips or tiles."""
     width, height = layout.chunk
     if layout.is_tiled:
-        tile = {TILE_WIDTH: width * samples, TILE_HEIGHT: height}
-        return {**tile, TILE_OFFSETS: offsets, TILE_BYTES: lengths}
+        tile: Numbers = {TILE_WIDTH: width * samples, TILE_HEIGHT: height}
+        return tile | {TILE_OFFSETS: offsets, TILE_BYTES: lengths}
     return {STRIP_ROWS: height, STRIP_OFFSETS: offsets, STRIP_BYTES: lengths}
 
 

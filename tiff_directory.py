@@ -30,6 +30,8 @@ OLD_REDUCED = 2
 # BYTE, SHORT, LONG, IFD, LONG8 and IFD8, with their sizes.
 UNSIGNED_TYPES = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}
 LONG, LONG8 = 4, 16
+# What does not stand here, ASCII and UNDEFINED among it, has 1.
+TYPE_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 # A picture of 16 megapixels has 12 overviews, and their masks.
 MAX_DIRECTORIES = 64
 MAX_ENTRIES = 65_535
@@ -69,6 +71,16 @@ class Form:
     def first_offset_at(self) -> int:
         """Where the file says where its first directory is."""
         return 8 if self.is_big else 4
+
+    def encode(self, numbers: Values | int) -> bytes:
+        """Write offsets, or numbers that are as long."""
+        return np.asarray(numbers, self.offset_type).tobytes()
+
+    def start(self, first_offset: int) -> bytes:
+        """Write a file's start."""
+        mark = b"II" if self.order == "<" else b"MM"
+        version = np.array([43, 8, 0] if self.is_big else [42], f"{self.order}u2")
+        return mark + version.tobytes() + self.encode(first_offset)
 
 
 def read_form(file: BinaryIO) -> Form | None:
@@ -212,37 +224,55 @@ def find_picture(file: BinaryIO, form: Form) -> Directory:
     return picture or first
 
 
-def encode_directory(
-    form: Form, entries: npt.NDArray[Any], numbers: dict[int, Values | int], offset: int, last: bool
-) -> bytes:
+@dataclass(frozen=True)
+class Entry:
+    """An entry to write.
+
+    Attributes
+    ----------
+    content : its value, or where in the file this stands already
+    """
+
+    tag: int
+    kind: int
+    count: int
+    content: bytes
+
+
+def keep_entry(entry: Any, source: Form, target: Form) -> Entry:
+    """Take over an entry of another directory of the file."""
+    tag, kind, count = int(entry["tag"]), int(entry["type"]), int(entry["count"])
+    content: bytes = entry["value"].tobytes()
+    length = TYPE_BYTES.get(kind, 1) * count
+    if length > len(content):
+        return Entry(tag, kind, count, target.encode(np.frombuffer(content, source.offset_type)))
+    return Entry(tag, kind, count, content[:length])
+
+
+def make_entry(tag: int, numbers: Values | int, form: Form) -> Entry:
+    """Make an entry of whole numbers."""
+    return Entry(tag, LONG8 if form.is_big else LONG, np.size(numbers), form.encode(numbers))
+
+
+def encode_directory(form: Form, entries: list[Entry], offset: int, is_last: bool) -> bytes:
     """Write a directory.
 
     Parameters
     ----------
-    entries : of another directory, to keep as they are
-    numbers : further entries, in place of those with the same tags
     offset : where it will stand
-    last : no other one follows; else one follows right behind
+    is_last : no other one follows; else one follows right behind
     """
     size = form.offset_type.itemsize
-    kept = entries[~np.isin(entries["tag"], list(numbers))]
-    written = np.zeros(len(kept) + len(numbers), form.entry_type)
-    written[: len(kept)] = kept
-    values_at = offset + form.count_type.itemsize + written.nbytes + size
-    behind = b""
-    for entry, (tag, number) in zip(written[len(kept) :], numbers.items(), strict=True):
-        content = np.asarray(number, form.offset_type).tobytes()
-        entry["tag"], entry["type"] = tag, LONG8 if form.is_big else LONG
-        entry["count"] = len(content) // size
+    written = np.zeros(len(entries), form.entry_type)
+    behind_at = offset + form.count_type.itemsize + written.nbytes + size
+    behind = bytearray()
+    for row, entry in zip(written, sorted(entries, key=lambda each: each.tag), strict=True):
+        content = entry.content
         if len(content) > size:
-            behind, content = behind + content, encode(form, values_at + len(behind))
-        entry["value"] = content
-    written = written[np.argsort(written["tag"], kind="stable")]
-    following = 0 if last else values_at + len(behind)
+            content = form.encode(behind_at + len(behind))
+            behind += entry.content
+        row["tag"], row["type"], row["count"] = entry.tag, entry.kind, entry.count
+        row["value"] = content.ljust(size, b"\0")
+    following = 0 if is_last else behind_at + len(behind)
     count = np.array(len(written), form.count_type).tobytes()
-    return count + written.tobytes() + encode(form, following) + behind
-
-
-def encode(form: Form, offset: int) -> bytes:
-    """Write an offset."""
-    return np.array(offset, form.offset_type).tobytes()
+    return count + written.tobytes() + form.encode(following) + behind
