@@ -71,6 +71,8 @@ def open_tiff(file: BinaryIO, form: Form) -> tuple[Image.Image, TiffSamples | No
     if layout.is_bytewise:
         rewritten = rewrite(file, directory, layout)
         return open_with_pillow(rewritten, layout), TiffSamples(layout, rewritten)
+    if layout.is_misread:
+        raise refuse_layout(layout)
     file.seek(0)
     content = BytesIO(file.read())
     content.write(form.start(directory.offset))

@@ -10,21 +10,21 @@ from tiff_directory import Directory
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 262, 266
 STRIP_OFFSETS, SAMPLES, STRIP_ROWS, STRIP_BYTES, PLANES = 273, 277, 278, 279, 284
 PREDICTOR, COLOURS, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES = 317, 320, 322, 323, 324, 325
-INK_SET, EXTRA_SAMPLES, SAMPLE_FORMAT = 332, 338, 339
+INK_SET, EXTRA_SAMPLES, SAMPLE_FORMAT, SUBSAMPLING = 332, 338, 339, 530
 LAYOUT_TAGS = (
     *(WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, STRIP_OFFSETS, SAMPLES),
     *(STRIP_ROWS, STRIP_BYTES, PLANES, PREDICTOR, COLOURS, TILE_WIDTH, TILE_HEIGHT),
     *(TILE_OFFSETS, TILE_BYTES, INK_SET, EXTRA_SAMPLES, SAMPLE_FORMAT),
 )
-WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, CMYK, YCBCR, LAB = 0, 1, 2, 5, 6, 8
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, LAB = 0, 1, 2, 3, 5, 6, 8
 BASE_SAMPLES = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, CMYK: 4, LAB: 3}
 SPACES = {
-    **{WHITE_IS_ZERO: "grey", BLACK_IS_ZERO: "grey", RGB: "RGB", 3: "palette", 4: "mask"},
+    **{WHITE_IS_ZERO: "grey", BLACK_IS_ZERO: "grey", RGB: "RGB", PALETTE: "palette", 4: "mask"},
     **{CMYK: "CMYK", YCBCR: "YCbCr", LAB: "Lab", 9: "ICC Lab", 10: "ITU Lab"},
     **{32803: "raw sensor", 32844: "LogL", 32845: "LogLuv", 34892: "raw sensor"},
 }
 UNSIGNED, UNDEFINED = 1, 4
-NUMBERS = {2: "signed numbers", 3: "floating-point numbers", 5: "complex numbers"}
+NUMBERS = {2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
 UNCOMPRESSED, JPEG, PACKBITS, LZW, DEFLATE, OLD_DEFLATE = 1, 7, 32773, 5, 8, 32946
 LZMA, ZSTD = 34925, 50000
 # Those that keep bytes as they are; of these, those that may have a predictor before them.
@@ -58,6 +58,7 @@ class Layout:
     ----------
     bits : of each sample of a pixel
     extra : what each sample behind the colours is
+    subsampling : of YCbCr, horizontally and vertically
     chunk : width and height of a tile; of a strip where it has no tiles
     """
 
@@ -71,6 +72,7 @@ class Layout:
     is_planar: bool
     is_reversed: bool
     is_tiled: bool
+    subsampling: tuple[int, ...]
     chunk: tuple[int, int]
 
     @property
@@ -115,6 +117,18 @@ class Layout:
         )
 
     @property
+    def is_misread(self) -> bool:
+        """Whether Pillow would open it and give another picture.
+
+        Without compression it takes planes of few bits, of palettes and of reversed bytes, and
+        subsampled YCbCr, for something else.
+        """
+        if self.photometric == PALETTE and self.is_planar:
+            return True
+        is_subsampled = self.photometric == YCBCR and self.subsampling != (1, 1)
+        return self.compression == UNCOMPRESSED and (self.is_planar or is_subsampled)
+
+    @property
     def name(self) -> str:
         """What it is, in words."""
         bits = "/".join(str(each) for each in sorted(set(self.bits)))
@@ -157,18 +171,20 @@ def read_layout(directory: Directory) -> Layout:
             raise UndecodableImage("The picture's tiles are smaller than TIFF allows.")
     else:
         chunk = width, min(directory.value(STRIP_ROWS, height), height)
+    has_predictor = compression in PREDICTABLE
     return Layout(
-        width,
-        height,
-        bits,
-        photometric,
-        extra[: max(over, 0)],
-        compression,
-        directory.value(PREDICTOR, NO_PREDICTOR) if compression in PREDICTABLE else NO_PREDICTOR,
-        directory.value(PLANES, 1) == SEPARATE and samples > 1,
-        directory.value(FILL_ORDER, 1) != 1,
-        is_tiled,
-        chunk,
+        width=width,
+        height=height,
+        bits=bits,
+        photometric=photometric,
+        extra=extra[: max(over, 0)],
+        compression=compression,
+        predictor=directory.value(PREDICTOR, NO_PREDICTOR) if has_predictor else NO_PREDICTOR,
+        is_planar=directory.value(PLANES, 1) == SEPARATE and samples > 1,
+        is_reversed=directory.value(FILL_ORDER, 1) != 1,
+        is_tiled=is_tiled,
+        subsampling=tuple(int(each) for each in directory.values(SUBSAMPLING)[:2]) or (2, 2),
+        chunk=chunk,
     )
 
 
@@ -185,13 +201,13 @@ def refuse_unreadable(
     formats = {int(each) for each in directory.values(SAMPLE_FORMAT)[:MAX_SAMPLES]}
     odd = formats - {UNSIGNED, UNDEFINED}
     if odd or max(bits) > 16:
-        numbers = NUMBERS.get(min(odd), "complex numbers") if odd else "whole numbers"
+        kind = f"{NUMBERS.get(min(odd), 'unknown')} samples" if odd else "samples"
         raise UnsupportedUpload(
-            f"The TIFF has samples of {max(bits)} bits, {numbers}, which is not accepted: {ADVICE}."
+            f"A TIFF with {kind} of {max(bits)} bits is not accepted: {ADVICE}."
         )
     if samples > MAX_SAMPLES:
         raise UnsupportedUpload(
-            f"The TIFF has {samples} samples a pixel, at most {MAX_SAMPLES} are accepted: {ADVICE}."
+            f"The TIFF has {samples} samples a pixel; at most {MAX_SAMPLES} are accepted: {ADVICE}."
         )
     if photometric == CMYK and directory.value(INK_SET, INK_SET_CMYK) != INK_SET_CMYK:
         raise UnsupportedUpload(f"The TIFF has other inks than CMYK: {ADVICE}.")
@@ -200,7 +216,7 @@ def refuse_unreadable(
 def refuse_layout(layout: Layout) -> UnsupportedUpload:
     """Return the error for a layout that is in none of Pillow's tables."""
     return UnsupportedUpload(
-        f"The TIFF has samples in a form that is not accepted ({layout.name}): {ADVICE}."
+        f"A TIFF with samples of this form is not accepted ({layout.name}): {ADVICE}."
     )
 
 

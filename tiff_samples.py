@@ -16,10 +16,10 @@ from tiling import Pixels
 
 Samples = npt.NDArray[Any]
 # Of one block of rows: what is computed with floats is small beside the picture.
-BLOCK_SAMPLES = 2**18
+BLOCK_SAMPLES = 2**16
 # The white of D50, to which Lab refers, and what turns its XYZ into linear sRGB: Bradford's matrix
 # times that of IEC 61966-2-1, as in the profile of sRGB.
-D50_WHITE = np.array([0.9642029, 1.0, 0.8249054])
+D50_WHITE = np.array([0.96422, 1.0, 0.82521])
 XYZ_TO_SRGB = np.array(
     [
         [3.1338561, -1.6168667, -0.4906146],
@@ -134,7 +134,8 @@ def divide(colours: Samples, opacity: Samples, is_lab: bool) -> Samples:
     if is_lab:
         numbers[:, :, 1:] = colours[:, :, 1:].view(f"i{colours.itemsize}")
         low[1:], high[1:] = -(greatest + 1) // 2, greatest // 2
-    numbers *= (greatest / np.maximum(opacity, 1))[:, :, np.newaxis]
+    numbers *= greatest
+    numbers /= np.maximum(opacity, 1)[:, :, np.newaxis]
     whole = np.clip(np.rint(numbers), low, high).astype(np.int64)
     return (whole & greatest).astype(colours.dtype)
 

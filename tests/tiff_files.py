@@ -37,10 +37,11 @@ def write_tiff(
     data: Any = np.moveaxis(samples, 2, 0) if planar else samples
     if data.shape[0 if planar else -1] == 1:
         data, planar = samples[:, :, 0], False
-    options: dict[str, Any] = {"photometric": photometric, "metadata": None, **others}
+    options: dict[str, Any] = {"photometric": photometric, "metadata": None}
     options |= {"extrasamples": extra} if extra else {}
     options |= {"planarconfig": "separate" if planar else "contig"} if data.ndim == 3 else {}
     options |= {"tile": (TILE, TILE)} if tiled else {"rowsperstrip": 7}
+    options |= others
     options |= {"predictor": 2} if predictor else {}
     if compression in BY_PILLOW:
         options |= {"shape": data.shape, "dtype": data.dtype, "compression": "zlib"}
