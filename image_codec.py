@@ -261,11 +261,12 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
             alpha = channels[:, :, 3] if has_alpha else None
             if depth == DEEP_BITS:
                 deep = read_deep_colour(file, pixels)
-                if deep is not None:
-                    exact = find_transparent_pixels(deep, colour)
-                    alpha = alpha if exact is None else exact
-                    deep = deep[:, :, 1:2] if is_grey else deep
-                    pixels = to_levels(np.repeat(deep, 3, axis=2) if is_grey else deep)
+                if deep is None:
+                    raise UndecodableImage("The picture's samples of 16 bits are damaged.")
+                exact = find_transparent_pixels(deep, colour)
+                alpha = alpha if exact is None else exact
+                deep = deep[:, :, 1:2] if is_grey else deep
+                pixels = to_levels(np.repeat(deep, 3, axis=2) if is_grey else deep)
             if is_grey:
                 pixels = pixels[:, :, 1]
     if profile is not None and profile_space(profile) != ("GRAY" if pixels.ndim == 2 else "RGB"):

@@ -12,8 +12,8 @@ from tests.test_fidelity import enhance
 # Bayer's matrix of 4x4, whose thresholds give 15 tones between black and white.
 BAYER = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]])
 SIDE, BORDER = 48, 8
-# In levels of 255. Measured with the model of today: 5.6 on average, 8.8 at most (a quarter of white,
-# 64, becomes 72), and 9.8 of error diffusion. A model that has seen halftones lowers these.
+# In levels of 255. Measured with the model of today: 5.6 on average, 8.8 at most (64, a quarter of
+# white, becomes 72), and 9.8 of error diffusion. A model that has seen halftones lowers these.
 MEAN_SHIFT, LARGEST_SHIFT, DIFFUSED_SHIFT = 5.8, 9.1, 10.1
 
 
