@@ -5,6 +5,8 @@ grey with alpha not at all. But its libtiff knows the compressions. So samples o
 read by Pillow as what they are in the file, rows of grey, and put together in `tiff_samples.py`.
 """
 
+import shutil
+from collections.abc import Iterator
 from io import BytesIO
 from typing import BinaryIO
 
@@ -12,6 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from errors import UndecodableImage
+from metadata import MAX_EXIF_BYTES
 from tiff_directory import (
     Directory,
     Entry,
@@ -47,6 +50,7 @@ from tiff_layout import (
 )
 from tiff_samples import TiffSamples
 
+PROFILE = 34675
 Numbers = dict[int, Values | int]
 CUT_SHORT = "The picture is damaged or cut short."
 
@@ -69,12 +73,11 @@ def open_tiff(file: BinaryIO, form: Form) -> tuple[Image.Image, TiffSamples | No
     directory = find_picture(file, form)
     layout = read_layout(directory)
     if layout.is_bytewise:
-        rewritten = rewrite(file, directory, layout)
-        return open_with_pillow(rewritten, layout), TiffSamples(layout, rewritten)
+        samples = rewrite(file, directory, layout)
+        return open_with_pillow(samples.file, layout), samples
     if layout.is_misread:
         raise refuse_layout(layout)
-    file.seek(0)
-    content = BytesIO(file.read())
+    content = copy_file(file)
     content.write(form.start(directory.offset))
     return open_with_pillow(content, layout), None
 
@@ -87,36 +90,52 @@ def open_with_pillow(file: BinaryIO, layout: Layout) -> Image.Image:
         raise refuse_layout(layout) from None
 
 
-def rewrite(file: BinaryIO, directory: Directory, layout: Layout) -> BytesIO:
+def rewrite(file: BinaryIO, directory: Directory, layout: Layout) -> TiffSamples:
     """Copy a TIFF and give the copy directories that Pillow can open.
 
-    The first has the picture's size and all its metadata. Behind it is one for each plane, or one
-    for all samples, whose rows are rows of one sample. These have no predictor: it would have to
-    know which samples are neighbours.
+    Its first directory has the picture's size and all its metadata. The others, to which nothing
+    points, are one for each plane, or one for all samples, whose rows are rows of one sample. They
+    have no predictor: it would have to know which samples are neighbours.
     """
     source = directory.form
     # Pillow takes a BigTIFF of this order for no TIFF.
     form = Form(source.order, source.is_big and source.order == "<")
-    file.seek(0)
-    content = file.read()
-    length = len(content)
-    copy = BytesIO(content)
+    length = file.seek(0, 2)
+    copy = copy_file(file)
     copy.write(form.start(length))
     copy.seek(length)
-    kept = directory.entries[~np.isin(directory.entries["tag"], LAYOUT_TAGS)]
     basis: Numbers = {HEIGHT: layout.height, PHOTOMETRIC: BLACK_IS_ZERO, SAMPLES: 1}
     picture: Numbers = {WIDTH: layout.width, BITS: 8, COMPRESSION: UNCOMPRESSED, STRIP_OFFSETS: 0}
     entries = make_entries(basis | picture, form)
-    entries += [keep_entry(entry, source, form) for entry in kept]
-    copy.write(encode_directory(form, entries, length, is_last=False))
+    entries += keep_metadata(directory, form)
+    copy.write(encode_directory(form, entries, length))
     planes, samples = (layout.samples, 1) if layout.is_planar else (1, layout.samples)
     basis |= {BITS: layout.bits[0], COMPRESSION: layout.compression, WIDTH: layout.width * samples}
-    offsets, lengths = find_chunks(directory, layout, planes, length)
-    for plane in range(planes):
-        chunks = describe_chunks(layout, offsets[plane], lengths[plane], samples)
-        entries = make_entries(basis | chunks, form)
-        copy.write(encode_directory(form, entries, copy.tell(), is_last=plane == planes - 1))
+    pages = []
+    for chunks in find_chunks(directory, layout, planes, length):
+        pages.append(copy.tell())
+        entries = make_entries(basis | describe_chunks(layout, *chunks, samples), form)
+        copy.write(encode_directory(form, entries, copy.tell()))
+    return TiffSamples(layout, copy, [form.start(page) for page in pages])
+
+
+def copy_file(file: BinaryIO) -> BytesIO:
+    """Return a copy that can be written to, without holding the file twice."""
+    copy = BytesIO()
+    file.seek(0)
+    shutil.copyfileobj(file, copy)
+    copy.seek(0)
     return copy
+
+
+def keep_metadata(directory: Directory, form: Form) -> list[Entry]:
+    """Return the entries that a result may have; layers of editors take megabytes."""
+    tags = directory.entries["tag"]
+    entries = (
+        keep_entry(entry, directory.form, form)
+        for entry in directory.entries[~np.isin(tags, LAYOUT_TAGS)]
+    )
+    return [each for each in entries if each.tag == PROFILE or each.length <= MAX_EXIF_BYTES]
 
 
 def make_entries(numbers: Numbers, form: Form) -> list[Entry]:
@@ -135,8 +154,8 @@ def describe_chunks(layout: Layout, offsets: Values, lengths: Values, samples: i
 
 def find_chunks(
     directory: Directory, layout: Layout, planes: int, file_bytes: int
-) -> tuple[Values, Values]:
-    """Return where each plane's strips or tiles are and how long, (planes, chunks) each.
+) -> Iterator[tuple[Values, Values]]:
+    """Yield where each plane's strips or tiles are, and how long.
 
     Raises
     ------
@@ -146,7 +165,6 @@ def find_chunks(
     tags = (TILE_OFFSETS, TILE_BYTES) if layout.is_tiled else (STRIP_OFFSETS, STRIP_BYTES)
     shape = planes, count_chunks(layout)
     count = shape[0] * shape[1]
-    # Some writers tell the offsets of tiles in the entries of strips.
     offsets, lengths = (directory.values(tag).astype(np.uint64)[:count] for tag in tags)
     if len(offsets) < count or (offsets >= file_bytes).any():
         raise UndecodableImage(CUT_SHORT)
@@ -159,4 +177,4 @@ def find_chunks(
         lengths = rest
     else:
         lengths = np.where(lengths > 0, np.minimum(lengths, rest), rest)
-    return offsets.reshape(shape), lengths.reshape(shape)
+    yield from zip(offsets.reshape(shape), lengths.reshape(shape), strict=True)

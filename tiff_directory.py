@@ -238,6 +238,11 @@ class Entry:
     count: int
     content: bytes
 
+    @property
+    def length(self) -> int:
+        """Bytes of its value."""
+        return TYPE_BYTES.get(self.kind, 1) * self.count
+
 
 def keep_entry(entry: Any, source: Form, target: Form) -> Entry:
     """Take over an entry of another directory of the file."""
@@ -254,13 +259,12 @@ def make_entry(tag: int, numbers: Values | int, form: Form) -> Entry:
     return Entry(tag, LONG8 if form.is_big else LONG, np.size(numbers), form.encode(numbers))
 
 
-def encode_directory(form: Form, entries: list[Entry], offset: int, is_last: bool) -> bytes:
-    """Write a directory.
+def encode_directory(form: Form, entries: list[Entry], offset: int) -> bytes:
+    """Write a directory behind which there is no other.
 
     Parameters
     ----------
     offset : where it will stand
-    is_last : no other one follows; else one follows right behind
     """
     size = form.offset_type.itemsize
     written = np.zeros(len(entries), form.entry_type)
@@ -273,6 +277,5 @@ def encode_directory(form: Form, entries: list[Entry], offset: int, is_last: boo
             behind += entry.content
         row["tag"], row["type"], row["count"] = entry.tag, entry.kind, entry.count
         row["value"] = content.ljust(size, b"\0")
-    following = 0 if is_last else behind_at + len(behind)
     count = np.array(len(written), form.count_type).tobytes()
-    return count + written.tobytes() + form.encode(following) + behind
+    return count + written.tobytes() + form.encode(0) + behind

@@ -32,10 +32,17 @@ LAB_KNEE = 6 / 29
 
 @dataclass(frozen=True)
 class TiffSamples:
-    """A TIFF's samples, to be read from a copy that `tiff.rewrite` has made."""
+    """A TIFF's samples, to be read from a copy that `tiff.rewrite` has made.
+
+    Attributes
+    ----------
+    file : the copy
+    starts : what the copy has to begin with, that Pillow sees each page of samples
+    """
 
     layout: Layout
     file: BytesIO
+    starts: list[bytes]
 
     @property
     def keeps_profile(self) -> bool:
@@ -84,8 +91,8 @@ class TiffSamples:
         """Yield rows with their samples, (rows, width, samples), in the machine's byte order."""
         layout = self.layout
         last = layout.colours if layout.alpha is None else layout.alpha + 1
-        wanted = range(last if layout.is_planar else 1)
-        planes = [read_page(self.file, number + 1) for number in wanted]
+        wanted = self.starts[:last] if layout.is_planar else self.starts
+        planes = [read_page(self.file, start) for start in wanted]
         width = planes[0].width
         step = max(1, BLOCK_SAMPLES // (width * len(planes)))
         for top in range(0, layout.height, step):
@@ -101,10 +108,11 @@ class TiffSamples:
             yield rows, block
 
 
-def read_page(file: BytesIO, number: int) -> Image.Image:
+def read_page(file: BytesIO, start: bytes) -> Image.Image:
     """Decode one of the pages that `tiff.rewrite` has added."""
+    file.seek(0)
+    file.write(start)
     image = Image.open(file, formats=("TIFF",))
-    image.seek(number)
     image.load()
     return image
 

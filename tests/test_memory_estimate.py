@@ -89,6 +89,7 @@ def write_layout(
     return write
 
 
+MB = 10**6
 ALPHA, ASSOCIATED, UNKNOWN = ("unassalpha",), ("assocalpha",), ("unspecified",)
 UPLOADS = {
     "PNG": write("PNG", "RGB"),
@@ -128,6 +129,8 @@ UPLOADS = {
     "TIFF, 16 bits, CMYK": write_layout("separated", 5, SIXTEEN, ALPHA),
     "TIFF, 16 bits, CMYK, planes": write_layout("separated", 5, SIXTEEN, ALPHA, planar=True),
     "TIFF, 16 bits, 16 samples": write_layout("rgb", 16, SIXTEEN, 13 * UNKNOWN),
+    # Editors keep their layers in a tag.
+    "TIFF, layers": write_layout("rgb", 3, EIGHT, extratags=[(37724, "B", MB, bytes(MB), True)]),
     "TIFF, 16 samples": write_layout("minisblack", 16, EIGHT, 15 * UNKNOWN),
     "BMP": write("BMP", "RGB"),
     "GIF": write("GIF", "P"),
