@@ -34,7 +34,8 @@ LONG, LONG8 = 4, 16
 TYPE_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 # A picture of 16 megapixels has 12 overviews, and their masks.
 MAX_DIRECTORIES = 64
-MAX_ENTRIES = 65_535
+# Writers have a hundred at most; each costs time, whatever it says.
+MAX_ENTRIES = 4096
 
 
 @dataclass(frozen=True)

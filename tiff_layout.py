@@ -23,8 +23,8 @@ SPACES = {
     **{CMYK: "CMYK", YCBCR: "YCbCr", LAB: "Lab", 9: "ICC Lab", 10: "ITU Lab"},
     **{32803: "raw sensor", 32844: "LogL", 32845: "LogLuv", 34892: "raw sensor"},
 }
-UNSIGNED, UNDEFINED = 1, 4
-NUMBERS = {2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
+UNSIGNED, SIGNED, UNDEFINED = 1, 2, 4
+NUMBERS = {SIGNED: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
 UNCOMPRESSED, JPEG, PACKBITS, LZW, DEFLATE, OLD_DEFLATE = 1, 7, 32773, 5, 8, 32946
 LZMA, ZSTD = 34925, 50000
 # Those that keep bytes as they are; of these, those that may have a predictor before them.
@@ -199,7 +199,8 @@ def refuse_unreadable(
             "Deflate, or without compression."
         )
     formats = {int(each) for each in directory.values(SAMPLE_FORMAT)[:MAX_SAMPLES]}
-    odd = formats - {UNSIGNED, UNDEFINED}
+    # Lab's a and b are signed, and some writers say so.
+    odd = formats - {UNSIGNED, UNDEFINED} - ({SIGNED} if photometric == LAB else set())
     if odd or max(bits) > 16:
         kind = f"{NUMBERS.get(min(odd), 'unknown')} samples" if odd else "samples"
         raise UnsupportedUpload(

@@ -160,6 +160,15 @@ def test_lab_of_every_depth_is_what_it_looks_like(
         assert set(picture.alpha.flat) == {128}
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_lab_that_is_said_to_be_signed_is_the_same(dtype: type) -> None:
+    """As libvips writes it, lightness included, which is not."""
+    samples = lab_samples(lab_of(PHOTO), dtype)
+    signed = write_tiff(samples.view(f"i{samples.itemsize}"), "cielab")
+    expected = rgb_of(decode(write_tiff(samples, "cielab")))
+    np.testing.assert_array_equal(rgb_of(decode(signed)), expected)
+
+
 def test_lab_of_16_bits_has_neutral_greys_and_is_no_coarser() -> None:
     ramp = np.zeros((1, 2000, 3), np.uint16)
     ramp[0, :, 0] = np.arange(30_000, 32_000)
@@ -468,3 +477,10 @@ def test_start_alone_is_undecodable() -> None:
     for content in (b"II*\0", b"MM\0*\0\0\0\x08", b"II+\0\x08\0\0\0", b"II*\0\0\0\0\0"):
         with pytest.raises(UndecodableImage, match="header"):
             read_header(BytesIO(content), 10**6)
+
+
+def test_directory_of_countless_entries_is_undecodable() -> None:
+    others = [(tag, 4, 1, 0) for tag in range(40_000, 45_000)]
+    content = tiff(tiff_picture(9, 9, (273, 4, 1, 8), (279, 4, 1, 81), *others))
+    with pytest.raises(UndecodableImage, match="header"):
+        read_header(BytesIO(content), 10**6)
