@@ -31,11 +31,9 @@ const ENGLISH = {
   copy: "Copy",
   copied: "copied",
   stage: "Picture; scroll to move it",
+  // For all others the service's own words are shown, which say more.
   errors: {
     too_large: "The file is too large.",
-    unsupported_media_type: "This is no picture that can be enlarged: PNG, JPEG, WebP, TIFF, BMP, AVIF or GIF, without animation.",
-    undecodable_image: "The file is damaged.",
-    too_many_pixels: "The picture has too many pixels.",
     busy: "The server has too much to do; try again in a while.",
     rate_limited: "Too many requests; try again in a while.",
     unauthorized: "The server asks for an API key.",
@@ -79,9 +77,10 @@ const CHINESE = {
   stage: "图片;滚动以移动",
   errors: {
     too_large: "文件太大。",
-    unsupported_media_type: "不是可以放大的图片:支持 PNG、JPEG、WebP、TIFF、BMP、AVIF、GIF,不支持动画。",
-    undecodable_image: "文件已损坏。",
-    too_many_pixels: "图片像素太多。",
+    unsupported_media_type: "不能放大这个文件：{words}",
+    undecodable_image: "文件已损坏：{words}",
+    too_many_pixels: "图片像素太多：{words}",
+    too_large_for_memory: "服务器内存不足以处理这张图片：{words}",
     busy: "服务器繁忙,请稍后再试。",
     rate_limited: "请求太多,请稍后再试。",
     unauthorized: "服务器需要 API 密钥。",

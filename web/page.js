@@ -20,7 +20,9 @@ element("compare").setAttribute("aria-label", messages.compare);
 element("stage").setAttribute("aria-label", messages.stage);
 
 function describeError(error) {
-  if (error instanceof EnhanceError) return messages.errors[error.code] ?? error.message;
+  if (error instanceof EnhanceError) {
+    return messages.errors[error.code]?.replace("{words}", () => error.message) ?? error.message;
+  }
   // A folder was dropped, or the file changed or went away since it was chosen.
   if (error.name === "NotFoundError" || error.name === "NotReadableError") {
     return messages.errors.unreadable;

@@ -18,7 +18,7 @@ from tests.e2e.browser import INSECURE_HOST, run_chromium
 from tests.service import PROJECT_DIR, Service, run_service
 
 TIMEOUT = 60_000
-TOO_MANY_PIXELS = {"code": "too_many_pixels", "error": "Too large."}
+TOO_MANY_PIXELS = {"code": "too_many_pixels", "error": "It has too many pixels."}
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_failed_upload_says_why_in_words(page: Page, tmp_path: Path, photo: Path
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     page.set_input_files("#files", [broken, photo])
-    wait_for_state(page, "This is no picture that can be enlarged")
+    wait_for_state(page, "The file is no picture of an accepted format")
     wait_for_state(page, "done", 1)
     assert page.locator("#queue button").first.inner_text() == "Remove"
 
