@@ -5,15 +5,11 @@ Pillow is the decoder: `cv2.imdecode` turns some pictures by their EXIF orientat
 drops colour profiles. OpenCV only adds the lower 8 bits that Pillow drops of 16-bit colour.
 """
 
-import contextlib
-import struct
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, TypeVar
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from bit_depth import (
@@ -28,19 +24,26 @@ from errors import TooManyPixels, UndecodableImage, UnsupportedUpload
 from metadata import (
     Metadata,
     convert_to_srgb,
+    drop_xmp,
+    fit_profile,
     profile_space,
     read_dpi,
     read_exif,
     read_orientation,
     read_profile,
 )
+from picture_file import (
+    HEADER_IS_DAMAGED,
+    IS_DAMAGED,
+    PictureFile,
+    open_picture,
+    translate_decoder_errors,
+)
 from resampling import DeepPixels, to_levels
 from tiling import Pixels
 
 # Changes whenever the same upload may give other bytes: it is part of every result's name.
-CODEC_VERSION = "2"
-ACCEPTED_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
-ACCEPTED_NAMES = "PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF"
+CODEC_VERSION = "3"
 # libpng writes no side longer than 1,000,000: of a result three times larger.
 MAX_SIDE = 333_333
 # The tiles of a TIFF may be larger than the picture, and are decoded whole: 16x16 pixels in a tile
@@ -51,21 +54,6 @@ TIFF_TILE_WIDTH, TIFF_TILE_LENGTH = 322, 323
 TURNED = frozenset({5, 6, 7, 8})
 GREY_MODES = frozenset({"1", "L", "LA", "La"})
 UNUSUAL_MODES = frozenset({"CMYK", "LAB", "HSV", "YCbCr"})
-# What Pillow's decoders raise for damaged files, each seen or documented there.
-DECODER_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-    RuntimeError,
-    EOFError,
-    struct.error,
-    zlib.error,
-)
 # The size is checked here, against the settings, before any pixel is decoded.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -129,19 +117,12 @@ class Picture:
         return self.pixels.ndim == 2
 
 
-@contextlib.contextmanager
-def translate_decoder_errors(message: str) -> Iterator[None]:
-    """Turn what a decoder raises for damaged files into UndecodableImage."""
-    try:
-        yield
-    except DECODER_ERRORS as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # reading the file failed: a fault of this machine
-        raise UndecodableImage(message) from None
-
-
-def open_image(file: BinaryIO) -> Image.Image:
+def open_image(file: BinaryIO, with_pixels: bool = False) -> PictureFile:
     """Read a picture's header and refuse what the service does not take.
+
+    Parameters
+    ----------
+    with_pixels : see `open_picture`
 
     Raises
     ------
@@ -150,14 +131,9 @@ def open_image(file: BinaryIO) -> Image.Image:
     UndecodableImage
         An accepted format with a damaged header.
     """
-    file.seek(0)
-    with translate_decoder_errors("The picture's header is damaged."):
-        try:
-            image = Image.open(file, formats=ACCEPTED_FORMATS)
-        except UnidentifiedImageError:
-            raise UnsupportedUpload(
-                f"The file is no picture of an accepted format ({ACCEPTED_NAMES})."
-            ) from None
+    picture = open_picture(file, with_pixels)
+    image = picture.image
+    with translate_decoder_errors(HEADER_IS_DAMAGED):
         # MPO is what Pillow calls the multi-picture JPEG of phones: its first picture is the photo.
         if getattr(image, "is_animated", False) and image.format != "MPO":
             raise UnsupportedUpload(
@@ -167,7 +143,8 @@ def open_image(file: BinaryIO) -> Image.Image:
             tile = image.tag_v2.get(TIFF_TILE_WIDTH, 0) * image.tag_v2.get(TIFF_TILE_LENGTH, 0)
             if tile > max(image.width * image.height, MAX_TIFF_TILE_PIXELS):
                 raise UndecodableImage("The picture's tiles are larger than the picture.")
-    return image
+    drop_xmp(image)  # looking for further pages has read it again
+    return picture
 
 
 def read_header(file: BinaryIO, max_pixels: int) -> ImageHeader:
@@ -180,7 +157,7 @@ def read_header(file: BinaryIO, max_pixels: int) -> ImageHeader:
     UnsupportedUpload, UndecodableImage
         As `open_image`.
     """
-    image = open_image(file)
+    image = open_image(file).image
     width, height = image.size
     if width < 1 or height < 1:
         raise UndecodableImage("The picture has no pixels.")
@@ -189,7 +166,7 @@ def read_header(file: BinaryIO, max_pixels: int) -> ImageHeader:
             f"The picture has {width} x {height} pixels; at most {max_pixels:,} are accepted, "
             f"and {MAX_SIDE:,} a side."
         )
-    with translate_decoder_errors("The picture's header is damaged."):
+    with translate_decoder_errors(HEADER_IS_DAMAGED):
         if read_orientation(image) in TURNED:
             width, height = height, width
         is_deep = read_depth(image, file) == DEEP_BITS or image.mode.startswith("I;16")
@@ -207,6 +184,16 @@ def turn_upright(array: Samples, orientation: int) -> Samples:
     return np.ascontiguousarray(array)
 
 
+def convert_unusual(
+    image: Image.Image, profile: bytes | None
+) -> tuple[Image.Image, bytes | None]:
+    """Convert samples that are neither RGB nor grey, and return the profile of what they become."""
+    is_rgb = profile is not None and profile_space(profile) == "RGB"
+    # YCbCr and HSV are ways to write the samples of an RGB space.
+    kept = profile if is_rgb and image.mode in {"YCbCr", "HSV"} else None
+    return convert_to_srgb(image, profile), kept
+
+
 def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
     """Decode a picture: turned upright, BGR or grey, with its depth and metadata.
 
@@ -221,14 +208,11 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
     UnsupportedUpload
         As `open_image`, or samples of 32 bits.
     """
-    image = open_image(file)
-    with translate_decoder_errors("The picture is damaged or cut short."):
+    opened = open_image(file, with_pixels=True)
+    file, image = opened.file, opened.image
+    with translate_decoder_errors(IS_DAMAGED):
         depth = read_depth(image, file)
-        is_transparent = "transparency" in image.info
-        image.load()
-        if not is_transparent:
-            # A PNG's transparency behind its pixels counts for nothing, as in libpng.
-            image.info.pop("transparency", None)
+        opened.load()
         orientation = read_orientation(image)
         exif, dpi, profile = read_exif(image, keep_metadata), read_dpi(image), read_profile(image)
         deep: DeepPixels | None = None
@@ -245,8 +229,8 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
             colour = image.info.get("transparency")
             scale_transparent_colour(image, depth)
             if image.mode in UNUSUAL_MODES:
-                image, profile = convert_to_srgb(image, profile), None
-            is_grey = image.mode in GREY_MODES
+                image, profile = convert_unusual(image, profile)
+            is_grey = image.mode in GREY_MODES or (opened.png is not None and opened.png.is_grey)
             has_alpha = image.has_transparency_data
             channels = np.asarray(image.convert("RGBA" if has_alpha else "RGB"))
             pixels = channels[:, :, 2::-1]
@@ -260,8 +244,12 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
                     pixels = to_levels(np.repeat(deep, 3, axis=2) if is_grey else deep)
             if is_grey:
                 pixels = pixels[:, :, 1]
-    if profile is not None and profile_space(profile) != ("GRAY" if pixels.ndim == 2 else "RGB"):
-        profile = None
+    if image.format == "BMP" and alpha is not None and not alpha.any():
+        alpha = None  # as browsers do it: many programs leave zeros there and mean nothing by them
+    profile, is_colour = fit_profile(profile, is_grey=pixels.ndim == 2)
+    if is_colour:
+        pixels = np.repeat(pixels[:, :, np.newaxis], 3, axis=2)
+        deep = None if deep is None else np.repeat(deep, 3, axis=2)
     if dpi is not None and orientation in TURNED:
         dpi = dpi[::-1]
     return Picture(

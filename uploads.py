@@ -18,7 +18,7 @@ from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from werkzeug.wrappers import Request
 
 from errors import BadRequest, Busy, UnsupportedUpload, UploadTimeout, UploadTooLarge
-from image_codec import ACCEPTED_NAMES
+from file_kinds import ACCEPTED_NAMES
 from pace import UploadTransfer, watch
 from result_cache import READ_CHUNK_BYTES, hash_file
 
