@@ -108,9 +108,9 @@ def tiff_share(image: TiffImageFile, size: int) -> float:
     """Return the share of a TIFF's strips or tiles that is there."""
     for starts_tag, lengths_tag in TIFF_PIECES:
         starts, lengths = image.tag_v2.get(starts_tag, ()), image.tag_v2.get(lengths_tag, ())
-        total = sum(lengths)
+        total: int = sum(lengths)
         if total:
-            there = sum(
+            there: int = sum(
                 min(max(size - start, 0), length)
                 for start, length in zip(starts, lengths, strict=False)
             )

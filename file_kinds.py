@@ -14,7 +14,7 @@ HEIC_BRANDS = frozenset(
     {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
     | {b"mif2", b"miaf", b"avci", b"avcs", b"jpeg", b"vvic"}
 )
-REFUSED = "The file is {}, which is not accepted; {}. Accepted: {}."
+REFUSED = f"The file is no picture of an accepted format ({ACCEPTED_NAMES})"
 CONVERT = "open it in a program that can, and save it as PNG or JPEG"
 HEIC = (
     "a HEIC or HEIF picture",
@@ -86,8 +86,7 @@ ACCEPTED_SIGNATURES = (
 BASE64_PICTURE = re.compile(
     rb"\s*(data:image/[\w.+-]+;base64,|iVBORw0KGgo|/9j/[\w+/]|R0lGOD[dl]h|UklGR[\w+/])"
 )
-SVG = re.compile(rb"<svg[\s>]|<!doctype\s+svg", re.IGNORECASE)
-HTML = re.compile(rb"\s*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)[\s>]", re.IGNORECASE | re.S)
+MARKUP = re.compile(rb"<(!doctype\s+)?(svg|html|head|body)[\s>]", re.IGNORECASE)
 PORTABLE_MAP = re.compile(rb"P[1-7fF]\s")
 DNG_VERSION, SUB_DIRECTORIES, PHOTOMETRIC, NEW_SUBFILE_TYPE = 50706, 330, 262, 254
 # Colour filter array, and what Adobe's converter makes of one.
@@ -137,10 +136,12 @@ def find_text_kind(start: bytes) -> tuple[str, str] | None:
     if start.startswith((b"\xff\xfe", b"\xfe\xff")) or (b"\0" not in start and is_utf8(start)):
         if BASE64_PICTURE.match(start):
             return "base64 text", "decode it and send the bytes themselves"
-        if HTML.match(start.removeprefix(b"\xef\xbb\xbf")):
+        is_markup = start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<")
+        markup = MARKUP.search(start) if is_markup else None
+        if markup is not None and markup[2].lower() == b"svg":
+            return "an SVG drawing, which has no pixels", "render it as PNG in the size that you need"
+        if markup is not None:
             return "a web page (HTML)", "save the picture on it and send that"
-        if SVG.search(start):
-            return "an SVG drawing", "it has no pixels; render it as PNG in the size that you need"
         if start.strip():
             return "text", "send a picture"
     return None
@@ -158,9 +159,13 @@ def is_utf8(start: bytes) -> bool:
 def explain_kind(start: bytes) -> str:
     """Return what a client is told about a file that is no picture of an accepted format."""
     kind = find_kind(start)
-    if kind is None:
-        return f"The file is no picture of an accepted format ({ACCEPTED_NAMES})."
-    return REFUSED.format(*kind, ACCEPTED_NAMES)
+    return f"{REFUSED}." if kind is None else describe(kind)
+
+
+def describe(kind: tuple[str, str]) -> str:
+    """Return what a client is told about a file of a kind that is known."""
+    name, advice = kind
+    return f"{REFUSED}: it is {name}; {advice}."
 
 
 def find_accepted(start: bytes) -> str | None:
@@ -176,7 +181,7 @@ def find_accepted(start: bytes) -> str | None:
 
 def explain_raw(image: TiffImageFile) -> str | None:
     """Return words for a TIFF that is a camera's raw file; None: it is none."""
-    return REFUSED.format(*RAW, ACCEPTED_NAMES) if is_raw(image) else None
+    return describe(RAW) if is_raw(image) else None
 
 
 def is_raw(image: TiffImageFile) -> bool:

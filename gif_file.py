@@ -66,7 +66,10 @@ def find_pixels(content: bytes) -> GifPixels | None:
 
 
 def complete_gif(file: BinaryIO) -> BinaryIO:
-    """Return a GIF that is cut within its pixels with an end; Pillow drops the block that is cut."""
+    """Return a GIF that is cut within its pixels with an end.
+
+    Pillow drops the block that is cut, which may have the last pixels.
+    """
     file.seek(0)
     content = file.read()
     pixels = find_pixels(content)

@@ -184,9 +184,7 @@ def turn_upright(array: Samples, orientation: int) -> Samples:
     return np.ascontiguousarray(array)
 
 
-def convert_unusual(
-    image: Image.Image, profile: bytes | None
-) -> tuple[Image.Image, bytes | None]:
+def convert_unusual(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, bytes | None]:
     """Convert samples that are neither RGB nor grey, and return the profile of what they become."""
     is_rgb = profile is not None and profile_space(profile) == "RGB"
     # YCbCr and HSV are ways to write the samples of an RGB space.

@@ -6,7 +6,6 @@ end marker has the same pixels whatever stands behind its data.
 """
 
 import re
-import struct
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import BinaryIO

@@ -168,7 +168,8 @@ def find_dpi(image: Image.Image) -> object:
     """
     if image.format in {"PNG", "BMP"} and "dpi" in image.info:
         return image.info["dpi"]
-    density, inches = image.info.get("jfif_density"), JFIF_INCHES.get(image.info.get("jfif_unit", 0))
+    density = image.info.get("jfif_density")
+    inches = JFIF_INCHES.get(image.info.get("jfif_unit", 0))
     if density is not None and inches is not None:
         return tuple(each * inches for each in density)
     exif = load_exif(image)
@@ -195,7 +196,7 @@ def profile_space(profile: bytes) -> str:
 
 
 def fit_profile(profile: bytes | None, is_grey: bool) -> tuple[bytes | None, bool]:
-    """Return the profile that says what the samples mean, and whether they have to be colour for it.
+    """Return the profile of the samples, and whether they have to become colour for it.
 
     As browsers do it: a grey picture's RGB profile holds for its greys, a colour picture's grey
     profile for nothing. No format but JPEG has grey samples with an RGB profile.
@@ -222,7 +223,7 @@ def greys_in_srgb(profile: bytes) -> Pixels:
     """Return what each of the 256 greys of a grey profile is in sRGB, (256,) uint8."""
     ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[np.newaxis])
     converted = convert_profile(ramp, ImageCms.ImageCmsProfile(BytesIO(profile)))
-    return np.asarray(ramp if converted is None else converted.getchannel("G"))[0]
+    return np.asarray(ramp if converted is None else converted.getchannel("G"), np.uint8).ravel()
 
 
 def convert_profile(image: Image.Image, source: object) -> Image.Image | None:

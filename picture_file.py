@@ -153,8 +153,8 @@ def identify(file: BinaryIO, start: bytes) -> Image.Image:
         message = HEADER_IS_DAMAGED
         if accepted is not None:
             message = (
-                f"The file begins as {accepted} does, but its header is damaged, cut short, or of a "
-                "kind that is not accepted."
+                f"The file begins as {accepted} does, but its header is damaged, cut short, or of "
+                "a kind that is not accepted."
             )
         raise UndecodableImage(explain_damage(file, None, message)) from None
 

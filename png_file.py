@@ -121,7 +121,7 @@ def collect_chunks(content: bytes) -> tuple[dict[bytes, bytes], bytes]:
             elif is_sound(content, name, start, end):
                 last = end + CHUNK_SUM
             else:
-                raise UndecodableImage("The picture is damaged: a check sum of its pixels is wrong.")
+                raise UndecodableImage("The picture is damaged: its check sum is wrong.")
         elif name == b"IEND":
             break
         elif name == b"eXIf" or (first == 0 and name in EARLY_CHUNKS):
@@ -129,9 +129,12 @@ def collect_chunks(content: bytes) -> tuple[dict[bytes, bytes], bytes]:
                 chunks[name] = content[start:end]
             elif name == b"IHDR" or (name == b"PLTE" and has_palette(chunks)):
                 raise UndecodableImage(HEADER_IS_DAMAGED)
-        elif name in {b"tEXt", b"zTXt"} and content.startswith(EXIF_TEXT, start):
-            if name not in chunks and is_sound(content, name, start, end):
-                chunks[name] = content[start:end]
+        elif (
+            name in {b"tEXt", b"zTXt"}
+            and content.startswith(EXIF_TEXT, start)
+            and is_sound(content, name, start, end)
+        ):
+            chunks.setdefault(name, content[start:end])
     return chunks, content[first:last] + rest
 
 
