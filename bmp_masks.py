@@ -29,10 +29,7 @@ class MaskedBmp(ImageFile.ImageFile):
     def _open(self) -> None:
         assert self.fp is not None
         start = self.fp.read(FILE_HEADER_BYTES + 4)
-        offset, size = (
-            struct.unpack_from("<I", start, 10)[0],
-            struct.unpack_from("<I", start, 14)[0],
-        )
+        offset, size = struct.unpack_from("<II", start, FILE_HEADER_BYTES - 4)
         if size not in HEADERS:
             raise SyntaxError("no header with masks")
         header = start[FILE_HEADER_BYTES:] + self.fp.read(size - 4 + 16)

@@ -26,6 +26,8 @@ VIDEO = "a video", "save one frame of it as PNG"
 JPEG_XL = "a JPEG XL picture", "convert it to PNG or JPEG (djxl in.jxl out.png)"
 JPEG_2000 = "a JPEG 2000 picture", CONVERT
 ARCHIVE = "an archive or an office document", "take the pictures out and send each by itself"
+SVG = "an SVG drawing, which has no pixels", "render it as PNG in the size that you need"
+WEB_PAGE = "a web page (HTML)", "save the picture on it and send that"
 SOUND = "a sound file", "send a picture"
 ICON = "a Windows icon or cursor", "save the size that you need as PNG"
 PORTABLE = "a PBM, PGM, PPM or PAM picture", CONVERT
@@ -139,9 +141,9 @@ def find_text_kind(start: bytes) -> tuple[str, str] | None:
         is_markup = start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<")
         markup = MARKUP.search(start) if is_markup else None
         if markup is not None and markup[2].lower() == b"svg":
-            return "an SVG drawing, which has no pixels", "render it as PNG in the size that you need"
+            return SVG
         if markup is not None:
-            return "a web page (HTML)", "save the picture on it and send that"
+            return WEB_PAGE
         if start.strip():
             return "text", "send a picture"
     return None

@@ -28,8 +28,9 @@ RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 COEFFICIENTS = 64
 # Behind data that are cut anywhere, its first bits are not the zeros that libjpeg goes on with.
 FILLER = b"\xfe" + bytes((7 * number * number + 91 * number) % 255 for number in range(1, 90))
-# An encoder that ends a few bits early spoils no more than one block of a picture.
-LARGEST_UNIT = 16
+# An encoder that ends a few bits early spoils no more than one block of a picture, and the pixels
+# beside it, into which its colour is smoothed.
+LARGEST_UNIT, SMOOTHED = 16, 2
 
 
 @dataclass
@@ -182,7 +183,7 @@ def shown_share(image: Image.Image, file: BinaryIO, jpeg: JpegFile) -> float:
     if box is None:
         return 1.0
     left, top, right, bottom = box
-    if jpeg.has_end and right - left <= LARGEST_UNIT and bottom - top <= LARGEST_UNIT:
+    if jpeg.has_end and max(right - left, bottom - top) <= LARGEST_UNIT + SMOOTHED:
         return 1.0
     lines = min(LARGEST_UNIT, image.height - top)
     first = difference.crop((0, top, image.width, top + lines)).getbbox()
