@@ -1,6 +1,7 @@
 """Files whose end is missing: the picture where all of it is there, else how much is."""
 
 import re
+import struct
 from io import BytesIO
 
 import numpy as np
@@ -11,6 +12,7 @@ from skimage import data
 from errors import ServiceError, UndecodableImage, UnsupportedUpload
 from image_codec import decode_image, read_header
 from jpeg_file import AFTER_SCAN
+from png_file import count_bytes
 from tests.conftest import encode
 
 PHOTO = Image.fromarray(data.astronaut()[60:220, 120:360])  # 240x160
@@ -154,14 +156,16 @@ def test_told_share_is_that_of_the_pixels(image_format: str) -> None:
         assert told_share(words) == pytest.approx(share, abs=0.06)
 
 
-def test_interlaced_png_tells_its_share_of_all_passes() -> None:
-    noise = np.random.default_rng(2).integers(0, 256, (64, 64, 3), np.uint8)
-    content = encode(Image.fromarray(noise), "PNG")
-    interlaced = content[:28] + b"\1" + content[29:29] + content[29:]
-    from png_file import count_bytes  # noqa: PLC0415
-
-    header = interlaced[16:29]
-    assert count_bytes(header) > count_bytes(content[16:29]) == 64 * (1 + 64 * 3)
+@pytest.mark.parametrize("depth", [1, 8, 16])
+def test_interlaced_png_has_the_bytes_of_all_its_passes(depth: int) -> None:
+    """Of a square of eight pixels: passes of 1 to 8 pixels in 1 to 4 rows."""
+    widths, rows = (1, 1, 2, 2, 4, 4, 8), (1, 1, 1, 2, 2, 4, 4)
+    expected = sum(
+        count * (1 + -(-width * depth // 8)) for width, count in zip(widths, rows, strict=True)
+    )
+    header = struct.pack(">IIBBBBB", 8, 8, depth, 0, 0, 0, 1)
+    assert count_bytes(header) == expected
+    assert count_bytes(struct.pack(">IIBBBBB", 8, 8, depth, 0, 0, 0, 0)) == 8 * (1 + depth)
 
 
 # What each format has behind its last pixel, or at least the last bytes of it.

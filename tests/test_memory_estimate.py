@@ -1,5 +1,6 @@
 """No picture takes more memory than it is admitted for: measured on noise, the worst there is."""
 
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from typing import Any
@@ -10,12 +11,14 @@ import pytest
 from PIL import Image
 
 from confinement import Limits
+from encoders import encode_png
 from image_codec import Picture
 from memory_estimate import decoding_bytes, encoding_bytes, header_bytes
 from options import Options
 from sandbox import Ending, Sandbox
 from sandboxed_codec import SandboxedCodec, share_picture
 from tests.hostile import save
+from tests.test_kept_metadata import rgb_profile
 
 SIZES = ((3, 5), (1100, 1300), (2000, 40))
 EIGHT, SIXTEEN = np.uint8, np.uint16
@@ -78,6 +81,23 @@ def write(image_format: str, mode: str, **options: object) -> Callable[[int, int
     return write_it
 
 
+def write_deep_grey(height: int, width: int) -> bytes:
+    samples = draw_noise(height, width, 2, SIXTEEN)
+    levels = (samples // 257).astype(EIGHT)
+    picture = Picture(levels[:, :, 0], levels[:, :, 1], np.ascontiguousarray(samples[:, :, :1]))
+    return bytes(encode_png(picture))
+
+
+def write_masked_bmp(height: int, width: int) -> bytes:
+    """With masks that Pillow does not know."""
+    content = bytearray(save(draw_image(height, width, "RGBA"), "BMP"))
+    assert content[14:18] == struct.pack("<I", 40)
+    masks = struct.pack("<4I", 0xFF << 8, 0xFF << 24, 0xFF, 0xFF << 16)
+    content[10:14] = struct.pack("<I", 54 + len(masks))
+    content[30:34] = struct.pack("<I", 6)
+    return bytes(content[:54] + masks + content[54:])
+
+
 UPLOADS = {
     "PNG": write("PNG", "RGB"),
     "PNG, transparent": write("PNG", "RGBA"),
@@ -100,7 +120,12 @@ UPLOADS = {
     "TIFF, LAB": write("TIFF", "LAB"),
     "TIFF, 16 bits": write_deep(".tif", 3),
     "TIFF, 16 bits, transparent": write_deep(".tif", 4),
+    "PNG, 16 bits, grey and transparent": write_deep_grey,
+    "JPEG without its end": lambda height, width: write("JPEG", "RGB")(height, width)[:-2],
+    "JPEG, fine": write("JPEG", "RGB", quality=100, subsampling=0),
+    "JPEG, grey with a profile": write("JPEG", "L", icc_profile=rgb_profile(1.0)),
     "BMP": write("BMP", "RGB"),
+    "BMP, masks": write_masked_bmp,
     "GIF": write("GIF", "P"),
     "AVIF": write("AVIF", "RGB", speed=10),
     "AVIF, transparent": write("AVIF", "RGBA", speed=10),
