@@ -55,14 +55,14 @@ def find_pixels(content: bytes) -> GifPixels | None:
     except IndexError:
         return None
     position += 1
-    start, pieces = position, []
+    start, packed = position, bytearray()
     while position < len(content) and content[position]:
         start = position
-        pieces.append(content[position + 1 : position + 1 + content[position]])
+        packed += content[position + 1 : position + 1 + content[position]]
         position += 1 + content[position]
     is_cut = position >= len(content)
     end = min(position, len(content))
-    return GifPixels(count, start, end, code_bits, b"".join(pieces), is_cut)
+    return GifPixels(count, start, end, code_bits, bytes(packed), is_cut)
 
 
 def complete_gif(file: BinaryIO) -> BinaryIO:

@@ -99,8 +99,9 @@ def read_jpeg(content: bytes) -> JpegFile:
             note_scan(jpeg, segment)
             following = AFTER_SCAN.search(content, position)
             stop = following.start() if following else len(content)
-            found = RESTART.findall(content, position, stop) if has_restarts else []
-            jpeg.restarts = len(found) if has_restarts else None
+            jpeg.restarts = None
+            if has_restarts:
+                jpeg.restarts = sum(1 for _ in RESTART.finditer(content, position, stop))
 
 
 def note_frame(jpeg: JpegFile, code: int, segment: bytes) -> None:

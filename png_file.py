@@ -66,8 +66,7 @@ def read_png(file: BinaryIO) -> PngFile:
         A check sum is wrong in a chunk that the pixels need, where libpng refuses the picture, too.
     """
     file.seek(0)
-    content = file.read()
-    chunks, pixels = collect_chunks(content)
+    chunks, pixels = collect_chunks(file.read())
     if b"IHDR" not in chunks:
         raise UndecodableImage(HEADER_IS_DAMAGED)
     if not pixels:
