@@ -12,7 +12,8 @@ from tiling import Pixels
 
 # Where a PNG's header has its bit depth.
 PNG_BIT_DEPTH_OFFSET = 24
-TIFF_BITS_PER_SAMPLE, TIFF_SAMPLE_FORMAT, TIFF_UNSIGNED = 258, 339, 1
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+TIFF_BITS_PER_SAMPLE = 258
 TIFF_PHOTOMETRIC, TIFF_WHITE_IS_ZERO = 262, 0
 DEEP_BITS, DEEP_WHITE = 16, 65_535
 
@@ -22,16 +23,11 @@ def read_depth(image: Image.Image, file: BinaryIO) -> int:
     if image.format == "PNG":
         file.seek(PNG_BIT_DEPTH_OFFSET)
         return file.read(1)[0]
-    if isinstance(image, TiffImageFile):
-        bits = image.tag_v2.get(TIFF_BITS_PER_SAMPLE, (1,))
-        formats = image.tag_v2.get(TIFF_SAMPLE_FORMAT, (TIFF_UNSIGNED,))
-        if set(bits) == {DEEP_BITS} and set(formats) == {TIFF_UNSIGNED}:
-            return DEEP_BITS
     return 8
 
 
 def read_deep_colour(file: BinaryIO, pixels: Pixels) -> DeepPixels | None:
-    """Return 16-bit colour, which Pillow reads as 8 bits; None where OpenCV sees another picture.
+    """Return a PNG's 16-bit colour, which Pillow gives as 8; None where OpenCV sees another one.
 
     Parameters
     ----------
@@ -42,7 +38,8 @@ def read_deep_colour(file: BinaryIO, pixels: Pixels) -> DeepPixels | None:
     (H, W, 3) uint16, BGR, as the file has it, not turned upright
     """
     file.seek(0)
-    content = np.frombuffer(file.read(), np.uint8)
+    # Pillow needs no end behind the pixels, OpenCV does.
+    content = np.frombuffer(file.read() + PNG_END, np.uint8)
     try:
         decoded = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
     except cv2.error:

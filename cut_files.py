@@ -13,7 +13,7 @@ from bmp_masks import row_bytes
 
 # Where a TIFF's strips, or its tiles, begin, and how many bytes they have.
 TIFF_PIECES = ((273, 279), (324, 325))
-TIFF_STARTS, TIFF_LEAST_BYTES = (b"II*\0", b"MM\0*"), 2
+TIFF_STARTS, TIFF_HEAD_BYTES, TIFF_LEAST_BYTES = (b"II*\0", b"MM\0*"), 8, 2
 BMP_BITS_AT, BMP_PIXELS_AT, BMP_PACKING_AT, BMP_BITFIELDS, BMP_ALPHA_BITFIELDS = 28, 10, 30, 3, 6
 RIFF_HEAD, WEBP_PIXELS = 12, frozenset({b"VP8 ", b"VP8L"})
 PICTURE, FILE = "{} of the picture is there", "{} of it is there"
@@ -77,7 +77,8 @@ def explain_cut(file: BinaryIO, image: Image.Image | None) -> str | None:
     elif start.startswith(TIFF_STARTS):
         # libtiff writes the directory behind the pixels.
         directory = int.from_bytes(start[4:8], "little" if start.startswith(b"II") else "big")
-        return cut_words(FILE, size / directory) if size < directory + TIFF_LEAST_BYTES else None
+        if TIFF_HEAD_BYTES < size < directory + TIFF_LEAST_BYTES:
+            return cut_words(FILE, size / directory)
     return cut_words(PICTURE, share) if share < 1 else None
 
 

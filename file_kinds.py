@@ -1,9 +1,6 @@
 """What a file is that is no accepted picture, by its first bytes, and what its sender can do."""
 
 import re
-import struct
-
-from PIL.TiffImagePlugin import TiffImageFile
 
 ACCEPTED_NAMES = "PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF"
 # As much of a file as tells what it is: XML may begin with long comments.
@@ -90,10 +87,6 @@ BASE64_PICTURE = re.compile(
 )
 MARKUP = re.compile(rb"<(!doctype\s+)?(svg|html|head|body)[\s>]", re.IGNORECASE)
 PORTABLE_MAP = re.compile(rb"P[1-7fF]\s")
-DNG_VERSION, SUB_DIRECTORIES, PHOTOMETRIC, NEW_SUBFILE_TYPE = 50706, 330, 262, 254
-# Colour filter array, and what Adobe's converter makes of one.
-RAW_PHOTOMETRICS = frozenset({32803, 34892})
-MAX_SUB_DIRECTORIES, MAX_ENTRIES = 8, 200
 
 
 def find_kind(start: bytes) -> tuple[str, str] | None:
@@ -179,42 +172,3 @@ def find_accepted(start: bytes) -> str | None:
     if start.startswith(b"BM") and len(start) > 18 and start[15:18] == bytes(3):
         return "BMP"
     return next((name for first, name in ACCEPTED_SIGNATURES if start.startswith(first)), None)
-
-
-def explain_raw(image: TiffImageFile) -> str | None:
-    """Return words for a TIFF that is a camera's raw file; None: it is none."""
-    return describe(RAW) if is_raw(image) else None
-
-
-def is_raw(image: TiffImageFile) -> bool:
-    """Tell whether a TIFF is a camera's raw file, whose first picture is only a small preview."""
-    if DNG_VERSION in image.tag_v2:
-        return True
-    if image.tag_v2.get(PHOTOMETRIC) in RAW_PHOTOMETRICS:
-        return True
-    places = image.tag_v2.get(SUB_DIRECTORIES, ())
-    places = places if isinstance(places, tuple) else (places,)
-    order = "<" if image.tag_v2.prefix == b"II" else ">"
-    assert image.fp is not None
-    position = image.fp.tell()
-    try:
-        return any(
-            read_photometric(image, place, order) in RAW_PHOTOMETRICS
-            for place in places[:MAX_SUB_DIRECTORIES]
-            if isinstance(place, int)
-        )
-    finally:
-        image.fp.seek(position)
-
-
-def read_photometric(image: TiffImageFile, place: int, order: str) -> int | None:
-    """Return what the samples of another directory of a TIFF are; None: it does not say."""
-    assert image.fp is not None
-    image.fp.seek(place)
-    (count,) = struct.unpack(order + "H", image.fp.read(2).ljust(2, b"\0"))
-    entries = image.fp.read(12 * min(count, MAX_ENTRIES))
-    for at in range(0, len(entries) - 11, 12):
-        tag, _, _, value = struct.unpack_from(order + "HHIH", entries, at)
-        if tag == PHOTOMETRIC:
-            return int(value)
-    return None

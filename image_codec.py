@@ -2,7 +2,8 @@
 
 Pixels are BGR inside the service, since that is what OpenCV's network and encoder want.
 Pillow is the decoder: `cv2.imdecode` turns some pictures by their EXIF orientation itself and
-drops colour profiles. OpenCV only adds the lower 8 bits that Pillow drops of 16-bit colour.
+drops colour profiles. OpenCV only adds the lower 8 bits that Pillow drops of a PNG's 16-bit colour;
+a TIFF's samples are put together in `tiff.py`.
 """
 
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from typing import BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image
-from PIL.TiffImagePlugin import TiffImageFile
 
 from bit_depth import (
     DEEP_BITS,
@@ -24,7 +24,6 @@ from errors import TooManyPixels, UndecodableImage, UnsupportedUpload
 from metadata import (
     Metadata,
     convert_to_srgb,
-    drop_xmp,
     fit_profile,
     profile_space,
     read_dpi,
@@ -37,19 +36,17 @@ from picture_file import (
     IS_DAMAGED,
     PictureFile,
     open_picture,
+    open_tiff_picture,
     translate_decoder_errors,
 )
 from resampling import DeepPixels, to_levels
+from tiff_directory import read_form
 from tiling import Pixels
 
 # Changes whenever the same upload may give other bytes: it is part of every result's name.
 CODEC_VERSION = "3"
 # libpng writes no side longer than 1,000,000: of a result three times larger.
 MAX_SIDE = 333_333
-# The tiles of a TIFF may be larger than the picture, and are decoded whole: 16x16 pixels in a tile
-# of 14000x14000 took 600 MB.
-MAX_TIFF_TILE_PIXELS = 1024**2
-TIFF_TILE_WIDTH, TIFF_TILE_LENGTH = 322, 323
 # EXIF orientations that exchange width and height.
 TURNED = frozenset({5, 6, 7, 8})
 GREY_MODES = frozenset({"1", "L", "LA", "La"})
@@ -127,10 +124,15 @@ def open_image(file: BinaryIO, with_pixels: bool = False) -> PictureFile:
     Raises
     ------
     UnsupportedUpload
-        No accepted format, or an animation or several pages.
+        No accepted format, an animation, several pages, or samples that are not accepted.
     UndecodableImage
         An accepted format with a damaged header.
     """
+    file.seek(0)
+    with translate_decoder_errors(HEADER_IS_DAMAGED):
+        form = read_form(file)
+        if form is not None:
+            return open_tiff_picture(file, form)
     picture = open_picture(file, with_pixels)
     image = picture.image
     with translate_decoder_errors(HEADER_IS_DAMAGED):
@@ -139,11 +141,6 @@ def open_image(file: BinaryIO, with_pixels: bool = False) -> PictureFile:
             raise UnsupportedUpload(
                 "Animations and files of several pages are not accepted; send one picture."
             )
-        if isinstance(image, TiffImageFile):
-            tile = image.tag_v2.get(TIFF_TILE_WIDTH, 0) * image.tag_v2.get(TIFF_TILE_LENGTH, 0)
-            if tile > max(image.width * image.height, MAX_TIFF_TILE_PIXELS):
-                raise UndecodableImage("The picture's tiles are larger than the picture.")
-    drop_xmp(image)  # looking for further pages has read it again
     return picture
 
 
@@ -157,7 +154,8 @@ def read_header(file: BinaryIO, max_pixels: int) -> ImageHeader:
     UnsupportedUpload, UndecodableImage
         As `open_image`.
     """
-    image = open_image(file).image
+    opened = open_image(file)
+    image, samples = opened.image, opened.samples
     width, height = image.size
     if width < 1 or height < 1:
         raise UndecodableImage("The picture has no pixels.")
@@ -167,8 +165,12 @@ def read_header(file: BinaryIO, max_pixels: int) -> ImageHeader:
             f"and {MAX_SIDE:,} a side."
         )
     with translate_decoder_errors(HEADER_IS_DAMAGED):
-        if read_orientation(image) in TURNED:
+        # Pillow exchanges a TIFF's width and height itself.
+        if read_orientation(image) in TURNED and image.format != "TIFF":
             width, height = height, width
+        if samples is not None:
+            layout = samples.layout
+            return ImageHeader(width, height, layout.alpha is not None, layout.is_deep)
         is_deep = read_depth(image, file) == DEEP_BITS or image.mode.startswith("I;16")
         return ImageHeader(width, height, image.has_transparency_data, is_deep)
 
@@ -204,25 +206,27 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
     UndecodableImage
         The pixels are damaged or cut short.
     UnsupportedUpload
-        As `open_image`, or samples of 32 bits.
+        As `open_image`.
     """
     opened = open_image(file, with_pixels=True)
-    file, image = opened.file, opened.image
+    file, image, samples = opened.file, opened.image, opened.samples
     with translate_decoder_errors(IS_DAMAGED):
         depth = read_depth(image, file)
-        opened.load()
+        if samples is None:
+            opened.load()
         orientation = read_orientation(image)
         exif, dpi, profile = read_exif(image, keep_metadata), read_dpi(image), read_profile(image)
         deep: DeepPixels | None = None
         alpha: Pixels | None = None
-        if image.mode.startswith("I;16"):
-            samples = read_deep_grey(image)
+        if samples is not None:
+            pixels, alpha, deep = samples.read(profile)
+            profile = profile if samples.keeps_profile else None
+        elif image.mode.startswith("I;16"):
+            grey = read_deep_grey(image)
             colour = image.info.get("transparency")
             if colour is not None:
-                alpha = np.where(samples == colour, 0, 255).astype(np.uint8)
-            deep, pixels = samples[:, :, np.newaxis], to_levels(samples)
-        elif image.mode in {"I", "F"}:
-            raise UnsupportedUpload("Pictures of 32 bits a sample are not accepted.")
+                alpha = np.where(grey == colour, 0, 255).astype(np.uint8)
+            deep, pixels = grey[:, :, np.newaxis], to_levels(grey)
         else:
             colour = image.info.get("transparency")
             scale_transparent_colour(image, depth)
@@ -235,11 +239,12 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
             alpha = channels[:, :, 3] if has_alpha else None
             if depth == DEEP_BITS:
                 deep = read_deep_colour(file, pixels)
-                if deep is not None:
-                    exact = find_transparent_pixels(deep, colour)
-                    alpha = alpha if exact is None else exact
-                    deep = deep[:, :, 1:2] if is_grey else deep
-                    pixels = to_levels(np.repeat(deep, 3, axis=2) if is_grey else deep)
+                if deep is None:
+                    raise UndecodableImage("The picture's samples of 16 bits are damaged.")
+                exact = find_transparent_pixels(deep, colour)
+                alpha = alpha if exact is None else exact
+                deep = deep[:, :, 1:2] if is_grey else deep
+                pixels = to_levels(np.repeat(deep, 3, axis=2) if is_grey else deep)
             if is_grey:
                 pixels = pixels[:, :, 1]
     if image.format == "BMP" and alpha is not None and not alpha.any():

@@ -13,13 +13,17 @@ from PIL.TiffImagePlugin import TiffImageFile
 import bmp_masks
 from cut_files import complete_webp, explain_cut
 from errors import UndecodableImage, UnsupportedUpload
-from file_kinds import START_BYTES, explain_kind, explain_raw, find_accepted, find_kind
+from file_kinds import START_BYTES, explain_kind, find_accepted, find_kind
 from gif_file import complete_gif
 from jpeg_file import JpegFile, check_complete, complete_jpeg, read_jpeg
 from metadata import drop_xmp
 from png_file import SIGNATURE, PngFile, read_png
+from raw_files import refuse_raw
+from tiff import open_tiff
+from tiff_directory import Form
+from tiff_samples import TiffSamples
 
-ACCEPTED_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", bmp_masks.NAME, "BMP", "GIF", "AVIF")
+ACCEPTED_FORMATS = ("PNG", "JPEG", "WEBP", bmp_masks.NAME, "BMP", "GIF", "AVIF")
 JPEG_START = b"\xff\xd8\xff"
 # What Pillow's decoders raise for damaged files, each seen or documented there.
 DECODER_ERRORS = (
@@ -65,12 +69,14 @@ class PictureFile:
     file : what Pillow reads, which may be another than the upload
     image : as Pillow opened it
     png, jpeg : what is known of these formats beside
+    samples : a TIFF's, where Pillow does not read these
     """
 
     file: BinaryIO
     image: Image.Image
     png: PngFile | None = None
     jpeg: JpegFile | None = None
+    samples: TiffSamples | None = None
 
     def load(self) -> None:
         """Decode the pixels.
@@ -125,13 +131,28 @@ def open_picture(file: BinaryIO, with_pixels: bool) -> PictureFile:
     image = identify(file, start)
     if png is not None:
         image.info.update(png.info)
-    if isinstance(image, TiffImageFile):
-        with translate_decoder_errors(HEADER_IS_DAMAGED):
-            words = explain_raw(image)
-        if words is not None:
-            raise UnsupportedUpload(words)
     drop_xmp(image)
     return PictureFile(file, image, png, jpeg)
+
+
+def open_tiff_picture(file: BinaryIO, form: Form) -> PictureFile:
+    """Read a TIFF's header.
+
+    Raises
+    ------
+    UnsupportedUpload, UndecodableImage
+        As `open_tiff`; a camera's raw file.
+    """
+    try:
+        image, samples = open_tiff(file, form)
+        if isinstance(image, TiffImageFile):
+            refuse_raw(image)
+    except DECODER_ERRORS as error:
+        if is_fault_of_machine(error):
+            raise
+        raise UndecodableImage(explain_damage(file, None, HEADER_IS_DAMAGED)) from None
+    drop_xmp(image)
+    return PictureFile(file, image, samples=samples)
 
 
 def identify(file: BinaryIO, start: bytes) -> Image.Image:

@@ -109,7 +109,9 @@ def test_raw_file_is_never_taken_for_its_preview() -> None:
     sensor = struct.pack("<H", 1) + struct.pack("<HHLL", 262, 3, 1, 32803) + bytes(4)
     nef = raw_tiff((330, 4, 1, place), rest=sensor)
     assert nef[place : place + 2] == b"\1\0"
-    for content in (dng, nef):
+    canon = raw_tiff()
+    canon = canon[:4] + struct.pack("<L", 16) + b"CR\2\0" + bytes(4) + canon[8:]
+    for content in (dng, nef, canon):
         with pytest.raises(UnsupportedUpload, match="raw file"):
             read_header(BytesIO(content), 10**6)
     other = nef.replace(struct.pack("<L", 32803), struct.pack("<L", 2))

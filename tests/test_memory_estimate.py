@@ -19,6 +19,7 @@ from sandbox import Ending, Sandbox
 from sandboxed_codec import SandboxedCodec, share_picture
 from tests.hostile import save
 from tests.test_kept_metadata import rgb_profile
+from tests.tiff_files import write_tiff
 
 SIZES = ((3, 5), (1100, 1300), (2000, 40))
 EIGHT, SIXTEEN = np.uint8, np.uint16
@@ -98,6 +99,18 @@ def write_masked_bmp(height: int, width: int) -> bytes:
     return bytes(content[:54] + masks + content[54:])
 
 
+def write_layout(
+    photometric: str, channels: int, dtype: type, extra: tuple[str, ...] = (), **options: Any
+) -> Callable[[int, int], bytes]:
+    def write(height: int, width: int) -> bytes:
+        samples = draw_noise(height, width, channels, dtype).reshape(height, width, channels)
+        return write_tiff(samples, photometric, extra, rowsperstrip=64, **options)
+
+    return write
+
+
+MB = 10**6
+ALPHA, ASSOCIATED, UNKNOWN = ("unassalpha",), ("assocalpha",), ("unspecified",)
 UPLOADS = {
     "PNG": write("PNG", "RGB"),
     "PNG, transparent": write("PNG", "RGBA"),
@@ -124,6 +137,25 @@ UPLOADS = {
     "JPEG without its end": lambda height, width: write("JPEG", "RGB")(height, width)[:-2],
     "JPEG, fine": write("JPEG", "RGB", quality=100, subsampling=0),
     "JPEG, grey with a profile": write("JPEG", "L", icc_profile=rgb_profile(1.0)),
+    "TIFF, planes": write_layout("rgb", 3, EIGHT, planar=True),
+    "TIFF, 16 bits, grey": write_layout("minisblack", 1, SIXTEEN),
+    "TIFF, 16 bits, grey, transparent": write_layout("minisblack", 2, SIXTEEN, ALPHA),
+    "TIFF, 16 bits, planes": write_layout("rgb", 4, SIXTEEN, ALPHA, planar=True),
+    "TIFF, 16 bits, planes, packed": write_layout(
+        "rgb", 4, SIXTEEN, ASSOCIATED, planar=True, compression="zlib", predictor=True
+    ),
+    "TIFF, 16 bits, packed": write_layout("rgb", 4, SIXTEEN, ASSOCIATED, compression="zlib"),
+    "TIFF, 16 bits, tiles": write_layout("rgb", 4, SIXTEEN, ALPHA, tiled=True),
+    "TIFF, 16 bits, big-endian": write_layout("rgb", 4, SIXTEEN, ALPHA, order=">", big=True),
+    "TIFF, 16 bits, Lab": write_layout("cielab", 4, SIXTEEN, ALPHA),
+    "TIFF, Lab, transparent": write_layout("cielab", 4, EIGHT, ASSOCIATED),
+    "TIFF, CMYK, transparent": write_layout("separated", 5, EIGHT, ALPHA),
+    "TIFF, 16 bits, CMYK": write_layout("separated", 5, SIXTEEN, ALPHA),
+    "TIFF, 16 bits, CMYK, planes": write_layout("separated", 5, SIXTEEN, ALPHA, planar=True),
+    "TIFF, 16 bits, 16 samples": write_layout("rgb", 16, SIXTEEN, 13 * UNKNOWN),
+    # Editors keep their layers in a tag.
+    "TIFF, layers": write_layout("rgb", 3, EIGHT, extratags=[(37724, "B", MB, bytes(MB), True)]),
+    "TIFF, 16 samples": write_layout("minisblack", 16, EIGHT, 15 * UNKNOWN),
     "BMP": write("BMP", "RGB"),
     "BMP, masks": write_masked_bmp,
     "GIF": write("GIF", "P"),
