@@ -244,7 +244,8 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
                 exact = find_transparent_pixels(deep, colour)
                 alpha = alpha if exact is None else exact
                 deep = deep[:, :, 1:2] if is_grey else deep
-                pixels = to_levels(np.repeat(deep, 3, axis=2) if is_grey else deep)
+                pixels = to_levels(deep)
+                pixels = np.repeat(pixels, 3, axis=2) if is_grey else pixels
             if is_grey:
                 pixels = pixels[:, :, 1]
     if image.format == "BMP" and alpha is not None and not alpha.any():
