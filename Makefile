@@ -29,6 +29,8 @@ test: lint
 	./install_package.sh firefox-esr firefox-esr --version
 	./install_package.sh faketime faketime --version
 	./install_package.sh redis-server redis-server --version
+	./install_package.sh libimage-exiftool-perl exiftool -ver
+	./install_package.sh imagemagick identify -version
 	./install_package.sh postgresql sh -c 'ls /usr/lib/postgresql/*/bin/initdb'
 	# Much of the time a test waits for servers of its own: two files at once.
 	$(BIN)/pytest --numprocesses 2 --dist loadfile

@@ -1,5 +1,6 @@
 """Pictures whose samples have more, or fewer, than 8 bits."""
 
+from io import BytesIO
 from typing import BinaryIO
 
 import cv2
@@ -12,7 +13,6 @@ from tiling import Pixels
 
 # Where a PNG's header has its bit depth.
 PNG_BIT_DEPTH_OFFSET = 24
-PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 TIFF_BITS_PER_SAMPLE = 258
 TIFF_PHOTOMETRIC, TIFF_WHITE_IS_ZERO = 262, 0
 DEEP_BITS, DEEP_WHITE = 16, 65_535
@@ -38,10 +38,10 @@ def read_deep_colour(file: BinaryIO, pixels: Pixels) -> DeepPixels | None:
     (H, W, 3) uint16, BGR, as the file has it, not turned upright
     """
     file.seek(0)
-    # Pillow needs no end behind the pixels, OpenCV does.
-    content = np.frombuffer(file.read() + PNG_END, np.uint8)
+    # A `PngFile` is in memory already, and has an end.
+    content = file.getbuffer() if isinstance(file, BytesIO) else file.read()
     try:
-        decoded = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
+        decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         return None
     if decoded is None or decoded.dtype != np.uint16:

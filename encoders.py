@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from dataclasses import replace
 from io import BytesIO
 
 import cv2
@@ -11,8 +12,15 @@ from PIL import Image
 from errors import TooManyPixels
 from formats import FORMATS
 from image_codec import Picture
-from metadata import Metadata
+from metadata import Metadata, greys_in_srgb
 from options import Options
+from png_file import (
+    GREY_ALPHA,
+    HEADER,
+    METRES_AN_INCH,
+    SIGNATURE,
+    make_chunk,
+)
 from resampling import DEEP_PER_LEVEL, DeepPixels
 from tiling import Pixels
 
@@ -34,7 +42,6 @@ GRAPHICS_SHARE_EQUAL = 0.75
 SAMPLED_ROWS = 16
 # After the signature, and the first chunk with its length, name, 13 bytes and check sum.
 PNG_AFTER_HEADER = 8 + 4 + 4 + 13 + 4
-METRES_AN_INCH = 0.0254
 EXIF_HEADER = b"Exif\x00\x00"
 # libaom's own default takes ten times as long for 1 % smaller files.
 AVIF_SPEED = 8
@@ -42,6 +49,9 @@ WEBP_METHOD = 4
 # How much a lossless WebP is searched for, not its quality.
 WEBP_LOSSLESS_EFFORT = 50
 WHITE = 255
+# Of a PNG's row: each byte less the one of the pixel before.
+FILTER_SUB, DEEP_GREY_ALPHA_BYTES = 1, 4
+BAND_ROWS = 64
 
 
 def check_result_size(width: int, height: int, options: Options, max_pixels: int) -> None:
@@ -84,8 +94,12 @@ def encode_picture(picture: Picture, options: Options) -> memoryview:
         parameters = {"quality": options.quality, "dpi": metadata.dpi or (0, 0)}
     else:
         parameters = {"quality": options.quality, "speed": AVIF_SPEED}
-    is_written_as_colour = options.format != "jpeg"
-    if metadata.icc_profile is not None and not (picture.is_grey and is_written_as_colour):
+    if picture.is_grey and metadata.icc_profile is not None and options.format != "jpeg":
+        # They have no grey, and a grey profile has no meaning for colour.
+        pixels = greys_in_srgb(metadata.icc_profile)[picture.pixels]
+        metadata = replace(metadata, icc_profile=None)
+        picture = Picture(pixels, picture.alpha)
+    if metadata.icc_profile is not None:
         parameters["icc_profile"] = metadata.icc_profile
     if metadata.exif is not None:
         parameters["exif"] = EXIF_HEADER + metadata.exif
@@ -108,7 +122,9 @@ def flatten(picture: Picture) -> Picture:
 
 def encode_png(picture: Picture) -> memoryview:
     """Encode as PNG: 8 or 16 bits, grey or colour, with the metadata in chunks of its own."""
-    if picture.is_grey and picture.alpha is not None and picture.deep is None:
+    if picture.is_grey and picture.alpha is not None and picture.deep is not None:
+        encoded = encode_deep_grey(picture.deep, picture.alpha)
+    elif picture.is_grey and picture.alpha is not None:
         # OpenCV has no grey with transparency.
         buffer = BytesIO()
         # The profile is one of the chunks below, and must not be there twice.
@@ -128,6 +144,34 @@ def encode_png(picture: Picture) -> memoryview:
     return memoryview(b"".join([encoded[:PNG_AFTER_HEADER], *chunks, encoded[PNG_AFTER_HEADER:]]))
 
 
+def encode_deep_grey(deep: DeepPixels, alpha: Pixels) -> memoryview:
+    """Encode grey of 16 bits with transparency, which neither OpenCV nor Pillow can write.
+
+    Parameters
+    ----------
+    deep : (H, W, 1) uint16
+    alpha : (H, W) uint8
+    """
+    height, width = alpha.shape
+    header = HEADER.pack(width, height, 16, GREY_ALPHA, 0, 0, 0)
+    packer = zlib.compressobj(PNG_OF_GRAPHICS[1], strategy=zlib.Z_FILTERED)
+    packed = []
+    for top in range(0, height, BAND_ROWS):
+        grey = deep[top : top + BAND_ROWS, :, 0]
+        shares = alpha[top : top + BAND_ROWS].astype(np.uint16) * DEEP_PER_LEVEL
+        rows = np.dstack([grey, shares]).astype(">u2").view(np.uint8).reshape(len(grey), -1)
+        filtered = np.empty((len(rows), 1 + rows.shape[1]), np.uint8)
+        filtered[:, 0] = FILTER_SUB
+        filtered[:, 1 : 1 + DEEP_GREY_ALPHA_BYTES] = rows[:, :DEEP_GREY_ALPHA_BYTES]
+        filtered[:, 1 + DEEP_GREY_ALPHA_BYTES :] = (
+            rows[:, DEEP_GREY_ALPHA_BYTES:] - rows[:, :-DEEP_GREY_ALPHA_BYTES]
+        )
+        packed.append(packer.compress(filtered.tobytes()))
+    packed.append(packer.flush())
+    chunks = {b"IHDR": header, b"IDAT": b"".join(packed), b"IEND": b""}
+    return memoryview(SIGNATURE + b"".join(make_chunk(*each) for each in chunks.items()))
+
+
 def is_graphics(pixels: Pixels) -> bool:
     """Tell by some of its rows whether a picture was drawn rather than taken."""
     rows = np.atleast_3d(pixels[::SAMPLED_ROWS])
@@ -138,14 +182,16 @@ def is_graphics(pixels: Pixels) -> bool:
 
 
 def stack_channels(picture: Picture) -> Pixels | DeepPixels:
-    """Return the channels as OpenCV's encoder wants them: 1, 3 or 4, of 8 or 16 bits."""
+    """Return the channels as OpenCV's encoder wants them: 1, 3 or 4, of 8 or 16 bits.
+
+    It has none for grey with transparency.
+    """
     alpha = picture.alpha
     if picture.deep is None:
         return picture.pixels if alpha is None else np.dstack([picture.pixels, alpha])
     if alpha is None:
         return picture.deep
-    colour = np.repeat(picture.deep, 3, axis=2) if picture.is_grey else picture.deep
-    return np.dstack([colour, alpha.astype(np.uint16) * DEEP_PER_LEVEL])
+    return np.dstack([picture.deep, alpha.astype(np.uint16) * DEEP_PER_LEVEL])
 
 
 def make_chunks(metadata: Metadata) -> list[bytes]:
@@ -160,12 +206,6 @@ def make_chunks(metadata: Metadata) -> list[bytes]:
     if metadata.exif is not None:
         chunks.append(make_chunk(b"eXIf", metadata.exif))
     return chunks
-
-
-def make_chunk(name: bytes, content: bytes) -> bytes:
-    """Return a PNG chunk: length, name, content, check sum of the two."""
-    body = name + content
-    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
 
 
 def to_pil(picture: Picture) -> Image.Image:

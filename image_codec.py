@@ -6,15 +6,11 @@ drops colour profiles. OpenCV only adds the lower 8 bits that Pillow drops of a 
 a TIFF's samples are put together in `tiff.py`.
 """
 
-import contextlib
-import struct
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, TypeVar
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from bit_depth import (
     DEEP_BITS,
@@ -28,43 +24,33 @@ from errors import TooManyPixels, UndecodableImage, UnsupportedUpload
 from metadata import (
     Metadata,
     convert_to_srgb,
+    fit_profile,
     profile_space,
     read_dpi,
     read_exif,
     read_orientation,
     read_profile,
 )
+from picture_file import (
+    HEADER_IS_DAMAGED,
+    IS_DAMAGED,
+    PictureFile,
+    open_picture,
+    open_tiff_picture,
+    translate_decoder_errors,
+)
 from resampling import DeepPixels, to_levels
-from tiff import open_tiff
 from tiff_directory import read_form
-from tiff_samples import TiffSamples
 from tiling import Pixels
 
 # Changes whenever the same upload may give other bytes: it is part of every result's name.
 CODEC_VERSION = "3"
-ACCEPTED_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
-ACCEPTED_NAMES = "PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF"
 # libpng writes no side longer than 1,000,000: of a result three times larger.
 MAX_SIDE = 333_333
 # EXIF orientations that exchange width and height.
 TURNED = frozenset({5, 6, 7, 8})
 GREY_MODES = frozenset({"1", "L", "LA", "La"})
 UNUSUAL_MODES = frozenset({"CMYK", "LAB", "HSV", "YCbCr"})
-# What Pillow's decoders raise for damaged files, each seen or documented there.
-DECODER_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-    RuntimeError,
-    EOFError,
-    struct.error,
-    zlib.error,
-)
 # The size is checked here, against the settings, before any pixel is decoded.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -128,23 +114,12 @@ class Picture:
         return self.pixels.ndim == 2
 
 
-@contextlib.contextmanager
-def translate_decoder_errors(message: str) -> Iterator[None]:
-    """Turn what a decoder raises for damaged files into UndecodableImage."""
-    try:
-        yield
-    except DECODER_ERRORS as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # reading the file failed: a fault of this machine
-        raise UndecodableImage(message) from None
-
-
-def open_image(file: BinaryIO) -> tuple[Image.Image, TiffSamples | None]:
+def open_image(file: BinaryIO, with_pixels: bool = False) -> PictureFile:
     """Read a picture's header and refuse what the service does not take.
 
-    Returns
-    -------
-    the picture as Pillow reads it, and a TIFF's samples where Pillow does not read these
+    Parameters
+    ----------
+    with_pixels : see `open_picture`
 
     Raises
     ------
@@ -154,22 +129,19 @@ def open_image(file: BinaryIO) -> tuple[Image.Image, TiffSamples | None]:
         An accepted format with a damaged header.
     """
     file.seek(0)
-    with translate_decoder_errors("The picture's header is damaged."):
+    with translate_decoder_errors(HEADER_IS_DAMAGED):
         form = read_form(file)
         if form is not None:
-            return open_tiff(file, form)
-        try:
-            image = Image.open(file, formats=ACCEPTED_FORMATS)
-        except UnidentifiedImageError:
-            raise UnsupportedUpload(
-                f"The file is no picture of an accepted format ({ACCEPTED_NAMES})."
-            ) from None
+            return open_tiff_picture(file, form)
+    picture = open_picture(file, with_pixels)
+    image = picture.image
+    with translate_decoder_errors(HEADER_IS_DAMAGED):
         # MPO is what Pillow calls the multi-picture JPEG of phones: its first picture is the photo.
         if getattr(image, "is_animated", False) and image.format != "MPO":
             raise UnsupportedUpload(
                 "Animations and files of several pages are not accepted; send one picture."
             )
-    return image, None
+    return picture
 
 
 def read_header(file: BinaryIO, max_pixels: int) -> ImageHeader:
@@ -182,7 +154,8 @@ def read_header(file: BinaryIO, max_pixels: int) -> ImageHeader:
     UnsupportedUpload, UndecodableImage
         As `open_image`.
     """
-    image, samples = open_image(file)
+    opened = open_image(file)
+    image, samples = opened.image, opened.samples
     width, height = image.size
     if width < 1 or height < 1:
         raise UndecodableImage("The picture has no pixels.")
@@ -191,7 +164,7 @@ def read_header(file: BinaryIO, max_pixels: int) -> ImageHeader:
             f"The picture has {width} x {height} pixels; at most {max_pixels:,} are accepted, "
             f"and {MAX_SIDE:,} a side."
         )
-    with translate_decoder_errors("The picture's header is damaged."):
+    with translate_decoder_errors(HEADER_IS_DAMAGED):
         # Pillow exchanges a TIFF's width and height itself.
         if read_orientation(image) in TURNED and image.format != "TIFF":
             width, height = height, width
@@ -213,6 +186,14 @@ def turn_upright(array: Samples, orientation: int) -> Samples:
     return np.ascontiguousarray(array)
 
 
+def convert_unusual(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, bytes | None]:
+    """Convert samples that are neither RGB nor grey, and return the profile of what they become."""
+    is_rgb = profile is not None and profile_space(profile) == "RGB"
+    # YCbCr and HSV are ways to write the samples of an RGB space.
+    kept = profile if is_rgb and image.mode in {"YCbCr", "HSV"} else None
+    return convert_to_srgb(image, profile), kept
+
+
 def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
     """Decode a picture: turned upright, BGR or grey, with its depth and metadata.
 
@@ -227,15 +208,12 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
     UnsupportedUpload
         As `open_image`.
     """
-    image, samples = open_image(file)
-    with translate_decoder_errors("The picture is damaged or cut short."):
+    opened = open_image(file, with_pixels=True)
+    file, image, samples = opened.file, opened.image, opened.samples
+    with translate_decoder_errors(IS_DAMAGED):
         depth = read_depth(image, file)
-        is_transparent = "transparency" in image.info
         if samples is None:
-            image.load()
-        if not is_transparent:
-            # A PNG's transparency behind its pixels counts for nothing, as in libpng.
-            image.info.pop("transparency", None)
+            opened.load()
         orientation = read_orientation(image)
         exif, dpi, profile = read_exif(image, keep_metadata), read_dpi(image), read_profile(image)
         deep: DeepPixels | None = None
@@ -253,8 +231,8 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
             colour = image.info.get("transparency")
             scale_transparent_colour(image, depth)
             if image.mode in UNUSUAL_MODES:
-                image, profile = convert_to_srgb(image, profile), None
-            is_grey = image.mode in GREY_MODES
+                image, profile = convert_unusual(image, profile)
+            is_grey = image.mode in GREY_MODES or (opened.png is not None and opened.png.is_grey)
             has_alpha = image.has_transparency_data
             channels = np.asarray(image.convert("RGBA" if has_alpha else "RGB"))
             pixels = channels[:, :, 2::-1]
@@ -266,11 +244,16 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
                 exact = find_transparent_pixels(deep, colour)
                 alpha = alpha if exact is None else exact
                 deep = deep[:, :, 1:2] if is_grey else deep
-                pixels = to_levels(np.repeat(deep, 3, axis=2) if is_grey else deep)
+                pixels = to_levels(deep)
+                pixels = np.repeat(pixels, 3, axis=2) if is_grey else pixels
             if is_grey:
                 pixels = pixels[:, :, 1]
-    if profile is not None and profile_space(profile) != ("GRAY" if pixels.ndim == 2 else "RGB"):
-        profile = None
+    if image.format == "BMP" and alpha is not None and not alpha.any():
+        alpha = None  # as browsers do it: many programs leave zeros there and mean nothing by them
+    profile, is_colour = fit_profile(profile, is_grey=pixels.ndim == 2)
+    if is_colour:
+        pixels = np.repeat(pixels[:, :, np.newaxis], 3, axis=2)
+        deep = None if deep is None else np.repeat(deep, 3, axis=2)
     if dpi is not None and orientation in TURNED:
         dpi = dpi[::-1]
     return Picture(

@@ -13,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from cut_files import PICTURE, cut_words
 from errors import UndecodableImage
 from metadata import MAX_EXIF_BYTES
 from tiff_directory import (
@@ -166,13 +167,16 @@ def find_chunks(
     shape = planes, count_chunks(layout)
     count = shape[0] * shape[1]
     offsets, lengths = (directory.values(tag).astype(np.uint64)[:count] for tag in tags)
-    if len(offsets) < count or (offsets >= file_bytes).any():
+    if len(offsets) < count:
         raise UndecodableImage(CUT_SHORT)
+    if (offsets >= file_bytes).any():
+        raise UndecodableImage(cut_words(PICTURE, float((offsets < file_bytes).mean())))
     rest = file_bytes - offsets
     if layout.compression == UNCOMPRESSED:
         lengths = np.tile(chunk_bytes(layout), planes).astype(np.uint64)
         if (lengths > rest).any():
-            raise UndecodableImage(CUT_SHORT)
+            share = np.minimum(lengths, rest).sum() / lengths.sum()
+            raise UndecodableImage(cut_words(PICTURE, float(share)))
     elif len(lengths) < count:
         lengths = rest
     else:

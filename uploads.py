@@ -18,8 +18,8 @@ from werkzeug.exceptions import ClientDisconnected
 from werkzeug.wrappers import Request
 
 from errors import BadRequest, Busy, UnsupportedUpload, UploadTimeout, UploadTooLarge
+from file_kinds import ACCEPTED_NAMES
 from forms import DEFAULT_NAME, is_picture_type
-from image_codec import ACCEPTED_NAMES
 from pace import UploadTransfer, watch
 from result_cache import READ_CHUNK_BYTES, hash_file
 

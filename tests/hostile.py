@@ -5,7 +5,10 @@ import zlib
 from collections.abc import Callable
 from io import BytesIO
 
+import numpy as np
 from PIL import Image
+
+from gif_file import find_pixels
 
 # What an upload may have.
 ROOM = 16 * 1024 * 1024 - 1024
@@ -66,6 +69,31 @@ def chunk_flood(kind: bytes, content: bytes = b"") -> bytes:
 def packed_chunk(kind: bytes, start: bytes, megabytes: int) -> bytes:
     """A chunk whose text or profile is a thousand times larger than the file."""
     return one_pixel_png(png_chunk(kind, start + zlib.compress(bytes(megabytes * 10**6), 9)))
+
+
+def pixels_in_bytes() -> bytes:
+    """A picture of noise whose every byte has a chunk of its own."""
+    noise = np.random.default_rng(0).integers(0, 256, (580, 581 * 3), np.uint8)
+    packed = zlib.compress(b"".join(b"\0" + row.tobytes() for row in noise), 0)
+    chunks = b"".join(png_chunk(b"IDAT", packed[at : at + 1]) for at in range(len(packed)))
+    return png_header(581, 580) + chunks + png_chunk(b"IEND")
+
+
+def behind_scan(piece: bytes) -> bytes:
+    """A JPEG with restart markers that goes on with a piece, and has no end marker."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    jpeg = save(Image.fromarray(noise), "JPEG", restart_marker_blocks=1)
+    return jpeg[:-2] + piece * ((ROOM - len(jpeg)) // len(piece))
+
+
+def gif_pixels() -> bytes:
+    """A GIF that ends within its pixels, each byte of which is a block of its own."""
+    noise = np.random.default_rng(0).integers(0, 256, (2500, 2500), np.uint8)
+    gif = save(Image.fromarray(noise), "GIF")
+    found = find_pixels(gif)
+    assert found is not None
+    blocks = b"".join(b"\1" + found.packed[at : at + 1] for at in range(len(found.packed)))
+    return gif[: gif.index(b",", 13 + 768) + 11] + blocks[: ROOM - 2000]
 
 
 def gif_blocks(label: bytes, head: bytes = b"") -> bytes:
@@ -166,6 +194,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "extension in bytes.gif": lambda: gif_blocks(b"\xff", b"\x0bNETSCAPE2.0"),
     "extensions.gif": gif_extensions,
     "private chunks.png": lambda: chunk_flood(b"abCd"),
+    "pixels in bytes.png": pixels_in_bytes,
     "texts.png": lambda: chunk_flood(b"tEXt", b"a\0b"),
     "packed texts.png": lambda: chunk_flood(b"zTXt", b"a\0\0" + zlib.compress(bytes(30_000), 9)),
     "packed text.png": lambda: packed_chunk(b"zTXt", b"a\0\0", 1000),
@@ -178,6 +207,9 @@ FILES: dict[str, Callable[[], bytes]] = {
     "empty segments.jpg": lambda: jpeg_segments(b"\xff\xe5\x00\x02"),
     "exif in pieces, 4 MB.jpg": lambda: jpeg_segments(b"\xff\xe1\x00\x0bExif\0\0ABC", 4_000_000),
     "exif in pieces.jpg": lambda: jpeg_segments(b"\xff\xe1\x00\x0bExif\0\0ABC"),
+    "restarts.jpg": lambda: behind_scan(b"\xff\xd0"),
+    "segments behind the scan.jpg": lambda: behind_scan(b"\xff\xe5\x00\x02"),
+    "pixels in bytes.gif": gif_pixels,
     "profile in pieces.jpg": lambda: jpeg_segments(b"\xff\xe2\x00\x10ICC_PROFILE\0\1\1"),
     "comments.jpg": lambda: jpeg_segments(b"\xff\xfe\x00\x03A"),
     "scans.jpg": lambda: many_scans(4000, 3000, 2_000_000),

@@ -14,7 +14,6 @@ from PIL.ExifTags import IFD, Base
 from skimage import data
 
 from encoders import encode_picture
-from errors import UndecodableImage
 from image_codec import decode_image, read_header
 from metadata import read_orientation
 from options import Options
@@ -264,15 +263,13 @@ def test_grey_tiff_of_12_bits_and_one_that_counts_from_white_come_back_as_they_l
     assert picture.pixels[0].tolist() == [255, 193, 127, 0]
 
 
-@pytest.mark.parametrize("cut", [0, 12])
+@pytest.mark.parametrize("cut", [0, 6, 12, 14])
 def test_png_of_16_bits_is_never_read_as_8(cut: int) -> None:
     """Pillow reads one without its end, OpenCV, which has the lower bits, by itself does not."""
     content = cv2_encode(".png", DEEP[:, :, ::-1])
     picture = decode_image(BytesIO(content[: len(content) - cut]))
     assert picture.deep is not None
     np.testing.assert_array_equal(picture.deep[:, :, ::-1], DEEP)
-    with pytest.raises(UndecodableImage, match="16 bits"):
-        decode_image(BytesIO(content[:-6]))
 
 
 def tiff_of_12_bits(samples: np.ndarray) -> bytes:
@@ -372,9 +369,8 @@ def test_grey_profile_is_kept_once_and_only_with_grey_samples(
     result = enhance(fake_super_resolution, content)
     assert result.count(b"iCCP") == 1
     assert reopen(result).info["icc_profile"] == GRAY
-    for image_format in ("webp", "avif"):
-        other = enhance(fake_super_resolution, content, format=image_format, quality=90)
-        assert "icc_profile" not in reopen(other).info
+    jpeg = reopen(enhance(fake_super_resolution, content, format="jpeg", quality=90))
+    assert (jpeg.mode, jpeg.info["icc_profile"]) == ("L", GRAY)
 
 
 def test_cmyk_is_converted_by_its_profile(fake_super_resolution: SuperResolution) -> None:

@@ -1,5 +1,6 @@
 """No picture takes more memory than it is admitted for: measured on noise, the worst there is."""
 
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from typing import Any
@@ -10,12 +11,14 @@ import pytest
 from PIL import Image
 
 from confinement import Limits
+from encoders import encode_png
 from image_codec import Picture
 from memory_estimate import decoding_bytes, encoding_bytes, header_bytes
 from options import Options
 from sandbox import Ending, Sandbox
 from sandboxed_codec import SandboxedCodec, share_picture
 from tests.hostile import save
+from tests.test_kept_metadata import rgb_profile
 from tests.tiff_files import write_tiff
 
 SIZES = ((3, 5), (1100, 1300), (2000, 40))
@@ -79,6 +82,23 @@ def write(image_format: str, mode: str, **options: object) -> Callable[[int, int
     return write_it
 
 
+def write_deep_grey(height: int, width: int) -> bytes:
+    samples = draw_noise(height, width, 2, SIXTEEN)
+    levels = (samples // 257).astype(EIGHT)
+    picture = Picture(levels[:, :, 0], levels[:, :, 1], np.ascontiguousarray(samples[:, :, :1]))
+    return bytes(encode_png(picture))
+
+
+def write_masked_bmp(height: int, width: int) -> bytes:
+    """With masks that Pillow does not know."""
+    content = bytearray(save(draw_image(height, width, "RGBA"), "BMP"))
+    assert content[14:18] == struct.pack("<I", 40)
+    masks = struct.pack("<4I", 0xFF << 8, 0xFF << 24, 0xFF, 0xFF << 16)
+    content[10:14] = struct.pack("<I", 54 + len(masks))
+    content[30:34] = struct.pack("<I", 6)
+    return bytes(content[:54] + masks + content[54:])
+
+
 def write_layout(
     photometric: str, channels: int, dtype: type, extra: tuple[str, ...] = (), **options: Any
 ) -> Callable[[int, int], bytes]:
@@ -113,6 +133,10 @@ UPLOADS = {
     "TIFF, LAB": write("TIFF", "LAB"),
     "TIFF, 16 bits": write_deep(".tif", 3),
     "TIFF, 16 bits, transparent": write_deep(".tif", 4),
+    "PNG, 16 bits, grey and transparent": write_deep_grey,
+    "JPEG without its end": lambda height, width: write("JPEG", "RGB")(height, width)[:-2],
+    "JPEG, fine": write("JPEG", "RGB", quality=100, subsampling=0),
+    "JPEG, grey with a profile": write("JPEG", "L", icc_profile=rgb_profile(1.0)),
     "TIFF, planes": write_layout("rgb", 3, EIGHT, planar=True),
     "TIFF, 16 bits, grey": write_layout("minisblack", 1, SIXTEEN),
     "TIFF, 16 bits, grey, transparent": write_layout("minisblack", 2, SIXTEEN, ALPHA),
@@ -133,6 +157,7 @@ UPLOADS = {
     "TIFF, layers": write_layout("rgb", 3, EIGHT, extratags=[(37724, "B", MB, bytes(MB), True)]),
     "TIFF, 16 samples": write_layout("minisblack", 16, EIGHT, 15 * UNKNOWN),
     "BMP": write("BMP", "RGB"),
+    "BMP, masks": write_masked_bmp,
     "GIF": write("GIF", "P"),
     "AVIF": write("AVIF", "RGB", speed=10),
     "AVIF, transparent": write("AVIF", "RGBA", speed=10),

@@ -1,0 +1,117 @@
+"""GIFs whose end is missing: the pixels that are there."""
+
+from dataclasses import dataclass
+from io import BytesIO
+from typing import BinaryIO
+
+SCREEN_BYTES, IMAGE_BYTES = 13, 10
+EXTENSION, IMAGE, TRAILER = b"!", b",", b";"
+HAS_PALETTE, PALETTE_SIZE = 0x80, 7
+MAX_CODE_BITS = 12
+
+
+@dataclass(frozen=True)
+class GifPixels:
+    """The packed pixels of the first picture in a GIF.
+
+    Attributes
+    ----------
+    count : of pixels that the picture should have
+    start, end : of the last block of them, its length included; `end` is where the file ends if
+        that is cut
+    code_bits : see the format's appendix F
+    packed : what the file has of them
+    is_cut : it ends within them
+    """
+
+    count: int
+    start: int
+    end: int
+    code_bits: int
+    packed: bytes
+    is_cut: bool
+
+
+def palette_bytes(flags: int) -> int:
+    """Return how long the palette is that follows."""
+    return 3 * 2 ** ((flags & PALETTE_SIZE) + 1) if flags & HAS_PALETTE else 0
+
+
+def find_pixels(content: bytes) -> GifPixels | None:
+    """Return where the pixels of the first picture are; None: the file ends before."""
+    try:
+        position = SCREEN_BYTES + palette_bytes(content[SCREEN_BYTES - 3])
+        while content[position : position + 1] == EXTENSION:
+            position += 2
+            while content[position]:
+                position += 1 + content[position]
+            position += 1
+        if content[position : position + 1] != IMAGE:
+            return None
+        head = content[position : position + IMAGE_BYTES]
+        count = int.from_bytes(head[5:7], "little") * int.from_bytes(head[7:9], "little")
+        position += IMAGE_BYTES + palette_bytes(head[9])
+        code_bits = content[position]
+    except IndexError:
+        return None
+    position += 1
+    start, packed = position, bytearray()
+    while position < len(content) and content[position]:
+        start = position
+        packed += content[position + 1 : position + 1 + content[position]]
+        position += 1 + content[position]
+    is_cut = position >= len(content)
+    end = min(position, len(content))
+    return GifPixels(count, start, end, code_bits, bytes(packed), is_cut)
+
+
+def complete_gif(file: BinaryIO) -> BinaryIO:
+    """Return a GIF that is cut within its pixels with an end.
+
+    Pillow drops the block that is cut, which may have the last pixels.
+    """
+    file.seek(0)
+    content = file.read()
+    pixels = find_pixels(content)
+    if pixels is None or not pixels.is_cut or pixels.end <= pixels.start + 1:
+        return file
+    rest = content[pixels.start + 1 : pixels.end]
+    block = bytes([len(rest)]) + rest
+    return BytesIO(content[: pixels.start] + block + b"\0" + TRAILER)
+
+
+def missing_share(content: bytes) -> float:
+    """Return the share of the pixels that a GIF does not have."""
+    pixels = find_pixels(content)
+    if pixels is None or not pixels.count or not 0 < pixels.code_bits < MAX_CODE_BITS:
+        return 0.0
+    return max(0.0, 1 - count_pixels(pixels) / pixels.count)
+
+
+def count_pixels(pixels: GifPixels) -> int:
+    """Return how many pixels codes of variable length (LZW) stand for, without unpacking them."""
+    clear = 1 << pixels.code_bits
+    lengths = [1] * clear + [0, 0]
+    width, former, count = pixels.code_bits + 1, 0, 0
+    store = bits = 0
+    for byte in pixels.packed:
+        store |= byte << bits
+        bits += 8
+        while bits >= width:
+            code = store & ((1 << width) - 1)
+            store >>= width
+            bits -= width
+            if code == clear:
+                del lengths[clear + 2 :]
+                width, former = pixels.code_bits + 1, 0
+                continue
+            if code == clear + 1 or code > len(lengths) or count >= pixels.count:
+                return count
+            length = former + 1 if code == len(lengths) else lengths[code]
+            if former and len(lengths) < 1 << MAX_CODE_BITS:
+                lengths.append(former + 1)
+                if len(lengths) == 1 << width and width < MAX_CODE_BITS:
+                    width += 1
+            count += length
+            former = length
+    return count
