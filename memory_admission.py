@@ -1,18 +1,16 @@
 """Memory for pictures in work, handed out in the order in which the lanes take pictures."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from errors import JobCancelled, TooLargeForMemory
 from lanes import CANCEL_POLL_SECONDS
 
-# Each picture leaves a share of its own size free, so that smaller ones always find room: there is
-# no size from which on pictures wait for large ones. Beside others it leaves more: the lanes
-# compute one picture after another, so that two large ones in memory gain nothing, and 900x900 as
-# lossless WebP, a third of a 14-megapixel photograph's memory, waited for both.
-HEADROOM_SHARE, HEADROOM_SHARE_BESIDE_OTHERS = 1 / 6, 1 / 2
+# Each picture leaves this share of its own size free, so that smaller ones always find room: there
+# is no size from which on pictures wait for large ones.
+HEADROOM_SHARE = 1 / 6
 MEGABYTE = 1024**2
 
 
@@ -22,22 +20,55 @@ class Claim:
 
     Attributes
     ----------
-    size_bytes : how much
+    computing_bytes : how much until its result is computed
+    peak_bytes : how much at most, while that is encoded
     work : input pixels to compute
     is_guest : it came in while the oldest picture's turn was kept, into what that one does not need
+    has_grown : it holds as much as it takes at most
     """
 
-    size_bytes: int
+    computing_bytes: int
+    peak_bytes: int
     work: int
     is_guest: bool = False
+    has_grown: bool = False
+
+    @property
+    def size_bytes(self) -> int:
+        """What it holds, once it does."""
+        return self.peak_bytes if self.has_grown else self.computing_bytes
+
+    @property
+    def growth_bytes(self) -> int:
+        """How much more encoding takes."""
+        return self.peak_bytes - self.computing_bytes
+
+
+class Room:
+    """What pictures need together so that one after the other can be encoded."""
+
+    def __init__(self, claims: Iterable[Claim]) -> None:
+        self._computing_bytes = self._growth_bytes = 0
+        for claim in claims:
+            self._computing_bytes += claim.computing_bytes
+            self._growth_bytes = max(self._growth_bytes, claim.growth_bytes)
+
+    def beside(self, claim: Claim) -> int:
+        """Return how much it is with another picture."""
+        growth_bytes = max(self._growth_bytes, claim.growth_bytes)
+        return self._computing_bytes + claim.computing_bytes + growth_bytes
 
 
 class MemoryQueue:
     """Decides who may hold memory: the picture with least work first, and the oldest in its turn.
 
     The oldest is overtaken until as much work as its own has gone past. From then on what others
-    give back is kept for it, and only pictures that fit into its headroom still come in: none waits
-    longer than for what was at work before it, and for as much again as it is itself.
+    give back is kept for it, and only pictures that fit beside it still come in: none waits longer
+    than for what was at work before it, and for as much again as it is itself.
+
+    Encoding takes more than computing, but for seconds instead of minutes: a picture of 14
+    megapixels holds half a gigabyte while it is computed, and grows to the double at its end. There
+    is always room for one to grow; others wait for that in the order of their asking.
 
     Parameters
     ----------
@@ -47,12 +78,14 @@ class MemoryQueue:
     ----------
     held : who holds memory
     waiting : who waits, in the order of arrival
+    growing : who holds memory and waits for the rest
     """
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.held: set[Claim] = set()
         self.waiting: list[Claim] = []
+        self.growing: list[Claim] = []
         self._overtaking_work = 0
 
     @property
@@ -65,9 +98,16 @@ class MemoryQueue:
         self.waiting.append(claim)
         self.admit()
 
+    def grow(self, claim: Claim) -> None:
+        """Let a picture that holds memory wait for what encoding takes."""
+        self.growing.append(claim)
+        self.admit()
+
     def leave(self, claim: Claim) -> None:
         """Take a picture out, whether it holds memory or waits."""
         self.held.discard(claim)
+        if claim in self.growing:
+            self.growing.remove(claim)
         if claim in self.waiting:
             if claim is self.waiting[0]:
                 self._end_turn()
@@ -75,7 +115,13 @@ class MemoryQueue:
         self.admit()
 
     def admit(self) -> None:
-        """Let those hold memory who may now."""
+        """Let those hold memory, or more of it, who may now."""
+        while self.growing:
+            first = self.growing[0]
+            if self.used_bytes - first.size_bytes + first.peak_bytes > self.limit_bytes:
+                break
+            first.has_grown = True
+            self.growing.remove(first)
         while (claim := self._choose()) is not None:
             if claim is self.waiting[0]:
                 self._end_turn()
@@ -99,20 +145,20 @@ class MemoryQueue:
         if not self.waiting:
             return None
         oldest, *others = self.waiting
-        used = self.used_bytes
-        guests = sum(claim.size_bytes for claim in self.held if claim.is_guest)
-        if self._fits(oldest, used - guests) and used + oldest.size_bytes <= self.limit_bytes:
-            return oldest
-        kept = guests + oldest.size_bytes if self._is_oldest_due() else 0
-        for claim in sorted(others, key=lambda each: each.work):
-            if self._fits(claim, used) and kept + claim.size_bytes <= self.limit_bytes:
-                return claim
-        return None
+        guests = {claim for claim in self.held if claim.is_guest}
+        used, held = self.used_bytes, Room(self.held)
 
-    def _fits(self, claim: Claim, used: int) -> bool:
-        """Tell whether a picture fits beside what is used, and leaves its share free."""
-        share = HEADROOM_SHARE_BESIDE_OTHERS if used else HEADROOM_SHARE
-        return used + claim.size_bytes * (1 + share) <= self.limit_bytes
+        def fits(claim: Claim, kept: Room) -> bool:
+            """Tell whether there is room now, at each one's end, and beside what is kept."""
+            needed = max(used + claim.computing_bytes, held.beside(claim))
+            headroom = claim.peak_bytes * HEADROOM_SHARE
+            return max(needed, kept.beside(claim) + headroom) <= self.limit_bytes
+
+        if fits(oldest, Room(self.held - guests)):
+            return oldest
+        kept = Room([*guests, oldest]) if self._is_oldest_due() else held
+        by_work = sorted(others, key=lambda each: each.work)
+        return next((claim for claim in by_work if fits(claim, kept)), None)
 
 
 class MemoryAdmission:
@@ -173,31 +219,43 @@ class MemoryAdmission:
             )
 
     @contextmanager
-    def hold(
-        self, size_bytes: int, work: int, is_cancelled: Callable[[], bool] = lambda: False
-    ) -> Iterator[None]:
-        """Hold memory until the block ends, waiting for the picture's turn.
+    def hold(self, claim: Claim, is_cancelled: Callable[[], bool]) -> Iterator[None]:
+        """Hold what computing takes until the block ends, waiting for the picture's turn.
 
         Raises
         ------
         JobCancelled
             Nobody wants the picture any more.
         """
-        claim = Claim(size_bytes, work)
         with self._changed:
             self._measure_when_idle()
             self._queue.enter(claim)
         try:
-            with self._changed:
-                while claim not in self._queue.held:
-                    if is_cancelled():
-                        raise JobCancelled("Nobody wants this picture any more.")
-                    self._changed.wait(CANCEL_POLL_SECONDS)
-                    # Where nothing is held, only the machine can have what is missing.
-                    self._measure_when_idle()
-                    self._queue.admit()
+            self._wait(lambda: claim in self._queue.held, is_cancelled)
             yield
         finally:
             with self._changed:
                 self._queue.leave(claim)
                 self._changed.notify_all()
+
+    def grow(self, claim: Claim, is_cancelled: Callable[[], bool]) -> None:
+        """Hold what encoding takes from now on, waiting until it is there.
+
+        Raises
+        ------
+        JobCancelled
+            Nobody wants the picture any more.
+        """
+        with self._changed:
+            self._queue.grow(claim)
+        self._wait(lambda: claim.has_grown, is_cancelled)
+
+    def _wait(self, has_come: Callable[[], bool], is_cancelled: Callable[[], bool]) -> None:
+        with self._changed:
+            while not has_come():
+                if is_cancelled():
+                    raise JobCancelled("Nobody wants this picture any more.")
+                self._changed.wait(CANCEL_POLL_SECONDS)
+                # Where nothing is held, only the machine can have what is missing.
+                self._measure_when_idle()
+                self._queue.admit()

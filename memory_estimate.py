@@ -21,8 +21,10 @@ GIF_FRAME_BYTES, WEBP_CANVAS_BYTES = 2, 8
 DECODER_BYTES, DEEP_DECODER_BYTES = 32, 46
 # The network's input and output, with transparency that of a second picture and float buffers.
 NETWORK_BYTES, NETWORK_BYTES_WITH_ALPHA = 36, 76
-# For each pixel of a result: resampled to its size, or of 16 bits.
-RESIZED_BYTES, DEEP_BYTES = 10, 18
+# For each pixel of the upload and of the result: resampled, Pillow's own planes included.
+RESIZED_BYTES = (24, 10)
+# For each pixel of a result of 16 bits.
+DEEP_BYTES = 18
 # For each pixel of the result, opaque and transparent, where `Format.encoder_bytes` is too little.
 LOSSLESS_WEBP_BYTES = (64, 66)
 DEEP_PNG_BYTES = (24, 39)
@@ -60,18 +62,26 @@ def encoding_bytes(pixels: int, options: Options, has_alpha: bool, is_deep: bool
     return PROCESS_BYTES + pixels * per_pixel[has_alpha]
 
 
+def network_bytes(header: ImageHeader, options: Options) -> int:
+    """Return the memory that enlarging takes, the decoded picture and the result included."""
+    width, height = options.result_size(header.width, header.height)
+    per_pixel = NETWORK_BYTES_WITH_ALPHA if header.has_alpha else NETWORK_BYTES
+    per_result_pixel = DEEP_BYTES if header.is_deep else 0
+    if options.scale != MODEL_SCALE:
+        per_pixel += RESIZED_BYTES[0]
+        per_result_pixel += RESIZED_BYTES[1]
+    return header.pixels * per_pixel + width * height * per_result_pixel
+
+
+def computing_bytes(header: ImageHeader, options: Options, file_bytes: int) -> int:
+    """Return the memory that a picture takes at most until its result is computed."""
+    return max(decoding_bytes(header, file_bytes), network_bytes(header, options))
+
+
 def peak_bytes(header: ImageHeader, options: Options, file_bytes: int) -> int:
     """Return the memory that a picture takes at its peak, from its header to its result."""
     width, height = options.result_size(header.width, header.height)
-    result_pixels = width * height
-    network = NETWORK_BYTES_WITH_ALPHA if header.has_alpha else NETWORK_BYTES
-    computing = header.pixels * network
-    if options.scale != MODEL_SCALE:
-        computing += result_pixels * RESIZED_BYTES
-    if header.is_deep:
-        computing += result_pixels * DEEP_BYTES
     return max(
-        decoding_bytes(header, file_bytes),
-        computing,
-        encoding_bytes(result_pixels, options, header.has_alpha, header.is_deep),
+        computing_bytes(header, options, file_bytes),
+        encoding_bytes(width * height, options, header.has_alpha, header.is_deep),
     )

@@ -15,7 +15,8 @@ from errors import (
 )
 from image_codec import ImageHeader
 from job import InMemory, Job, Outcome, Stored
-from memory_estimate import peak_bytes
+from memory_admission import Claim
+from memory_estimate import computing_bytes, peak_bytes
 from options import MODEL_SCALE, Options
 from resources import Resources
 from result_cache import ResultNote
@@ -60,15 +61,19 @@ class Pipeline:
         def is_cancelled() -> bool:
             return job.progress.cancelled
 
-        size_bytes = peak_bytes(job.header, job.options, job.file.seek(0, os.SEEK_END))
-        with self._memory.hold(size_bytes, job.place.pixels, is_cancelled):
+        need = job.header, job.options, job.file.seek(0, os.SEEK_END)
+        claim = Claim(computing_bytes(*need), peak_bytes(*need), job.place.pixels)
+        with self._memory.hold(claim, is_cancelled):
             with job.measure("decode"):
                 picture = self._codec.decode(job.file, job.header, is_cancelled)
             actual = ImageHeader(*picture.size, picture.alpha is not None, picture.deep is not None)
             # A file can say behind its pixels what the header check cannot see: a turn, say, which
             # makes 1,600 times as much of a picture whose width is given.
-            is_larger = peak_bytes(actual, job.options, 0) > size_bytes
-            if is_larger or estimate_cost(actual, job.options) > job.place.pixels:
+            if (
+                computing_bytes(actual, job.options, 0) > claim.computing_bytes
+                or peak_bytes(actual, job.options, 0) > claim.peak_bytes
+                or estimate_cost(actual, job.options) > job.place.pixels
+            ):
                 raise UndecodableImage("What the picture's header says is not what it is.")
             with job.measure("upscale"):
                 size = job.options.result_size(*picture.size)
@@ -78,6 +83,7 @@ class Pipeline:
             self._counters.add("inference_pixels", job.header.pixels)
             self._counters.add("inference_seconds", job.stage_seconds["upscale"])
             width, height = enlarged.size
+            self._memory.grow(claim, is_cancelled)
             with job.measure("encode"), share_picture(enlarged, job.options) as shared:
                 del picture, enlarged
                 payload = self._codec.encode(shared, job.options, is_cancelled)

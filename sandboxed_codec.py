@@ -15,7 +15,7 @@ from confinement import Limits
 from errors import Busy, ClientLeft, JobCancelled, ServiceError, UndecodableImage
 from formats import PNG
 from image_codec import MAX_SIDE, ImageHeader, Picture
-from memory_admission import MemoryAdmission
+from memory_admission import Claim, MemoryAdmission
 from memory_estimate import (
     SLACK_BYTES,
     decoding_bytes,
@@ -119,7 +119,7 @@ class SandboxedCodec:
         held_bytes = min(max(memory_bytes, least_bytes), self._headers.largest_bytes)
         try:
             with (
-                self._headers.hold(held_bytes, length, has_left),
+                self._headers.hold(Claim(held_bytes, held_bytes, length), has_left),
                 open_descriptor(file) as descriptor,
             ):
                 result = self._run(task, [descriptor], limits, has_left)

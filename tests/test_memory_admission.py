@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -14,10 +15,26 @@ LIMIT = 1600 * MEGABYTE
 # As a photograph to PNG: what it needs beside the pixels, and for each of them.
 LEAST_BYTES, BYTES_PER_PIXEL = 8 * MEGABYTE, 90
 PIXELS_A_SECOND = 100_000
+# Until it is encoded a picture takes so much of that; and encoding takes so long.
+COMPUTING_SHARE = 0.4
+ENCODED_A_SECOND = 2_000_000
 
 
 def size_of(pixels: int) -> int:
     return LEAST_BYTES + BYTES_PER_PIXEL * pixels
+
+
+def claim_of(size_bytes: int, work: int) -> Claim:
+    """Return what a picture needs that takes as much while it is computed as when it is encoded."""
+    return Claim(size_bytes, size_bytes, work)
+
+
+def always() -> bool:
+    return True
+
+
+def never() -> bool:
+    return False
 
 
 @dataclass(order=True)
@@ -31,7 +48,7 @@ class Visit:
 
 class Simulation:
     """Pictures share one machine as the lanes do: three quarters of it for the least, one for the
-    oldest."""
+    oldest. Beside these, each result is encoded as soon as there is memory for that."""
 
     def __init__(self, visits: list[Visit]) -> None:
         self.memory = MemoryQueue(LIMIT)
@@ -43,30 +60,38 @@ class Simulation:
         coming = deque(self.visits)
         waiting: dict[Claim, Visit] = {}
         left: dict[Claim, float] = {}  # in the order of admission
-        while coming or waiting or left:
+        ends: dict[Claim, float] = {}  # of encoding
+        while coming or waiting or memory.held:
             speeds = dict.fromkeys(left, 0.0)
             if left:
                 speeds[min(left, key=lambda claim: left[claim])] += 0.75 * PIXELS_A_SECOND
                 speeds[next(iter(left))] += 0.25 * PIXELS_A_SECOND
-            ends = [now + left[claim] / speed for claim, speed in speeds.items() if speed]
-            arrivals = [coming[0].arrives] if coming else []
-            assert ends or arrivals, "nobody is admitted any more"
-            then = min(ends + arrivals)
+            events = [now + left[claim] / speed for claim, speed in speeds.items() if speed]
+            events += [*ends.values(), *(visit.arrives for visit in islice(coming, 1))]
+            assert events, "nobody is admitted any more"
+            then = min(events)
             for claim, speed in speeds.items():
                 left[claim] -= (then - now) * speed
             now = then
             for claim in [claim for claim, pixels in left.items() if pixels < 0.01]:
                 del left[claim]
+                memory.grow(claim)
+            for claim in [claim for claim, end in ends.items() if end <= now]:
+                del ends[claim]
                 memory.leave(claim)
             while coming and coming[0].arrives <= now:
                 visit = coming.popleft()
-                claim = Claim(size_of(visit.pixels), visit.pixels)
+                size = size_of(visit.pixels)
+                claim = Claim(int(size * COMPUTING_SHARE), size, visit.pixels)
                 waiting[claim] = visit
                 memory.enter(claim)
             for claim in [claim for claim in waiting if claim in memory.held]:
                 visit = waiting.pop(claim)
                 visit.admitted = now
                 left[claim] = visit.pixels
+            for claim in memory.held:
+                if claim.has_grown and claim not in ends:
+                    ends[claim] = now + claim.work / ENCODED_A_SECOND
             self.peak_bytes = max(self.peak_bytes, memory.used_bytes)
         return self.visits
 
@@ -84,16 +109,41 @@ def test_small_pictures_do_not_wait_behind_two_large_ones() -> None:
 
 
 def test_picture_with_little_work_and_much_memory_does_not_wait_behind_two_large_ones() -> None:
-    photo, lossless_webp = (700 * MEGABYTE, 14_000_000), (480 * MEGABYTE, 810_000)
+    """900x900 as lossless WebP, beside two of 14 megapixels as PNG."""
     memory = MemoryQueue(LIMIT)
-    first, second, small = Claim(*photo), Claim(*photo), Claim(*lossless_webp)
+    first, second = (Claim(500 * MEGABYTE, 1150 * MEGABYTE, 14_000_000) for _ in range(2))
+    small = Claim(45 * MEGABYTE, 480 * MEGABYTE, 810_000)
     for claim in (first, second, small):
         memory.enter(claim)
     # The lanes compute one of the large ones after the other in any case.
     assert memory.held == {first, small}
+    memory.grow(small)
+    assert small.has_grown
     memory.leave(small)
+    memory.grow(first)
+    assert first.has_grown
     memory.leave(first)
     assert memory.held == {second}
+
+
+def test_who_has_been_computed_first_is_encoded_first() -> None:
+    memory = MemoryQueue(LIMIT)
+    claims = [Claim(LIMIT // 10, LIMIT * 3 // 5, work) for work in (3, 2, 1)]
+    for claim in claims:
+        memory.enter(claim)
+    assert memory.held == set(claims)
+    for claim in claims:
+        memory.grow(claim)
+    assert [claim.has_grown for claim in claims] == [True, False, False]
+    # Nobody who comes in may take what one that is computed needs at its end.
+    late = Claim(LIMIT // 4, LIMIT // 2, 0)
+    memory.enter(late)
+    assert memory.waiting == [late]
+    memory.leave(claims[0])
+    assert [claim.has_grown for claim in claims[1:]] == [True, False]
+    memory.leave(claims[2])  # its client has left
+    memory.leave(claims[1])
+    assert memory.held == {late}
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -129,13 +179,13 @@ def test_flood_of_small_ones_does_not_keep_a_large_one_out() -> None:
 
 def test_least_work_comes_first_and_the_oldest_when_it_is_due() -> None:
     memory = MemoryQueue(LIMIT)
-    blocker, oldest = Claim(LIMIT * 3 // 5, 1), Claim(LIMIT * 4 // 5, 100)
+    blocker, oldest = claim_of(LIMIT * 3 // 5, 1), claim_of(LIMIT * 4 // 5, 100)
     memory.enter(blocker)
     memory.enter(oldest)
-    filler = Claim(LIMIT // 4, 60)
+    filler = claim_of(LIMIT // 4, 60)
     memory.enter(filler)
     assert filler in memory.held  # it overtakes
-    larger, least = Claim(LIMIT // 4, 50), Claim(LIMIT // 5, 40)
+    larger, least = claim_of(LIMIT // 4, 50), claim_of(LIMIT // 5, 40)
     memory.enter(larger)
     memory.enter(least)
     memory.leave(filler)
@@ -143,7 +193,7 @@ def test_least_work_comes_first_and_the_oldest_when_it_is_due() -> None:
     memory.leave(least)
     # 100 have gone past the oldest: what becomes free is kept for it.
     assert larger in memory.waiting
-    guest = Claim(LIMIT // 20, 30)
+    guest = claim_of(LIMIT // 20, 30)
     memory.enter(guest)
     assert guest in memory.held  # into what the oldest does not need
     memory.leave(blocker)
@@ -152,8 +202,8 @@ def test_least_work_comes_first_and_the_oldest_when_it_is_due() -> None:
 
 def test_who_is_cancelled_while_waiting_leaves_the_queue() -> None:
     memory = MemoryAdmission(lambda: LIMIT)
-    with memory.hold(memory.largest_bytes, 1):
-        with pytest.raises(JobCancelled), memory.hold(LIMIT // 2, 1, lambda: True):
+    with memory.hold(claim_of(memory.largest_bytes, 1), never):
+        with pytest.raises(JobCancelled), memory.hold(claim_of(LIMIT // 2, 1), always):
             pass
         assert not memory.is_contended
     assert memory.used_bytes == 0
@@ -169,12 +219,12 @@ def test_what_never_fits_is_refused_at_once_and_told_what_would() -> None:
 
 def test_every_picture_leaves_a_share_of_its_size_free() -> None:
     memory = MemoryAdmission(lambda: LIMIT)
-    with memory.hold(memory.largest_bytes, 1):
+    with memory.hold(claim_of(memory.largest_bytes, 1), never):
         assert LIMIT - memory.used_bytes >= memory.largest_bytes * HEADROOM_SHARE - 1
 
 
 def test_who_waits_alone_comes_in_when_the_machine_has_more() -> None:
     limits = iter([LIMIT // 4])
     memory = MemoryAdmission(lambda: next(limits, LIMIT))
-    with memory.hold(LIMIT // 2, 1):
+    with memory.hold(claim_of(LIMIT // 2, 1), never):
         assert memory.used_bytes == LIMIT // 2

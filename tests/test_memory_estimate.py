@@ -1,6 +1,7 @@
 """No picture takes more memory than it is admitted for: measured on noise, the worst there is."""
 
 import struct
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from typing import Any
@@ -12,11 +13,12 @@ from PIL import Image
 
 from confinement import Limits
 from encoders import encode_png
-from image_codec import Picture
-from memory_estimate import decoding_bytes, encoding_bytes, header_bytes
+from image_codec import ImageHeader, Picture
+from memory_estimate import decoding_bytes, encoding_bytes, header_bytes, network_bytes
 from options import Options
 from sandbox import Ending, Sandbox
 from sandboxed_codec import SandboxedCodec, share_picture
+from super_resolution import SuperResolution
 from tests.hostile import save
 from tests.test_kept_metadata import rgb_profile
 from tests.tiff_files import write_tiff
@@ -206,3 +208,34 @@ def test_encoding_takes_no_more_than_estimated(
             codec.encode(shared, options)
         estimate = encoding_bytes(height * width, options, has_alpha, is_deep)
         assert 0 < sandbox.peak_bytes <= estimate
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+@pytest.mark.parametrize("is_deep", [False, True], ids=["8 bits", "16 bits"])
+@pytest.mark.parametrize("has_alpha", [False, True], ids=["opaque", "transparent"])
+@pytest.mark.parametrize("is_grey", [False, True], ids=["colour", "grey"])
+def test_enlarging_takes_no_more_than_estimated(
+    fake_super_resolution: SuperResolution,
+    scale: int,
+    is_deep: bool,
+    has_alpha: bool,
+    is_grey: bool,
+) -> None:
+    """NumPy tells tracemalloc of its arrays, and OpenCV makes its own with NumPy."""
+    height, width = 700, 900
+    options = Options(scale=scale)
+    tracemalloc.start()
+    try:
+        deep = draw_noise(height, width, 3, SIXTEEN) if is_deep else None
+        picture = Picture(
+            draw_noise(height, width, 1 if is_grey else 3),
+            draw_noise(height, width, 1) if has_alpha else None,
+            deep if deep is None or not is_grey else np.ascontiguousarray(deep[:, :, :1]),
+        )
+        del deep
+        tracemalloc.reset_peak()
+        fake_super_resolution.enlarge(picture, options)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak <= network_bytes(ImageHeader(width, height, has_alpha, is_deep), options)
