@@ -235,7 +235,7 @@ def test_request_log_has_one_line_with_everything(
         ({"data": {"image": "text"}, "content_type": "multipart/form-data"}, 400, "bad_request", "is text"),  # noqa: E501
         ({"data": {"image": (BytesIO(b""), "a.png")}}, 400, "bad_request", "empty"),
         ({"data": {"image": (BytesIO(b"hello"), "a.png")}}, 415, "unsupported_media_type", "PNG, JPEG"),  # noqa: E501
-        ({"data": {"image": (BytesIO(CUT_SHORT), "a.png")}}, 422, "undecodable_image", "damaged"),
+        ({"data": {"image": (BytesIO(CUT_SHORT), "a.png")}}, 422, "undecodable_image", "cut short"),
         ({"data": {"image": [(BytesIO(PNG), "a.png"), (BytesIO(PNG), "b.png")]}}, 400, "bad_request", "2 files"),  # noqa: E501
         ({"data": PNG, "content_type": "multipart/form-data"}, 400, "bad_request", "boundary"),
         ({"data": PNG, "content_type": "application/x-www-form-urlencoded"}, 415, "unsupported_media_type", "curl -F"),  # noqa: E501

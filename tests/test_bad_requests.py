@@ -125,7 +125,7 @@ CASES = [
     raw("SVG", b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415),
     raw("PPM, which is not accepted", encode(Image.new("L", (4, 4)), "PPM"), 415),
     raw("picture cut short", PNG[:400], 422),
-    raw("signature only", PNG[:8], 415),
+    raw("signature only", PNG[:8], 422),
     raw("too many pixels", encode(Image.new("1", (9000, 9000)), "PNG"), 422),
     raw("animation", encode(Image.new("L", (4, 4)), "PNG", save_all=True, append_images=[Image.new("L", (4, 4), 9)]), 415),
     raw("over the limit by one byte", b"x" * (MAX_UPLOAD_BYTES + 1), 413),

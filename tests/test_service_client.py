@@ -381,7 +381,7 @@ def test_refusals_of_the_service_reach_the_user(service: Service, tmp_path: Path
     assert done.returncode == 1
     assert "1 of 4 pictures made" in done.stderr
     for words in (
-        "2 cut.png: The picture is",
+        "2 cut.png: The file is cut short: about 50 %",
         "3 large.png: The ",
         "4 empty.png: The file is empty",
     ):
