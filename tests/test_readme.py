@@ -74,6 +74,6 @@ def test_architecture_names_all_that_know_of_http_among_what_the_runner_needs() 
     http = {"flask", "flask_cors", "werkzeug", "gunicorn", "httpx"}
     knowing = {f"`{name}.py`" for name in needed if own[name] & http}
     text = " ".join((PROJECT_DIR / "docs" / "architecture.md").read_text().split())
-    sentence = re.search(r"Of what `runner.py` needs, only that module (.*?) know of HTTP", text)
+    sentence = re.search(r"Of what `runner.py` needs, only that module(.*?) know of HTTP", text)
     assert sentence
     assert knowing == {"`uploads.py`", *re.findall(r"`\w+\.py`", sentence[1])}
