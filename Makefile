@@ -30,6 +30,7 @@ test: lint
 	./install_package.sh faketime faketime --version
 	./install_package.sh redis-server redis-server --version
 	./install_package.sh postgresql sh -c 'ls /usr/lib/postgresql/*/bin/initdb'
+	./install_package.sh pgbouncer pgbouncer --version
 	# Much of the time a test waits for servers of its own: two files at once.
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
