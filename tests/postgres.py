@@ -40,14 +40,14 @@ class PostgresServer:
         if os.getuid() == 0:
             shutil.chown(folder, "postgres", "postgres")
         self._folder = folder
-        self._port = port
+        self.port = port
         self._data = str(folder / "data")
         self.url = f"postgresql://sr@127.0.0.1:{port}/postgres"
         run_tool(f"{BIN}/initdb", "--auth=trust", "--username=sr", "--no-sync", self._data)
 
     def start(self, settings: str = "") -> None:
         """Start the server, and return when it answers."""
-        options = f"-p {self._port} -c listen_addresses=127.0.0.1 {settings}"
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 {settings}"
         options += f" -c unix_socket_directories={self._folder}"
         log = str(self._folder / "log")
         run_tool(f"{BIN}/pg_ctl", "-D", self._data, "-l", log, "-w", "-o", options, "start")

@@ -1,19 +1,27 @@
 """Asynchronous requests while the jobs table goes away, comes back, or is another."""
 
-from collections.abc import Callable
+import os
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
+import job_keeper
 from errors import DatabaseDown
 from result_cache import generate_file_hash
 from runner import Runner
-from tests.conftest import PNG, FakeModel, assert_problem, make_upload, upload
+from settings import Settings
+from tests.conftest import PNG, AppMaker, FakeModel, assert_problem, make_upload, upload
+from tests.postgres import PostgresServer, run_server
 from tests.waiting import wait_until
 
-Execute = Callable[..., list[Any]]
+ASYNC = {"Prefer": "respond-async"}
 
 
 def wait_for(client: FlaskClient, path: str, state: str) -> dict[str, Any]:
@@ -70,9 +78,6 @@ def test_job_that_only_a_newer_version_can_compute_is_left_to_it(
 # --- a table that goes away
 
 
-ASYNC = {"Prefer": "respond-async"}
-
-
 @pytest.mark.parametrize("prefer", ["respond-async", "respond-async, wait=1"])
 def test_accepted_upload_has_its_ticket_though_the_database_goes_away(
     client: FlaskClient,
@@ -124,3 +129,80 @@ def test_long_poll_goes_on_after_the_database_was_away(
     response = client.get(path, headers={"Prefer": "wait=30"})
     assert response.status_code == 200
     assert next(failures, None) is None
+
+
+# --- a table that is another
+
+
+def test_upload_outlives_a_database_that_was_empty_for_a_while(
+    make_app: AppMaker,
+    settings: Settings,
+    fake_model: FakeModel,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("database.DOWN_SECONDS", 0.0)
+    monkeypatch.setattr(job_keeper, "SWEEP_SECONDS", 0.1)
+    monkeypatch.setattr(job_keeper, "SPOOL_GRACE_SECONDS", 0.2)
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        Path(name).chmod(0o755)
+        first = stack.enter_context(run_server(Path(name) / "first"))
+        app = make_app(replace(settings, database_url=first.url))
+        client, runner = app.test_client(), app.extensions["runner"]
+        stack.callback(runner.stop)
+        fake_model.may_go_on.clear()
+        path = upload(client, headers=ASYNC).get_json()["status_url"]
+        wait_for(client, path, "running")
+        (kept,) = (settings.cache_dir / "spool").iterdir()
+        first.stop()
+        second = PostgresServer(Path(name) / "second", first.port)
+        second.start()
+        try:
+            wait_until(lambda: client.get(path).status_code == 404)
+            # An upload of this table that no job has: where it goes, the others were looked at.
+            forgotten = runner.spool.store(BytesIO(PNG), runner.jobs.table_id())
+            wait_until(lambda: not (kept.parent / forgotten).exists())
+            assert kept.exists()
+        finally:
+            second.stop()
+        first.start()
+        fake_model.may_go_on.set()
+        assert wait_for(client, path, "done")["result"]
+        wait_until(lambda: not kept.exists())
+
+
+def test_database_that_is_replaced_during_a_sweep_costs_no_upload(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner.keeper.stop()
+    monkeypatch.setattr(job_keeper, "SPOOL_GRACE_SECONDS", 0.0)
+    spool = runner.spool.store(BytesIO(PNG), runner.jobs.table_id())
+    identities = iter([runner.jobs.table_id(), "another"])
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.jobs, "table_id", lambda: next(identities))
+        runner.keeper._sweep_spool()
+    assert (runner.cache.folder / "spool" / spool).exists()
+    wait_until(lambda: sweep(runner, spool))
+
+
+def sweep(runner: Runner, name: str) -> bool:
+    """Look for forgotten uploads at once; tell whether one is gone."""
+    runner.keeper._spool_due = 0.0
+    runner.keeper._sweep_spool()
+    return not (runner.cache.folder / "spool" / name).exists()
+
+
+def test_machine_whose_clock_is_ahead_leaves_new_uploads_alone(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner.keeper.stop()
+    monkeypatch.setattr(job_keeper, "SPOOL_GRACE_SECONDS", 0.3)
+    spool = runner.spool.store(BytesIO(PNG), runner.jobs.table_id())
+    path = runner.cache.folder / "spool" / spool
+    os.utime(path, times=(0, path.stat().st_mtime - 600))  # so old by that clock
+    assert not sweep(runner, spool)
+    ticket, _ = runner.jobs.submit("name", {}, 100, spool)
+    time.sleep(0.3)
+    assert not sweep(runner, spool)
+    runner.jobs.withdraw(ticket)
+    assert runner.jobs.cancel_unless_wanted("name")
+    wait_until(lambda: sweep(runner, spool))
