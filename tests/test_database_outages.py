@@ -14,6 +14,7 @@ from jobs import Jobs
 from jobs_schema import FIRST, SCHEMA
 from tests.postgres import PostgresServer, run_pgbouncer, run_server
 from tests.service import find_free_port
+from tests.waiting import wait_until
 
 READ_ONLY = "-c default_transaction_read_only=on"
 
@@ -95,6 +96,26 @@ def test_server_that_comes_back_read_only_costs_nobody_the_table(
     # The other one first: nothing of the first is in its way.
     assert state(there, submit(there, "after")) == "queued"
     assert state(here, submit(here, "after")) == "queued"
+
+
+def test_server_that_is_no_primary_any_more_is_left_for_the_one_that_is(
+    postgres_url: str, server: PostgresServer, connect: Connect
+) -> None:
+    ports = [url.rpartition(":")[2].partition("/")[0] for url in (server.url, postgres_url)]
+    hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+    url = f"postgresql://sr@{hosts}/postgres?target_session_attrs=read-write"
+    table, there = Jobs(connect(url), "a"), connect(postgres_url, ())
+    ticket = submit(table, "name")
+    # It lives on, and so does the connection.
+    admin = connect(server.url, ())
+    admin.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+    admin.execute("SELECT pg_reload_conf()")
+    wait_until(lambda: admin.execute("SHOW transaction_read_only") == [("on",)])
+    with pytest.raises(DatabaseDown):
+        submit(table, "other")
+    assert table.find(ticket) is None
+    ticket = submit(table, "other")
+    assert there.execute("SELECT ticket FROM tickets") == [(ticket,)]
 
 
 def test_table_that_somebody_locks_takes_no_more_connections(
