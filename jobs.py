@@ -7,9 +7,11 @@ update matches no row has lost its job, whatever the reason, and stops.
 import json
 import re
 import secrets
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from database import Database
 from errors import Busy
 from job_records import Cancelled, Claim, JobStatus
 from job_upkeep import LEASE_SECONDS, MAX_ROWS, OPEN, WANTED, JobsUpkeep
@@ -20,6 +22,8 @@ TICKET_PATTERN = re.compile(r"[A-Za-z0-9_-]{24}")
 # Whoever sends the same picture again gets another ticket, each of which is a row for a day.
 MAX_TICKETS_OF_JOB = 1000
 TICKETS_RETRY_SECONDS = 30
+# Names of options that only a newer version knows; one is enough for all jobs that have it.
+MAX_FOREIGN = 100
 # Jobs ahead are counted up to this many: ten thousand cost PostgreSQL 99 ms.
 MAX_POSITION = 1000
 
@@ -29,6 +33,10 @@ class Jobs(JobsUpkeep):
 
     Every method raises DatabaseDown where the database does not answer.
     """
+
+    def __init__(self, database: Database, owner: str) -> None:
+        super().__init__(database, owner)
+        self._foreign: list[str] = []  # jobs whose options have one of these are not claimed
 
     # --- wishes
 
@@ -216,14 +224,17 @@ class Jobs(JobsUpkeep):
     def claim_next(self, max_pixels: int | None = None) -> Claim | None:
         """Take the queued job that is next; with `max_pixels`, the smallest, if it has no more."""
         order, limit = (TURN, "") if max_pixels is None else ("pixels", "AND pixels <= ?")
+        foreign = self._foreign
+        without_foreign = "AND replace(options, ?, '') = options " * len(foreign)
         rows = self.database.execute(
             f"""UPDATE jobs SET state = 'running', owner = ?, lease_until = now() + ?,
                 attempts = attempts + 1, tiles_done = 0, updated = now()
             WHERE state = 'queued' AND name = (
                 SELECT name FROM jobs WHERE state = 'queued' AND spool IS NOT NULL {limit}
+                {without_foreign}
                 ORDER BY {order} LIMIT 1 FOR UPDATE SKIP LOCKED)
             RETURNING name, options, pixels, spool""",
-            [self.owner, LEASE_SECONDS, *([] if max_pixels is None else [max_pixels])],
+            [self.owner, LEASE_SECONDS, *([] if max_pixels is None else [max_pixels]), *foreign],
         )
         if not rows:
             return None
@@ -275,3 +286,19 @@ class Jobs(JobsUpkeep):
         counts : as one of its attempts
         """
         self._give_back("name = ? AND owner = ?", [name, self.owner], counts)
+
+    def leave(self, name: str, unknown: Iterable[str]) -> None:
+        """Queue a job of this process again for others, and claim none with such options any more.
+
+        Parameters
+        ----------
+        unknown : what of its options only a newer version knows
+        """
+        rows = self.database.execute("SELECT options FROM jobs WHERE name = ?", [name])
+        if rows:
+            (options,) = rows[0]
+            words = [json.dumps(word) for word in unknown]
+            # Whoever wrote the row may have written them in another way.
+            foreign = next((word for word in words if word in options), options)
+            self._foreign = [*self._foreign, foreign][-MAX_FOREIGN:]
+        self.give_back(name, counts=False)

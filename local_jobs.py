@@ -25,7 +25,7 @@ from job_keeper import OwnedJob
 from job_records import Claim
 from lanes import Progress
 from logs import current_request_id
-from options import Options
+from options import Options, find_unknown
 from pipeline import Pipeline, estimate_cost
 from resources import Resources
 from result_cache import hash_file
@@ -36,8 +36,6 @@ JOBS_FOR_BUSY_LANES = 4
 MAX_CLAIMED = JOBS_FOR_BUSY_LANES + 32
 # How often a result that another process makes is looked for.
 CLAIM_POLL_SECONDS = 0.1
-# Its name would promise another model's, engine's or encoder's bytes.
-OTHER_VERSION = "The job was accepted by another version; send it again."
 
 logger = logging.getLogger(__name__)
 
@@ -50,14 +48,6 @@ def describe(error: ServiceError) -> dict[str, Any]:
 def short_job_id(name: str) -> str:
     """Return what the log calls an asynchronous job: not its result's name, which is a secret."""
     return f"job-{name[:12]}"
-
-
-def restore_options(options: dict[str, Any]) -> Options:
-    """Return the options of a row of the table."""
-    try:
-        return Options(**options)
-    except TypeError:
-        raise ServiceError(OTHER_VERSION) from None
 
 
 @dataclass
@@ -246,13 +236,14 @@ class LocalJobs:
     def _under_own_name(self, claim: Claim) -> tuple[Claim, Options] | None:
         """Return a claim under the name that its result has here, and its options.
 
-        None where it is no claim any more: another version's options, or its result is there.
+        None where it is no claim any more: it is left to a newer version, or its result is there.
         """
-        try:
-            options = restore_options(claim.options)
-        except ServiceError as error:
-            self._spool.remove(self._table.finish(claim.name, describe(error)))
+        unknown = find_unknown(claim.options)
+        if unknown:
+            logger.warning("jobs with %s are left to a newer version", ", ".join(unknown))
+            self._table.leave(claim.name, unknown)
             return None
+        options = Options(**claim.options)
         name = self._resources.result_name(claim.name.partition(".")[0], options)
         mine = claim if name == claim.name else self._table.rename(claim, name)
         return (mine, options) if mine else None
