@@ -23,6 +23,9 @@ HEADER = struct.Struct(">IIBBBBB")
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
 SAMPLES = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGBA: 4}
 MAX_PALETTE_BYTES = 3 * 256
+# Programs that write PNGs take chunks of 8 KB and more; the largest upload in chunks of a byte cost
+# seconds of a processor.
+MAX_CHUNKS = 65_536
 # First column and row, and steps, of each pass of an interlaced picture.
 PASSES = (
     *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
@@ -88,13 +91,22 @@ def read_png(file: BinaryIO) -> PngFile:
 
 
 def walk_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield each chunk's name, and where its content begins and ends, if the file is so long."""
-    position = len(SIGNATURE)
+    """Yield each chunk's name, and where its content begins and ends, if the file is so long.
+
+    Raises
+    ------
+    UndecodableImage
+        There are more chunks than any program writes.
+    """
+    number, position = 0, len(SIGNATURE)
     unpack, last = struct.Struct(">I4s").unpack_from, len(content) - CHUNK_HEAD
     while position <= last:
         length, name = unpack(content, position)
         start = position + CHUNK_HEAD
         position = start + length + CHUNK_SUM
+        number += 1
+        if number > MAX_CHUNKS:
+            raise UndecodableImage(f"The PNG is in more than {MAX_CHUNKS:,} pieces; save it anew.")
         yield name, start, start + length
 
 

@@ -495,13 +495,8 @@ def show_waiting(without: Honest, beside: Honest) -> None:
         print(f"| {kind} ({number}) | {' | '.join(cells)} | {longest:.0f} |", flush=True)
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--at-once", type=int, default=6)
-    parser.add_argument("--seconds", type=float, default=30, help="of honest load alone")
-    parser.add_argument("--names", nargs="+", default=[""], help="parts of the files' names")
-    arguments = parser.parse_args()
+def show_order() -> None:
+    """Print how long smaller pictures take beside two large ones, waited for and as jobs."""
     for as_jobs in (True, False):
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -511,7 +506,18 @@ def main() -> None:
         how = "jobs" if as_jobs else "waited for"
         shown = ", ".join(f"{name} {took:.0f} s" for name, took in seconds.items())
         print(f"beside two of {LARGE_MEGAPIXELS} megapixels, {how}: {shown}", flush=True)
-    names = [name for name in FILES if any(part in name for part in arguments.names)]
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--at-once", type=int, default=6)
+    parser.add_argument("--seconds", type=float, default=30, help="of honest load alone")
+    parser.add_argument("--names", nargs="+", help="parts of files' names; no others then")
+    arguments = parser.parse_args()
+    if not arguments.names:
+        show_order()
+    names = [name for name in FILES if any(part in name for part in arguments.names or [""])]
     with tempfile.TemporaryDirectory() as folder, run_in_cgroup(Path(folder)) as watch:
         without, beside = Honest(watch.service.url, 1), Honest(watch.service.url, 2)
         # Worker and lanes keep some of what large pictures at once have taken.
