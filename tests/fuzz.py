@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -104,7 +105,8 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
     fuzzer = Fuzzer(chosen.seed, folder)
     started = time.monotonic()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    # Ctrl-C ends it with what was found until then.
+    with suppress(KeyboardInterrupt), ThreadPoolExecutor(os.cpu_count()) as pool:
         for done in range(0, chosen.inputs, BATCH):
             batch = [fuzzer.draw() for _ in range(min(BATCH, chosen.inputs - done))]
             for attempt in [pool.submit(fuzzer.attempt, content) for content in batch]:
@@ -113,7 +115,8 @@ def main() -> int:
                 print(f"{done + BATCH} inputs, {time.monotonic() - started:.0f} s", flush=True)
     deaths, helper = fuzzer.codec.deaths, fuzzer.codec.sandbox.helper_pid
     print(
-        f"{dict(fuzzer.outcomes.most_common())}; {deaths} ended their process"
+        f"{fuzzer.outcomes.total()} inputs: {dict(fuzzer.outcomes.most_common())}; "
+        f"{deaths} ended their process"
         + (f" (kept in {folder})" if deaths else "")
         + f"; helper {read_peak_memory_mb(helper or 0):.0f} MB"
     )
