@@ -68,7 +68,7 @@ class MemoryQueue:
 
     Encoding takes more than computing, but for seconds instead of minutes: a picture of 14
     megapixels holds half a gigabyte while it is computed, and grows to the double at its end. There
-    is always room for one to grow; others wait for that in the order of their asking.
+    is always room for one to grow; who has asked first is overtaken by smaller ones likewise.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ class MemoryQueue:
         self.held: set[Claim] = set()
         self.waiting: list[Claim] = []
         self.growing: list[Claim] = []
-        self._overtaking_work = 0
+        self._overtaking_work = self._growing_past = 0
 
     @property
     def used_bytes(self) -> int:
@@ -107,6 +107,8 @@ class MemoryQueue:
         """Take a picture out, whether it holds memory or waits."""
         self.held.discard(claim)
         if claim in self.growing:
+            if claim is self.growing[0]:
+                self._growing_past = 0
             self.growing.remove(claim)
         if claim in self.waiting:
             if claim is self.waiting[0]:
@@ -116,12 +118,13 @@ class MemoryQueue:
 
     def admit(self) -> None:
         """Let those hold memory, or more of it, who may now."""
-        while self.growing:
-            first = self.growing[0]
-            if self.used_bytes - first.size_bytes + first.peak_bytes > self.limit_bytes:
-                break
-            first.has_grown = True
-            self.growing.remove(first)
+        while (grown := self._choose_grown()) is not None:
+            if grown is self.growing[0]:
+                self._growing_past = 0
+            else:
+                self._growing_past += grown.work
+            self.growing.remove(grown)
+            grown.has_grown = True
         while (claim := self._choose()) is not None:
             if claim is self.waiting[0]:
                 self._end_turn()
@@ -130,6 +133,18 @@ class MemoryQueue:
                 self._overtaking_work += claim.work
             self.waiting.remove(claim)
             self.held.add(claim)
+
+    def _choose_grown(self) -> Claim | None:
+        """Return the next that may have the rest of its memory; None: all have to wait.
+
+        Here, too, the first is overtaken until as much work as its own has gone past.
+        """
+        room = self.limit_bytes - self.used_bytes
+        for claim in self.growing[:1] + sorted(self.growing[1:], key=lambda each: each.work):
+            is_turn = claim is self.growing[0] or self._growing_past < self.growing[0].work
+            if is_turn and claim.growth_bytes <= room:
+                return claim
+        return None
 
     def _end_turn(self) -> None:
         """Count anew for whoever is the oldest next."""

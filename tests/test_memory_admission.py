@@ -146,6 +146,29 @@ def test_who_has_been_computed_first_is_encoded_first() -> None:
     assert memory.held == {late}
 
 
+def test_small_picture_is_encoded_before_a_large_one_that_waits_for_room() -> None:
+    memory = MemoryQueue(LIMIT)
+    encoded, large = (Claim(LIMIT // 4, LIMIT * 3 // 5, work) for work in (100, 100))
+    memory.enter(encoded)
+    memory.enter(large)
+    memory.grow(encoded)
+    memory.grow(large)
+    assert (encoded.has_grown, large.has_grown) == (True, False)
+
+    def send_small() -> bool:
+        small = Claim(LIMIT // 100, LIMIT // 50, 30)
+        memory.enter(small)
+        memory.grow(small)
+        has_grown = small.has_grown
+        memory.leave(small)
+        return has_grown
+
+    # In the end it has its turn.
+    assert [send_small() for _ in range(5)] == [True, True, True, True, False]
+    memory.leave(encoded)
+    assert large.has_grown
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_random_mixes_wait_no_longer_than_the_bound(seed: int) -> None:
     random = np.random.default_rng(seed)
