@@ -27,6 +27,7 @@ SVG = "an SVG drawing, which has no pixels", "render it as PNG in the size that 
 WEB_PAGE = "a web page (HTML)", "save the picture on it and send that"
 SOUND = "a sound file", "send a picture"
 ICON = "a Windows icon or cursor", "save the size that you need as PNG"
+TGA = "a TGA picture", CONVERT
 PORTABLE = "a PBM, PGM, PPM or PAM picture", CONVERT
 # First bytes of kinds that people send; the longer before the shorter.
 SIGNATURES: tuple[tuple[bytes, tuple[str, str]], ...] = (
@@ -40,6 +41,8 @@ SIGNATURES: tuple[tuple[bytes, tuple[str, str]], ...] = (
     (b"\xff\x4f\xff\x51", JPEG_2000),
     (b"II\xbc\x01", ("a JPEG XR picture", CONVERT)),
     (b"\0\0\x01\0", ICON),
+    (b"\0\0\x02\0\0\0\0\0", TGA),
+    (b"\0\0\x0a\0\0\0\0\0", TGA),
     (b"\0\0\x02\0", ICON),
     (b"icns", ("a macOS icon", "save the size that you need as PNG")),
     (b"FUJIFILMCCD-RAW", RAW),

@@ -1,8 +1,11 @@
-"""GIFs whose end is missing: the pixels that are there."""
+"""GIFs whose end is missing, or a part of whose canvas no frame covers."""
 
 from dataclasses import dataclass
 from io import BytesIO
 from typing import BinaryIO
+
+from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
 
 SCREEN_BYTES, IMAGE_BYTES = 13, 10
 EXTENSION, IMAGE, TRAILER = b"!", b",", b";"
@@ -115,3 +118,20 @@ def count_pixels(pixels: GifPixels) -> int:
             count += length
             former = length
     return count
+
+
+def find_small_frame(image: Image.Image) -> tuple[int, int, int, int] | None:
+    """Return where the frame of a GIF lies that leaves a part of its canvas bare.
+
+    Browsers show nothing there; Pillow shows the first colour of the palette, unless one is
+    transparent. To be asked before the pixels are decoded.
+
+    Returns
+    -------
+    left, top, right, bottom; None: nothing is bare, or what is has the transparent colour
+    """
+    if not isinstance(image, GifImageFile) or "transparency" in image.info or not image.tile:
+        return None
+    left, top, right, bottom = image.tile[0].extents or (0, 0, *image.size)
+    frame = max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height)
+    return None if frame == (0, 0, *image.size) else frame

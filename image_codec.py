@@ -21,6 +21,7 @@ from bit_depth import (
     scale_transparent_colour,
 )
 from errors import TooManyPixels, UndecodableImage, UnsupportedUpload
+from gif_file import find_small_frame
 from metadata import (
     Metadata,
     convert_to_srgb,
@@ -172,7 +173,8 @@ def read_header(file: BinaryIO, max_pixels: int) -> ImageHeader:
             layout = samples.layout
             return ImageHeader(width, height, layout.alpha is not None, layout.is_deep)
         is_deep = read_depth(image, file) == DEEP_BITS or image.mode.startswith("I;16")
-        return ImageHeader(width, height, image.has_transparency_data, is_deep)
+        has_alpha = image.has_transparency_data or find_small_frame(image) is not None
+        return ImageHeader(width, height, has_alpha, is_deep)
 
 
 def turn_upright(array: Samples, orientation: int) -> Samples:
@@ -209,6 +211,7 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
         As `open_image`.
     """
     opened = open_image(file, with_pixels=True)
+    frame = find_small_frame(opened.image)
     file, image, samples = opened.file, opened.image, opened.samples
     with translate_decoder_errors(IS_DAMAGED):
         depth = read_depth(image, file)
@@ -237,6 +240,10 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
             channels = np.asarray(image.convert("RGBA" if has_alpha else "RGB"))
             pixels = channels[:, :, 2::-1]
             alpha = channels[:, :, 3] if has_alpha else None
+            if frame is not None:
+                left, top, right, bottom = frame
+                alpha = np.zeros(pixels.shape[:2], np.uint8)
+                alpha[top:bottom, left:right] = 255
             if depth == DEEP_BITS:
                 deep = read_deep_colour(file, pixels)
                 if deep is None:

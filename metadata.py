@@ -21,6 +21,8 @@ JFIF_INCHES = {1: 1, 2: 2.54}
 INCHES = {INCH: 1, CENTIMETRE: 2.54}
 # By how many levels a profile may move greys that stand for those of sRGB.
 MAX_GREY_SHIFT = 1
+# What a PNG's information is called where its EXIF is a text of ImageMagick's.
+EXIF_IS_TEXT = "exif is text"
 # Reading the bytes of a damaged file may fail in any of these ways.
 EXIF_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError)
 # They tell who took the picture, with what and how; nothing of where, and no serial number.
@@ -74,6 +76,23 @@ STALE_TAGS = frozenset(
 )
 
 
+class RawText(str):
+    """Text of EXIF that is written back as the bytes it was.
+
+    Pillow reads each byte as a letter of Latin-1, and writes a question mark for all but ASCII: `©`
+    and names in UTF-8 did not survive.
+    """
+
+    def encode(self, encoding: str = "latin-1", errors: str = "strict") -> bytes:
+        """Return the bytes, whatever encoding is asked for."""
+        return super().encode("latin-1")
+
+
+def as_it_was(value: object) -> object:
+    """Return a value of EXIF so that it is written back unchanged."""
+    return RawText(value) if isinstance(value, str) else value
+
+
 @dataclass(frozen=True)
 class Metadata:
     """What is carried over into the result.
@@ -110,7 +129,12 @@ def drop_xmp(image: Image.Image) -> None:
 
 
 def read_orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8; 1 where there is none or it is damaged."""
+    """Return the EXIF orientation, 1 to 8; 1 where there is none or it is damaged.
+
+    No browser turns a PNG whose EXIF is written as text.
+    """
+    if EXIF_IS_TEXT in image.info:
+        return 1
     with contextlib.suppress(*EXIF_ERRORS):
         orientation = load_exif(image).get(Base.Orientation, 1)
         if orientation in range(1, 9):
@@ -132,9 +156,9 @@ def read_exif(image: Image.Image, keep: str) -> bytes | None:
         kept = Image.Exif()
         for tag, value in found.items():
             if tag in SAFE_TAGS or (keep == "all" and tag not in STALE_TAGS):
-                kept[tag] = value
+                kept[tag] = as_it_was(value)
         camera = {
-            tag: value
+            tag: as_it_was(value)
             for tag, value in found.get_ifd(IFD.Exif).items()
             if tag in SAFE_CAMERA_TAGS or (keep == "all" and tag not in STALE_TAGS)
         }
@@ -142,7 +166,7 @@ def read_exif(image: Image.Image, keep: str) -> bytes | None:
             kept[IFD.Exif] = camera
         place = found.get_ifd(IFD.GPSInfo) if keep == "all" else {}
         if place:
-            kept[IFD.GPSInfo] = place
+            kept[IFD.GPSInfo] = {tag: as_it_was(value) for tag, value in place.items()}
         content = kept.tobytes().removeprefix(b"Exif\x00\x00") if len(kept) else b""
         if 0 < len(content) <= MAX_EXIF_BYTES:
             return content

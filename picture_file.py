@@ -17,7 +17,7 @@ from file_kinds import START_BYTES, explain_kind, find_accepted, find_kind
 from gif_file import complete_gif
 from jpeg_file import JpegFile, check_complete, complete_jpeg, read_jpeg
 from metadata import drop_xmp
-from png_file import SIGNATURE, PngFile, read_png
+from png_file import SIGNATURE, PngFile, missing_share, read_png
 from raw_files import refuse_raw
 from tiff import open_tiff
 from tiff_directory import Form
@@ -94,6 +94,11 @@ class PictureFile:
             raise UndecodableImage(explain_damage(self.file, self.image, IS_DAMAGED)) from None
         if self.jpeg is not None:
             check_complete(self.image, self.file, self.jpeg)
+        if self.png is not None:
+            # Where the packed pixels end too early, Pillow leaves the rest black.
+            with contextlib.suppress(zlib.error):
+                if missing_share(self.file) > 0:
+                    raise UndecodableImage(explain_damage(self.file, self.image, IS_DAMAGED))
 
 
 def open_picture(file: BinaryIO, with_pixels: bool) -> PictureFile:

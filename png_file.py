@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, BinaryIO
 
-from errors import UndecodableImage
-from metadata import MAX_PROFILE_BYTES
+from errors import UndecodableImage, UnsupportedUpload
+from metadata import EXIF_IS_TEXT, MAX_PROFILE_BYTES
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # A chunk is a length, a name, the content and a check sum of name and content.
@@ -31,6 +31,8 @@ PASSES = (
     *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
     *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
 )
+# Whose name begins with a capital is needed for the pixels (PNG 1.2, 3.3); there are no others.
+CRITICAL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 # Chunks that are read, where they stand before the pixels; no other is.
 EARLY_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"iCCP", b"pHYs", b"acTL", b"fcTL"})
 # How ImageMagick writes EXIF for readers that do not know `eXIf`; of all texts this alone counts.
@@ -67,6 +69,8 @@ def read_png(file: BinaryIO) -> PngFile:
     ------
     UndecodableImage
         A check sum is wrong in a chunk that the pixels need, where libpng refuses the picture, too.
+    UnsupportedUpload
+        It is written for programs of iPhones alone.
     """
     file.seek(0)
     chunks, pixels = collect_chunks(file.read())
@@ -146,6 +150,12 @@ def collect_chunks(content: bytes) -> tuple[dict[bytes, bytes], bytes]:
             and is_sound(content, name, start, end)
         ):
             chunks.setdefault(name, content[start:end])
+        elif name == b"CgBI":
+            raise UnsupportedUpload(
+                "It is a PNG for programs of iPhones (CgBI); open it on a Mac and export it as PNG."
+            )
+        elif name.isalpha() and name[:1].isupper() and name not in CRITICAL_CHUNKS:
+            raise UndecodableImage("The PNG has parts that nobody knows how to read.")
     return chunks, content[first:last] + rest
 
 
@@ -164,14 +174,16 @@ def is_animated(chunks: dict[bytes, bytes]) -> bool:
 def read_info(chunks: dict[bytes, bytes]) -> dict[str, Any]:
     """Return profile, EXIF and resolution; None for each that is not there."""
     profile, exif = unpack_profile(chunks.get(b"iCCP")), chunks.get(b"eXIf")
+    is_text = None
     if exif is None:
         exif = unpack_exif_text(chunks)
+        is_text = exif and True
     dpi = None
     with contextlib.suppress(struct.error):
         horizontal, vertical, unit = struct.unpack(">IIB", chunks.get(b"pHYs", b""))
         if unit == PER_METRE:
             dpi = (horizontal * METRES_AN_INCH, vertical * METRES_AN_INCH)
-    return {"icc_profile": profile, "exif": exif, "dpi": dpi}
+    return {"icc_profile": profile, "exif": exif, EXIF_IS_TEXT: is_text, "dpi": dpi}
 
 
 def unpack(packed: bytes, max_bytes: int) -> bytes | None:

@@ -283,3 +283,17 @@ def test_damaged_bytes_give_a_picture_or_an_error_of_the_service(image_format: s
             decode(bytes(damaged))
         except ServiceError:
             pass
+
+
+def test_canvas_of_a_gif_that_its_frame_leaves_bare_is_transparent() -> None:
+    content = bytearray(encode(Image.new("P", (10, 6), 1), "GIF"))
+    content[6:10] = struct.pack("<HH", 20, 15)
+    at = content.index(b",\0\0\0\0")
+    content[at + 1 : at + 5] = struct.pack("<HH", 4, 3)
+    header = read_header(BytesIO(content), 1000)
+    assert (header.width, header.height, header.has_alpha) == (20, 15, True)
+    alpha = decode_image(BytesIO(content)).alpha
+    assert alpha is not None
+    expected = np.zeros((15, 20), np.uint8)
+    expected[3:9, 4:14] = 255
+    assert (alpha == expected).all()

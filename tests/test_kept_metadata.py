@@ -13,9 +13,12 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
+from PIL.ExifTags import Base
 
+from encoders import encode_picture
 from image_codec import decode_image, read_header
-from metadata import read_orientation
+from metadata import RawText, read_orientation
+from options import Options
 from png_file import make_chunk
 from super_resolution import SuperResolution
 from tests.conftest import encode
@@ -305,3 +308,17 @@ def test_ycbcr_samples_keep_their_rgb_profile() -> None:
     content = encode(PHOTO.convert("YCbCr"), "TIFF", icc_profile=rgb_profile(1.0))
     assert reopen(content).mode == "YCbCr"
     assert decode_image(BytesIO(content)).metadata.icc_profile == rgb_profile(1.0)
+
+
+def test_text_of_any_encoding_survives_as_its_bytes() -> None:
+    exif = Image.Exif()
+    words = {Base.Artist: "José 图", Base.Copyright: "© 2026 Zoë"}
+    for tag, text in words.items():
+        exif[tag] = RawText(text.encode().decode("latin-1"))
+    picture = decode_image(BytesIO(encode(Image.new("RGB", (8, 8)), "JPEG", exif=exif)))
+    for image_format in ("png", "jpeg", "webp", "avif"):
+        quality = None if image_format == "png" else 90
+        result = Image.open(BytesIO(encode_picture(picture, Options(image_format, quality))))
+        found = result.getexif()
+        for tag, text in words.items():
+            assert found[tag].encode("latin-1").decode() == text

@@ -135,7 +135,8 @@ export async function enhance(
     method: "POST",
     body: file,
     headers: {
-      "Content-Type": file.type || "application/octet-stream",
+      // Of a file of another kind, a PDF say, the service then says what it is.
+      "Content-Type": file.type.startsWith("image/") ? file.type : "application/octet-stream",
       Prefer: `respond-async, wait=${FIRST_WAIT_SECONDS}`,
       ...authorization,
     },

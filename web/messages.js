@@ -81,6 +81,7 @@ const CHINESE = {
     undecodable_image: "文件已损坏：{words}",
     too_many_pixels: "图片像素太多：{words}",
     too_large_for_memory: "服务器内存不足以处理这张图片：{words}",
+    bad_request: "请求有误：{words}",
     busy: "服务器繁忙,请稍后再试。",
     rate_limited: "请求太多,请稍后再试。",
     unauthorized: "服务器需要 API 密钥。",
