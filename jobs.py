@@ -12,7 +12,7 @@ from typing import Any
 
 from errors import Busy
 from job_records import Cancelled, Claim, JobStatus
-from job_upkeep import LEASE_SECONDS, MAX_ROWS, OPEN, WANTED, JobsUpkeep
+from job_upkeep import FAR, LEASE_SECONDS, MAX_ROWS, OPEN, READY, WANTED, JobsUpkeep
 from jobs_schema import PIXELS_A_SECOND_OF_WAITING, TURN
 
 TICKET_BYTES = 18
@@ -167,8 +167,7 @@ class Jobs(JobsUpkeep):
                     problem = NULL, updated = now(),
                     spool = CASE WHEN jobs.state IN {OPEN} THEN jobs.spool END,
                     created = CASE WHEN jobs.state IN {OPEN} THEN jobs.created ELSE now() END
-                WHERE jobs.state <> 'running' OR jobs.lease_until < now()
-                    OR jobs.lease_until > now() + {2 * LEASE_SECONDS}
+                WHERE jobs.state <> 'running' OR jobs.lease_until < now() OR jobs.{FAR}
                 RETURNING name""",
                 [name, json.dumps(options), pixels, self.owner, LEASE_SECONDS, wanted_seconds],
             )
@@ -220,7 +219,8 @@ class Jobs(JobsUpkeep):
             f"""UPDATE jobs SET state = 'running', owner = ?, lease_until = now() + ?,
                 attempts = attempts + 1, tiles_done = 0, updated = now()
             WHERE state = 'queued' AND name = (
-                SELECT name FROM jobs WHERE state = 'queued' AND spool IS NOT NULL {limit}
+                SELECT name FROM jobs WHERE state = 'queued' AND spool IS NOT NULL
+                    AND {READY} {limit}
                 ORDER BY {order} LIMIT 1 FOR UPDATE SKIP LOCKED)
             RETURNING name, options, pixels, spool""",
             [self.owner, LEASE_SECONDS, *([] if max_pixels is None else [max_pixels])],
@@ -238,6 +238,16 @@ class Jobs(JobsUpkeep):
                     updated = CASE WHEN tiles_done = ? THEN updated ELSE now() END
                 WHERE name = ? AND owner = ? AND state = 'running' RETURNING name""",
                 [LEASE_SECONDS, tiles_done, tiles_total, tiles_done, name, self.owner],
+            )
+        )
+
+    def reclaim(self, name: str) -> bool:
+        """Take a job that was queued again while this process computes it; it is one attempt."""
+        return bool(
+            self.database.execute(
+                """UPDATE jobs SET state = 'running', owner = ?, lease_until = now() + ?
+                WHERE name = ? AND state = 'queued' RETURNING name""",
+                [self.owner, LEASE_SECONDS, name],
             )
         )
 
@@ -267,11 +277,12 @@ class Jobs(JobsUpkeep):
         )
         return rows[0][0] if rows else None
 
-    def give_back(self, name: str, counts: bool = True) -> None:
+    def give_back(self, name: str, counts: bool = True, pause_seconds: float = 0) -> None:
         """Queue a job of this process again, for another attempt by anybody.
 
         Parameters
         ----------
         counts : as one of its attempts
+        pause_seconds : until then nobody claims it for its tickets, less than two leases
         """
-        self._give_back("name = ? AND owner = ?", [name, self.owner], counts)
+        self._give_back("name = ? AND owner = ?", [name, self.owner], counts, pause_seconds)
