@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 from errors import ConfigError, StoreDown
+from spool import read_identity
 
 # After an error the store is left alone for this long, and then one request tries it: the others do
 # not wait for it.
@@ -28,6 +29,16 @@ ANSWER_SECONDS = 4
 WRITE_SECONDS = 20
 RETRIES = 1
 RETRY_SECONDS = 5
+# What a bucket says of a key that it does not have. Other answers with status 404 come from
+# buckets that are not there now, from proxies, from other servers at that address.
+NO_SUCH_KEY = "<Code>NoSuchKey</Code>"
+# In a folder that machines share: where it is not, the folder is another, or not mounted.
+MARK = "spool.id"
+# Without the last one Amazon's S3 answers 403 for a key that is not there, too.
+PERMISSIONS = (
+    "The credentials in AWS_* must allow s3:GetObject, s3:PutObject, s3:DeleteObject and, for the "
+    "bucket, s3:ListBucket; those that have expired take a restart with new ones."
+)
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +52,7 @@ class RemoteStore:
     ----------
     url : s3://bucket/prefix, with credentials and endpoint in the AWS_* variables, or
         file:///folder
+    is_marked : a folder is not used before `identify` has found its mark, nor while that is away
 
     Attributes
     ----------
@@ -55,7 +67,7 @@ class RemoteStore:
         obstore is not installed, or does not take the URL.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, is_marked: bool = False) -> None:
         try:
             import obstore
             from obstore import exceptions, store
@@ -69,6 +81,8 @@ class RemoteStore:
         self._exceptions = exceptions
         self.url = url
         self.folder: Path | None = None
+        self._is_marked = is_marked
+        self._mark = ""
         try:
             if urlsplit(url).scheme == "file":
                 self.folder = Path(url2pathname(urlsplit(url).path))
@@ -101,6 +115,14 @@ class RemoteStore:
     @contextlib.contextmanager
     def _watch(self) -> Iterator[None]:
         """Turn the store's errors into StoreDown; an object that is missing is no such error."""
+        with self._judge():
+            self._check_mark()
+            yield
+            # What was not found, or is written, was so in the right folder only if it is there yet.
+            self._check_mark()
+
+    @contextlib.contextmanager
+    def _judge(self) -> Iterator[None]:
         with self._lock:
             if self._is_down:
                 if self._is_trying or time.monotonic() < self._down_until:
@@ -108,18 +130,48 @@ class RemoteStore:
                 self._is_trying = True
         try:
             yield
-        except (self._exceptions.AlreadyExistsError, FileNotFoundError):
-            self._note(works=True)
-            raise
         except (self._exceptions.BaseError, OSError) as error:
             self._note(works=False)
-            logger.error("the store does not work: %s", error)
+            # Behind that stands the client's own data, on forty lines.
+            logger.error("the store does not work: %s", str(error).partition("\n\nDebug")[0])
+            if isinstance(error, PermissionError) or "AccessDenied" in str(error):
+                logger.error("%s", PERMISSIONS)
             raise unavailable() from error
         except BaseException:
             self._note(works=not self._is_down)
             raise
         else:
             self._note(works=True)
+
+    def identify(self, is_known: bool) -> str:
+        """Return what all who share this store call it, a word that is chosen once.
+
+        Parameters
+        ----------
+        is_known : the folder has been in use, so that it is not the right one without its mark
+
+        Raises
+        ------
+        OSError
+            It cannot be told now.
+        """
+        if self.folder is None:
+            return self.url
+        mark = self.folder / MARK
+        if is_known and not mark.exists():
+            raise FileNotFoundError(
+                f"{mark} is missing: mount the folder where the uploads of accepted jobs are. If "
+                "they are lost, write a word into that file, and the jobs fail."
+            )
+        self._mark = read_identity(mark)
+        return self._mark
+
+    def _check_mark(self) -> None:
+        """Raise FileNotFoundError where a folder is not the one that was identified."""
+        if self.folder is None or not self._is_marked:
+            return
+        if not self._mark or (self.folder / MARK).read_text() != self._mark:
+            raise FileNotFoundError(f"{self.folder / MARK} is another than at the start")
 
     def _note(self, works: bool) -> None:
         with self._lock:
@@ -164,11 +216,19 @@ class RemoteStore:
     def get(self, key: str) -> Iterator[bytes] | None:
         """Return an object's bytes in pieces, or None where there is no such object."""
         with self._watch():
-            try:
-                found = self._obstore.get(self._reading, key)
-            except FileNotFoundError:
-                return None
-        return self._read(found)
+            found = self._find(key)
+        return None if found is None else self._read(found)
+
+    def _find(self, key: str) -> Any:
+        try:
+            return self._obstore.get(self._reading, key)
+        except FileNotFoundError as error:
+            if not self._says_no_such_key(error):
+                raise
+            return None
+
+    def _says_no_such_key(self, error: FileNotFoundError) -> bool:
+        return self.folder is not None or NO_SUCH_KEY in str(error)
 
     def _read(self, found: Any) -> Iterator[bytes]:
         with self._watch():
@@ -180,15 +240,19 @@ class RemoteStore:
             try:
                 self._obstore.head(self._reading, key)
             except FileNotFoundError:
-                return False
+                # To HEAD a bucket does not say what is not found.
+                return self.folder is None and self._find(key) is not None
             return True
 
     def remove(self, keys: Sequence[str]) -> None:
         """Remove objects, where they are there."""
         with self._watch():
             for key in keys:
-                with contextlib.suppress(FileNotFoundError):
+                try:
                     self._obstore.delete(self._writing, key)
+                except FileNotFoundError as error:
+                    if not self._says_no_such_key(error):
+                        raise
 
     def list_keys(self, folder: str, age_seconds: float = 0) -> list[str]:
         """Return the keys below a folder that were written so long ago."""
