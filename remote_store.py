@@ -1,12 +1,14 @@
 """The store that several machines share: a bucket by S3, or a folder, through obstore."""
 
 import contextlib
+import hashlib
 import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -39,6 +41,8 @@ PERMISSIONS = (
     "The credentials in AWS_* must allow s3:GetObject, s3:PutObject, s3:DeleteObject and, for the "
     "bucket, s3:ListBucket; those that have expired take a restart with new ones."
 )
+
+READ_CHUNK_BYTES = 1024 * 1024
 
 logger = logging.getLogger(__name__)
 
@@ -208,10 +212,22 @@ class RemoteStore:
             return True
 
     def put(self, key: str, file: BinaryIO) -> None:
-        """Store what a file has from its start on."""
+        """Store what a file has from its start on; it is there whole when this returns."""
         file.seek(0)
         with self._watch_writing():
-            self._obstore.put(self._writing, key, file)
+            # In one part, so that the tag is the digest of the whole.
+            put = self._obstore.put(self._writing, key, file, use_multipart=False)
+            if self.folder is None and not self._has_arrived(key, put["e_tag"], file):
+                raise OSError(f"{key} arrived damaged")
+
+    def _has_arrived(self, key: str, tag: str | None, file: BinaryIO) -> bool:
+        """Tell whether a bucket has what a file has: not every server looks at the digest sent."""
+        file.seek(0)
+        sent = digest_pieces(iter(partial(file.read, READ_CHUNK_BYTES), b""))
+        # The tag is something else where the bucket is encrypted.
+        if (tag or "").strip('"') == sent:
+            return True
+        return digest_pieces(self._obstore.get(self._reading, key).stream()) == sent
 
     def get(self, key: str) -> Iterator[bytes] | None:
         """Return an object's bytes in pieces, or None where there is no such object."""
@@ -271,6 +287,14 @@ class RemoteStore:
     def _list(self, folder: str) -> list[Any]:
         with self._watch():
             return [each for page in self._obstore.list(self._reading, folder) for each in page]
+
+
+def digest_pieces(pieces: Iterable[bytes]) -> str:
+    """Return the MD5 of bytes: an object's tag, which tells damage, not malice."""
+    digest = hashlib.md5(usedforsecurity=False)
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def unavailable() -> StoreDown:
