@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 from errors import ConfigError, StoreDown
-from spool import read_identity
+from folder_mark import FolderMark
 
 # After an error the store is left alone for this long, and then one request tries it: the others do
 # not wait for it.
@@ -34,8 +34,6 @@ RETRY_SECONDS = 5
 # What a bucket says of a key that it does not have. Other answers with status 404 come from
 # buckets that are not there now, from proxies, from other servers at that address.
 NO_SUCH_KEY = "<Code>NoSuchKey</Code>"
-# In a folder that machines share: where it is not, the folder is another, or not mounted.
-MARK = "spool.id"
 # Without the last one Amazon's S3 answers 403 for a key that is not there, too.
 PERMISSIONS = (
     "The credentials in AWS_* must allow s3:GetObject, s3:PutObject, s3:DeleteObject and, for the "
@@ -56,7 +54,7 @@ class RemoteStore:
     ----------
     url : s3://bucket/prefix, with credentials and endpoint in the AWS_* variables, or
         file:///folder
-    is_marked : a folder is not used before `identify` has found its mark, nor while that is away
+    is_marked : a folder is used only where it has the mark that `identify` has found
 
     Attributes
     ----------
@@ -85,11 +83,11 @@ class RemoteStore:
         self._exceptions = exceptions
         self.url = url
         self.folder: Path | None = None
-        self._is_marked = is_marked
-        self._mark = ""
+        self._mark: FolderMark | None = None
         try:
             if urlsplit(url).scheme == "file":
                 self.folder = Path(url2pathname(urlsplit(url).path))
+                self._mark = FolderMark(self.folder) if is_marked else None
                 self._reading = self._writing = store.LocalStore(self.folder, mkdir=True)
             else:
                 self._reading, self._writing = (
@@ -120,10 +118,12 @@ class RemoteStore:
     def _watch(self) -> Iterator[None]:
         """Turn the store's errors into StoreDown; an object that is missing is no such error."""
         with self._judge():
-            self._check_mark()
+            if self._mark is not None:
+                self._mark.check()
             yield
             # What was not found, or is written, was so in the right folder only if it is there yet.
-            self._check_mark()
+            if self._mark is not None:
+                self._mark.check()
 
     @contextlib.contextmanager
     def _judge(self) -> Iterator[None]:
@@ -148,34 +148,8 @@ class RemoteStore:
             self._note(works=True)
 
     def identify(self, is_known: bool) -> str:
-        """Return what all who share this store call it, a word that is chosen once.
-
-        Parameters
-        ----------
-        is_known : the folder has been in use, so that it is not the right one without its mark
-
-        Raises
-        ------
-        OSError
-            It cannot be told now.
-        """
-        if self.folder is None:
-            return self.url
-        mark = self.folder / MARK
-        if is_known and not mark.exists():
-            raise FileNotFoundError(
-                f"{mark} is missing: mount the folder where the uploads of accepted jobs are. If "
-                "they are lost, write a word into that file, and the jobs fail."
-            )
-        self._mark = read_identity(mark)
-        return self._mark
-
-    def _check_mark(self) -> None:
-        """Raise FileNotFoundError where a folder is not the one that was identified."""
-        if self.folder is None or not self._is_marked:
-            return
-        if not self._mark or (self.folder / MARK).read_text() != self._mark:
-            raise FileNotFoundError(f"{self.folder / MARK} is another than at the start")
+        """Return what all who share this store call it; see `FolderMark.read`."""
+        return self.url if self._mark is None else self._mark.read(is_known)
 
     def _note(self, works: bool) -> None:
         with self._lock:

@@ -1,4 +1,4 @@
-"""A proxy in front of the S3 server that spoils what passes: no server shows such faults at will."""
+"""A proxy in front of the S3 server that spoils what passes, as no server does at will."""
 
 import threading
 from collections.abc import Iterator

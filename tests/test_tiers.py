@@ -20,6 +20,7 @@ import psycopg
 import pytest
 from PIL import Image
 
+import claimed_uploads
 import remote_store
 import tiers
 from errors import Busy, ConfigError, StoreDown, UploadTooLarge
@@ -278,8 +279,9 @@ def is_done(runner: Runner, ticket: str) -> bool:
 
 
 def test_upload_that_was_changed_in_the_store_is_not_computed(
-    machine: MachineMaker, store: RemoteStore
+    machine: MachineMaker, store: RemoteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(claimed_uploads, "DOUBT_SECONDS", 1.0)
     here = machine()
     here.keeper.stop()
     ticket = here.submissions.submit(make_upload(1), options=Options())
