@@ -198,7 +198,7 @@ class LocalJobs:
         if self._uploads.is_lost(claim.spool):
             self._spool.remove(self._table.finish(claim.name, describe(error)))
             return
-        logger.warning("%s of %s: trying again", error.message, short_job_id(claim.name))
+        logger.warning("%s: %s It is looked for again.", short_job_id(claim.name), error.message)
         self._table.give_back(claim.name, counts=False, pause_seconds=DOUBT_PAUSE_SECONDS)
 
     def _under_own_name(self, claim: Claim) -> tuple[Claim, Options] | None:

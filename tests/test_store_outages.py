@@ -159,7 +159,7 @@ def test_upload_that_stays_lost_fails(
     assert found is not None
     assert found.problem is not None
     assert found.problem["code"] == "upload_lost"
-    wait_until(lambda: there.enhance(make_upload(2)) is not None)
+    assert read(there.enhance(make_upload(2)))
 
 
 def test_result_that_is_damaged_on_its_way_stays_in_the_store(
