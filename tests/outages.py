@@ -1,6 +1,6 @@
 """Outages of what machines share, while they work: the database's, the store's, the machines'.
 
-    python -m tests.outages [--pictures 30] [NAME ...]
+    make cluster        (python -m tests.outages [--pictures 30] [NAME ...])
 
 Two replicas behind the shipped Nginx, PostgreSQL, an S3 server behind a proxy that spoils. In each
 outage pictures are uploaded, half of them as jobs. None may be lost, each result must be that of
