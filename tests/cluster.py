@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 from PIL import Image
 from skimage import data
 
@@ -36,6 +37,7 @@ from tests.service import GUNICORN, Service, run_service
 
 WAIT_SECONDS = 240
 CLIENTS = 12
+FIRST_USER = "first"
 
 
 @dataclass
@@ -54,22 +56,27 @@ def run_machines(
     folder: Path,
     with_dask: bool = True,
     prefixes: Sequence[Sequence[str]] = ((), ()),
-    with_proxy: bool = False,
+    for_outages: bool = False,
 ) -> Iterator[Machines]:
     """Run all until the block ends, with a replica for each prefix, which begins its command.
 
-    With a proxy, it stands before the store.
+    For outages, a proxy stands before the store, and the first replica has a database user of its
+    own, `FIRST_USER`.
     """
     with ExitStack() as stack:
         s3 = stack.enter_context(run_s3(folder / "s3"))
         variables = dict(s3.environment)
-        proxy = stack.enter_context(run_s3_proxy(s3.url)) if with_proxy else None
+        proxy = stack.enter_context(run_s3_proxy(s3.url)) if for_outages else None
         if proxy is not None:
             variables["AWS_ENDPOINT_URL"] = proxy.url
         database_url = stack.enter_context(run_postgres(folder / "postgres"))
+        urls = [database_url for _ in prefixes]
+        if for_outages:
+            with psycopg.connect(database_url) as connection:
+                connection.execute(f"CREATE ROLE {FIRST_USER} SUPERUSER LOGIN")
+            urls[0] = database_url.replace("sr@", f"{FIRST_USER}@")
         settings: dict[str, Any] = {
             "store_url": s3.store_url,
-            "database_url": database_url,
             "trusted_proxies": 1,
             "max_sync_seconds": WAIT_SECONDS,
         }
@@ -84,10 +91,11 @@ def run_machines(
                 run_service(
                     folder / f"replica{number}",
                     [*prefix, "env", *assignments, *GUNICORN],
+                    database_url=url,
                     **settings,
                 )
             )
-            for number, prefix in enumerate(prefixes)
+            for number, (prefix, url) in enumerate(zip(prefixes, urls, strict=True))
         ]
         ports = [int(replica.url.rpartition(":")[2]) for replica in replicas]
         nginx = stack.enter_context(run_nginx(folder / "nginx", *ports, rate="1000r/s"))

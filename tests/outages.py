@@ -26,7 +26,7 @@ import psycopg
 from PIL import Image
 from skimage import data
 
-from tests.cluster import CLIENTS, Client, Machines, run_machines, wait_for_share
+from tests.cluster import CLIENTS, FIRST_USER, Client, Machines, run_machines, wait_for_share
 from tests.conftest import encode
 from tests.postgres import BIN, run_tool
 from tests.service import run_service
@@ -107,6 +107,18 @@ def lock_table(machines: Machines, _folder: Path) -> Iterator[None]:
         yield
 
 
+def cut_one_replica_off(machines: Machines, _folder: Path) -> Iterator[None]:
+    """Keep the first replica alone from the database."""
+    with psycopg.connect(machines.database_url, autocommit=True) as connection:
+        connection.execute(f"ALTER ROLE {FIRST_USER} NOLOGIN")
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s",
+            [FIRST_USER],
+        )
+        yield
+        connection.execute(f"ALTER ROLE {FIRST_USER} LOGIN")
+
+
 def reload_replicas(machines: Machines, _folder: Path) -> Iterator[None]:
     """Restart both replicas' workers at once."""
     for replica in machines.replicas:
@@ -127,6 +139,7 @@ OUTAGES = {
     "database read-only": Outage(14, make_database_read_only),
     "database frozen": Outage(16, freeze_database),
     "table locked": Outage(16, lock_table),
+    "one replica without database": Outage(16, cut_one_replica_off),
     "store unreachable": Outage(8, partial(spoil_store, "cut off")),
     "store frozen": Outage(16, partial(spoil_store, "frozen")),
     "404 NoSuchBucket": Outage(8, partial(spoil_store, "no bucket")),
@@ -181,7 +194,7 @@ def try_outages(folder: Path, number: int, names: Sequence[str]) -> dict[str, Re
     reports: dict[str, Report] = {}
     uploaded: list[bytes] = []
     results: list[bytes] = []
-    with run_machines(folder, with_dask=False, with_proxy=True) as machines:
+    with run_machines(folder, with_dask=False, for_outages=True) as machines:
         for name in names:
             pictures = [draw(len(uploaded) + each) for each in range(number)]
             reports[name], made = try_outage(OUTAGES[name], machines, folder, pictures)
