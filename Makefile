@@ -32,6 +32,7 @@ test: lint
 	./install_package.sh libimage-exiftool-perl exiftool -ver
 	./install_package.sh imagemagick identify -version
 	./install_package.sh postgresql sh -c 'ls /usr/lib/postgresql/*/bin/initdb'
+	./install_package.sh pgbouncer pgbouncer --version
 	# Much of the time a test waits for servers of its own: two files at once.
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 

@@ -3,9 +3,9 @@
 import logging
 import time
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from errors import JobCancelled, ServiceError, UploadLost
+from errors import JobCancelled, UploadLost
 from image_codec import ImageHeader
 from job_records import Claim
 from lanes import Progress
@@ -20,18 +20,8 @@ DOUBT_SECONDS = 60.0
 DOUBT_PAUSE_SECONDS = 5.0
 # What nobody has asked for again so long after its first doubt is over, or another process has it.
 FORGET_SECONDS = 10 * DOUBT_SECONDS
-# Its name would promise another model's, engine's or encoder's bytes.
-OTHER_VERSION = "The job was accepted by another version; send it again."
 
 logger = logging.getLogger(__name__)
-
-
-def restore_options(options: dict[str, Any]) -> Options:
-    """Return the options of a row of the table."""
-    try:
-        return Options(**options)
-    except TypeError:
-        raise ServiceError(OTHER_VERSION) from None
 
 
 @dataclass

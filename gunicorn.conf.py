@@ -95,10 +95,13 @@ def post_worker_init(worker: Worker) -> None:
     def load() -> None:
         try:
             runner.start()
-        except StartupError as fault:
-            worker.log.error("%s", fault)
-        except Exception:
-            worker.log.exception("the model cannot be loaded")
+        except Exception as fault:
+            if not worker.alive:
+                return  # stopped meanwhile: the interpreter, which ends, starts no thread any more
+            if isinstance(fault, StartupError):
+                worker.log.error("%s", fault)
+            else:
+                worker.log.exception("the model cannot be loaded")
         else:
             return
         # With this status gunicorn stops instead of trying for ever.

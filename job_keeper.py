@@ -83,6 +83,7 @@ class JobKeeper:
         self._spool_due = 0.0
         # Nobody knows what was before a process began, either.
         self._last_outage = time.monotonic()
+        self._unclaimed: dict[str, float] = {}  # uploads that no job has, and since when
         self._stopping = threading.Event()
         # Apart from each other: an upload that comes slowly must cost no lease.
         self._claiming = threading.Thread(
@@ -166,13 +167,23 @@ class JobKeeper:
         if time.monotonic() < self._spool_due:
             return
         started = time.monotonic()
-        prefix = spool_prefix(self.jobs.table_id())
-        old_names = {
+        table_id = self.jobs.table_id()
+        prefix = spool_prefix(table_id)
+        names = {
             name for name in self.spool.old_names(SPOOL_GRACE_SECONDS) if name.startswith(prefix)
         }
-        old_names.update(self.spool.old_names(ABANDONED_SECONDS))
-        for name in old_names - self.jobs.open_spools(old_names):
-            self.spool.remove(name)
+        names.update(self.spool.old_names(ABANDONED_SECONDS), self._unclaimed)
+        unclaimed = names - self.jobs.open_spools(names)
+        if self.jobs.table_id() != table_id:
+            self._unclaimed = {}
+            return  # the database is another since a moment ago, and knows nothing of them
+        # Seen twice, so far apart: by the clock of another machine an upload is old that was kept a
+        # moment ago, and whose job is not there yet.
+        self._unclaimed = {name: self._unclaimed.get(name, started) for name in unclaimed}
+        for name, since in [*self._unclaimed.items()]:
+            if started - since >= SPOOL_GRACE_SECONDS:
+                self.spool.remove(name)
+                del self._unclaimed[name]
         # A hundred thousand uploads take a second to look through.
         took = time.monotonic() - started
         self._spool_due = time.monotonic() + SPOOL_SWEEP_SHARE * took

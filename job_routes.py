@@ -12,7 +12,7 @@ from werkzeug.http import parse_list_header
 
 from cache_headers import set_cache_policy
 from charges import Charge
-from errors import ClientLeft, JobNotFound, StoreDown
+from errors import ClientLeft, DatabaseDown, JobNotFound, StoreDown
 from job_records import JobStatus
 from jobs import TICKET_PATTERN
 from local_jobs import short_job_id
@@ -65,6 +65,24 @@ def format_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
+def accepted_status(name: str, options: Options) -> JobStatus:
+    """Return what is known of a job that was queued a moment ago."""
+    now = time.time()
+    return JobStatus(
+        name=name,
+        state="queued",
+        options=options.as_dict(),
+        pixels=0,
+        tiles_done=0,
+        tiles_total=0,
+        position=0,
+        pixels_ahead=0,
+        problem=None,
+        created=now,
+        updated=now,
+    )
+
+
 class JobRoutes:
     """Accepts asynchronous uploads and tells how they fare.
 
@@ -94,7 +112,8 @@ class JobRoutes:
         ticket = self._runner.submissions.submit(
             upload, options, charge, client_name(), lambda: has_left(request)
         )
-        g.job = short_job_id(self._runner.result_name(upload.key, options))
+        name = self._runner.result_name(upload.key, options)
+        g.job = short_job_id(name)
         if preference.wait_seconds:
             self._wait(
                 min(preference.wait_seconds, self._runner.settings.max_sync_seconds),
@@ -103,11 +122,16 @@ class JobRoutes:
             if has_left(request):
                 self._runner.submissions.withdraw(ticket)  # nobody else knows it
                 raise ClientLeft("The client has closed the connection.")
+        # From here on the ticket is worth more than an error.
+        try:
             status = self._find(ticket)
-            with suppress(StoreDown):  # the ticket is worth more than an error
-                if status.state == "done" and (result := self._runner.open_result(status.name)):
+        except DatabaseDown:
+            status = accepted_status(name, options)
+        if preference.wait_seconds and status.state == "done":
+            with suppress(StoreDown):
+                if result := self._runner.open_result(status.name):
                     return replace(result, hit=False)
-        response = self._answer(ticket, self._find(ticket))
+        response = self._answer(ticket, status)
         response.status_code = 202
         response.headers["Location"] = self._job_url(ticket)
         response.headers["Preference-Applied"] = preference.applied()
@@ -140,7 +164,10 @@ class JobRoutes:
         deadline = time.monotonic() + seconds
         runner = self._runner
         with runner.scheduler.long_poll() as has_slot:
-            while has_slot and condition() and time.monotonic() < deadline:
+            while has_slot and time.monotonic() < deadline:
+                with suppress(DatabaseDown):  # which may be back before the time is over
+                    if not condition():
+                        return
                 if has_left(request) or runner.is_draining:
                     return
                 time.sleep(POLL_SECONDS)

@@ -95,7 +95,27 @@ class JobsUpkeep:
             found.update(spool for spool, state in rows if state in {"queued", "running"})
         return found
 
-    # --- what others have left behind
+    # --- back to the queue
+
+    def give_back(self, name: str, counts: bool = True, pause_seconds: float = 0) -> None:
+        """Queue a job of this process again, for another attempt by anybody.
+
+        Parameters
+        ----------
+        counts : as one of its attempts
+        pause_seconds : until then nobody claims it for its tickets, less than two leases
+        """
+        self._give_back("name = ? AND owner = ?", [name, self.owner], counts, pause_seconds)
+
+    def reclaim(self, name: str) -> bool:
+        """Take a job that was queued again while this process computes it; it is one attempt."""
+        return bool(
+            self.database.execute(
+                """UPDATE jobs SET state = 'running', owner = ?, lease_until = now() + ?
+                WHERE name = ? AND state = 'queued' RETURNING name""",
+                [self.owner, LEASE_SECONDS, name],
+            )
+        )
 
     def hand_over(self) -> None:
         """Give all jobs of this process to whoever comes next: it is about to end."""

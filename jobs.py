@@ -7,9 +7,11 @@ update matches no row has lost its job, whatever the reason, and stops.
 import json
 import re
 import secrets
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from database import Database
 from errors import Busy
 from job_records import Cancelled, Claim, JobStatus
 from job_upkeep import FAR, LEASE_SECONDS, MAX_ROWS, OPEN, READY, WANTED, JobsUpkeep
@@ -20,6 +22,8 @@ TICKET_PATTERN = re.compile(r"[A-Za-z0-9_-]{24}")
 # Whoever sends the same picture again gets another ticket, each of which is a row for a day.
 MAX_TICKETS_OF_JOB = 1000
 TICKETS_RETRY_SECONDS = 30
+# Names of options that only a newer version knows; one is enough for all jobs that have it.
+MAX_FOREIGN = 100
 # Jobs ahead are counted up to this many: ten thousand cost PostgreSQL 99 ms.
 MAX_POSITION = 1000
 
@@ -29,6 +33,10 @@ class Jobs(JobsUpkeep):
 
     Every method raises DatabaseDown where the database does not answer.
     """
+
+    def __init__(self, database: Database, owner: str) -> None:
+        super().__init__(database, owner)
+        self._foreign: list[str] = []  # jobs whose options have one of these are not claimed
 
     # --- wishes
 
@@ -215,15 +223,17 @@ class Jobs(JobsUpkeep):
     def claim_next(self, max_pixels: int | None = None) -> Claim | None:
         """Take the queued job that is next; with `max_pixels`, the smallest, if it has no more."""
         order, limit = (TURN, "") if max_pixels is None else ("pixels", "AND pixels <= ?")
+        foreign = self._foreign
+        without_foreign = "AND replace(options, ?, '') = options " * len(foreign)
         rows = self.database.execute(
             f"""UPDATE jobs SET state = 'running', owner = ?, lease_until = now() + ?,
                 attempts = attempts + 1, tiles_done = 0, updated = now()
             WHERE state = 'queued' AND name = (
                 SELECT name FROM jobs WHERE state = 'queued' AND spool IS NOT NULL
-                    AND {READY} {limit}
+                    AND {READY} {limit} {without_foreign}
                 ORDER BY {order} LIMIT 1 FOR UPDATE SKIP LOCKED)
             RETURNING name, options, pixels, spool""",
-            [self.owner, LEASE_SECONDS, *([] if max_pixels is None else [max_pixels])],
+            [self.owner, LEASE_SECONDS, *([] if max_pixels is None else [max_pixels]), *foreign],
         )
         if not rows:
             return None
@@ -238,16 +248,6 @@ class Jobs(JobsUpkeep):
                     updated = CASE WHEN tiles_done = ? THEN updated ELSE now() END
                 WHERE name = ? AND owner = ? AND state = 'running' RETURNING name""",
                 [LEASE_SECONDS, tiles_done, tiles_total, tiles_done, name, self.owner],
-            )
-        )
-
-    def reclaim(self, name: str) -> bool:
-        """Take a job that was queued again while this process computes it; it is one attempt."""
-        return bool(
-            self.database.execute(
-                """UPDATE jobs SET state = 'running', owner = ?, lease_until = now() + ?
-                WHERE name = ? AND state = 'queued' RETURNING name""",
-                [self.owner, LEASE_SECONDS, name],
             )
         )
 
@@ -277,12 +277,18 @@ class Jobs(JobsUpkeep):
         )
         return rows[0][0] if rows else None
 
-    def give_back(self, name: str, counts: bool = True, pause_seconds: float = 0) -> None:
-        """Queue a job of this process again, for another attempt by anybody.
+    def leave(self, name: str, unknown: Iterable[str]) -> None:
+        """Queue a job of this process again for others, and claim none with such options any more.
 
         Parameters
         ----------
-        counts : as one of its attempts
-        pause_seconds : until then nobody claims it for its tickets, less than two leases
+        unknown : what of its options only a newer version knows
         """
-        self._give_back("name = ? AND owner = ?", [name, self.owner], counts, pause_seconds)
+        rows = self.database.execute("SELECT options FROM jobs WHERE name = ?", [name])
+        if rows:
+            (options,) = rows[0]
+            words = [json.dumps(word) for word in unknown]
+            # Whoever wrote the row may have written them in another way.
+            foreign = next((word for word in words if word in options), options)
+            self._foreign = [*self._foreign, foreign][-MAX_FOREIGN:]
+        self.give_back(name, counts=False)

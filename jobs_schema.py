@@ -149,9 +149,14 @@ SCHEMA = (
 )
 
 
+# Made by the master, and known to the workers that it forks, however often it reads its settings
+# again. Containers may share a host's name and have equal process numbers.
+MASTER = secrets.token_hex(8)
+
+
 def owner_prefix(pid: int) -> str:
-    """Return how the names of all owners begin that were processes of this number here."""
-    return f"{socket.gethostname()}:{pid}:"
+    """Return how the names of all owners begin that were processes of this number and master."""
+    return f"{socket.gethostname()}:{MASTER}:{pid}:"
 
 
 def make_owner() -> str:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 
 import machine
-from claimed_uploads import DOUBT_PAUSE_SECONDS, ClaimedUploads, restore_options
+from claimed_uploads import DOUBT_PAUSE_SECONDS, ClaimedUploads
 from errors import JobCancelled, ServiceError, StoreDown, UploadLost
 from image_codec import ImageHeader
 from job import Failed, Job, Outcome
@@ -15,7 +15,7 @@ from job_claims import JobClaims, describe
 from job_keeper import OwnedJob
 from job_records import Claim
 from logs import current_request_id
-from options import Options
+from options import Options, find_unknown
 from pipeline import Pipeline, estimate_cost
 from resources import Resources
 from uploads import Upload
@@ -204,13 +204,14 @@ class LocalJobs:
     def _under_own_name(self, claim: Claim) -> tuple[Claim, Options] | None:
         """Return a claim under the name that its result has here, and its options.
 
-        None where it is no claim any more: another version's options, or its result is there.
+        None where it is no claim any more: it is left to a newer version, or its result is there.
         """
-        try:
-            options = restore_options(claim.options)
-        except ServiceError as error:
-            self._spool.remove(self._table.finish(claim.name, describe(error)))
+        unknown = find_unknown(claim.options)
+        if unknown:
+            logger.warning("jobs with %s are left to a newer version", ", ".join(unknown))
+            self._table.leave(claim.name, unknown)
             return None
+        options = Options(**claim.options)
         name = self._resources.result_name(claim.name.partition(".")[0], options)
         mine = claim if name == claim.name else self._table.rename(claim, name)
         return (mine, options) if mine else None

@@ -1,6 +1,6 @@
 """What a client can choose about a result: its format and its size."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -60,6 +60,19 @@ class Options:
 
 
 OPTION_NAMES = (*(field.name for field in fields(Options)), "lossless")
+
+
+def find_unknown(kept: Mapping[str, Any]) -> list[str]:
+    """Return what a newer version can choose and this one cannot, of options in the jobs table.
+
+    Returns
+    -------
+    Names of options, and of a format.
+    """
+    known = {field.name for field in fields(Options)}
+    unknown = [name for name in kept if name not in known]
+    image_format = str(kept.get("format", Options.format))
+    return unknown if image_format in FORMATS else [*unknown, image_format]
 
 
 def read_whole_number(name: str, text: str, least: int, most: int) -> int:

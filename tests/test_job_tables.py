@@ -194,6 +194,7 @@ def test_connection_that_fails_on_its_way_back_holds_no_lock(
         database.execute("SELECT 1")
     assert other.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
     database._schema = SCHEMA
+    database._down_until = 0.0
     assert database.execute("SELECT 1") == [(1,)]  # by a fresh connection, not in a failed step
     database.close()
     other.close()

@@ -316,7 +316,7 @@ def test_sqlite_that_cannot_be_written_is_down_and_recovers(
     obstacle.unlink()
     with pytest.raises(DatabaseDown):  # it is not tried with every request
         table.backlog("name")
-    monkeypatch.setattr("databases.DOWN_SECONDS", 0.0)
+    monkeypatch.setattr("database.DOWN_SECONDS", 0.0)
     table.database._down_until = 0.0
     assert table.backlog("name").jobs == 0
 
@@ -350,7 +350,7 @@ def test_text_that_the_server_refuses_does_not_cost_the_connection(postgres_url:
 def test_server_that_stops_answering_is_given_up(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("databases.STATEMENT_SECONDS", 0.5)
+    monkeypatch.setattr("postgres_database.STATEMENT_SECONDS", 0.5)
     table = Jobs(PostgresDatabase(postgres_url, SCHEMA), "a")
     (backend,) = table.database.execute("SELECT pg_backend_pid()")[0]
     os.kill(backend, signal.SIGSTOP)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import job_keeper
-from databases import Database, PostgresDatabase, Row, SqliteDatabase
+from database import Database, Row
+from databases import PostgresDatabase, SqliteDatabase
 from errors import DatabaseDown
 from job_upkeep import LEASE_SECONDS
 from jobs import Jobs

@@ -1,0 +1,286 @@
+"""What PostgreSQL can do to its clients, and what is left of it afterwards."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from databases import PostgresDatabase, SqliteDatabase
+from errors import DatabaseDown
+from jobs import Jobs
+from jobs_schema import FIRST, SCHEMA
+from tests.postgres import PostgresServer, run_pgbouncer, run_server
+from tests.service import find_free_port
+from tests.waiting import wait_until
+
+READ_ONLY = "-c default_transaction_read_only=on"
+
+
+@pytest.fixture
+def server() -> Iterator[PostgresServer]:
+    """A server of the test's own, which it may break."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        with run_server(Path(name) / "postgres") as server:
+            yield server
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[..., PostgresDatabase]]:
+    """Make a connection, as a process does."""
+    made: list[PostgresDatabase] = []
+
+    def make(url: str, schema: object = SCHEMA) -> PostgresDatabase:
+        made.append(PostgresDatabase(url, schema))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for database in made:
+        database.close()
+
+
+Connect = Callable[..., PostgresDatabase]
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a process ask again at once, which else pauses."""
+    monkeypatch.setattr("database.DOWN_SECONDS", 0.0)
+
+
+def submit(table: Jobs, name: str) -> str:
+    return table.submit(name, {}, 100, f"upload {name}")[0]
+
+
+def state(table: Jobs, ticket: str) -> str:
+    found = table.find(ticket)
+    assert found is not None
+    return found.state
+
+
+def count_backends(onlooker: PostgresDatabase, condition: str = "true") -> int:
+    """Count the server's other processes for clients, that fulfil a condition."""
+    rows = onlooker.execute(
+        f"""SELECT count(*) FROM pg_stat_activity
+        WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND {condition}"""
+    )
+    number: int = rows[0][0]
+    return number
+
+
+@pytest.mark.parametrize("tables", ["none", "first release", "present"])
+def test_server_that_comes_back_read_only_costs_nobody_the_table(
+    server: PostgresServer, connect: Connect, tables: str
+) -> None:
+    here, there = Jobs(connect(server.url), "a"), Jobs(connect(server.url), "b")
+    if tables == "present":
+        ticket = submit(here, "name")
+    elif tables == "first release":
+        with_first = connect(server.url, ())
+        for statement in FIRST:
+            with_first.execute(statement)
+    server.restart(READ_ONLY)
+    onlooker = connect(server.url, ())
+    for _ in range(3):
+        for table in (here, there):
+            with pytest.raises(DatabaseDown):
+                submit(table, "other")
+    if tables == "present":
+        assert state(here, ticket) == state(there, ticket) == "queued"
+    assert onlooker.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
+    assert count_backends(onlooker) <= 2
+    server.restart()
+    # The other one first: nothing of the first is in its way.
+    assert state(there, submit(there, "after")) == "queued"
+    assert state(here, submit(here, "after")) == "queued"
+
+
+def test_server_that_is_no_primary_any_more_is_left_for_the_one_that_is(
+    postgres_url: str, server: PostgresServer, connect: Connect
+) -> None:
+    ports = [url.rpartition(":")[2].partition("/")[0] for url in (server.url, postgres_url)]
+    hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+    url = f"postgresql://sr@{hosts}/postgres?target_session_attrs=read-write"
+    table, there = Jobs(connect(url), "a"), connect(postgres_url, ())
+    ticket = submit(table, "name")
+    # It lives on, and so does the connection.
+    admin = connect(server.url, ())
+    admin.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+    admin.execute("SELECT pg_reload_conf()")
+    wait_until(lambda: admin.execute("SHOW transaction_read_only") == [("on",)])
+    with pytest.raises(DatabaseDown):
+        submit(table, "other")
+    assert table.find(ticket) is None
+    ticket = submit(table, "other")
+    assert there.execute("SELECT ticket FROM tickets") == [(ticket,)]
+
+
+def test_table_that_somebody_locks_takes_no_more_connections(
+    postgres_url: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("postgres_database.STATEMENT_SECONDS", 1.0)
+    table, onlooker = Jobs(connect(postgres_url), "a"), connect(postgres_url, ())
+    locker = connect(postgres_url, ())
+    ticket = submit(table, "name")
+    locker.execute("SET idle_in_transaction_session_timeout = 0")
+    locker.execute("BEGIN")
+    locker.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
+    for _ in range(4):
+        with pytest.raises(DatabaseDown):
+            table.find(ticket)
+        assert count_backends(onlooker, "wait_event_type = 'Lock'") == 0
+    assert count_backends(onlooker) <= 2
+    locker.execute("COMMIT")
+    assert state(table, ticket) == "queued"
+
+
+def test_process_that_freezes_in_a_step_gives_the_tables_back(
+    postgres_url: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("postgres_database.IDLE_TRANSACTION_SECONDS", 0.5)
+    frozen = connect(postgres_url)
+    frozen.execute("BEGIN")
+    frozen.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
+    # It says nothing more, and its connection stays.
+    table = Jobs(connect(postgres_url), "b")
+    assert state(table, submit(table, "name")) == "queued"
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
+def test_tables_that_are_dropped_are_made_anew(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    if engine == "postgres":
+        url = request.getfixturevalue("postgres_url")
+        databases = [PostgresDatabase(url, SCHEMA), PostgresDatabase(url, ())]
+        drop = ["DROP SCHEMA public CASCADE", "CREATE SCHEMA public"]
+    else:
+        path = tmp_path / "jobs.sqlite3"
+        databases = [SqliteDatabase(path, SCHEMA), SqliteDatabase(path, ())]  # type: ignore[list-item]
+        names = ("jobs", "tickets", "totals", "identity", "spool_hold", "schema_version")
+        drop = [f"DROP TABLE {name}" for name in names]
+    table = Jobs(databases[0], "a")
+    before = submit(table, "lost")
+    for statement in drop:
+        databases[1].execute(statement)
+    with pytest.raises(DatabaseDown):
+        table.find(before)
+    assert table.find(before) is None
+    assert state(table, submit(table, "kept")) == "queued"
+    for database in databases:
+        database.close()
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
+def test_column_that_was_missing_for_a_while_costs_no_restart(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    if engine == "postgres":
+        url = request.getfixturevalue("postgres_url")
+        databases = [PostgresDatabase(url, SCHEMA), PostgresDatabase(url, ())]
+    else:
+        path = tmp_path / "jobs.sqlite3"
+        databases = [SqliteDatabase(path, SCHEMA), SqliteDatabase(path, ())]  # type: ignore[list-item]
+    table = Jobs(databases[0], "a")
+    ticket = submit(table, "name")
+    for _ in range(8):  # until the server has a plan for it
+        assert state(table, ticket) == "queued"
+    databases[1].execute("ALTER TABLE jobs RENAME COLUMN problem TO trouble")
+    for _ in range(2):
+        with pytest.raises(DatabaseDown):
+            table.find(ticket)
+    databases[1].execute("ALTER TABLE jobs RENAME COLUMN trouble TO problem")
+    assert state(table, ticket) == "queued"
+    for database in databases:
+        database.close()
+
+
+def test_full_disk_of_the_server_refuses_writes_and_goes_on_reading(
+    postgres_url: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("database.DOWN_SECONDS", 1e6)  # once down, down until the end
+    table, other = Jobs(connect(postgres_url), "a"), connect(postgres_url, ())
+    ticket = submit(table, "name")
+    # What the server says where it cannot extend a file.
+    other.execute(
+        """CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = 'disk_full'; END $$"""
+    )
+    other.execute("CREATE TRIGGER full_disk BEFORE INSERT ON tickets EXECUTE FUNCTION refuse()")
+    with pytest.raises(DatabaseDown):
+        submit(table, "more")
+    assert state(table, ticket) == "queued"
+    other.execute("DROP TRIGGER full_disk ON tickets")
+    assert state(table, submit(table, "more")) == "queued"
+
+
+@pytest.fixture(params=["session", "transaction"])
+def pooled_url(request: pytest.FixtureRequest, postgres_url: str) -> Iterator[str]:
+    """The URL of an empty database behind PgBouncer, which has two connections for all."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        connections = {"session": 8, "transaction": 2}[request.param]
+        folder = Path(name) / "pgbouncer"
+        with run_pgbouncer(folder, postgres_url, request.param, connections) as url:
+            yield url
+
+
+def test_pgbouncer_serves_all_statements_and_keeps_no_setting(
+    pooled_url: str, postgres_url: str, connect: Connect
+) -> None:
+    tables = [Jobs(connect(pooled_url), f"host:{number}:") for number in range(6)]
+
+    def work(number: int) -> list[str]:
+        table, done = tables[number], []
+        tickets = [submit(table, f"job{number}-{each}") for each in range(10)]
+        for _ in tickets:
+            claim = table.claim_next()
+            assert claim is not None
+            assert table.renew(claim.name, 1, 2)
+            assert table.finish(claim.name, tiles=2) == claim.spool
+            done.append(claim.name)
+        table.purge(1000)
+        assert all(table.find(ticket) is not None for ticket in tickets)
+        return done
+
+    with ThreadPoolExecutor(6) as pool:
+        done = [name for names in pool.map(work, range(6)) for name in names]
+    assert len(done) == len(set(done)) == 60
+    assert tables[0].count_states()["done"] == 60
+    shown = "SELECT current_setting('enable_seqscan'), current_setting('statement_timeout')"
+    assert tables[0].database.execute(shown) == [("off", "4s")]
+    with psycopg.connect(pooled_url, autocommit=True, prepare_threshold=None) as neighbour:
+        assert neighbour.execute(shown).fetchall() == [("on", "0")]
+
+
+def test_table_that_is_locked_behind_pgbouncer_takes_no_more_connections(
+    pooled_url: str, postgres_url: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("postgres_database.STATEMENT_SECONDS", 1.0)
+    table, onlooker = Jobs(connect(pooled_url), "a"), connect(postgres_url, ())
+    ticket = submit(table, "name")
+    with psycopg.connect(postgres_url) as locker:
+        locker.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
+        for _ in range(3):
+            with pytest.raises(DatabaseDown):
+                table.find(ticket)
+            assert count_backends(onlooker, "wait_event_type = 'Lock'") == 0
+    assert state(table, ticket) == "queued"
+
+
+def test_pgbouncer_that_is_gone_for_a_while_costs_no_restart(
+    postgres_url: str, connect: Connect, tmp_path: Path
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        port = find_free_port()
+        with run_pgbouncer(Path(name) / "a", postgres_url, "transaction", port=port) as url:
+            table = Jobs(connect(url), "a")
+            ticket = submit(table, "name")
+        with pytest.raises(DatabaseDown):
+            table.find(ticket)
+        with run_pgbouncer(Path(name) / "b", postgres_url, "transaction", port=port):
+            assert state(table, ticket) == "queued"

@@ -1,0 +1,179 @@
+"""Restarts: of a worker that is not ready yet, and of all replicas at once."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from PIL import Image
+from skimage import data
+
+from databases import PostgresDatabase, SqliteDatabase
+from jobs import Jobs
+from jobs_schema import SCHEMA
+from tests.conftest import encode
+from tests.faults import SERVE
+from tests.postgres import run_postgres
+from tests.service import GUNICORN, PROJECT_DIR, Service, run_service, wait_until_ready
+from tests.waiting import WAIT_SECONDS, wait_until
+
+# The application, whose model takes its time.
+SLOW_APP = """
+import time
+import app as original
+load = original.SuperResolution
+
+def load_slowly(*arguments):
+    time.sleep(1.5)
+    return load(*arguments)
+
+original.SuperResolution = load_slowly
+app = original.create_app()
+"""
+# Prints how a master and its worker, which it forks, would name the worker.
+NAMES = """
+import os
+from jobs_schema import make_owner, owner_prefix
+reading, writing = os.pipe()
+worker = os.fork()
+if worker == 0:
+    os.write(writing, make_owner().encode())
+    os._exit(0)
+os.waitpid(worker, 0)
+print(owner_prefix(worker), os.read(reading, 500).decode(), owner_prefix(7))
+"""
+
+
+def test_worker_that_is_stopped_while_its_model_loads_does_not_end_the_service(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "slow_app.py").write_text(SLOW_APP)
+    command = [*GUNICORN[:-1], "--pythonpath", str(tmp_path), "slow_app:app"]
+    with run_service(tmp_path / "service", command) as service:
+        for workers in (2, 3):
+            os.kill(service.process.pid, signal.SIGHUP)
+            wait_until(lambda: service.log.count("Booting worker") >= workers)  # noqa: B023
+        wait_until(lambda: service.log.count("Worker exiting") == 2)
+        wait_until_ready(service)
+        assert "exited with code" not in service.log
+        assert "cannot be loaded" not in service.log
+
+
+def test_masters_of_equal_hosts_and_numbers_do_not_take_each_others_jobs(tmp_path: Path) -> None:
+    def name_worker() -> tuple[str, str, str]:
+        command = [sys.executable, "-c", NAMES]
+        out = subprocess.run(command, cwd=PROJECT_DIR, check=True, capture_output=True, text=True)
+        prefix, owner, of_seven = out.stdout.split()
+        return prefix, owner, of_seven
+
+    (prefix, owner, mine), (_, _, theirs) = name_worker(), name_worker()
+    assert owner.startswith(prefix)
+    assert mine != theirs
+    database = SqliteDatabase(tmp_path / "jobs.sqlite3", SCHEMA)
+    table = Jobs(database, f"{mine}abcd")
+    table.submit("name", {}, 1, "upload")
+    assert table.claim_next()
+    Jobs(database, "another").give_up_dead(theirs)
+    assert table.renew("name", 1, 2)
+    database.close()
+
+
+# --- several replicas
+
+
+@contextmanager
+def run_replicas(folder: Path, url: str, clocks: tuple[str, str]) -> Iterator[list[Service]]:
+    """Run two replicas until the block ends, whose clocks are wrong by so much."""
+    with ExitStack() as stack:
+        replicas = []
+        for number, clock in enumerate(clocks):
+            command: tuple[str, ...] = GUNICORN
+            if clock:
+                (library,) = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
+                fake = (f"LD_PRELOAD={library}", f"FAKETIME={clock}")
+                command = ("env", *fake, "FAKETIME_DONT_FAKE_MONOTONIC=1")
+                command += (sys.executable, "-c", SERVE, "app:app")
+            settings: dict[str, Any] = {
+                "database_url": url,
+                "store_url": f"file://{folder / 'store'}",
+            }
+            name = f"replica {number} {len(list(folder.iterdir()))}"
+            replicas.append(stack.enter_context(run_service(folder / name, command, **settings)))
+        yield replicas
+
+
+def draw(number: int) -> bytes:
+    """Return the picture of a number."""
+    photo = Image.fromarray(data.astronaut())
+    return encode(photo.crop((number, number, number + 100, number + 80)), "PNG")
+
+
+def post(url: str, number: int, prefer: str = "") -> httpx.Response:
+    headers = {"Content-Type": "image/png"} | ({"Prefer": prefer} if prefer else {})
+    return httpx.post(
+        f"{url}/api/enhance", content=draw(number), headers=headers, timeout=WAIT_SECONDS
+    )
+
+
+def test_replicas_whose_clocks_are_apart_are_restarted_at_once_and_lose_nothing() -> None:
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(8) as pool:
+        folder = Path(name)
+        folder.chmod(0o755)
+        with run_postgres(folder / "postgres") as url:
+            with run_replicas(folder, url, ("+5m", "-5m")) as replicas:
+                urls = [replica.url for replica in replicas]
+                accepted = [post(urls[each % 2], each, "respond-async") for each in range(16)]
+                assert {answer.status_code for answer in accepted} == {202}
+                waiting = [pool.submit(post, urls[each % 2], 50 + each) for each in range(4)]
+                polls = [
+                    pool.submit(ask, each, accepted[-1].json()["id"], wait_seconds=30)
+                    for each in urls
+                ]
+                with closing(PostgresDatabase(url, ())) as table:
+                    wait_until(lambda: count(table, "done") >= 4)
+                for replica in replicas:
+                    replica.process.terminate()
+            assert [each.result().status_code for each in [*waiting, *polls]] == [200] * 6
+            with run_replicas(folder, url, ("", "")) as replicas:
+                urls = [replica.url for replica in replicas]
+                results = [
+                    fetch(urls[each % 2], answer.json()["id"])
+                    for each, answer in enumerate(accepted)
+                ]
+                again = [post(urls[each % 2], each) for each in range(16)]
+                assert {answer.headers["X-Cache-Hit"] for answer in again} == {"true"}
+                assert results == [answer.content for answer in again]
+
+
+def ask(url: str, ticket: str, wait_seconds: int) -> httpx.Response:
+    """Ask for a job, and wait for news of it."""
+    headers = {"Prefer": f"wait={wait_seconds}"}
+    return httpx.get(f"{url}/api/jobs/{ticket}", headers=headers, timeout=WAIT_SECONDS)
+
+
+def count(table: PostgresDatabase, state: str) -> int:
+    """Count the jobs that have a state."""
+    number: int = table.execute("SELECT count(*) FROM jobs WHERE state = ?", [state])[0][0]
+    return number
+
+
+def fetch(url: str, ticket: str) -> bytes:
+    """Wait for a job and return its result."""
+    status: dict[str, Any] = {}
+
+    def has_ended() -> bool:
+        answer = ask(url, ticket, wait_seconds=5)
+        assert answer.status_code == 200, answer.text
+        status.update(answer.json())
+        return status["state"] not in {"queued", "running"}
+
+    wait_until(has_ended)
+    assert status["state"] == "done", status
+    return httpx.get(status["result"]).content
