@@ -115,9 +115,11 @@ faults: $(VENV)/test-installed
 hostile: $(VENV)/test-installed
 	$(BIN)/python -m tests.hostile_load
 
-# Replicas that share PostgreSQL, S3 and a Dask cluster, with some killed; a short form is among the tests.
+# Replicas that share PostgreSQL, S3 and a Dask cluster, with some killed; then outages of what they
+# share, some ten minutes. Short forms are among the tests.
 cluster: $(VENV)/test-installed
 	$(BIN)/python -m tests.cluster
+	$(BIN)/python -m tests.outages
 
 # Third-party judges of the deployment; they take no part in make test.
 audit: $(VENV)/test-installed $(AUDIT)/installed

@@ -99,6 +99,10 @@ class Job:
         """Make what the keeper has claimed: it goes on without anybody who waits."""
         self.is_asynchronous = self.is_claimed = True
 
+    def give_up_claim(self) -> None:
+        """Make it for those who wait here alone: the table has it elsewhere, or not any more."""
+        self.is_asynchronous = self.is_claimed = False
+
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
         """Note how long a stage takes."""

@@ -3,11 +3,12 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from errors import DatabaseDown, StoreDown
 from job_records import Claim
+from job_upkeep import LEASE_SECONDS
 from jobs import Jobs
 from lanes import Progress
 from spool import ABANDONED_SECONDS, Spool, spool_prefix
@@ -43,6 +44,12 @@ class JobExecutor(Protocol):
     def claimed(self) -> Sequence[OwnedJob]:
         """Return the jobs of this process that are claimed in the table."""
 
+    def names(self) -> Collection[str]:
+        """Return the names of all jobs of this process, claimed or about to be."""
+
+    def regain(self, owned: OwnedJob) -> None:
+        """Go on with a job whose lease was lost, or stop it."""
+
     def rest(self) -> None:
         """Give back what is not needed while nothing is computed; called every few seconds."""
 
@@ -74,6 +81,8 @@ class JobKeeper:
         self._stopped = threading.Event()
         self._swept = -SWEEP_SECONDS
         self._spool_due = 0.0
+        # Nobody knows what was before a process began, either.
+        self._last_outage = time.monotonic()
         self._unclaimed: dict[str, float] = {}  # uploads that no job has, and since when
         self._stopping = threading.Event()
         # Apart from each other: an upload that comes slowly must cost no lease.
@@ -117,6 +126,8 @@ class JobKeeper:
             try:
                 step()
             except (DatabaseDown, StoreDown, OSError) as error:
+                if isinstance(error, DatabaseDown):
+                    self._last_outage = time.monotonic()
                 logger.error("%s %s", error, error.__cause__ or "")
             except Exception:
                 # These threads must live as long as the process.
@@ -126,7 +137,7 @@ class JobKeeper:
     def _renew(self) -> None:
         for job in self._executor.claimed():
             if not self.jobs.renew(job.name, job.progress.tiles_done, job.progress.tiles_total):
-                job.progress.cancelled = True
+                self._executor.regain(job)
 
     def _claim(self) -> None:
         self._wake.clear()
@@ -144,7 +155,10 @@ class JobKeeper:
 
     def _sweep(self) -> None:
         self._executor.rest()
-        self.jobs.give_up_dead()
+        self.jobs.give_back_others_than(self._executor.names())
+        # After an outage the leases of the living are over, too: they have the time of a new one.
+        if time.monotonic() - self._last_outage > LEASE_SECONDS:
+            self.jobs.give_up_dead()
         self.jobs.purge(self.ttl_seconds)
         self._sweep_spool()
 

@@ -1,7 +1,7 @@
 """What keeps the jobs table in order: sums, what the dead have left, what is old."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 
 from databases import Database
@@ -15,7 +15,9 @@ MAX_ATTEMPTS = 3
 OPEN = "('queued', 'running')"
 STATES = ("queued", "running", "done", "failed", "cancelled")
 # A lease far in the future means that the clock was set back.
-LOST = f"(lease_until < now() OR lease_until > now() + {2 * LEASE_SECONDS})"
+FAR = f"lease_until > now() + {2 * LEASE_SECONDS}"
+# A queued job has no lease; where it is to wait before the next attempt, that time stands there.
+READY = f"(lease_until <= now() OR {FAR})"
 # Not EXISTS, for which PostgreSQL reads all tickets at once where it is asked for many jobs.
 WANTED = (
     "(wanted_until > now() OR coalesce"
@@ -93,7 +95,27 @@ class JobsUpkeep:
             found.update(spool for spool, state in rows if state in {"queued", "running"})
         return found
 
-    # --- what others have left behind
+    # --- back to the queue
+
+    def give_back(self, name: str, counts: bool = True, pause_seconds: float = 0) -> None:
+        """Queue a job of this process again, for another attempt by anybody.
+
+        Parameters
+        ----------
+        counts : as one of its attempts
+        pause_seconds : until then nobody claims it for its tickets, less than two leases
+        """
+        self._give_back("name = ? AND owner = ?", [name, self.owner], counts, pause_seconds)
+
+    def reclaim(self, name: str) -> bool:
+        """Take a job that was queued again while this process computes it; it is one attempt."""
+        return bool(
+            self.database.execute(
+                """UPDATE jobs SET state = 'running', owner = ?, lease_until = now() + ?
+                WHERE name = ? AND state = 'queued' RETURNING name""",
+                [self.owner, LEASE_SECONDS, name],
+            )
+        )
 
     def hand_over(self) -> None:
         """Give all jobs of this process to whoever comes next: it is about to end."""
@@ -106,28 +128,52 @@ class JobsUpkeep:
         its process too often has failed.
         """
         if owner_prefix is None:
-            self._give_up(LOST, [])
+            # Of two statements: a server that was frozen, or a line that was cut, may let one wait
+            # until all leases are over, and then the sweep would take what everybody has.
+            now = self.database.execute("SELECT now()")[0][0]
+            self._give_up(f"(lease_until < ? OR {FAR})", [now])
         else:
             self._give_up("substr(owner, 1, ?) = ?", [len(owner_prefix), owner_prefix])
 
-    def _give_back(self, condition: str, parameters: Iterable[object], counts: bool) -> None:
+    def give_back_others_than(self, names: Collection[str]) -> None:
+        """Queue again what this process owns and does not know of.
+
+        The answer to a claim, or the end of a job, was lost on the way from or to the database.
+        """
+        rows = self.database.execute(
+            "SELECT name FROM jobs WHERE state = 'running' AND owner = ?", [self.owner]
+        )
+        for (name,) in rows:
+            if name not in names:
+                self._give_back("name = ? AND owner = ?", [name, self.owner], counts=False)
+
+    def _give_back(
+        self,
+        condition: str,
+        parameters: Sequence[object],
+        counts: bool,
+        pause_seconds: float = 0,
+    ) -> None:
         if not counts:
             self.database.execute(
                 f"""UPDATE jobs SET attempts = attempts - 1
                 WHERE state = 'running' AND {condition}""",
                 [*parameters],
             )
-        self._give_up(condition, parameters)
+        self._give_up(condition, parameters, pause_seconds)
 
-    def _give_up(self, condition: str, parameters: Iterable[object]) -> None:
+    def _give_up(
+        self, condition: str, parameters: Sequence[object], pause_seconds: float = 0
+    ) -> None:
         problem = {"status": 500, "code": "internal_error", "message": "It failed repeatedly."}
         self.database.execute(
             f"""UPDATE jobs SET owner = NULL, wanted_until = 0, tiles_done = 0, updated = now(),
+                lease_until = now() + ?,
                 state = CASE WHEN spool IS NULL THEN 'cancelled'
                     WHEN attempts < {MAX_ATTEMPTS} THEN 'queued' ELSE 'failed' END,
                 problem = CASE WHEN spool IS NOT NULL AND attempts >= {MAX_ATTEMPTS} THEN ? END
             WHERE state = 'running' AND {condition}""",
-            [json.dumps(problem), *parameters],
+            [pause_seconds, json.dumps(problem), *parameters],
         )
 
     # --- what is old

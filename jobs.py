@@ -14,7 +14,7 @@ from typing import Any
 from database import Database
 from errors import Busy
 from job_records import Cancelled, Claim, JobStatus
-from job_upkeep import LEASE_SECONDS, MAX_ROWS, OPEN, WANTED, JobsUpkeep
+from job_upkeep import FAR, LEASE_SECONDS, MAX_ROWS, OPEN, READY, WANTED, JobsUpkeep
 from jobs_schema import PIXELS_A_SECOND_OF_WAITING, TURN
 
 TICKET_BYTES = 18
@@ -175,8 +175,7 @@ class Jobs(JobsUpkeep):
                     problem = NULL, updated = now(),
                     spool = CASE WHEN jobs.state IN {OPEN} THEN jobs.spool END,
                     created = CASE WHEN jobs.state IN {OPEN} THEN jobs.created ELSE now() END
-                WHERE jobs.state <> 'running' OR jobs.lease_until < now()
-                    OR jobs.lease_until > now() + {2 * LEASE_SECONDS}
+                WHERE jobs.state <> 'running' OR jobs.lease_until < now() OR jobs.{FAR}
                 RETURNING name""",
                 [name, json.dumps(options), pixels, self.owner, LEASE_SECONDS, wanted_seconds],
             )
@@ -230,8 +229,8 @@ class Jobs(JobsUpkeep):
             f"""UPDATE jobs SET state = 'running', owner = ?, lease_until = now() + ?,
                 attempts = attempts + 1, tiles_done = 0, updated = now()
             WHERE state = 'queued' AND name = (
-                SELECT name FROM jobs WHERE state = 'queued' AND spool IS NOT NULL {limit}
-                {without_foreign}
+                SELECT name FROM jobs WHERE state = 'queued' AND spool IS NOT NULL
+                    AND {READY} {limit} {without_foreign}
                 ORDER BY {order} LIMIT 1 FOR UPDATE SKIP LOCKED)
             RETURNING name, options, pixels, spool""",
             [self.owner, LEASE_SECONDS, *([] if max_pixels is None else [max_pixels]), *foreign],
@@ -277,15 +276,6 @@ class Jobs(JobsUpkeep):
             ],
         )
         return rows[0][0] if rows else None
-
-    def give_back(self, name: str, counts: bool = True) -> None:
-        """Queue a job of this process again, for another attempt by anybody.
-
-        Parameters
-        ----------
-        counts : as one of its attempts
-        """
-        self._give_back("name = ? AND owner = ?", [name, self.owner], counts)
 
     def leave(self, name: str, unknown: Iterable[str]) -> None:
         """Queue a job of this process again for others, and claim none with such options any more.

@@ -2,61 +2,34 @@
 
 import logging
 import threading
-import time
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from contextvars import copy_context
-from dataclasses import dataclass, field
-from typing import Any, BinaryIO
 
 import machine
-from errors import (
-    Busy,
-    DatabaseDown,
-    JobCancelled,
-    NotStored,
-    ServiceError,
-    StoreDown,
-    UploadLost,
-)
+from claimed_uploads import DOUBT_PAUSE_SECONDS, ClaimedUploads
+from errors import JobCancelled, ServiceError, StoreDown, UploadLost
 from image_codec import ImageHeader
 from job import Failed, Job, Outcome
+from job_claims import JobClaims, describe
 from job_keeper import OwnedJob
 from job_records import Claim
-from lanes import Progress
 from logs import current_request_id
 from options import Options, find_unknown
 from pipeline import Pipeline, estimate_cost
 from resources import Resources
-from result_cache import hash_file
 from uploads import Upload
 
 JOBS_FOR_BUSY_LANES = 4
 # Beyond these, each has half of the pixels of the one before.
 MAX_CLAIMED = JOBS_FOR_BUSY_LANES + 32
-# How often a result that another process makes is looked for.
-CLAIM_POLL_SECONDS = 0.1
 
 logger = logging.getLogger(__name__)
-
-
-def describe(error: ServiceError) -> dict[str, Any]:
-    """Return an error as the jobs table keeps it."""
-    return {"status": error.status, "code": error.code, "message": error.message}
 
 
 def short_job_id(name: str) -> str:
     """Return what the log calls an asynchronous job: not its result's name, which is a secret."""
     return f"job-{name[:12]}"
-
-
-@dataclass
-class Fetching:
-    """A claimed job whose upload is not there yet."""
-
-    name: str
-    is_asynchronous: bool = True
-    progress: Progress = field(default_factory=Progress)
 
 
 class LocalJobs:
@@ -72,12 +45,12 @@ class LocalJobs:
         self._table = resources.table
         self._spool = resources.spool
         self._scheduler = resources.scheduler
-        self._counters = resources.counters
         self._max_sync_seconds = resources.settings.max_sync_seconds
         self._pipeline = pipeline
         self._lock = threading.Lock()
         self._jobs: dict[tuple[str, bool], Job] = {}  # by name, and whether they are kept
-        self._fetching: Fetching | None = None
+        self._claims = JobClaims(resources)
+        self._uploads = ClaimedUploads(resources)
         self._has_worked = False
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="picture")
 
@@ -92,7 +65,7 @@ class LocalJobs:
             if job is not None:
                 job.waiters += 1
         if job is not None:
-            self._note_wish(job)
+            self._claims.note_wish(job)
         return job
 
     def start(
@@ -123,14 +96,8 @@ class LocalJobs:
             else:
                 job.waiters += 1
         if not is_new:
-            self._note_wish(job)
+            self._claims.note_wish(job)
         return job, is_new
-
-    def _note_wish(self, job: Job) -> None:
-        """Tell the table, where it has the job, that a request waits for it."""
-        if job.is_claimed:
-            with suppress(DatabaseDown):
-                self._table.want(job.name, self._max_sync_seconds)
 
     def leave(self, job: Job, client_left: bool) -> None:
         """Let a request wait no longer; a job that nobody wants any more ends."""
@@ -139,7 +106,7 @@ class LocalJobs:
             is_lonely = client_left and job.waiters == 0
         # Not behind the lock: the database may take its time. Who joins meanwhile is told that the
         # job was cancelled, and starts another.
-        if is_lonely and not self._is_wanted(job):
+        if is_lonely and not self._claims.is_wanted(job):
             with self._lock:
                 self._cancel(job)
 
@@ -155,19 +122,6 @@ class LocalJobs:
             job = self._jobs.get((name, True))
             if job is not None and job.waiters == 0:
                 self._cancel(job)
-
-    def _is_wanted(self, job: Job) -> bool:
-        """Tell whether a job that no request here waits for is wanted all the same."""
-        if not job.is_claimed:
-            return False
-        try:
-            self._table.want(job.name, 0)
-            cancelled = self._table.cancel_unless_wanted(job.name)
-        except DatabaseDown:
-            return job.is_asynchronous
-        if cancelled is not None:
-            self._spool.remove(cancelled.spool)
-        return cancelled is None
 
     def _cancel(self, job: Job) -> None:
         """Stop a job within a tile; whoever wants its result from now on starts another."""
@@ -217,11 +171,17 @@ class LocalJobs:
             self._table.want(claim.name, self._max_sync_seconds)
             return
         try:
-            file, header = self._open_claimed(claim, options)
-        except (OSError, StoreDown) as error:
-            # Of a store that is down no job is to blame, however often it is tried.
-            self._table.give_back(claim.name, counts=isinstance(error, OSError))
+            file, header = self._uploads.open(claim, options)
+        except StoreDown:
+            # No job is to blame for a store that is down, however often it is tried.
+            self._table.give_back(claim.name, counts=False)
             raise
+        except OSError:
+            self._table.give_back(claim.name, counts=False, pause_seconds=DOUBT_PAUSE_SECONDS)
+            raise
+        except UploadLost as error:
+            self._doubt(claim, error)
+            return
         except ServiceError as error:
             problem = None if error.code == JobCancelled.code else describe(error)
             self._spool.remove(self._table.finish(claim.name, problem))
@@ -232,6 +192,14 @@ class LocalJobs:
         with self._lock:
             self._jobs[job.name, True] = job
         self._pool.submit(self._run_claimed, job)
+
+    def _doubt(self, claim: Claim, error: UploadLost) -> None:
+        """Fail a job whose upload has been lost for long; else let it be tried again."""
+        if self._uploads.is_lost(claim.spool):
+            self._spool.remove(self._table.finish(claim.name, describe(error)))
+            return
+        logger.warning("%s: %s It is looked for again.", short_job_id(claim.name), error.message)
+        self._table.give_back(claim.name, counts=False, pause_seconds=DOUBT_PAUSE_SECONDS)
 
     def _under_own_name(self, claim: Claim) -> tuple[Claim, Options] | None:
         """Return a claim under the name that its result has here, and its options.
@@ -248,30 +216,6 @@ class LocalJobs:
         mine = claim if name == claim.name else self._table.rename(claim, name)
         return (mine, options) if mine else None
 
-    def _open_claimed(self, claim: Claim, options: Options) -> tuple[BinaryIO, ImageHeader]:
-        """Return the upload of a claim, and its header."""
-        fetching = self._fetching = Fetching(claim.name)
-        file = None
-        try:
-            file = self._spool.open(claim.spool)
-            if file is None:
-                # Lost, or over: the spool is emptied only after the result is stored.
-                is_stored = self._resources.cache.contains(claim.name)
-                raise JobCancelled("stored") if is_stored else UploadLost("The upload is lost.")
-            if hash_file(file) != claim.name.partition(".")[0]:
-                raise UploadLost("The upload is damaged.")
-            if fetching.progress.cancelled:
-                raise JobCancelled("It took too long; another process has it.")
-            return file, self._resources.read_header(
-                file, options, lambda: fetching.progress.cancelled
-            )
-        except BaseException:
-            if file is not None:
-                file.close()
-            raise
-        finally:
-            self._fetching = None
-
     def _run_claimed(self, job: Job) -> None:
         # The request that it came with is over, and was logged with this.
         current_request_id.set(short_job_id(job.name))
@@ -280,9 +224,34 @@ class LocalJobs:
     def claimed(self) -> list[OwnedJob]:
         """Return the jobs of this process that it has claimed in the table."""
         with self._lock:
-            jobs: list[OwnedJob] = [job for job in self._jobs.values() if job.is_claimed]
-        fetching = self._fetching
+            jobs: list[OwnedJob] = [
+                job for job in self._jobs.values() if job.is_claimed and job.outcome is None
+            ]
+        fetching = self._uploads.fetching
         return jobs if fetching is None else [*jobs, fetching]
+
+    def names(self) -> Collection[str]:
+        """Return the names of all jobs of this process, claimed or about to be."""
+        with self._lock:
+            names = {name for name, keep in self._jobs if keep}
+        fetching = self._uploads.fetching
+        return names if fetching is None else {*names, fetching.name}
+
+    def regain(self, owned: OwnedJob) -> None:
+        """Go on with a job that the table says is not this process's any more.
+
+        The database, or this process, was away for longer than a lease. What nobody has claimed
+        since is claimed again. Of another's, or of a cancelled one, those who wait here get the
+        result all the same; where nobody does, it stops.
+        """
+        if self._table.reclaim(owned.name):
+            return
+        with self._lock:
+            job = self._jobs.get((owned.name, True))
+            if job is owned and job.waiters > 0:
+                job.give_up_claim()
+            else:
+                owned.progress.cancelled = True
 
     def _run(self, job: Job) -> None:
         """Compute a job's result to its end, good or bad; runs on a thread of the pool."""
@@ -291,7 +260,7 @@ class LocalJobs:
         try:
             job.file.close()
             job.place.release()
-            self._record_end(job, outcome)
+            self._claims.record_end(job, outcome)
         finally:
             with self._lock:
                 if self._jobs.get((job.name, job.keep)) is job:
@@ -301,7 +270,7 @@ class LocalJobs:
     def _find_outcome(self, job: Job) -> Outcome:
         """Compute a job's result; whatever goes wrong, those who wait must hear of it."""
         try:
-            self._claim(job)
+            self._claims.claim(job)
             return self._pipeline.compute(job)
         except ServiceError as error:
             return Failed(error.renew())
@@ -312,53 +281,3 @@ class LocalJobs:
         except Exception:
             logger.exception("computing %s failed", job.name)
             return Failed(ServiceError("The picture could not be computed."))
-
-    def _claim(self, job: Job) -> None:
-        """Wait until this process owns the job in the table.
-
-        Another may have had it until then, and stored its result.
-        """
-        has_waited = False
-        while job.keep and not job.is_claimed:
-            if job.progress.cancelled:
-                raise JobCancelled("Nobody wants this picture any more.")
-            try:
-                if has_waited and self._table.is_done(job.name):
-                    return
-                if self._table.claim(
-                    job.name,
-                    job.options.as_dict(),
-                    job.place.pixels,
-                    self._max_sync_seconds,
-                ):
-                    # Never set to False: the keeper may have claimed it meanwhile.
-                    job.is_claimed = True
-                    if job.progress.cancelled:
-                        self._table.give_back(job.name)
-            except DatabaseDown:
-                self._counters.add("jobs_unavailable")
-                return  # this process alone still computes each result once
-            if not job.is_claimed:
-                if job.waiters == 0:
-                    raise JobCancelled("Nobody waits for this picture any more.")
-                time.sleep(CLAIM_POLL_SECONDS)
-                has_waited = True
-
-    def _record_end(self, job: Job, outcome: Outcome) -> None:
-        """Tell the table how a job ended; a cancelled one is in it already, or handed over."""
-        if not job.is_claimed or job.progress.cancelled:
-            return
-        error = outcome.error
-        try:
-            if isinstance(error, (Busy, NotStored, JobCancelled)):
-                # It may succeed later, or elsewhere, if there is an upload for that. No job is to
-                # blame for a store that is down.
-                self._table.give_back(job.name, counts=not isinstance(error, StoreDown))
-            else:
-                problem = describe(error) if error else None
-                tiles = job.progress.tiles_total
-                self._spool.remove(self._table.finish(job.name, problem, tiles))
-                if job.is_asynchronous and error is not None and error.status >= 500:
-                    self._counters.add("job_faults")
-        except DatabaseDown:
-            self._counters.add("jobs_unavailable")

@@ -48,7 +48,13 @@ class Pipeline:
     def compute(self, job: Job) -> Outcome:
         """Make a job's result, and store it where it may be kept."""
         # Another process, or a job that ended a moment ago, may have stored it meanwhile.
-        stored = self._cache.open(job.name)
+        try:
+            stored = self._cache.open(job.name)
+        except StoreDown:
+            # Who waits can have the result without the store; a ticket cannot.
+            if job.is_asynchronous:
+                raise
+            stored = None
         if stored is not None:
             stored.file.close()
             return Stored(stored.note)

@@ -58,7 +58,10 @@ class Resources:
             settings.cache_min_free_mb,
             settings.cache_max_age_days,
         )
-        self.remote = RemoteStore(settings.store_url) if settings.store_url else None
+        self.remote = None
+        if settings.store_url:
+            # Uploads are there only where the machines share their jobs.
+            self.remote = RemoteStore(settings.store_url, is_marked=bool(settings.database_url))
         self.cache, self.spool = open_tiers(settings, self.remote, self.limiter)
         self.model_loader = ModelLoader(load)
         self.scheduler = Scheduler(settings, lambda: self.model_loader.get().seconds_per_pixel)

@@ -73,8 +73,13 @@ class Spool(Protocol):
     def used_bytes(self) -> int:
         """What the uploads take, as far as this process knows."""
 
-    def identity(self) -> str:
+    def identity(self, is_known: bool) -> str:
         """Return what all who can read these uploads call the spool, and nobody else.
+
+        Parameters
+        ----------
+        is_known : the jobs table has had its uploads here: where the spool has no name now, what
+            is seen may be a folder where something is not mounted
 
         Raises
         ------
@@ -137,8 +142,8 @@ class FolderSpool:
         """Return the folder."""
         return str(self.folder)
 
-    def identity(self) -> str:
-        """Return what a file beside the folder says."""
+    def identity(self, is_known: bool) -> str:
+        """Return what a file beside the folder says; one that was removed may be made anew."""
         return read_identity(self.folder.with_name(f"{self.folder.name}.id"))
 
     def store(self, upload: BinaryIO, table_id: str, client: str = "") -> str:

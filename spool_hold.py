@@ -97,7 +97,7 @@ class SpoolHold:
         """Take the table, or keep it; tell whether it is this process's."""
         with self._lock:
             try:
-                self._identity = self._identity or self._spool.identity()
+                self._identity = self._identity or self._spool.identity(self._is_known())
                 is_held = self._keep() or self._take_over()
             except (DatabaseDown, OSError, StoreDown) as error:
                 logger.error("%s %s", error, error.__cause__ or "")
@@ -108,6 +108,11 @@ class SpoolHold:
                 logger.error("%s", self._explain())
             self.is_held = is_held
             return is_held
+
+    def _is_known(self) -> bool:
+        """Tell whether the table had its uploads at this place when it was last used."""
+        rows = self._jobs.database.execute("SELECT place FROM spool_hold")
+        return any(place.rpartition(" of ")[0] == self._spool.place for (place,) in rows)
 
     def _keep(self) -> bool:
         """Renew what nobody has, or whoever has this spool."""

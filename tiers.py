@@ -21,7 +21,7 @@ from result_cache import (
     read_note,
 )
 from settings import Settings
-from spool import FolderSpool, Spool, make_spool_name, measure_length, read_identity
+from spool import FolderSpool, Spool, make_spool_name, measure_length
 from spool_budget import CLIENT_SHARE, SpoolBudget
 
 # The store is asked for forgotten uploads this often. They are old by its clock, which may differ
@@ -32,6 +32,8 @@ SPOOL_GRACE_SECONDS = 3600.0
 SPOOL_RECOUNT_SECONDS = 5.0
 # What was removed from the store is not served from a folder for longer than this.
 CONFIRM_SECONDS = 86400.0
+# A result that comes damaged may be so on its way only.
+FETCHES = 3
 
 logger = logging.getLogger(__name__)
 
@@ -106,21 +108,22 @@ class TieredCache(ResultCache):
 
     def _fetch(self, name: str) -> bool:
         """Copy a result from the store to the folder; tell whether it is there now."""
-        pieces = self._remote.get(result_key(name))
-        if pieces is None:
-            return False
         try:
-            with self._write(pieces) as temporary:
-                if not is_whole(temporary):
-                    logger.error("removing a result that is damaged in the store: %s", name)
-                    self.damaged += 1
-                    self._remote.remove([result_key(name)])
+            for _ in range(FETCHES):
+                pieces = self._remote.get(result_key(name))
+                if pieces is None:
                     return False
-                super()._publish(temporary, name)
+                with self._write(pieces) as temporary:
+                    if is_whole(temporary):
+                        super()._publish(temporary, name)
+                        return True
         except (OSError, ResultTooLarge) as error:
             logger.error("cannot keep a result in %s: %s", self.folder, error)
             return False
-        return True
+        logger.error("removing a result that is damaged in the store: %s", name)
+        self.damaged += 1
+        self._remote.remove([result_key(name)])
+        return False
 
 
 def open_tiers(
@@ -173,10 +176,9 @@ class RemoteSpool:
         """Return the store's URL."""
         return self._remote.url
 
-    def identity(self) -> str:
+    def identity(self, is_known: bool) -> str:
         """Return the bucket's name, or what a file says in a folder that has many paths."""
-        folder = self._remote.folder
-        return read_identity(folder / "spool.id") if folder else self._remote.url
+        return self._remote.identify(is_known)
 
     def store(self, upload: BinaryIO, table_id: str, client: str = "") -> str:
         """Keep an upload."""

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 from PIL import Image
 from skimage import data
 
@@ -31,10 +32,12 @@ from tests.dask_cluster import DaskCluster, run_dask
 from tests.e2e.nginx import Nginx, run_nginx
 from tests.postgres import run_postgres
 from tests.s3 import run_s3
+from tests.s3_proxy import S3Proxy, run_s3_proxy
 from tests.service import GUNICORN, Service, run_service
 
 WAIT_SECONDS = 240
 CLIENTS = 12
+FIRST_USER = "first"
 
 
 @dataclass
@@ -44,19 +47,36 @@ class Machines:
     nginx: Nginx
     replicas: list[Service]
     dask: DaskCluster | None
+    store: S3Proxy | None
+    database_url: str
 
 
 @contextmanager
 def run_machines(
-    folder: Path, with_dask: bool = True, prefixes: Sequence[Sequence[str]] = ((), ())
+    folder: Path,
+    with_dask: bool = True,
+    prefixes: Sequence[Sequence[str]] = ((), ()),
+    for_outages: bool = False,
 ) -> Iterator[Machines]:
-    """Run all until the block ends, with a replica for each prefix, which begins its command."""
+    """Run all until the block ends, with a replica for each prefix, which begins its command.
+
+    For outages, a proxy stands before the store, and the first replica has a database user of its
+    own, `FIRST_USER`.
+    """
     with ExitStack() as stack:
         s3 = stack.enter_context(run_s3(folder / "s3"))
         variables = dict(s3.environment)
+        proxy = stack.enter_context(run_s3_proxy(s3.url)) if for_outages else None
+        if proxy is not None:
+            variables["AWS_ENDPOINT_URL"] = proxy.url
+        database_url = stack.enter_context(run_postgres(folder / "postgres"))
+        urls = [database_url for _ in prefixes]
+        if for_outages:
+            with psycopg.connect(database_url) as connection:
+                connection.execute(f"CREATE ROLE {FIRST_USER} SUPERUSER LOGIN")
+            urls[0] = database_url.replace("sr@", f"{FIRST_USER}@")
         settings: dict[str, Any] = {
             "store_url": s3.store_url,
-            "database_url": stack.enter_context(run_postgres(folder / "postgres")),
             "trusted_proxies": 1,
             "max_sync_seconds": WAIT_SECONDS,
         }
@@ -71,14 +91,15 @@ def run_machines(
                 run_service(
                     folder / f"replica{number}",
                     [*prefix, "env", *assignments, *GUNICORN],
+                    database_url=url,
                     **settings,
                 )
             )
-            for number, prefix in enumerate(prefixes)
+            for number, (prefix, url) in enumerate(zip(prefixes, urls, strict=True))
         ]
         ports = [int(replica.url.rpartition(":")[2]) for replica in replicas]
         nginx = stack.enter_context(run_nginx(folder / "nginx", *ports, rate="1000r/s"))
-        yield Machines(nginx, replicas, dask)
+        yield Machines(nginx, replicas, dask, proxy, database_url)
 
 
 def draw(number: int) -> bytes:
@@ -96,6 +117,7 @@ class Client:
     def __init__(self, client: httpx.Client) -> None:
         self._client = client
         self.answers: Counter[int] = Counter()
+        self.problems: Counter[str] = Counter()
 
     def _ask(self, method: str, url: str, **options: Any) -> httpx.Response:
         """Send a request; where the service says that it is busy, again."""
@@ -103,6 +125,8 @@ class Client:
         while True:
             answer = self._client.request(method, url, timeout=WAIT_SECONDS, **options)
             self.answers[answer.status_code] += 1
+            if answer.status_code >= 400:
+                self.problems[answer.json()["code"]] += 1
             if answer.status_code != 503 or time.monotonic() > deadline:
                 return answer
             time.sleep(0.5)
@@ -118,6 +142,7 @@ class Client:
             while status["state"] in {"queued", "running"}:
                 url = httpx.URL(status["status_url"]).raw_path.decode()
                 status = self._ask("GET", url, headers={"Prefer": "wait=5"}).json()
+                assert "state" in status, status
             assert status["state"] == "done", status
             answer = self._ask("GET", httpx.URL(status["result"]).raw_path.decode())
         assert answer.status_code == 200, (answer.status_code, answer.text)

@@ -1,0 +1,100 @@
+"""The upload of a claimed job: found, whole, and still of an accepted kind."""
+
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from errors import JobCancelled, UploadLost
+from image_codec import ImageHeader
+from job_records import Claim
+from lanes import Progress
+from options import Options
+from resources import Resources
+from result_cache import hash_file
+
+# A store that has been restored, a mount, or a line that damages what it carries: minutes are
+# enough for an operator's restart, and whoever waits for a lost upload need not wait for longer.
+DOUBT_SECONDS = 60.0
+# An upload in doubt is looked for again after this; others are computed meanwhile.
+DOUBT_PAUSE_SECONDS = 5.0
+# What nobody has asked for again so long after its first doubt is over, or another process has it.
+FORGET_SECONDS = 10 * DOUBT_SECONDS
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Fetching:
+    """A claimed job whose upload is not there yet."""
+
+    name: str
+    is_asynchronous: bool = True
+    progress: Progress = field(default_factory=Progress)
+
+
+class ClaimedUploads:
+    """Opens the uploads of claimed jobs, one after the other.
+
+    An upload that cannot be found, or is damaged, may be there in a moment. It is lost when it
+    was so again and again for a minute.
+
+    Attributes
+    ----------
+    fetching : the job whose upload is being opened
+    """
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+        self._spool = resources.spool
+        self._doubted_since: dict[str, float] = {}
+        self.fetching: Fetching | None = None
+
+    def open(self, claim: Claim, options: Options) -> tuple[BinaryIO, ImageHeader]:
+        """Return the upload of a claim, and its header.
+
+        Raises
+        ------
+        UploadLost
+            It is not there, or not what was sent; `is_lost` tells whether that is so for good.
+        OSError, StoreDown
+            It cannot be read now.
+        ServiceError
+            It is refused, or nobody needs it.
+        """
+        fetching = self.fetching = Fetching(claim.name)
+        file = None
+        try:
+            file = self._spool.open(claim.spool)
+            if file is None:
+                # Lost, or over: the spool is emptied only after the result is stored.
+                is_stored = self._resources.cache.contains(claim.name)
+                raise JobCancelled("stored") if is_stored else UploadLost("The upload is lost.")
+            if hash_file(file) != claim.name.partition(".")[0]:
+                raise UploadLost("The upload is damaged.")
+            self._doubted_since.pop(claim.spool, None)
+            if fetching.progress.cancelled:
+                raise JobCancelled("It took too long; another process has it.")
+            return file, self._resources.read_header(
+                file, options, lambda: fetching.progress.cancelled
+            )
+        except BaseException:
+            if file is not None:
+                file.close()
+            raise
+        finally:
+            self.fetching = None
+
+    def is_lost(self, spool: str) -> bool:
+        """Tell whether an upload that was just not found, or damaged, has been so for long."""
+        now = time.monotonic()
+        self._doubted_since = {
+            name: since
+            for name, since in self._doubted_since.items()
+            if now - since < FORGET_SECONDS
+        }
+        since = self._doubted_since.setdefault(spool, now)
+        is_lost = now - since >= DOUBT_SECONDS
+        if is_lost:
+            del self._doubted_since[spool]
+        return is_lost

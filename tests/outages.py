@@ -1,0 +1,231 @@
+"""Outages of what machines share, while they work: the database's, the store's, the machines'.
+
+    make cluster        (python -m tests.outages [--pictures 30] [NAME ...])
+
+Two replicas behind the shipped Nginx, PostgreSQL, an S3 server behind a proxy that spoils. In each
+outage pictures are uploaded, half of them as jobs. None may be lost, each result must be that of
+one machine alone, and who waits must get it. A short form is among the tests.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import httpx
+import psycopg
+from PIL import Image
+from skimage import data
+
+from tests.cluster import CLIENTS, FIRST_USER, Client, Machines, run_machines, wait_for_share
+from tests.conftest import encode
+from tests.postgres import BIN, run_tool
+from tests.service import run_service
+
+SIDE = 220
+# What an upload may be told: try again in a moment. Not that its computation was interrupted.
+HONEST = {"jobs_unavailable", "store_unavailable", "not_stored"}
+
+Stage = Callable[[Machines, Path], Iterator[None]]
+
+
+def draw(number: int) -> bytes:
+    """Return a picture that no other number has, some tenths of a second's work."""
+    left, top = 7 * (number % 40), 11 * (number // 40)
+    photo = Image.fromarray(data.astronaut()).crop((left, top, left + SIDE, top + SIDE))
+    return encode(photo, "PNG")
+
+
+# --- what goes wrong
+
+
+def spoil_store(fault: str, machines: Machines, _folder: Path) -> Iterator[None]:
+    """Let the proxy before the store have a fault."""
+    assert machines.store is not None
+    with machines.store.spoil(fault):
+        yield
+
+
+def control(folder: Path, *command: str) -> None:
+    """Run pg_ctl on the server."""
+    run_tool(f"{BIN}/pg_ctl", "-D", str(folder / "postgres" / "data"), "-w", *command)
+
+
+def start_database(folder: Path, machines: Machines, options: str = "") -> None:
+    """Start the server as it was started first."""
+    port = httpx.URL(machines.database_url).port
+    server = folder / "postgres"
+    common = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={server}"
+    control(folder, "-l", str(server / "log"), "-o", f"{common} {options}", "start")
+
+
+def stop_database(machines: Machines, folder: Path) -> Iterator[None]:
+    """Stop the server, and start it again."""
+    control(folder, "-m", "immediate", "stop")
+    yield
+    start_database(folder, machines)
+
+
+def make_database_read_only(machines: Machines, folder: Path) -> Iterator[None]:
+    """Restart the server as one that takes no writes, as in a failover, and back."""
+    control(folder, "-m", "fast", "stop")
+    start_database(folder, machines, "-c default_transaction_read_only=on")
+    yield
+    control(folder, "-m", "fast", "stop")
+    start_database(folder, machines)
+
+
+def freeze_database(_machines: Machines, folder: Path) -> Iterator[None]:
+    """Stop all processes of the server where they are."""
+    first = int((folder / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
+
+    def tell_all(number: signal.Signals) -> None:
+        found = subprocess.run(("ps", "-o", "pid=", "--ppid", str(first)), capture_output=True)
+        for process in (first, *map(int, found.stdout.split())):
+            os.kill(process, number)
+
+    tell_all(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        tell_all(signal.SIGCONT)
+
+
+def lock_table(machines: Machines, _folder: Path) -> Iterator[None]:
+    """Let a session have the jobs table for itself."""
+    with psycopg.connect(machines.database_url) as connection:
+        connection.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
+        yield
+
+
+def cut_one_replica_off(machines: Machines, _folder: Path) -> Iterator[None]:
+    """Keep the first replica alone from the database."""
+    with psycopg.connect(machines.database_url, autocommit=True) as connection:
+        connection.execute(f"ALTER ROLE {FIRST_USER} NOLOGIN")
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s",
+            [FIRST_USER],
+        )
+        yield
+        connection.execute(f"ALTER ROLE {FIRST_USER} LOGIN")
+
+
+def reload_replicas(machines: Machines, _folder: Path) -> Iterator[None]:
+    """Restart both replicas' workers at once."""
+    for replica in machines.replicas:
+        replica.process.send_signal(signal.SIGHUP)
+    yield
+
+
+@dataclass(frozen=True)
+class Outage:
+    """Something that goes wrong for so many seconds."""
+
+    seconds: float
+    stage: Stage
+
+
+OUTAGES = {
+    "database stopped": Outage(8, stop_database),
+    "database read-only": Outage(14, make_database_read_only),
+    "database frozen": Outage(16, freeze_database),
+    "table locked": Outage(16, lock_table),
+    "one replica without database": Outage(16, cut_one_replica_off),
+    "store unreachable": Outage(8, partial(spoil_store, "cut off")),
+    "store frozen": Outage(16, partial(spoil_store, "frozen")),
+    "404 NoSuchBucket": Outage(8, partial(spoil_store, "no bucket")),
+    "400 ExpiredToken": Outage(8, partial(spoil_store, "expired")),
+    "403 AccessDenied": Outage(8, partial(spoil_store, "forbidden")),
+    "truncated reads": Outage(8, partial(spoil_store, "truncated")),
+    "corrupted reads": Outage(8, partial(spoil_store, "corrupted")),
+    "corrupted writes": Outage(8, partial(spoil_store, "corrupted writes")),
+    "both reloaded": Outage(1, reload_replicas),
+}
+
+
+# --- what comes of it
+
+
+@dataclass
+class Report:
+    """How one outage went."""
+
+    answers: Counter[int]
+    problems: Counter[str]
+    seconds: float
+
+
+def try_outage(
+    outage: Outage, machines: Machines, folder: Path, pictures: Sequence[bytes]
+) -> tuple[Report, list[bytes]]:
+    """Upload pictures through an outage; return what was answered, and the results."""
+    staged = contextmanager(outage.stage)
+    started = time.monotonic()
+    with machines.nginx.client() as connection, ThreadPoolExecutor(CLIENTS) as pool:
+        client = Client(connection)
+        sent = [
+            pool.submit(client.enhance, picture, index % 2 == 0)
+            for index, picture in enumerate(pictures)
+        ]
+        wait_for_share(sent, 0.1)
+        with staged(machines, folder):
+            time.sleep(outage.seconds)
+        results = [each.result() for each in sent]
+    return Report(client.answers, client.problems, time.monotonic() - started), results
+
+
+def try_outages(folder: Path, number: int, names: Sequence[str]) -> dict[str, Report]:
+    """Try outages one after the other.
+
+    Raises
+    ------
+    AssertionError
+        A job was lost, a result is not one machine's, or who waited was told to start anew.
+    """
+    reports: dict[str, Report] = {}
+    uploaded: list[bytes] = []
+    results: list[bytes] = []
+    with run_machines(folder, with_dask=False, for_outages=True) as machines:
+        for name in names:
+            pictures = [draw(len(uploaded) + each) for each in range(number)]
+            reports[name], made = try_outage(OUTAGES[name], machines, folder, pictures)
+            uploaded += pictures
+            results += made
+            print(describe(name, OUTAGES[name], reports[name]), flush=True)
+    with run_service(folder / "alone") as service, httpx.Client(base_url=service.url) as connection:
+        alone = Client(connection)
+        assert [alone.enhance(picture, False) for picture in uploaded] == results
+    for name, report in reports.items():
+        assert report.problems.keys() <= HONEST, (name, report)
+    return reports
+
+
+def describe(name: str, outage: Outage, report: Report) -> str:
+    """Return a row of the table in docs/operations.md."""
+    problems = ", ".join(f"{number} {code}" for code, number in report.problems.items()) or "none"
+    good = f"{report.answers[200]} 200, {report.answers[202]} 202"
+    return f"| {name}, {outage.seconds:g} s | {good} | {problems} | {report.seconds:.0f} |"
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=[*OUTAGES], metavar="NAME")
+    parser.add_argument("--pictures", type=int, default=30, help="in each outage")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)  # PostgreSQL runs as a user of its own
+        try_outages(Path(name), arguments.pictures, arguments.names)
+
+
+if __name__ == "__main__":
+    main()
