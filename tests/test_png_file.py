@@ -5,12 +5,14 @@ import struct
 import zlib
 from io import BytesIO
 
+import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from errors import UndecodableImage, UnsupportedUpload
 from image_codec import Picture, decode_image, read_header
+from metadata import MAX_PROFILE_BYTES, Metadata
 from png_file import make_chunk, read_png, walk_chunks
 from tests.conftest import encode
 
@@ -52,6 +54,137 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("kind", TEXTS)
+@pytest.mark.parametrize("is_behind", [False, True], ids=["before pixels", "behind"])
+def test_text_of_any_length_costs_no_picture(kind: str, is_behind: bool) -> None:
+    text = TEXTS[kind]
+    content = PNG[:-12] + text + PNG[-12:] if is_behind else with_chunks(text)
+    assert_same_pixels(decode(content))
+
+
+def padded_profile(length: int) -> bytes:
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    profile += bytes(length - len(profile))
+    profile[:4] = struct.pack(">I", length)
+    return bytes(profile)
+
+
+def test_profile_of_more_than_a_megabyte_is_kept() -> None:
+    profile = padded_profile(1_500_000)
+    chunk = make_chunk(b"iCCP", b"icc\0\0" + zlib.compress(profile))
+    picture = decode(with_chunks(chunk))
+    assert_same_pixels(picture)
+    assert picture.metadata.icc_profile == profile
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        zlib.compress(padded_profile(MAX_PROFILE_BYTES + 1)),
+        zlib.compress(bytes(200_000_000), 9),
+        b"rubbish",
+        b"",
+    ],
+    ids=["too long", "bomb", "damaged", "empty"],
+)
+def test_profile_that_cannot_be_used_costs_no_picture(packed: bytes) -> None:
+    picture = decode(with_chunks(make_chunk(b"iCCP", b"icc\0\0" + packed)))
+    assert_same_pixels(picture)
+    assert picture.metadata.icc_profile is None
+
+
+def tagged() -> bytes:
+    exif = Image.Exif()
+    exif[0x013B] = "An artist"
+    return exif.tobytes().removeprefix(b"Exif\0\0")
+
+
+ANCILLARY = {
+    b"tEXt": b"Comment\0hello",
+    b"gAMA": struct.pack(">I", 45455),
+    b"cHRM": bytes(32),
+    b"tIME": bytes(7),
+    b"bKGD": bytes(6),
+    b"abCd": b"private",
+    b"pHYs": struct.pack(">IIB", 11811, 11811, 1),
+    b"tRNS": bytes(6),
+    b"iCCP": b"icc\0\0" + zlib.compress(padded_profile(3200)),
+    b"eXIf": tagged(),
+}
+
+
+@pytest.mark.parametrize("name", ANCILLARY)
+def test_ancillary_chunk_with_a_wrong_check_sum_is_left_out(name: bytes) -> None:
+    picture = decode(with_chunks(damage(make_chunk(name, ANCILLARY[name]))))
+    assert_same_pixels(picture)
+    assert picture.alpha is None
+    assert picture.metadata == Metadata()
+
+
+def palette_png(transparency: bytes, *, late: bool = False, early: bool = False) -> bytes:
+    indices = np.zeros((6, 6), np.uint8)
+    indices[2:4], indices[4:] = 1, 2
+    pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in indices))
+    header = make_chunk(b"IHDR", struct.pack(">IIBBBBB", 6, 6, 8, 3, 0, 0, 0))
+    chunk = make_chunk(b"tRNS", transparency)
+    parts = [make_chunk(b"PLTE", PALETTE), chunk, make_chunk(b"IDAT", pixels)]
+    if late:
+        parts = [parts[0], parts[2], chunk]
+    if early:
+        parts = [chunk, parts[0], parts[2]]
+    return PNG[:8] + header + b"".join(parts) + make_chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("name", [b"IHDR", b"PLTE", b"IDAT"])
+def test_needed_chunk_with_a_wrong_check_sum_is_an_error(name: bytes) -> None:
+    """As in libpng, whose default it is: the picture would be another than was meant."""
+    content = palette_png(b"\0")
+    chunks = {found: (start, end) for found, start, end in walk_chunks(content)}
+    at = chunks[name][1]
+    broken = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+    with pytest.raises(UndecodableImage, match=r"damaged|first pixel"):
+        decode(broken)
+
+
+def alpha_of_libpng(content: bytes) -> list[int]:
+    """What libpng takes for the alpha of each of the three colours."""
+    decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert decoded is not None
+    column = decoded[::2, 0]
+    return [255] * 3 if column.shape[1] == 3 else [int(alpha) for alpha in column[:, 3]]
+
+
+@pytest.mark.parametrize(
+    "transparency",
+    [
+        *(b"\0", b"\0\x0a", b"\xff\0\x0a", b"\x0a", b"\0\xff\x0a", b"\xff\0\xff", b"\x80\x40\x20"),
+        *(b"\0\0\0\0", b"\0" * 257, b""),
+    ],
+    ids=lambda each: each[:4].hex(" ") or "empty",
+)
+def test_transparency_of_a_palette_is_as_libpng_reads_it(transparency: bytes) -> None:
+    content = palette_png(transparency)
+    picture = decode(content)
+    found = [255] * 3 if picture.alpha is None else picture.alpha[::2, 0].tolist()
+    assert found == alpha_of_libpng(content)
+    assert (picture.alpha is None) == (len(transparency) not in {1, 2, 3})
+
+
+@pytest.mark.parametrize("place", [{"late": True}, {"early": True}], ids=["behind pixels", "early"])
+def test_transparency_in_the_wrong_place_counts_for_nothing(place: dict[str, bool]) -> None:
+    assert decode(palette_png(b"\0\x80", **place)).alpha is None
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 4, 5, 7, 8])
+def test_transparent_colour_of_a_wrong_length_counts_for_nothing(length: int) -> None:
+    assert decode(with_chunks(make_chunk(b"tRNS", bytes(length)))).alpha is None
+
+
+def turned() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif.tobytes().removeprefix(b"Exif\0\0")
+
+
 @pytest.mark.parametrize("is_behind", [False, True], ids=["before pixels", "behind"])
 def test_exif_turns_the_picture_wherever_it_stands(is_behind: bool) -> None:
     chunk = make_chunk(b"eXIf", turned())
