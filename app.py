@@ -18,7 +18,7 @@ from charges import Charge
 from dask_tiles import load_on_cluster
 from errors import BadRequest, NotStored, ResultNotFound
 from formats import FORMATS
-from forms import FormRequest
+from forms import FIELD, FormRequest
 from job_routes import JobRoutes, read_preference
 from metrics import install_metrics
 from openvino_engine import load_fastest
@@ -30,7 +30,7 @@ from result_cache import KEY_PATTERN, NAME_PATTERN, READ_CHUNK_BYTES, StoredResu
 from runner import Result, Runner
 from settings import PROJECT_DIR, Settings
 from super_resolution import SuperResolution
-from uploads import FIELD, drain_body, has_left, read_upload
+from uploads import drain_body, has_left, read_upload
 from web_pages import install_web_pages
 
 VERSION = "0.1.0"

@@ -28,7 +28,12 @@ from werkzeug.sansio.multipart import (
 
 from errors import BadRequest, UnsupportedUpload
 
+# The field of the picture; of all files its bytes alone are kept.
+FIELD = "image"
 PIECE_BYTES = 64 * 1024
+# Of a part's headers, and of all texts together: options take less than a kilobyte. Each request
+# that waits keeps its form.
+MAX_HEADER_BYTES, MAX_TEXT_BYTES = 16 * 1024, 64 * 1024
 # A picture's name where the client says none.
 DEFAULT_NAME = "image"
 LET_CLIENT = "Let the browser or client set the Content-Type of a form itself."
@@ -65,6 +70,8 @@ class FormDecoder(MultipartDecoder):
     """Werkzeug's decoder, for the headers that real clients send too."""
 
     def _parse_headers(self, data: bytes | bytearray) -> Headers:
+        if len(data) > MAX_HEADER_BYTES:
+            raise RequestEntityTooLarge
         try:
             data.decode()
         except UnicodeDecodeError:
@@ -107,12 +114,19 @@ class FormDecoder(MultipartDecoder):
 
 @dataclass
 class Part:
-    """One field of a form; `file_name` is None where it is text."""
+    """One field of a form.
+
+    Attributes
+    ----------
+    file_name : None where it is text
+    content : empty where it is a file that nobody wants
+    """
 
     name: str
     file_name: str | None
     headers: Headers
     content: IO[bytes]
+    is_kept: bool = True
 
 
 class FormParser(FormDataParser):
@@ -180,18 +194,20 @@ class FormParser(FormDataParser):
         """Begin parts, and fill the last one."""
         for event in events:
             if isinstance(event, Field | File):
-                parts.append(self._begin_part(event, content_length))
+                is_first = all(part.name != event.name for part in parts)
+                parts.append(self._begin_part(event, content_length, is_first))
             elif isinstance(event, Data):
                 part = parts[-1]
-                part.content.write(event.data)
-                limit = self.max_form_memory_size
-                if part.file_name is None and limit and part.content.tell() > limit:
+                if part.is_kept:
+                    part.content.write(event.data)
+                texts = [each for each in parts if each.file_name is None]
+                if sum(each.content.tell() for each in texts) > MAX_TEXT_BYTES:
                     raise BadRequest(
                         f"The text field {part.name[:40]!r} is too long; a file has a file name, "
                         "or a Content-Type such as image/png."
                     )
 
-    def _begin_part(self, event: Field | File, content_length: int | None) -> Part:
+    def _begin_part(self, event: Field | File, content_length: int | None, is_first: bool) -> Part:
         if not event.name:
             raise BadRequest("A part of the form has no name; it must have that of its field.")
         if event.headers.get("Content-Transfer-Encoding", "").lower() not in PLAIN_ENCODINGS:
@@ -205,6 +221,8 @@ class FormParser(FormDataParser):
             file_name = DEFAULT_NAME
         else:
             return Part(event.name, None, event.headers, BytesIO())
+        if event.name != FIELD or not is_first:
+            return Part(event.name, file_name, event.headers, BytesIO(), is_kept=False)
         content = self.stream_factory(content_length, media_type, file_name, None)
         return Part(event.name, file_name, event.headers, content)
 

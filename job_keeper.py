@@ -51,7 +51,7 @@ class JobExecutor(Protocol):
         """Go on with a job whose lease was lost, or stop it."""
 
     def rest(self) -> None:
-        """Give back what is not needed while nothing is computed; called every few seconds."""
+        """Give back what is not needed any more; called every few seconds."""
 
     def run_claimed(self, claim: Claim) -> None:
         """Start a claimed job.

@@ -51,7 +51,6 @@ class LocalJobs:
         self._jobs: dict[tuple[str, bool], Job] = {}  # by name, and whether they are kept
         self._claims = JobClaims(resources)
         self._uploads = ClaimedUploads(resources)
-        self._has_worked = False
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="picture")
 
     def __len__(self) -> int:
@@ -130,10 +129,8 @@ class LocalJobs:
             del self._jobs[job.name, job.keep]
 
     def rest(self) -> None:
-        """Give memory back that no picture needs now, once after each time of work."""
-        if self._has_worked and not self._jobs:
-            self._has_worked = False
-            machine.return_free_memory()
+        """Give memory back that pictures and uploads no longer need."""
+        machine.return_free_memory()
 
     def claimable_pixels(self) -> int | None:
         """Return the most pixels that the next claimed job may have; None: any number; 0: none.
@@ -255,7 +252,6 @@ class LocalJobs:
 
     def _run(self, job: Job) -> None:
         """Compute a job's result to its end, good or bad; runs on a thread of the pool."""
-        self._has_worked = True
         outcome = job.outcome = self._find_outcome(job)
         try:
             job.file.close()

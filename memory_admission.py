@@ -153,7 +153,10 @@ class MemoryQueue:
             held.is_guest = False
 
     def _is_oldest_due(self) -> bool:
-        return self._overtaking_work >= self.waiting[0].work
+        # Who does not fit at all now, since the machine has less than it had, keeps nobody waiting.
+        oldest = self.waiting[0]
+        can_fit = oldest.peak_bytes * (1 + HEADROOM_SHARE) <= self.limit_bytes
+        return can_fit and self._overtaking_work >= oldest.work
 
     def _choose(self) -> Claim | None:
         """Return the next that may hold memory; None: all have to wait."""
@@ -189,10 +192,12 @@ class MemoryAdmission:
         self._measure = measure
         self._changed = threading.Condition()
         self._queue = MemoryQueue(0)
+        self._most_bytes = 0
 
     def _measure_when_idle(self) -> None:
         if not self._queue.held:
             self._queue.limit_bytes = self._measure()
+            self._most_bytes = max(self._most_bytes, self._queue.limit_bytes)
 
     @property
     def used_bytes(self) -> int:
@@ -202,10 +207,13 @@ class MemoryAdmission:
 
     @property
     def largest_bytes(self) -> int:
-        """What a picture may need to be admitted at all."""
+        """What a picture may need to be admitted at all.
+
+        By the most that there ever was: what others hold for a moment is no reason to refuse.
+        """
         with self._changed:
             self._measure_when_idle()
-        return int(self._queue.limit_bytes / (1 + HEADROOM_SHARE))
+        return int(self._most_bytes / (1 + HEADROOM_SHARE))
 
     @property
     def is_contended(self) -> bool:

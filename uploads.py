@@ -19,11 +19,10 @@ from werkzeug.wrappers import Request
 
 from errors import BadRequest, Busy, UnsupportedUpload, UploadTimeout, UploadTooLarge
 from file_kinds import ACCEPTED_NAMES
-from forms import DEFAULT_NAME, is_picture_type
+from forms import DEFAULT_NAME, FIELD, is_picture_type
 from pace import UploadTransfer, watch
 from result_cache import READ_CHUNK_BYTES, hash_file
 
-FIELD = "image"
 # Uploads up to this size stay in memory; larger ones are spooled to a temporary file.
 SPOOL_BYTES = 512 * 1024
 HOW_TO_UPLOAD = (

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from email.message import Message
 from http.client import HTTPConnection
+from io import BytesIO
 from urllib.parse import unquote
 
 import pytest
 from PIL import Image
 from requests import Request as ClientRequest
 
+from forms import FormParser
 from tests.conftest import encode
 from tests.service import Service, run_service
 
@@ -270,6 +272,8 @@ def test_a_librarys_form_with_options_is_read(service: Service) -> None:
         (make_part(b'form-data; filename="a.png"') + END, FORM, 400, "has no name"),
         (make_part(b'form-data; name="a"', b"1", b"") * 33 + END, FORM, 400, "more than 32 fields"),
         (make_part(IMAGE, PNG, b"X-A: " + b"a" * 600_000 + b"\r\n") + END, FORM, 400, "headers that are too long"),
+        (make_part(IMAGE, PNG, b"X-A: " + b"a" * 17_000 + b"\r\n") + END, FORM, 400, "headers that are too long"),
+        (make_part(b'form-data; name="_a"', b"a" * 9000, b"") * 8 + FILE + END, FORM, 400, "'_a' is too long"),
         (make_part(b'form-data; name="image"', LARGE, b"") + END, FORM, 400, "'image' is too long"),
         (make_part(b'form-data; name="image"', PNG, b"") + END, FORM, 400, "'image' is text"),
         (make_part(b'form-data; name="photo"; filename="a"') + END, FORM, 400, "no file in the field 'image'"),
@@ -298,6 +302,20 @@ def test_field_that_is_no_option_is_refused(service: Service, field: bytes, word
     body = FILE + make_part(b"form-data; " + field, b"2", b"") + END
     answer = post(service, body)
     assert (answer.status, words in answer.words) == (400, True), answer.words
+
+
+def test_of_files_the_pictures_bytes_alone_are_kept() -> None:
+    """Each request that waits keeps its form: sixty of them took all of the memory."""
+    other = make_part(b'form-data; name="_a"; filename="a"', b"a" * 400_000)
+    body = other * 3 + make_part(IMAGE) * 2 + other + END
+    _, texts, files = FormParser().parse(
+        BytesIO(body), "multipart/form-data", len(body), {"boundary": "B"}
+    )
+    assert not texts
+    assert [each.read() for each in files.getlist("image")] == [PNG, b""]
+    assert [each.read() for each in files.getlist("_a")] == [b""] * 4
+    for each in files.values():
+        each.close()
 
 
 def test_field_that_begins_with_an_underscore_passes(service: Service) -> None:

@@ -240,6 +240,25 @@ def test_what_never_fits_is_refused_at_once_and_told_what_would() -> None:
     assert f"{memory.largest_bytes // MEGABYTE:,}" in refusal.value.message
 
 
+def test_what_fits_at_other_times_is_not_refused() -> None:
+    limits = iter([LIMIT, LIMIT // 4])
+    memory = MemoryAdmission(lambda: next(limits, LIMIT // 4))
+    memory.check(LIMIT // 2, 10)
+    memory.check(LIMIT // 2, 10)
+
+
+def test_who_does_not_fit_any_more_keeps_nobody_waiting() -> None:
+    memory = MemoryQueue(LIMIT)
+    large = Claim(LIMIT // 2, LIMIT, 3)
+    memory.enter(large)
+    for _ in range(10):
+        small = Claim(1, 2, 1)
+        memory.enter(small)
+        assert small in memory.held
+        memory.leave(small)
+    assert memory.waiting == [large]
+
+
 def test_every_picture_leaves_a_share_of_its_size_free() -> None:
     memory = MemoryAdmission(lambda: LIMIT)
     with memory.hold(claim_of(memory.largest_bytes, 1), never):
