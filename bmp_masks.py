@@ -54,6 +54,10 @@ class MaskedBmp(ImageFile.ImageFile):
         self.tile = [ImageFile._Tile(DECODER, (0, 0, *self._size), offset, layout)]
 
 
+# So many pixels are decoded at once.
+BAND_PIXELS = 65_536
+
+
 class MaskDecoder(ImageFile.PyDecoder):
     """Decodes such pixels, a band of rows at a time."""
 
@@ -66,14 +70,19 @@ class MaskDecoder(ImageFile.PyDecoder):
         width, height = self.state.xsize, self.state.ysize
         stride = row_bytes(width, bits)
         rows = np.zeros((height, width, 4 if masks[3] else 3), np.uint8)
-        for number in range(height):
-            line = self.fd.read(stride)
-            if len(line) < width * bits // 8:
+        # One row after the other would take seconds where a row is a pixel.
+        step = max(BAND_PIXELS // width, 1)
+        for first in range(0, height, step):
+            count = min(step, height - first)
+            data = self.fd.read(stride * count)
+            if len(data) < stride * (count - 1) + width * bits // 8:
                 raise OSError("the file is cut short")
-            values = np.frombuffer(line, f"<u{bits // 8}", width)
-            target = rows[height - 1 - number if is_upside_down else number]
-            for channel, mask in enumerate(masks[: target.shape[1]]):
-                target[:, channel] = read_samples(values, mask)
+            padded = np.frombuffer(data.ljust(stride * count, b"\0"), f"<u{bits // 8}")
+            values = padded.reshape(count, -1)[:, :width]
+            band = rows[height - first - count : height - first][::-1]
+            target = band if is_upside_down else rows[first : first + count]
+            for channel, mask in enumerate(masks[: rows.shape[2]]):
+                target[:, :, channel] = read_samples(values, mask)
         self.set_as_raw(rows.tobytes())
         return -1, 0
 
