@@ -303,6 +303,8 @@ def test_sqlite_file_that_is_deleted_is_made_anew(tmp_path: Path) -> None:
         file.unlink()
     ticket = submit(first, "kept", {}, 1)
     assert state(second, ticket) == "queued"
+    for table in (first, second):
+        table.database.close()
 
 
 def test_sqlite_that_cannot_be_written_is_down_and_recovers(
@@ -319,6 +321,7 @@ def test_sqlite_that_cannot_be_written_is_down_and_recovers(
     monkeypatch.setattr("database.DOWN_SECONDS", 0.0)
     table.database._down_until = 0.0
     assert table.backlog("name").jobs == 0
+    table.database.close()
 
 
 def test_postgres_that_went_away_is_down_and_comes_back() -> None:

@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -31,10 +33,17 @@ from tests.waiting import WAIT_SECONDS, wait_until
 ROOM = 1024**2
 
 
-def hold_of(folder: Path, spool: Path) -> SpoolHold:
-    """Return what a process has that shares the table in a folder."""
-    table = Jobs(SqliteDatabase(folder / "jobs.sqlite3", SCHEMA), "a")
-    return SpoolHold(table, FolderSpool(spool, ROOM, DiskSpace()))
+@pytest.fixture
+def hold_of(tmp_path: Path) -> Iterator[Callable[[Path], SpoolHold]]:
+    """Make what a process has that shares one table, by its spool."""
+    with ExitStack() as stack:
+
+        def make(spool: Path) -> SpoolHold:
+            table = Jobs(SqliteDatabase(tmp_path / "jobs.sqlite3", SCHEMA), "a")
+            stack.callback(table.database.close)
+            return SpoolHold(table, FolderSpool(spool, ROOM, DiskSpace()))
+
+        yield make
 
 
 @pytest.fixture
@@ -43,10 +52,10 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(spool_hold, f"{name}_SECONDS", seconds)
 
 
-def test_table_has_one_spool_while_an_instance_lives(tmp_path: Path, impatient: None) -> None:
-    here, sibling, other = (
-        hold_of(tmp_path, tmp_path / folder / "spool") for folder in ("a", "a", "b")
-    )
+def test_table_has_one_spool_while_an_instance_lives(
+    tmp_path: Path, hold_of: Callable[[Path], SpoolHold], impatient: None
+) -> None:
+    here, sibling, other = (hold_of(tmp_path / folder / "spool") for folder in ("a", "a", "b"))
     here.start()
     sibling.start()
     with pytest.raises(ConfigError, match=r"SR_STORE_URL.*SR_DATABASE_URL") as caught:
@@ -56,9 +65,9 @@ def test_table_has_one_spool_while_an_instance_lives(tmp_path: Path, impatient: 
         other.check()
     here.stop()  # the sibling lives
     with pytest.raises(ConfigError):
-        hold_of(tmp_path, tmp_path / "b" / "spool").start()
+        hold_of(tmp_path / "b" / "spool").start()
     sibling.stop()
-    late = hold_of(tmp_path, tmp_path / "b" / "spool")
+    late = hold_of(tmp_path / "b" / "spool")
     late.start()
     late.check()
     assert not sibling.renew()
@@ -66,11 +75,11 @@ def test_table_has_one_spool_while_an_instance_lives(tmp_path: Path, impatient: 
 
 
 def test_dead_instance_is_replaced_by_one_with_another_spool(
-    tmp_path: Path, impatient: None
+    tmp_path: Path, hold_of: Callable[[Path], SpoolHold], impatient: None
 ) -> None:
-    dead = hold_of(tmp_path, tmp_path / "a" / "spool")
+    dead = hold_of(tmp_path / "a" / "spool")
     assert dead.renew()
-    heir = hold_of(tmp_path, tmp_path / "b" / "spool")
+    heir = hold_of(tmp_path / "b" / "spool")
     heir.start()
     assert heir.is_held
     heir.stop()
