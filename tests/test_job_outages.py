@@ -45,17 +45,24 @@ def wait_for(client: FlaskClient, path: str, state: str) -> dict[str, Any]:
     ids=["format", "written in another way", "option"],
 )
 def test_job_that_only_a_newer_version_can_compute_is_left_to_it(
-    client: FlaskClient, runner: Runner, options: str, caplog: pytest.LogCaptureFixture
+    client: FlaskClient,
+    runner: Runner,
+    options: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     key = generate_file_hash(PNG)
     tickets = []
-    for number in range(3):
-        spool = runner.spool.store(BytesIO(PNG), runner.jobs.table_id())
-        ticket, _ = runner.jobs.submit(f"{key}.newer{number}.jxl", {}, 1 + number, spool)
-        runner.jobs.database.execute(
-            "UPDATE jobs SET options = ? WHERE spool = ?", [options, spool]
-        )
-        tickets.append(ticket)
+    # Nothing is claimed before the rows are as the newer version writes them.
+    with monkeypatch.context() as paused:
+        paused.setattr(runner.keeper._executor, "claimable_pixels", lambda: 0)
+        for number in range(3):
+            spool = runner.spool.store(BytesIO(PNG), runner.jobs.table_id())
+            ticket, _ = runner.jobs.submit(f"{key}.newer{number}.jxl", {}, 1 + number, spool)
+            runner.jobs.database.execute(
+                "UPDATE jobs SET options = ? WHERE spool = ?", [options, spool]
+            )
+            tickets.append(ticket)
     runner.keeper.wake()
     # Others' turn comes, though these are smaller.
     for shade in range(3):

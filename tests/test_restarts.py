@@ -5,8 +5,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,8 @@ def test_replicas_whose_clocks_are_apart_are_restarted_at_once_and_lose_nothing(
                 ]
                 with closing(PostgresDatabase(url, ())) as table:
                     wait_until(lambda: count(table, "done") >= 4)
+                wait_until(lambda: are_received(urls, waiting))
+                time.sleep(1)  # the polls have no place where they are counted
                 for replica in replicas:
                     replica.process.terminate()
             assert [each.result().status_code for each in [*waiting, *polls]] == [200] * 6
@@ -150,6 +153,12 @@ def test_replicas_whose_clocks_are_apart_are_restarted_at_once_and_lose_nothing(
                 again = [post(urls[each % 2], each) for each in range(16)]
                 assert {answer.headers["X-Cache-Hit"] for answer in again} == {"true"}
                 assert results == [answer.content for answer in again]
+
+
+def are_received(urls: list[str], waiting: list[Future[httpx.Response]]) -> bool:
+    """Tell whether each upload waits in its replica, or has its answer."""
+    counted = sum(int(httpx.get(f"{url}/api/stats").json()["waiting_requests"]) for url in urls)
+    return counted + sum(each.done() for each in waiting) >= len(waiting)
 
 
 def ask(url: str, ticket: str, wait_seconds: int) -> httpx.Response:

@@ -225,8 +225,8 @@ def test_result_that_another_machine_stored_meanwhile_wins(
         assert file.read() == content
 
 
-def test_result_that_is_damaged_in_the_store_is_computed_again(
-    machine: MachineMaker, store: RemoteStore
+def test_result_that_stays_damaged_in_the_store_is_computed_again(
+    machine: MachineMaker, store: RemoteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, there = machine(), machine()
     made = here.enhance(make_upload(1))
@@ -237,6 +237,10 @@ def test_result_that_is_damaged_in_the_store_is_computed_again(
     damaged = bytearray(b"".join(pieces))
     damaged[len(damaged) // 3] ^= 1
     store.put(key, BytesIO(damaged))
+    with pytest.raises(StoreDown):  # what damages it may be on the way
+        there.enhance(make_upload(1))
+    assert store.contains(key)
+    monkeypatch.setattr(tiers, "DOUBT_SECONDS", 0.0)
     again = there.enhance(make_upload(1))
     assert (read(again), again.hit) == (content, False)
     assert there.statistics()["cache_damaged"] == 1
