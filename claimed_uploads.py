@@ -1,10 +1,10 @@
 """The upload of a claimed job: found, whole, and still of an accepted kind."""
 
 import logging
-import time
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
+from doubts import Doubts
 from errors import JobCancelled, UploadLost
 from image_codec import ImageHeader
 from job_records import Claim
@@ -13,13 +13,8 @@ from options import Options
 from resources import Resources
 from result_cache import hash_file
 
-# A store that has been restored, a mount, or a line that damages what it carries: minutes are
-# enough for an operator's restart, and whoever waits for a lost upload need not wait for longer.
-DOUBT_SECONDS = 60.0
 # An upload in doubt is looked for again after this; others are computed meanwhile.
 DOUBT_PAUSE_SECONDS = 5.0
-# What nobody has asked for again so long after its first doubt is over, or another process has it.
-FORGET_SECONDS = 10 * DOUBT_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +42,7 @@ class ClaimedUploads:
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
         self._spool = resources.spool
-        self._doubted_since: dict[str, float] = {}
+        self._doubts = Doubts()
         self.fetching: Fetching | None = None
 
     def open(self, claim: Claim, options: Options) -> tuple[BinaryIO, ImageHeader]:
@@ -72,7 +67,7 @@ class ClaimedUploads:
                 raise JobCancelled("stored") if is_stored else UploadLost("The upload is lost.")
             if hash_file(file) != claim.name.partition(".")[0]:
                 raise UploadLost("The upload is damaged.")
-            self._doubted_since.pop(claim.spool, None)
+            self._doubts.end(claim.spool)
             if fetching.progress.cancelled:
                 raise JobCancelled("It took too long; another process has it.")
             return file, self._resources.read_header(
@@ -87,14 +82,4 @@ class ClaimedUploads:
 
     def is_lost(self, spool: str) -> bool:
         """Tell whether an upload that was just not found, or damaged, has been so for long."""
-        now = time.monotonic()
-        self._doubted_since = {
-            name: since
-            for name, since in self._doubted_since.items()
-            if now - since < FORGET_SECONDS
-        }
-        since = self._doubted_since.setdefault(spool, now)
-        is_lost = now - since >= DOUBT_SECONDS
-        if is_lost:
-            del self._doubted_since[spool]
-        return is_lost
+        return self._doubts.is_settled(spool)

@@ -9,13 +9,14 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 import gif_file
 import png_file
-from bmp_masks import row_bytes
+from bmp_masks import ALPHA_BITFIELDS, BITFIELDS, row_bytes
 
 # Where a TIFF's strips, or its tiles, begin, and how many bytes they have.
 TIFF_PIECES = ((273, 279), (324, 325))
 TIFF_STARTS, TIFF_HEAD_BYTES, TIFF_LEAST_BYTES = (b"II*\0", b"MM\0*"), 8, 2
-BMP_BITS_AT, BMP_PIXELS_AT, BMP_PACKING_AT, BMP_BITFIELDS, BMP_ALPHA_BITFIELDS = 28, 10, 30, 3, 6
+BMP_BITS_AT, BMP_PIXELS_AT, BMP_PACKING_AT = 28, 10, 30
 RIFF_HEAD, WEBP_PIXELS = 12, frozenset({b"VP8 ", b"VP8L"})
+IS_DAMAGED = "The picture is damaged or cut short."
 PICTURE, FILE = "{} of the picture is there", "{} of it is there"
 
 
@@ -105,7 +106,7 @@ def bmp_share(file: BinaryIO, image: Image.Image, size: int) -> float:
         int.from_bytes(head[at : at + length], "little")
         for at, length in ((BMP_PIXELS_AT, 4), (BMP_BITS_AT, 2), (BMP_PACKING_AT, 4))
     )
-    if packing not in {0, BMP_BITFIELDS, BMP_ALPHA_BITFIELDS}:
+    if packing not in {0, BITFIELDS, ALPHA_BITFIELDS}:
         return 1.0
     return (size - offset) / (row_bytes(image.width, bits) * image.height)
 

@@ -200,8 +200,8 @@ class FormParser(FormDataParser):
                 part = parts[-1]
                 if part.is_kept:
                     part.content.write(event.data)
-                texts = [each for each in parts if each.file_name is None]
-                if sum(each.content.tell() for each in texts) > MAX_TEXT_BYTES:
+                texts = [each.content.tell() for each in parts if each.file_name is None]
+                if part.file_name is None and sum(texts) > MAX_TEXT_BYTES:
                     raise BadRequest(
                         f"The text field {part.name[:40]!r} is too long; a file has a file name, "
                         "or a Content-Type such as image/png."

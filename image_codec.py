@@ -20,6 +20,7 @@ from bit_depth import (
     read_depth,
     scale_transparent_colour,
 )
+from cut_files import IS_DAMAGED
 from errors import TooManyPixels, UndecodableImage, UnsupportedUpload
 from gif_file import find_small_frame
 from metadata import (
@@ -33,13 +34,12 @@ from metadata import (
     read_profile,
 )
 from picture_file import (
-    HEADER_IS_DAMAGED,
-    IS_DAMAGED,
     PictureFile,
     open_picture,
     open_tiff_picture,
     translate_decoder_errors,
 )
+from png_file import HEADER_IS_DAMAGED
 from resampling import DeepPixels, to_levels
 from tiff_directory import read_form
 from tiling import Pixels

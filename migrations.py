@@ -52,6 +52,26 @@ def check_version(found: tuple[int, int] | None, steps: Sequence[Migration]) -> 
     return version >= known
 
 
+def migrate(
+    fetch: Fetch, steps: Sequence[Migration], engine: str, is_there: bool, begin: Sequence[str]
+) -> None:
+    """Bring the tables to the version that this code knows, in one transaction, where they are not.
+
+    Parameters
+    ----------
+    is_there : tables have a version
+    begin : statements that begin the transaction
+    """
+    # A disk that is full refuses a transaction, and tables that are right need none.
+    found = fetch("SELECT version, oldest_code FROM schema_version") if is_there else []
+    if not steps or check_version(found[0] if found else None, steps):
+        return
+    for statement in begin:
+        fetch(statement)
+    take_steps(fetch, steps, engine)
+    fetch("COMMIT")
+
+
 def take_steps(fetch: Fetch, steps: Sequence[Migration], engine: str) -> None:
     """Bring the tables to the version that this code knows; the caller holds a transaction.
 

@@ -11,13 +11,13 @@ from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 import bmp_masks
-from cut_files import complete_webp, explain_cut
+from cut_files import IS_DAMAGED, complete_webp, explain_cut
 from errors import UndecodableImage, UnsupportedUpload
 from file_kinds import START_BYTES, explain_kind, find_accepted, find_kind
 from gif_file import complete_gif
 from jpeg_file import JpegFile, check_complete, complete_jpeg, read_jpeg
 from metadata import drop_xmp
-from png_file import SIGNATURE, PngFile, missing_share, read_png
+from png_file import HEADER_IS_DAMAGED, SIGNATURE, PngFile, missing_share, read_png
 from raw_files import refuse_raw
 from tiff import open_tiff
 from tiff_directory import Form
@@ -40,8 +40,6 @@ DECODER_ERRORS = (
     struct.error,
     zlib.error,
 )
-HEADER_IS_DAMAGED = "The picture's header is damaged."
-IS_DAMAGED = "The picture is damaged or cut short."
 
 
 @contextlib.contextmanager

@@ -174,16 +174,13 @@ def is_animated(chunks: dict[bytes, bytes]) -> bool:
 def read_info(chunks: dict[bytes, bytes]) -> dict[str, Any]:
     """Return profile, EXIF and resolution; None for each that is not there."""
     profile, exif = unpack_profile(chunks.get(b"iCCP")), chunks.get(b"eXIf")
-    is_text = None
-    if exif is None:
-        exif = unpack_exif_text(chunks)
-        is_text = exif and True
+    text = unpack_exif_text(chunks) if exif is None else None
     dpi = None
     with contextlib.suppress(struct.error):
         horizontal, vertical, unit = struct.unpack(">IIB", chunks.get(b"pHYs", b""))
         if unit == PER_METRE:
             dpi = (horizontal * METRES_AN_INCH, vertical * METRES_AN_INCH)
-    return {"icc_profile": profile, "exif": exif, EXIF_IS_TEXT: is_text, "dpi": dpi}
+    return {"icc_profile": profile, "exif": exif or text, EXIF_IS_TEXT: text, "dpi": dpi}
 
 
 def unpack(packed: bytes, max_bytes: int) -> bytes | None:

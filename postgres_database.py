@@ -9,7 +9,7 @@ from typing import Any
 
 from database import LOCK_SECONDS, Database, Fault, Row
 from errors import ConfigError
-from migrations import Migration, check_version, take_steps
+from migrations import Migration, migrate
 
 CONNECT_SECONDS = 2
 STATEMENT_SECONDS = 5.0
@@ -85,16 +85,11 @@ class PostgresDatabase(Database):
             return self._fetch(self._translate(statement), seconds=MIGRATION_SECONDS)
 
         is_there = fetch("SELECT to_regclass('schema_version') IS NOT NULL")[0][0]
-        found = fetch("SELECT version, oldest_code FROM schema_version") if is_there else []
-        if not self._schema or check_version(found[0] if found else None, self._schema):
-            return
-        fetch("BEGIN")
-        for name, value in settings(MIGRATION_SECONDS, LOCK_SECONDS):
-            fetch(f"SET LOCAL {name} = '{value}'")
+        local = settings(MIGRATION_SECONDS, LOCK_SECONDS)
+        begin = ["BEGIN", *(f"SET LOCAL {name} = '{value}'" for name, value in local)]
         # Releases without versions take the same lock, for their whole session.
-        fetch(f"SELECT pg_advisory_xact_lock({SCHEMA_LOCK})")
-        take_steps(fetch, self._schema, "postgres")
-        fetch("COMMIT")
+        begin.append(f"SELECT pg_advisory_xact_lock({SCHEMA_LOCK})")
+        migrate(fetch, self._schema, "postgres", is_there, begin)
 
     def _run(self, statement: str, parameters: Sequence[object]) -> list[Row]:
         try:

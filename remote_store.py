@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 from errors import ConfigError, StoreDown
 from folder_mark import FolderMark
+from result_cache import READ_CHUNK_BYTES
 
 # After an error the store is left alone for this long, and then one request tries it: the others do
 # not wait for it.
@@ -39,8 +40,6 @@ PERMISSIONS = (
     "The credentials in AWS_* must allow s3:GetObject, s3:PutObject, s3:DeleteObject and, for the "
     "bucket, s3:ListBucket; those that have expired take a restart with new ones."
 )
-
-READ_CHUNK_BYTES = 1024 * 1024
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from database import Database, Fault, Row
-from migrations import Migration, check_version, take_steps
+from migrations import Migration, migrate
 
 SQLITE_BUSY_SECONDS = 10
 SQLITE_RETRY_SECONDS = 0.05
@@ -75,14 +75,8 @@ class SqliteDatabase(Database):
         def fetch(statement: str) -> list[Row]:
             return self._run(self._translate(statement), ())
 
-        # A disk that is full refuses a transaction, and tables that are right need none.
-        is_there = fetch("SELECT 1 FROM sqlite_master WHERE name = 'schema_version'")
-        found = fetch("SELECT version, oldest_code FROM schema_version") if is_there else []
-        if not self._schema or check_version(found[0] if found else None, self._schema):
-            return
-        fetch("BEGIN IMMEDIATE")
-        take_steps(fetch, self._schema, "sqlite")
-        fetch("COMMIT")
+        is_there = bool(fetch("SELECT 1 FROM sqlite_master WHERE name = 'schema_version'"))
+        migrate(fetch, self._schema, "sqlite", is_there, ["BEGIN IMMEDIATE"])
 
     def _current_inode(self) -> int:
         try:

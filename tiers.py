@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from disk import DiskSpace
+from doubts import Doubts
 from errors import Busy, ResultTooLarge, StoreDown
 from remote_store import RemoteStore, unavailable
 from result_cache import (
@@ -30,8 +31,6 @@ SPOOL_SWEEP_SECONDS = 300.0
 SPOOL_GRACE_SECONDS = 3600.0
 # Other machines make room, too; a spool that seems full is looked at this often.
 SPOOL_RECOUNT_SECONDS = 5.0
-# A result that is damaged for so long in the store is removed there, and computed anew.
-DOUBT_SECONDS = 60.0
 # What was removed from the store is not served from a folder for longer than this.
 CONFIRM_SECONDS = 86400.0
 # A result that comes damaged may be so on its way only.
@@ -71,7 +70,7 @@ class TieredCache(ResultCache):
         super().__init__(folder, space)
         self._remote = remote
         self._confirmed: dict[str, float] = {}
-        self._doubted: dict[str, float] = {}  # since when
+        self._doubts = Doubts()
 
     def open(self, name: str) -> StoredResult | None:
         """Open a result, fetching it where the folder does not have it."""
@@ -119,19 +118,17 @@ class TieredCache(ResultCache):
                 with self._write(pieces) as temporary:
                     if is_whole(temporary):
                         super()._publish(temporary, name)
-                        self._doubted.pop(name, None)
+                        self._doubts.end(name)
                         return True
         except (OSError, ResultTooLarge) as error:
             logger.error("cannot keep a result in %s: %s", self.folder, error)
             return False
         # A fault on the way looks like one of the store: only what stays damaged is removed.
-        since = self._doubted.setdefault(name, time.monotonic())
-        if time.monotonic() - since < DOUBT_SECONDS:
+        if not self._doubts.is_settled(name):
             raise unavailable()
         logger.error("removing a result that is damaged in the store: %s", name)
         self.damaged += 1
         self._remote.remove([result_key(name)])
-        del self._doubted[name]
         return False
 
 

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from cut_files import PICTURE, cut_words
+from cut_files import IS_DAMAGED, PICTURE, cut_words
 from errors import UndecodableImage
 from metadata import MAX_EXIF_BYTES
 from tiff_directory import (
@@ -53,7 +53,6 @@ from tiff_samples import TiffSamples
 
 PROFILE = 34675
 Numbers = dict[int, Values | int]
-CUT_SHORT = "The picture is damaged or cut short."
 
 
 def open_tiff(file: BinaryIO, form: Form) -> tuple[Image.Image, TiffSamples | None]:
@@ -168,7 +167,7 @@ def find_chunks(
     count = shape[0] * shape[1]
     offsets, lengths = (directory.values(tag).astype(np.uint64)[:count] for tag in tags)
     if len(offsets) < count:
-        raise UndecodableImage(CUT_SHORT)
+        raise UndecodableImage(IS_DAMAGED)
     if (offsets >= file_bytes).any():
         raise UndecodableImage(cut_words(PICTURE, float((offsets < file_bytes).mean())))
     rest = file_bytes - offsets

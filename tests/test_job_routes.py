@@ -21,7 +21,7 @@ from PIL import Image
 from werkzeug.test import TestResponse
 
 import cache_limiter
-import claimed_uploads
+import doubts
 import job_routes
 from errors import ClientLeft
 from gunicorn_worker import Worker
@@ -456,7 +456,7 @@ def test_upload_that_vanished_from_the_spool_is_a_failed_job(
     fake_model: FakeModel,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(claimed_uploads, "DOUBT_SECONDS", 0.0)
+    monkeypatch.setattr(doubts, "DOUBT_SECONDS", 0.0)
     fake_model.may_go_on.clear()
     busy = [path_of(send(client, picture(shade))) for shade in range(4)]
     wait_until(lambda: len(runner._local_jobs.claimed()) == 4)

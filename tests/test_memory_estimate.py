@@ -180,6 +180,15 @@ def test_decoding_takes_no_more_than_estimated(
         assert 0 < sandbox.peak_bytes <= decoding_bytes(header, len(content))
 
 
+def draw_picture(height: int, width: int, is_deep: bool, has_alpha: bool, is_grey: bool) -> Picture:
+    deep = draw_noise(height, width, 3, SIXTEEN) if is_deep else None
+    return Picture(
+        draw_noise(height, width, 1 if is_grey else 3),
+        draw_noise(height, width, 1) if has_alpha else None,
+        deep if deep is None or not is_grey else np.ascontiguousarray(deep[:, :, :1]),
+    )
+
+
 RESULTS = (
     *(Options(), Options("webp", 100), Options("webp"), Options("jpeg", 100), Options("avif", 90)),
 )
@@ -198,12 +207,7 @@ def test_encoding_takes_no_more_than_estimated(
     is_grey: bool,
 ) -> None:
     for height, width in SIZES:
-        deep = draw_noise(height, width, 3, SIXTEEN) if is_deep else None
-        picture = Picture(
-            draw_noise(height, width, 1 if is_grey else 3),
-            draw_noise(height, width, 1) if has_alpha else None,
-            deep if deep is None or not is_grey else np.ascontiguousarray(deep[:, :, :1]),
-        )
+        picture = draw_picture(height, width, is_deep, has_alpha, is_grey)
         with share_picture(picture, options) as shared:
             codec.encode(shared, options)
         estimate = encoding_bytes(height * width, options, has_alpha, is_deep)
@@ -226,13 +230,7 @@ def test_enlarging_takes_no_more_than_estimated(
     options = Options(scale=scale)
     tracemalloc.start()
     try:
-        deep = draw_noise(height, width, 3, SIXTEEN) if is_deep else None
-        picture = Picture(
-            draw_noise(height, width, 1 if is_grey else 3),
-            draw_noise(height, width, 1) if has_alpha else None,
-            deep if deep is None or not is_grey else np.ascontiguousarray(deep[:, :, :1]),
-        )
-        del deep
+        picture = draw_picture(height, width, is_deep, has_alpha, is_grey)
         tracemalloc.reset_peak()
         fake_super_resolution.enlarge(picture, options)
         _, peak = tracemalloc.get_traced_memory()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import claimed_uploads
+import doubts
 import remote_store
 from errors import StoreDown
 from jobs import Jobs
@@ -148,7 +148,7 @@ def test_job_outlives_a_store_that_fails_for_a_while(
 def test_upload_that_stays_lost_fails(
     store: RemoteStore, machine: MachineMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claimed_uploads, "DOUBT_SECONDS", 1.0)
+    monkeypatch.setattr(doubts, "DOUBT_SECONDS", 1.0)
     monkeypatch.setattr("local_jobs.DOUBT_PAUSE_SECONDS", 0.1)
     here, there = machine(store), machine(store)
     ticket = accept(here)

@@ -20,7 +20,7 @@ import psycopg
 import pytest
 from PIL import Image
 
-import claimed_uploads
+import doubts
 import remote_store
 import tiers
 from errors import Busy, ConfigError, StoreDown, UploadTooLarge
@@ -240,7 +240,7 @@ def test_result_that_stays_damaged_in_the_store_is_computed_again(
     with pytest.raises(StoreDown):  # what damages it may be on the way
         there.enhance(make_upload(1))
     assert store.contains(key)
-    monkeypatch.setattr(tiers, "DOUBT_SECONDS", 0.0)
+    monkeypatch.setattr(doubts, "DOUBT_SECONDS", 0.0)
     again = there.enhance(make_upload(1))
     assert (read(again), again.hit) == (content, False)
     assert there.statistics()["cache_damaged"] == 1
@@ -285,7 +285,7 @@ def is_done(runner: Runner, ticket: str) -> bool:
 def test_upload_that_was_changed_in_the_store_is_not_computed(
     machine: MachineMaker, store: RemoteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claimed_uploads, "DOUBT_SECONDS", 1.0)
+    monkeypatch.setattr(doubts, "DOUBT_SECONDS", 1.0)
     here = machine()
     here.keeper.stop()
     ticket = here.submissions.submit(make_upload(1), options=Options())
