@@ -21,16 +21,18 @@ from formats import FORMATS
 from forms import FIELD, FormRequest
 from job_routes import JobRoutes, read_preference
 from metrics import install_metrics
-from openvino_engine import load_fastest
+from openvino_engine import choose_fastest_engine
 from options import Options, read_options
 from problems import install_problems, make_problem, utc_now
 from rate_limits import RateLimits
 from request_log import install_request_log
-from result_cache import KEY_PATTERN, NAME_PATTERN, READ_CHUNK_BYTES, StoredResult
+from result_cache import READ_CHUNK_BYTES, StoredResult
+from result_name import KEY_PATTERN, ResultName
 from runner import Result, Runner
 from settings import PROJECT_DIR, Settings
 from super_resolution import SuperResolution
 from uploads import drain_body, has_left, read_upload
+from upscaler import Upscaler
 from web_pages import install_web_pages
 
 VERSION = "0.1.0"
@@ -41,9 +43,7 @@ NO_PAGE = "default-src 'none'; frame-ancestors 'none'"
 ANY_PICTURE = tuple(each.media_type for each in FORMATS.values())
 
 
-def create_app(
-    settings: Settings | None = None, super_resolution: SuperResolution | None = None
-) -> Flask:
+def create_app(settings: Settings | None = None, super_resolution: Upscaler | None = None) -> Flask:
     """Make the application; the model is loaded by its runner's `start`, or by the first upload.
 
     Parameters
@@ -58,13 +58,15 @@ def create_app(
     """
     settings = settings or Settings.from_env(os.environ)
 
-    def load() -> SuperResolution:
+    def load() -> Upscaler:
         if super_resolution is not None:
             return super_resolution
         if settings.dask_scheduler:
             return load_on_cluster(settings.dask_scheduler, settings.model_path, settings.lanes)
-        make = SuperResolution if settings.engine == "opencv" else load_fastest
-        return make(settings.model_path, settings.lanes)
+        if settings.engine == "opencv":
+            return SuperResolution(settings.model_path, settings.lanes)
+        engine = choose_fastest_engine(settings.model_path)
+        return Upscaler(settings.model_path, engine, settings.lanes)
 
     app = Flask(__name__, static_folder=None)
     app.request_class = FormRequest
@@ -129,7 +131,9 @@ def add_routes(app: Flask, settings: Settings, runner: Runner, charge: Charge) -
                 request, settings.max_upload_bytes, settings.upload_timeout_seconds
             )
         try:
-            options = read_options(request.values, files=request.files.keys() - {FIELD})
+            options = read_options(
+                request.values.to_dict(flat=False), files=request.files.keys() - {FIELD}
+            )
         except BadRequest:
             upload.close()
             raise
@@ -180,7 +184,8 @@ def add_routes(app: Flask, settings: Settings, runner: Runner, charge: Charge) -
         keys = request.args.getlist("sha256")
         if len(keys) != 1 or not KEY_PATTERN.fullmatch(keys[0]):
             raise BadRequest("sha256 must be given once, as 64 lower-case hexadecimal digits.")
-        name = runner.result_name(keys[0], read_options(request.args, besides={"sha256"}))
+        options = read_options(request.args.to_dict(flat=False), besides={"sha256"})
+        name = runner.result_name(keys[0], options)
         return jsonify(name=name, url=result_url(name), exists=runner.cache.contains(name))
 
     def absolute(path: str) -> str:
@@ -195,12 +200,13 @@ def add_routes(app: Flask, settings: Settings, runner: Runner, charge: Charge) -
 
     @app.get("/cache/<name>")
     def cached_result(name: str) -> Response:
-        stored = runner.cache.open(name) if NAME_PATTERN.fullmatch(name) else None
-        if stored is None and NAME_PATTERN.fullmatch(name) and runner.cache.contains(name):
+        parts = ResultName.parse(name)
+        stored = runner.cache.open(name) if parts else None
+        if stored is None and parts and runner.cache.contains(name):
             raise NotStored("The result cannot be read now.", RESULT_RETRY_SECONDS)
-        if stored is None:
+        if stored is None or parts is None:
             raise ResultNotFound("No result has this name; it may have been cleaned up.")
-        content_type = FORMATS[name.rpartition(".")[2]].media_type
+        content_type = parts.format.media_type
         status = evaluate_preconditions(request, stored.note.etag, stored.modified)
         if status is not None or request.method == "HEAD":
             stored.file.close()

@@ -6,9 +6,9 @@ import threading
 import time
 from pathlib import Path
 
-from cleanup_cache import SECONDS_A_DAY, choose_doomed, remove_files
 from disk import MEGABYTE, DiskSpace, free_bytes
 from errors import ResultTooLarge
+from eviction import SECONDS_A_DAY, choose_doomed, remove_files
 from result_cache import ResultCache
 
 # A cleanup makes some room, so that not every further result needs one.

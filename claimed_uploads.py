@@ -12,6 +12,7 @@ from lanes import Progress
 from options import Options
 from resources import Resources
 from result_cache import hash_file
+from result_name import upload_key
 
 # An upload in doubt is looked for again after this; others are computed meanwhile.
 DOUBT_PAUSE_SECONDS = 5.0
@@ -65,7 +66,7 @@ class ClaimedUploads:
                 # Lost, or over: the spool is emptied only after the result is stored.
                 is_stored = self._resources.cache.contains(claim.name)
                 raise JobCancelled("stored") if is_stored else UploadLost("The upload is lost.")
-            if hash_file(file) != claim.name.partition(".")[0]:
+            if hash_file(file) != upload_key(claim.name):
                 raise UploadLost("The upload is damaged.")
             self._doubts.end(claim.spool)
             if fetching.progress.cancelled:

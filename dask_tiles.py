@@ -22,17 +22,14 @@ from typing import Any
 import cv2
 import numpy as np
 
+from engine import Engine, choose_lanes
 from errors import ConfigError
 from lanes import Network
+from model_files import hash_model
+from opencv_engine import choose_profile, load_network
 from settings import Settings
-from super_resolution import (
-    SuperResolution,
-    choose_lanes,
-    choose_profile,
-    hash_model,
-    load_network,
-)
 from tiling import Pixels
+from upscaler import Upscaler
 
 # A worker's thread computes one tile while the next one is on its way.
 TILES_A_THREAD = 2
@@ -198,7 +195,7 @@ class Cluster:
         self._loop.stop()
 
 
-def load_on_cluster(scheduler: str, model_path: Path, lanes: int = 0) -> SuperResolution:
+def load_on_cluster(scheduler: str, model_path: Path, lanes: int = 0) -> Upscaler:
     """Return the model on a cluster.
 
     Parameters
@@ -208,4 +205,5 @@ def load_on_cluster(scheduler: str, model_path: Path, lanes: int = 0) -> SuperRe
     cluster = Cluster(scheduler, model_path)
     lanes = lanes or TILES_A_THREAD * cluster.threads or choose_lanes(cluster.profile)
     # Elapsed time, since the time is spent elsewhere.
-    return SuperResolution(model_path, lanes, load=lambda _: cluster, clock=time.perf_counter)
+    engine = Engine(lambda _: cluster, cluster.profile, time.perf_counter)
+    return Upscaler(model_path, engine, lanes)

@@ -27,7 +27,6 @@ try:
         TextColumn,
         TimeRemainingColumn,
     )
-    from werkzeug.datastructures import MultiDict
 
     from service_answers import EnhanceError, Unusable
     from service_client import KEY_VARIABLE, RemoteEnhancer, check_url
@@ -242,7 +241,7 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.parallel < 1:
         parser.error("--parallel must be at least 1")
     try:
-        options = read_options(MultiDict(given))
+        options = read_options({name: [text] for name, text in given.items()})
         chosen.url = check_url(chosen.url)
         found = find_pictures(chosen.paths, chosen.output, options.suffix)
     except BadRequest as error:

@@ -20,7 +20,8 @@ from options import Options
 from problems import problem_members
 from rate_limits import client_name
 from runner import Result, Runner
-from uploads import Upload, has_left
+from upload import Upload
+from uploads import has_left
 
 MAX_LONG_POLL_SECONDS = 30
 POLL_SECONDS = 0.2

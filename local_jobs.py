@@ -18,7 +18,8 @@ from logs import current_request_id
 from options import Options, find_unknown
 from pipeline import Pipeline, estimate_cost
 from resources import Resources
-from uploads import Upload
+from result_name import upload_key
+from upload import Upload
 
 JOBS_FOR_BUSY_LANES = 4
 # Beyond these, each has half of the pixels of the one before.
@@ -209,7 +210,7 @@ class LocalJobs:
             self._table.leave(claim.name, unknown)
             return None
         options = Options(**claim.options)
-        name = self._resources.result_name(claim.name.partition(".")[0], options)
+        name = self._resources.result_name(upload_key(claim.name), options)
         mine = claim if name == claim.name else self._table.rename(claim, name)
         return (mine, options) if mine else None
 

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 
 from errors import NotReady
-from super_resolution import SuperResolution
+from upscaler import Upscaler
 
 UNSOUND_RETRY_SECONDS = 60
 
@@ -25,13 +25,13 @@ class ModelLoader:
     is_sound : the golden tile came out as it should
     """
 
-    def __init__(self, load: Callable[[], SuperResolution]) -> None:
+    def __init__(self, load: Callable[[], Upscaler]) -> None:
         self._load = load
         self._lock = threading.Lock()
-        self.model: SuperResolution | None = None
+        self.model: Upscaler | None = None
         self.is_sound = False
 
-    def get(self) -> SuperResolution:
+    def get(self) -> Upscaler:
         """Return the model, loading it unless that is done."""
         if self.model is not None:
             return self.model

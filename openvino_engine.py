@@ -13,18 +13,13 @@ from types import ModuleType
 import cv2
 import numpy as np
 
+from engine import Engine, ModelProfile
 from errors import ModelError
 from lanes import Network
+from model_files import hash_model, read_golden_tile
+from opencv_engine import EMBEDDED_PROFILE, load_network, make_opencv_engine
+from options import MODEL_SCALE
 from settings import EMBEDDED_MODEL_PATH
-from super_resolution import (
-    EMBEDDED_PROFILE,
-    SCALE,
-    ModelProfile,
-    SuperResolution,
-    hash_model,
-    load_network,
-    read_golden_tile,
-)
 from tiling import Pixels, split_image
 
 QUANTISED_MODEL_PATH = EMBEDDED_MODEL_PATH.with_name("EDSR_x3_int8.xml")
@@ -141,9 +136,9 @@ def load_guarded(model_path: Path) -> Network:
         if not is_extreme(tile):
             return quantised(tile)
         height, width = tile.shape[:2]
-        output = np.empty((height * SCALE, width * SCALE, 3), np.uint8)
+        output = np.empty((height * MODEL_SCALE, width * MODEL_SCALE, 3), np.uint8)
         for part in split_image(height, width, EMBEDDED_PROFILE.tile, EMBEDDED_PROFILE.halo):
-            part.place(exact(part.crop(tile)), output, SCALE)
+            part.place(exact(part.crop(tile)), output, MODEL_SCALE)
         return output
 
     return network
@@ -175,12 +170,8 @@ def measure_seconds(network: Network, tile: Pixels) -> float:
     return min(seconds)
 
 
-def load_fastest(model_path: Path, lanes: int = 0) -> SuperResolution:
-    """Load the model for OpenVINO where it gains something and computes well, else for OpenCV.
-
-    Parameters
-    ----------
-    model_path, lanes : see `SuperResolution`
+def choose_fastest_engine(model_path: Path) -> Engine:
+    """Return OpenVINO where it gains something and computes well, else OpenCV.
 
     Raises
     ------
@@ -198,7 +189,7 @@ def load_fastest(model_path: Path, lanes: int = 0) -> SuperResolution:
         fault = f"it fails: {' '.join(str(error).split())}"
     if fault is not None:
         logger.warning("OpenVINO is not used on this machine: %s", fault)
-        return SuperResolution(model_path, lanes)
+        return make_opencv_engine(model_path)
     # Within 5 % of the least time per kept pixel, with AMX (at 224) and with VNNI (256); larger
     # tiles leave lanes idle at the end of a picture (`bench/tiles.py`).
     profile = ModelProfile(
@@ -209,4 +200,4 @@ def load_fastest(model_path: Path, lanes: int = 0) -> SuperResolution:
         lane_bytes=120 * 1024**2,
         golden_tolerance=LARGEST_DIFFERENCE,
     )
-    return SuperResolution(model_path, lanes, load_guarded, profile)
+    return Engine(load_guarded, profile)

@@ -1,10 +1,8 @@
 """What a client can choose about a result: its format and its size."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
-
-from werkzeug.datastructures import CombinedMultiDict, MultiDict
 
 from errors import BadRequest
 from formats import FORMATS, Format, find_format
@@ -59,6 +57,7 @@ class Options:
         return max(round(width * self.height / height), 1), self.height
 
 
+DEFAULT_OPTIONS = Options()
 OPTION_NAMES = (*(field.name for field in fields(Options)), "lossless")
 
 
@@ -102,7 +101,7 @@ def refuse_unknown(names: Iterable[str], besides: Collection[str] = ()) -> None:
 
 
 def read_options(
-    values: MultiDict[str, str] | CombinedMultiDict[str, str],
+    values: Mapping[str, Sequence[str]],
     files: Collection[str] = (),
     besides: Collection[str] = (),
 ) -> Options:
@@ -110,7 +109,7 @@ def read_options(
 
     Parameters
     ----------
-    values : form fields and query parameters
+    values : texts of form fields and query parameters by name
     files : names of fields that were sent as files, where options have no meaning
     besides : names that are no options, and belong there
 
@@ -126,7 +125,7 @@ def read_options(
             raise BadRequest(f"{name} was sent as a file; send it as text.")
     given: dict[str, str] = {}
     for name in OPTION_NAMES:
-        texts = values.getlist(name)
+        texts = values.get(name, ())
         if len(texts) > 1:
             raise BadRequest(f"{name} is given {len(texts)} times.")
         if texts and texts[0]:  # empty fields of a form are not given

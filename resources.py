@@ -1,6 +1,5 @@
 """What all who make results in this process share: stores, jobs table, model, admission."""
 
-import hashlib
 import os
 from collections.abc import Callable
 from typing import BinaryIO
@@ -16,14 +15,15 @@ from jobs_schema import SCHEMA, make_owner
 from memory_admission import MemoryAdmission
 from memory_estimate import peak_bytes
 from model_loader import ModelLoader
-from options import Options
+from options import DEFAULT_OPTIONS, MODEL_SCALE, Options
 from remote_store import RemoteStore
+from result_name import ResultName
 from sandboxed_codec import HasLeft, SandboxedCodec
 from scheduler import Scheduler
 from settings import Settings
 from spool_hold import SpoolHold
-from super_resolution import DEFAULT_OPTIONS, SCALE, SuperResolution
 from tiers import open_tiers
+from upscaler import Upscaler
 
 # For requests, results on their way, and whatever else is not a picture.
 SPARE_MEMORY_SHARE = 1 / 16
@@ -49,7 +49,7 @@ class Resources:
     is_draining : the server is stopping: nothing new is begun
     """
 
-    def __init__(self, settings: Settings, load: Callable[[], SuperResolution]) -> None:
+    def __init__(self, settings: Settings, load: Callable[[], Upscaler]) -> None:
         self.settings = settings
         self.counters = Counters()
         self.limiter = CacheLimiter(
@@ -98,7 +98,7 @@ class Resources:
         """
         max_output = self.settings.max_output_pixels
         # Whatever the final size, the network makes a picture three times larger.
-        max_input = min(self.settings.max_input_pixels, max_output // SCALE**2)
+        max_input = min(self.settings.max_input_pixels, max_output // MODEL_SCALE**2)
         header = self.codec.read_header(file, max_input, has_left)
         size = options.result_size(header.width, header.height)
         check_result_size(*size, options, max_output)
@@ -106,16 +106,11 @@ class Resources:
         return header
 
     def result_name(self, key: str, options: Options = DEFAULT_OPTIONS) -> str:
-        """Return the name of an upload's result: content hash, then variant.
-
-        The variant stands for everything else that changes the result's bytes, so that what is
-        cached under a name stays right for good.
-        """
+        """Return the name of an upload's result: see `ResultName`."""
         ingredients = (
             self.model_loader.get().fingerprint,
             f"codec {CODEC_VERSION}",
             *(f"{name} {value}" for name, value in sorted(options.as_dict().items())),
             f"metadata {self.settings.keep_metadata}",
         )
-        variant = hashlib.sha256("; ".join(ingredients).encode()).hexdigest()[:12]
-        return f"{key}.{variant}.{options.format}"
+        return str(ResultName.make(key, ingredients, options.format))

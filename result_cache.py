@@ -12,7 +12,6 @@ import io
 import json
 import logging
 import os
-import re
 import secrets
 import struct
 import tempfile
@@ -23,10 +22,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from disk import DiskSpace, bytes_on_disk, round_to_blocks
-from formats import FORMATS
+from result_name import ResultName
 
-NAME_PATTERN = re.compile(rf"[0-9a-f]{{64}}\.[0-9a-f]{{12}}\.(?:{'|'.join(FORMATS)})")
-KEY_PATTERN = re.compile(r"[0-9a-f]{64}")
 TEMPORARY_PREFIX = ".writing-"
 # This process has taken the room for its own files; those of others count as they are found.
 OWN_PREFIX = f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-"
@@ -292,7 +289,7 @@ class ResultCache:
     def scan(self) -> Iterator[StoredFile]:
         """Yield every stored result."""
         for name, status in self._list_files():
-            if NAME_PATTERN.fullmatch(name):
+            if ResultName.parse(name):
                 last_used = max(status.st_atime, status.st_mtime)
                 yield StoredFile(name, bytes_on_disk(status), last_used)
 

@@ -17,15 +17,15 @@ from image_codec import ImageHeader
 from job import Failed, InMemory, Job, Stored
 from job_keeper import JobKeeper
 from local_jobs import MAX_CLAIMED, LocalJobs
-from options import Options
+from options import DEFAULT_OPTIONS, Options
 from pipeline import Pipeline, estimate_cost
 from resources import Resources
 from result_cache import ResultNote, StoredResult
 from sandboxed_codec import HasLeft
 from settings import Settings
 from submissions import Submissions
-from super_resolution import DEFAULT_OPTIONS, SuperResolution
-from uploads import Upload
+from upload import Upload
+from upscaler import Upscaler
 
 # A client that has left is noticed within this.
 LEFT_POLL_SECONDS = 0.25
@@ -57,7 +57,7 @@ class Runner:
     submissions : takes uploads whose clients do not wait
     """
 
-    def __init__(self, settings: Settings, load: Callable[[], SuperResolution]) -> None:
+    def __init__(self, settings: Settings, load: Callable[[], Upscaler]) -> None:
         self.settings = settings
         self.resources = resources = Resources(settings, load)
         self.cache = resources.cache

@@ -33,7 +33,7 @@ from picture_transfer import (
 )
 from sandbox import Ending, Sandbox
 from settings import EMBEDDED_MODEL_PATH
-from uploads import SPOOL_BYTES
+from upload import SPOOL_BYTES
 
 # Two of the largest files have their headers checked at once, and beside them small ones, which so
 # never wait for large ones.

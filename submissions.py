@@ -10,7 +10,7 @@ from options import Options
 from pipeline import estimate_cost
 from resources import Resources
 from sandboxed_codec import HasLeft
-from uploads import Upload
+from upload import Upload
 
 logger = logging.getLogger(__name__)
 

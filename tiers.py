@@ -21,6 +21,7 @@ from result_cache import (
     hash_file,
     read_note,
 )
+from result_name import upload_key
 from settings import Settings
 from spool import FolderSpool, Spool, make_spool_name, measure_length
 from spool_budget import CLIENT_SHARE, SpoolBudget
@@ -46,7 +47,7 @@ def results_folder(key: str) -> str:
 
 def result_key(name: str) -> str:
     """Return a result's key in the store."""
-    return f"{results_folder(name.partition('.')[0])}/{name}"
+    return f"{results_folder(upload_key(name))}/{name}"
 
 
 def is_whole(path: Path) -> bool:

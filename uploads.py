@@ -8,7 +8,6 @@ import select
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import PurePosixPath
 from typing import BinaryIO, cast
@@ -22,9 +21,8 @@ from file_kinds import ACCEPTED_NAMES
 from forms import DEFAULT_NAME, FIELD, is_picture_type
 from pace import UploadTransfer, watch
 from result_cache import READ_CHUNK_BYTES, hash_file
+from upload import SPOOL_BYTES, Upload
 
-# Uploads up to this size stay in memory; larger ones are spooled to a temporary file.
-SPOOL_BYTES = 512 * 1024
 HOW_TO_UPLOAD = (
     f"Send a picture ({ACCEPTED_NAMES}) as multipart/form-data in the field '{FIELD}' "
     f"(curl -F {FIELD}=@photo.jpg), or as the body with its own Content-Type "
@@ -47,34 +45,6 @@ MAX_DRAIN_BYTES = 64 * 1024**2
 MAX_DRAIN_SECONDS = 10
 MAX_DRAIN_PAUSE_SECONDS = 1
 DRAIN_PIECE_BYTES = 16 * 1024
-
-
-@dataclass(eq=False)
-class Upload:
-    """An uploaded file, which whoever has the upload closes, unless another has taken it.
-
-    Attributes
-    ----------
-    file : the bytes
-    key : their SHA-256 in hex
-    stem : the client's file name without folders and ending
-    """
-
-    file: BinaryIO
-    key: str
-    stem: str
-    _is_taken: bool = field(default=False, init=False)
-
-    def take_file(self) -> BinaryIO:
-        """Return the file to somebody who closes it from now on."""
-        assert not self._is_taken
-        self._is_taken = True
-        return self.file
-
-    def close(self) -> None:
-        """Close the file, unless somebody has taken it."""
-        if not self._is_taken:
-            self.file.close()
 
 
 @contextlib.contextmanager

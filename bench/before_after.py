@@ -14,8 +14,9 @@ from PIL import Image
 from skimage import data
 
 from image_codec import Picture
+from options import MODEL_SCALE
 from settings import PROJECT_DIR
-from super_resolution import SCALE, SuperResolution
+from super_resolution import SuperResolution
 from tiling import Pixels
 
 STOCK_MODEL = PROJECT_DIR / "models" / "stock" / "EDSR_x3.pb"
@@ -35,10 +36,12 @@ def enlarge(model_path: Path | None, pixels: Pixels) -> Image.Image:
 def main() -> None:
     """Command line."""
     photo = Image.fromarray(data.astronaut())
-    small = photo.resize((photo.width // SCALE, photo.height // SCALE), Image.Resampling.BICUBIC)
+    small = photo.resize(
+        (photo.width // MODEL_SCALE, photo.height // MODEL_SCALE), Image.Resampling.BICUBIC
+    )
     small = small.crop(CROP)
     pixels = np.ascontiguousarray(np.asarray(small)[:, :, ::-1])
-    size = (small.width * SCALE, small.height * SCALE)
+    size = (small.width * MODEL_SCALE, small.height * MODEL_SCALE)
     pictures = [
         small.resize(size, Image.Resampling.NEAREST),
         small.resize(size, Image.Resampling.BICUBIC),

@@ -17,8 +17,10 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
+from opencv_engine import load_network
+from options import MODEL_SCALE
 from settings import EMBEDDED_MODEL_PATH, PROJECT_DIR
-from super_resolution import SCALE, SuperResolution, load_network
+from super_resolution import SuperResolution
 from tests.service import read_peak_memory_mb
 from tiling import Pixels
 
@@ -38,7 +40,7 @@ def make_pixels(side: int) -> Pixels:
 def enlarge_with_pillow(pixels: Pixels) -> object:
     """Enlarge by bicubic interpolation."""
     height, width = pixels.shape[:2]
-    size = (width * SCALE, height * SCALE)
+    size = (width * MODEL_SCALE, height * MODEL_SCALE)
     return Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
 
 

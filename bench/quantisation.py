@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from skimage import data
 
+from opencv_engine import load_network
 from openvino_engine import is_extreme, load_guarded, load_quantised, measure_contrasts
 from settings import EMBEDDED_MODEL_PATH
-from super_resolution import load_network
 from tests.conftest import largest_difference
 from tiling import Pixels
 from training.drawings import draw_picture

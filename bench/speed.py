@@ -27,10 +27,14 @@ import matplotlib.pyplot as plt
 from bench.contenders import make_pixels
 from bench.machine_facts import count_network_flops, describe_machine, measure_matrix_gigaflops
 from bench.memory import enhance, make_photo
+from engine import Engine
 from lanes import Network
-from super_resolution import SCALE, SuperResolution
+from opencv_engine import EMBEDDED_PROFILE
+from options import MODEL_SCALE
+from settings import EMBEDDED_MODEL_PATH
 from tests.service import run_service
 from tiling import Pixels
+from upscaler import Upscaler
 
 SIDES = (128, 256, 316, 512, 1000, 1414, 2000, 2828)  # to 8 megapixels
 CONTENDER_SIDES = {
@@ -100,7 +104,7 @@ def answer_at_once(_: Path) -> Network:
 
     def network(tile: Pixels) -> Pixels:
         if tile.shape not in enlarged:
-            enlarged[tile.shape] = tile.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
+            enlarged[tile.shape] = tile.repeat(MODEL_SCALE, axis=0).repeat(MODEL_SCALE, axis=1)
         return enlarged[tile.shape]
 
     return network
@@ -109,7 +113,7 @@ def answer_at_once(_: Path) -> Network:
 def measure_stages(runs: int, engine: str) -> dict[str, float]:
     """Return the median milliseconds of each stage of a picture that is not in the cache."""
     samples: dict[str, list[float]] = {}
-    stitcher = SuperResolution(load=answer_at_once)
+    stitcher = Upscaler(EMBEDDED_MODEL_PATH, Engine(answer_at_once, EMBEDDED_PROFILE))
     pixels = make_pixels(STAGES_SIDE)
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -19,9 +19,10 @@ import numpy as np
 from skimage import data
 
 from lanes import Network
+from opencv_engine import EMBEDDED_PROFILE, load_network
 from openvino_engine import load_quantised
+from options import MODEL_SCALE
 from settings import EMBEDDED_MODEL_PATH
-from super_resolution import EMBEDDED_PROFILE, SCALE, load_network
 from tests.conftest import largest_difference
 from tiling import Pixels, split_image
 
@@ -68,7 +69,7 @@ def largest_seam(network: Network, picture: Pixels, whole: Pixels, halo: int) ->
     """Return the largest difference of the tiled picture from the whole one, in levels."""
     tiled = np.empty_like(whole)
     for tile in split_image(picture.shape[0], picture.shape[1], EMBEDDED_PROFILE.tile, halo):
-        tile.place(network(tile.crop(picture)), tiled, SCALE)
+        tile.place(network(tile.crop(picture)), tiled, MODEL_SCALE)
     return largest_difference(tiled, whole)
 
 

@@ -18,15 +18,19 @@ from werkzeug.test import TestResponse
 
 from app import create_app
 from databases import PostgresDatabase
+from engine import Engine
 from lanes import Network
+from opencv_engine import OTHER_PROFILE
+from options import MODEL_SCALE
 from result_cache import StoredResult, generate_file_hash
 from runner import Result, Runner
 from settings import Settings
-from super_resolution import SCALE, SuperResolution
+from super_resolution import SuperResolution
 from tests.postgres import run_postgres
 from tiling import Pixels
 from training.network import Weights
-from uploads import Upload
+from upload import Upload
+from upscaler import Upscaler
 
 
 class FakeModel:
@@ -48,7 +52,7 @@ class FakeModel:
         if self.error is not None:
             raise self.error
         self.tiles += 1
-        return image.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
+        return image.repeat(MODEL_SCALE, axis=0).repeat(MODEL_SCALE, axis=1)
 
 
 @pytest.fixture
@@ -57,10 +61,10 @@ def fake_model() -> FakeModel:
 
 
 @pytest.fixture
-def fake_super_resolution(tmp_path: Path, fake_model: FakeModel) -> Iterator[SuperResolution]:
+def fake_super_resolution(tmp_path: Path, fake_model: FakeModel) -> Iterator[Upscaler]:
     model_path = tmp_path / "fake.pb"
     model_path.write_bytes(b"fake model")
-    model = SuperResolution(model_path, lanes=2, load=fake_model.load)
+    model = Upscaler(model_path, Engine(fake_model.load, OTHER_PROFILE), lanes=2)
     fake_model.started.clear()
     yield model
     fake_model.may_go_on.set()
@@ -84,7 +88,7 @@ class BufferedClient(FlaskClient):
 
 @pytest.fixture
 def make_app(
-    settings: Settings, fake_super_resolution: SuperResolution
+    settings: Settings, fake_super_resolution: Upscaler
 ) -> Iterator[Callable[[Settings | None], Flask]]:
     """Make an application with the fake model, loaded and ready."""
     made: list[Flask] = []

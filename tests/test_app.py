@@ -17,7 +17,8 @@ from result_cache import generate_file_hash
 from runner import Runner
 from settings import Settings
 from tests.conftest import PNG, FakeModel, assert_problem, encode, upload
-from uploads import Upload, file_stem
+from upload import Upload
+from uploads import file_stem
 
 AppMaker = Callable[[Settings], Flask]
 CUT_SHORT = encode(Image.effect_noise((50, 50), 80), "PNG")[:1500]

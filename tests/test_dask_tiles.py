@@ -23,6 +23,7 @@ from super_resolution import SuperResolution
 from tests.dask_cluster import DaskCluster, make_certificates, run_dask
 from tests.service import find_free_port
 from tiling import Pixels
+from upscaler import Upscaler
 
 PICTURE: Pixels = np.ascontiguousarray(data.astronaut()[:400, :400, ::-1])
 
@@ -48,21 +49,21 @@ def dask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DaskCluste
     dask.config.refresh()
 
 
-ModelMaker = Callable[[str], SuperResolution]
+ModelMaker = Callable[[str], Upscaler]
 
 
 @pytest.fixture
 def load() -> Iterator[ModelMaker]:
     """Load the model on a cluster, which is left in the end."""
     clusters: list[Cluster] = []
-    models: list[SuperResolution] = []
+    models: list[Upscaler] = []
 
     class Noted(Cluster):
         def __init__(self, scheduler: str, model_path: Path) -> None:
             super().__init__(scheduler, model_path)
             clusters.append(self)
 
-    def make(scheduler: str) -> SuperResolution:
+    def make(scheduler: str) -> Upscaler:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(dask_tiles, "Cluster", Noted)
             models.append(load_on_cluster(scheduler, EMBEDDED_MODEL_PATH))
@@ -101,7 +102,7 @@ def test_workers_compute_what_one_machine_computes(
     assert model.fingerprint == SuperResolution(lanes=1).fingerprint
 
 
-def disturb(model: SuperResolution, act: Callable[[], None]) -> Pixels:
+def disturb(model: Upscaler, act: Callable[[], None]) -> Pixels:
     """Enlarge the picture, and do something when the first tiles are done."""
     progress = Progress()
 

@@ -8,8 +8,9 @@ from PIL import Image
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio
 
+from opencv_engine import load_network
 from settings import EMBEDDED_MODEL_PATH
-from super_resolution import SuperResolution, load_network
+from super_resolution import SuperResolution
 from tests.conftest import draw_weights, largest_difference
 from tiling import Pixels
 from training.export import build_graph, draw_golden_input, read_weights, write_model

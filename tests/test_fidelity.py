@@ -20,13 +20,14 @@ from options import Options
 from super_resolution import SuperResolution
 from tests.conftest import FakeModel, encode
 from tests.test_image_codec import make_png
+from upscaler import Upscaler
 
 PHOTO = Image.fromarray(data.astronaut()[60:132, 180:276])  # 96x72
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 DEEP = (data.astronaut()[60:132, 180:276].astype(np.uint16) * 257 // 3 + 12_345).astype(np.uint16)
 
 
-def enhance(model: SuperResolution, content: bytes, keep: str = "safe", **options: Any) -> bytes:
+def enhance(model: Upscaler, content: bytes, keep: str = "safe", **options: Any) -> bytes:
     chosen = Options(**options)
     return bytes(
         encode_picture(model.enlarge(decode_image(BytesIO(content), keep), chosen), chosen)
@@ -216,7 +217,7 @@ def test_edges_have_no_fringe_of_hidden_colours(
 
 
 def test_wholly_transparent_and_wholly_opaque_pictures(
-    fake_super_resolution: SuperResolution, fake_model: FakeModel
+    fake_super_resolution: Upscaler, fake_model: FakeModel
 ) -> None:
     for level in (0, 255):
         source = PHOTO.copy()
@@ -226,7 +227,7 @@ def test_wholly_transparent_and_wholly_opaque_pictures(
 
 
 def test_transparency_survives_in_a_result_smaller_than_its_input(
-    fake_super_resolution: SuperResolution,
+    fake_super_resolution: Upscaler,
 ) -> None:
     pixels = np.zeros((400, 400, 4), np.uint8)
     pixels[:, np.arange(400) % 20 < 5] = (200, 100, 50, 255)
@@ -303,7 +304,7 @@ def tagged_exif() -> Image.Exif:
 @pytest.mark.parametrize("image_format", ["png", "webp", "jpeg", "avif"])
 @pytest.mark.parametrize("source_format", ["JPEG", "PNG", "WEBP", "AVIF"])
 def test_safe_metadata_is_kept_and_orientation_applied(
-    image_format: str, source_format: str, fake_super_resolution: SuperResolution
+    image_format: str, source_format: str, fake_super_resolution: Upscaler
 ) -> None:
     quality = None if image_format == "png" else 90
     content = encode(PHOTO, source_format, exif=tagged_exif(), icc_profile=SRGB)
@@ -320,7 +321,7 @@ def test_safe_metadata_is_kept_and_orientation_applied(
     assert not exif.get_ifd(IFD.GPSInfo)
 
 
-def test_how_much_metadata_is_kept_can_be_chosen(fake_super_resolution: SuperResolution) -> None:
+def test_how_much_metadata_is_kept_can_be_chosen(fake_super_resolution: Upscaler) -> None:
     content = encode(PHOTO, "JPEG", exif=tagged_exif())
     everything = reopen(enhance(fake_super_resolution, content, keep="all")).getexif()
     assert everything.get_ifd(IFD.GPSInfo)[1] == "N"
@@ -330,7 +331,7 @@ def test_how_much_metadata_is_kept_can_be_chosen(fake_super_resolution: SuperRes
     assert len(nothing) == 0
 
 
-def test_resolution_is_scaled_with_the_picture(fake_super_resolution: SuperResolution) -> None:
+def test_resolution_is_scaled_with_the_picture(fake_super_resolution: Upscaler) -> None:
     content = encode(PHOTO, "PNG", dpi=(100, 200))
     for options, expected in (
         ({}, (300, 600)),
@@ -342,7 +343,7 @@ def test_resolution_is_scaled_with_the_picture(fake_super_resolution: SuperResol
 
 
 def test_resolution_that_no_format_can_tell_is_left_out(
-    fake_super_resolution: SuperResolution,
+    fake_super_resolution: Upscaler,
 ) -> None:
     content = encode(PHOTO.resize((4, 4)), "PNG", dpi=(300, 300))
     for image_format, quality in (("png", None), ("jpeg", 90)):
@@ -363,7 +364,7 @@ GRAY = ImageCms.ImageCmsProfile(BytesIO(gray_profile())).tobytes()
 
 @pytest.mark.parametrize("mode", ["L", "LA"])
 def test_grey_profile_is_kept_once_and_only_with_grey_samples(
-    mode: str, fake_super_resolution: SuperResolution
+    mode: str, fake_super_resolution: Upscaler
 ) -> None:
     content = encode(PHOTO.convert(mode), "PNG", icc_profile=GRAY)
     result = enhance(fake_super_resolution, content)
@@ -373,12 +374,12 @@ def test_grey_profile_is_kept_once_and_only_with_grey_samples(
     assert (jpeg.mode, jpeg.info["icc_profile"]) == ("L", GRAY)
 
 
-def test_cmyk_is_converted_by_its_profile(fake_super_resolution: SuperResolution) -> None:
+def test_cmyk_is_converted_by_its_profile(fake_super_resolution: Upscaler) -> None:
     content = encode(PHOTO.convert("CMYK"), "TIFF", icc_profile=SRGB)  # one that does not fit
     assert reopen(enhance(fake_super_resolution, content)).mode == "RGB"
 
 
-def test_grey_profile_stays_with_a_grey_picture(fake_super_resolution: SuperResolution) -> None:
+def test_grey_profile_stays_with_a_grey_picture(fake_super_resolution: Upscaler) -> None:
     colour = encode(PHOTO.convert("L"), "JPEG", icc_profile=SRGB)
     assert "icc_profile" not in reopen(enhance(fake_super_resolution, colour)).info
 
@@ -426,7 +427,7 @@ def test_result_has_the_size_that_was_asked_for(
     kind: str,
     options: dict[str, Any],
     size: tuple[int, int],
-    fake_super_resolution: SuperResolution,
+    fake_super_resolution: Upscaler,
 ) -> None:
     result = enhance(fake_super_resolution, KINDS[kind].content(), **options)
     assert png_header(result) == (KINDS[kind].depth, KINDS[kind].mode)

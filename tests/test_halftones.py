@@ -8,6 +8,7 @@ from PIL import Image
 from super_resolution import SuperResolution
 from tests.conftest import encode
 from tests.test_fidelity import enhance
+from upscaler import Upscaler
 
 # Bayer's matrix of 4x4, whose thresholds give 15 tones between black and white.
 BAYER = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]])
@@ -17,7 +18,7 @@ SIDE, BORDER = 48, 8
 MEAN_SHIFT, LARGEST_SHIFT, DIFFUSED_SHIFT = 5.8, 9.1, 10.1
 
 
-def shift_tone(model: SuperResolution, dithered: np.ndarray) -> float:
+def shift_tone(model: Upscaler, dithered: np.ndarray) -> float:
     """Return by how much the mean of a black and white pattern is higher when it is enlarged."""
     content = enhance(model, encode(Image.fromarray(dithered), "PNG"))
     with Image.open(BytesIO(content)) as image:

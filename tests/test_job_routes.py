@@ -27,13 +27,13 @@ from errors import ClientLeft
 from gunicorn_worker import Worker
 from job_records import JobStatus
 from job_routes import Preference, read_preference
+from options import DEFAULT_OPTIONS
 from result_cache import generate_file_hash
 from runner import Runner
 from settings import Settings
-from super_resolution import DEFAULT_OPTIONS
 from tests.conftest import PNG, AppMaker, FakeModel, assert_problem, encode, make_upload, upload
 from tests.waiting import wait_until
-from uploads import Upload
+from upload import Upload
 
 ASYNC = {"Prefer": "respond-async"}
 WAIT_SECONDS = 20

@@ -20,9 +20,9 @@ from image_codec import decode_image, read_header
 from metadata import RawText, read_orientation
 from options import Options
 from png_file import make_chunk
-from super_resolution import SuperResolution
 from tests.conftest import encode
 from tests.test_fidelity import GRAY, PHOTO, SRGB, enhance, gray_profile, png_header, reopen
+from upscaler import Upscaler
 
 RESULTS = {"png": None, "webp": 90, "jpeg": 90, "avif": 80}
 RESOLUTION_TAGS = ("XResolution", "YResolution", "PixelsPerUnitX", "PixelsPerUnitY")
@@ -70,7 +70,7 @@ def pixel_shape_png() -> bytes:
 
 @pytest.mark.parametrize("source", WITHOUT_RESOLUTION)
 def test_no_resolution_in_none_out(
-    source: str, fake_super_resolution: SuperResolution, tmp_path: Path
+    source: str, fake_super_resolution: Upscaler, tmp_path: Path
 ) -> None:
     content = WITHOUT_RESOLUTION[source]()
     assert decode_image(BytesIO(content)).metadata.dpi is None
@@ -106,7 +106,7 @@ WITH_RESOLUTION: dict[str, tuple[Callable[[], bytes], tuple[int, int]]] = {
 
 @pytest.mark.parametrize("source", WITH_RESOLUTION)
 def test_resolution_is_what_the_file_says(
-    source: str, fake_super_resolution: SuperResolution, tmp_path: Path
+    source: str, fake_super_resolution: Upscaler, tmp_path: Path
 ) -> None:
     make, expected = WITH_RESOLUTION[source]
     content = make()
@@ -187,7 +187,7 @@ RAMP = Image.fromarray(np.tile(np.arange(0, 240, 4, dtype=np.uint8), (40, 1)))
 @pytest.mark.parametrize("image_format", RESULTS)
 @pytest.mark.parametrize("gamma", [1.0, 1.8, 2.2])
 def test_greys_with_a_profile_look_the_same_in_every_format(
-    image_format: str, gamma: float, fake_super_resolution: SuperResolution
+    image_format: str, gamma: float, fake_super_resolution: Upscaler
 ) -> None:
     source = encode(RAMP, "PNG", icc_profile=gamma_profile(gamma))
     quality = None if image_format == "png" else 100
@@ -204,7 +204,7 @@ def test_greys_with_a_profile_look_the_same_in_every_format(
 
 
 def test_grey_with_transparency_and_a_profile_looks_the_same_as_webp(
-    fake_super_resolution: SuperResolution,
+    fake_super_resolution: Upscaler,
 ) -> None:
     image = RAMP.convert("LA")
     image.putalpha(Image.fromarray(np.tile(np.arange(60, dtype=np.uint8) * 4 + 15, (40, 1))))
@@ -235,7 +235,7 @@ def rgb_profile(gamma: float) -> bytes:
 
 @pytest.mark.parametrize("image_format", RESULTS)
 def test_greys_with_another_rgb_profile_become_colour_and_keep_it(
-    image_format: str, fake_super_resolution: SuperResolution
+    image_format: str, fake_super_resolution: Upscaler
 ) -> None:
     """As Chrome shows them: by the profile's curves."""
     profile = rgb_profile(1.0)
@@ -246,7 +246,7 @@ def test_greys_with_another_rgb_profile_become_colour_and_keep_it(
 
 
 def test_greys_with_the_profile_that_they_would_have_anyway_stay_grey(
-    fake_super_resolution: SuperResolution,
+    fake_super_resolution: Upscaler,
 ) -> None:
     result = reopen(enhance(fake_super_resolution, encode(RAMP, "JPEG", icc_profile=SRGB)))
     assert result.mode == "L"
@@ -268,7 +268,7 @@ def deep_grey_png(has_alpha: bool, profile: bytes) -> tuple[bytes, np.ndarray]:
 
 
 def test_deep_grey_with_transparency_stays_so_and_keeps_its_profile(
-    fake_super_resolution: SuperResolution, tmp_path: Path
+    fake_super_resolution: Upscaler, tmp_path: Path
 ) -> None:
     content, samples = deep_grey_png(True, GRAY)
     picture = decode_image(BytesIO(content))
@@ -294,7 +294,7 @@ def test_deep_grey_with_transparency_stays_so_and_keeps_its_profile(
 
 
 def test_deep_grey_with_a_transparent_grey_keeps_its_profile(
-    fake_super_resolution: SuperResolution,
+    fake_super_resolution: Upscaler,
 ) -> None:
     content, samples = deep_grey_png(False, GRAY)
     colour = make_chunk(b"tRNS", struct.pack(">H", int(samples[20, 30, 0])))

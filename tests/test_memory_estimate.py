@@ -18,10 +18,10 @@ from memory_estimate import decoding_bytes, encoding_bytes, header_bytes, networ
 from options import Options
 from sandbox import Ending, Sandbox
 from sandboxed_codec import SandboxedCodec, share_picture
-from super_resolution import SuperResolution
 from tests.hostile import save
 from tests.test_kept_metadata import rgb_profile
 from tests.tiff_files import write_tiff
+from upscaler import Upscaler
 
 SIZES = ((3, 5), (1100, 1300), (2000, 40))
 EIGHT, SIXTEEN = np.uint8, np.uint16
@@ -219,7 +219,7 @@ def test_encoding_takes_no_more_than_estimated(
 @pytest.mark.parametrize("has_alpha", [False, True], ids=["opaque", "transparent"])
 @pytest.mark.parametrize("is_grey", [False, True], ids=["colour", "grey"])
 def test_enlarging_takes_no_more_than_estimated(
-    fake_super_resolution: SuperResolution,
+    fake_super_resolution: Upscaler,
     scale: int,
     is_deep: bool,
     has_alpha: bool,

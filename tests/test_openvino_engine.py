@@ -20,14 +20,17 @@ import openvino_engine
 from bench.machine_facts import read_cpu_field
 from errors import ModelError
 from lanes import Network
-from openvino_engine import find_fault, load_fastest, load_guarded, load_quantised
+from model_files import read_golden_tile
+from opencv_engine import EMBEDDED_PROFILE, load_network
+from openvino_engine import choose_fastest_engine, find_fault, load_guarded, load_quantised
 from settings import EMBEDDED_MODEL_PATH
-from super_resolution import SuperResolution, load_network, read_golden_tile
+from super_resolution import SuperResolution
 from tests.conftest import draw_weights, largest_difference
 from tests.service import PROJECT_DIR, run_service
 from tiling import Pixels
 from training.export import build_graph
 from training.network import layer_shapes
+from upscaler import Upscaler
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +49,10 @@ def guarded() -> Network:
 
 
 @pytest.fixture
-def unconditional(monkeypatch: pytest.MonkeyPatch) -> Iterator[SuperResolution]:
+def unconditional(monkeypatch: pytest.MonkeyPatch) -> Iterator[Upscaler]:
     """The engine on any machine, also where it would gain nothing."""
     monkeypatch.setattr(openvino_engine, "find_fault", lambda *_networks: None)
-    model = load_fastest(EMBEDDED_MODEL_PATH, lanes=2)
+    model = Upscaler(EMBEDDED_MODEL_PATH, choose_fastest_engine(EMBEDDED_MODEL_PATH), 2)
     yield model
     model.close()
 
@@ -62,7 +65,7 @@ def dither(pixels: Pixels) -> Pixels:
 
 @pytest.mark.parametrize("name", ["astronaut", "coffee", "chelsea", "camera", "text", "page"])
 def test_pictures_come_out_as_from_opencv(
-    name: str, exact: Network, unconditional: SuperResolution
+    name: str, exact: Network, unconditional: Upscaler
 ) -> None:
     pixels = np.asarray(Image.fromarray(getattr(data, name)()).convert("RGB"))
     picture = np.ascontiguousarray(pixels[:190, 20:230, ::-1])
@@ -85,15 +88,13 @@ def test_golden_tile_is_close_with_vnni_and_refused_without(
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (4, 1), (7, 5), (193, 60), (250, 400)])
 def test_any_size_is_tiled_without_seams(
-    unconditional: SuperResolution, quantised: Network, photo: Pixels, size: tuple[int, int]
+    unconditional: Upscaler, quantised: Network, photo: Pixels, size: tuple[int, int]
 ) -> None:
     picture = np.ascontiguousarray(photo[: size[0], 80 : 80 + size[1]])
     assert largest_difference(unconditional.upscale(picture), quantised(picture)) <= 5
 
 
-def test_same_picture_gives_the_same_pixels_again(
-    unconditional: SuperResolution, photo: Pixels
-) -> None:
+def test_same_picture_gives_the_same_pixels_again(unconditional: Upscaler, photo: Pixels) -> None:
     first = unconditional.upscale(photo)
     np.testing.assert_array_equal(first, unconditional.upscale(photo))
 
@@ -127,7 +128,7 @@ def test_what_8_bits_would_damage_is_left_to_opencv(
 
 
 def test_tile_beside_a_damaged_one_meets_it_without_a_seam(
-    unconditional: SuperResolution, exact: Network, photo: Pixels
+    unconditional: Upscaler, exact: Network, photo: Pixels
 ) -> None:
     picture = np.ascontiguousarray(photo[:190, :360])
     picture[:, 300:] = dither(data.camera()[100:290, 200:260])
@@ -187,13 +188,13 @@ def test_lanes_are_not_tied_to_one_cpu(quantised: Network, photo: Pixels) -> Non
 
 
 def test_results_have_a_name_of_their_own(
-    unconditional: SuperResolution, real_super_resolution: SuperResolution
+    unconditional: Upscaler, real_super_resolution: SuperResolution
 ) -> None:
     assert unconditional.model_sha256 == real_super_resolution.model_sha256
     assert unconditional.fingerprint != real_super_resolution.fingerprint
 
 
-def test_engine_is_sound_by_its_golden_tile(unconditional: SuperResolution) -> None:
+def test_engine_is_sound_by_its_golden_tile(unconditional: Upscaler) -> None:
     assert unconditional.matches_golden_tile()
 
 
@@ -202,13 +203,13 @@ def test_other_model_is_refused(tmp_path: Path) -> None:
     weights = draw_weights(layer_shapes(blocks=1, channels=8))
     path.write_bytes(build_graph(weights).SerializeToString())
     with pytest.raises(ModelError, match="made for the embedded model"):
-        load_fastest(path)
+        choose_fastest_engine(path)
 
 
 def test_missing_package_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ModelError, match=r"pip install -r requirements-openvino\.txt"):
-        load_fastest(EMBEDDED_MODEL_PATH)
+        choose_fastest_engine(EMBEDDED_MODEL_PATH)
     assert (PROJECT_DIR / "requirements-openvino.txt").is_file()
 
 
@@ -221,7 +222,7 @@ def test_damaged_8_bit_model_is_named_as_such(
     quantised_path = tmp_path / "EDSR_x3_int8.xml"
     monkeypatch.setattr(openvino_engine, "QUANTISED_MODEL_PATH", quantised_path)
     with pytest.raises(ModelError, match="is damaged"):
-        load_fastest(EMBEDDED_MODEL_PATH)
+        choose_fastest_engine(EMBEDDED_MODEL_PATH)
 
 
 def test_engine_that_is_a_little_wrong_everywhere_is_found_out(exact: Network) -> None:
@@ -276,11 +277,8 @@ def test_service_stays_with_opencv_where_the_engine_is_no_use(
         return "it is only 1.2 times as fast as OpenCV"
 
     monkeypatch.setattr(openvino_engine, "find_fault", find)
-    model = load_fastest(EMBEDDED_MODEL_PATH, lanes=1)
-    assert model.profile.engine == "cv2.dnn"
-    assert model.matches_golden_tile()
+    assert choose_fastest_engine(EMBEDDED_MODEL_PATH).profile is EMBEDDED_PROFILE
     assert "OpenVINO is not used on this machine: it" in caplog.text
-    model.close()
 
 
 def test_import_tells_nobody_and_leaves_nothing_in_the_home_folder(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from tests.conftest import PNG, AppMaker, assert_problem
     ],
 )
 def test_options_are_read(given: dict[str, str], options: Options, suffix: str) -> None:
-    assert read_options(MultiDict(given)) == options
+    assert read_options({name: [text] for name, text in given.items()}) == options
     assert options.suffix == suffix
     assert Options(**options.as_dict()) == options
 
@@ -67,7 +67,7 @@ WRONG = [
 @pytest.mark.parametrize(("given", "field"), WRONG)
 def test_wrong_option_is_named(given: dict[str, str], field: str) -> None:
     with pytest.raises(BadRequest, match=field):
-        read_options(MultiDict(given))
+        read_options({name: [text] for name, text in given.items()})
 
 
 @pytest.mark.parametrize(("given", "field"), WRONG[:6])

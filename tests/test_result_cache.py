@@ -9,13 +9,13 @@ import pytest
 import result_cache
 from result_cache import (
     FOOTER,
-    NAME_PATTERN,
     PayloadFile,
     ResultCache,
     ResultNote,
     generate_file_hash,
     read_note,
 )
+from result_name import ResultName
 
 NAME = f"{'a' * 64}.{'b' * 12}.png"
 PAYLOAD = b"picture bytes" * 1000
@@ -170,7 +170,7 @@ def test_scan_sees_results_and_nothing_else(cache: ResultCache) -> None:
     "name", ["", "..", NAME.upper(), NAME + "/", NAME + "\n", f"../{NAME}", NAME[1:], NAME + ".tmp"]
 )
 def test_names_of_no_result_do_not_match(name: str) -> None:
-    assert NAME_PATTERN.fullmatch(name) is None
+    assert ResultName.parse(name) is None
 
 
 def test_changed_byte_is_noticed_and_never_served(cache: ResultCache) -> None:

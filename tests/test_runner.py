@@ -24,7 +24,8 @@ from super_resolution import SuperResolution
 from tests.conftest import FakeModel, encode, make_upload, read
 from tests.hostile import png_chunk
 from tests.waiting import WAIT_SECONDS, wait_until
-from uploads import Upload
+from upload import Upload
+from upscaler import Upscaler
 
 
 def pixels_of(content: bytes) -> np.ndarray:
@@ -35,9 +36,7 @@ RunnerMaker = Callable[..., Runner]
 
 
 @pytest.fixture
-def make_runner(
-    settings: Settings, fake_super_resolution: SuperResolution
-) -> Iterator[RunnerMaker]:
+def make_runner(settings: Settings, fake_super_resolution: Upscaler) -> Iterator[RunnerMaker]:
     made: list[Runner] = []
 
     def make(**changes: Any) -> Runner:
@@ -303,7 +302,7 @@ def test_result_names_change_with_the_model(
 
 
 def test_service_is_not_ready_while_loading_nor_while_stopping(
-    settings: Settings, fake_super_resolution: SuperResolution
+    settings: Settings, fake_super_resolution: Upscaler
 ) -> None:
     runner = Runner(settings, lambda: fake_super_resolution)
     with pytest.raises(NotReady, match="loading"):
@@ -318,7 +317,7 @@ def test_service_is_not_ready_while_loading_nor_while_stopping(
 def test_model_that_computes_wrongly_serves_nothing_new(
     make_runner: RunnerMaker,
     settings: Settings,
-    fake_super_resolution: SuperResolution,
+    fake_super_resolution: Upscaler,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     read(make_runner().enhance(make_upload(1)))
@@ -333,11 +332,11 @@ def test_model_that_computes_wrongly_serves_nothing_new(
 
 
 def test_model_is_loaded_once_whoever_asks_first(
-    settings: Settings, fake_super_resolution: SuperResolution, pool: ThreadPoolExecutor
+    settings: Settings, fake_super_resolution: Upscaler, pool: ThreadPoolExecutor
 ) -> None:
     loads = []
 
-    def load() -> SuperResolution:
+    def load() -> Upscaler:
         loads.append(1)
         threading.Event().wait(0.05)
         return fake_super_resolution

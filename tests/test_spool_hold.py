@@ -25,10 +25,10 @@ from runner import Runner
 from settings import Settings
 from spool import FolderSpool
 from spool_hold import SpoolHold
-from super_resolution import SuperResolution
 from tests.conftest import encode, make_upload
 from tests.service import GUNICORN, PROJECT_DIR, find_free_port, run_service, service_environment
 from tests.waiting import WAIT_SECONDS, wait_until
+from upscaler import Upscaler
 
 ROOM = 1024**2
 
@@ -88,7 +88,7 @@ def test_dead_instance_is_replaced_by_one_with_another_spool(
 def test_sweep_leaves_the_uploads_of_another_table(
     settings: Settings,
     tmp_path: Path,
-    fake_super_resolution: SuperResolution,
+    fake_super_resolution: Upscaler,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("job_keeper.SPOOL_GRACE_SECONDS", 0.0)

@@ -18,12 +18,12 @@ from result_cache import StoredResult
 from runner import Runner
 from settings import Settings
 from spool_hold import SpoolHold
-from super_resolution import SuperResolution
 from tests.conftest import make_upload, read
 from tests.s3 import run_s3
 from tests.s3_proxy import REFUSALS, S3Proxy, run_s3_proxy
 from tests.waiting import wait_until
 from tiers import RemoteSpool
+from upscaler import Upscaler
 
 MachineMaker = Callable[..., Runner]
 
@@ -53,7 +53,7 @@ def store(proxy: S3Proxy, tmp_path: Path) -> RemoteStore:
 
 @pytest.fixture
 def machine(
-    settings: Settings, postgres_url: str, fake_super_resolution: SuperResolution
+    settings: Settings, postgres_url: str, fake_super_resolution: Upscaler
 ) -> Iterator[MachineMaker]:
     """Make machines that share a store and the jobs table."""
     made: list[Runner] = []

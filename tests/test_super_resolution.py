@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import super_resolution
+from engine import Engine
 from errors import ModelError
 from image_codec import Picture
 from lanes import Network, Progress
+from opencv_engine import EMBEDDED_PROFILE, OTHER_PROFILE, load_network
 from settings import EMBEDDED_MODEL_PATH
-from super_resolution import SuperResolution, load_network
+from super_resolution import SuperResolution
 from tests.conftest import FakeModel, draw_weights, encode, largest_difference
 from tiling import Pixels
 from training.export import build_graph
 from training.network import layer_shapes
+from upscaler import Upscaler
 
 
 @pytest.mark.parametrize(
@@ -53,7 +55,7 @@ def test_pictures_of_several_threads_come_out_as_alone(
 
 
 def test_embedded_model_computes_its_golden_tile(real_super_resolution: SuperResolution) -> None:
-    assert real_super_resolution.profile is super_resolution.EMBEDDED_PROFILE
+    assert real_super_resolution.profile is EMBEDDED_PROFILE
     assert real_super_resolution.matches_golden_tile()
 
 
@@ -62,7 +64,7 @@ def test_model_that_computes_wrongly_misses_its_golden_tile(photo: Pixels) -> No
         network = load_network(model_path)
         return lambda image: np.where(network(image) > 250, 240, network(image)).astype(np.uint8)
 
-    model = SuperResolution(lanes=1, load=load)
+    model = Upscaler(EMBEDDED_MODEL_PATH, Engine(load, EMBEDDED_PROFILE), lanes=1)
     assert not model.matches_golden_tile()
     model.close()
 
@@ -75,7 +77,7 @@ def test_enhance_returns_a_pillow_image_three_times_larger(
 
 
 def test_transparency_is_enlarged_with_the_picture(
-    fake_super_resolution: SuperResolution,
+    fake_super_resolution: Upscaler,
 ) -> None:
     alpha = np.zeros((10, 12), np.uint8)
     alpha[:, 6:] = 255
@@ -100,7 +102,7 @@ def test_lane_is_never_shared_between_threads(tmp_path: Path) -> None:
 
     path = tmp_path / "model.pb"
     path.write_bytes(b"x")
-    model = SuperResolution(path, lanes=3, load=lambda _path: Exclusive())
+    model = Upscaler(path, Engine(lambda _path: Exclusive(), OTHER_PROFILE), lanes=3)
     images = [np.full((300, 300, 3), value, np.uint8) for value in range(8)]
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(model.upscale, images))
@@ -109,7 +111,7 @@ def test_lane_is_never_shared_between_threads(tmp_path: Path) -> None:
 
 
 def test_failing_tile_fails_the_picture_and_not_the_lanes(
-    fake_super_resolution: SuperResolution, fake_model: FakeModel
+    fake_super_resolution: Upscaler, fake_model: FakeModel
 ) -> None:
     image = np.zeros((300, 300, 3), np.uint8)
     fake_model.error = cv2.error("out of memory")
@@ -119,12 +121,12 @@ def test_failing_tile_fails_the_picture_and_not_the_lanes(
     assert fake_super_resolution.upscale(image).shape == (900, 900, 3)
 
 
-def test_speed_is_positive_from_the_start(fake_super_resolution: SuperResolution) -> None:
+def test_speed_is_positive_from_the_start(fake_super_resolution: Upscaler) -> None:
     assert fake_super_resolution.seconds_per_pixel > 0
 
 
 def test_tiny_pictures_do_not_make_the_model_look_slow(
-    fake_super_resolution: SuperResolution,
+    fake_super_resolution: Upscaler,
 ) -> None:
     before = fake_super_resolution.seconds_per_pixel
     for _ in range(50):
@@ -135,7 +137,7 @@ def test_tiny_pictures_do_not_make_the_model_look_slow(
 
 
 def test_fingerprint_changes_with_the_model(
-    fake_super_resolution: SuperResolution, real_super_resolution: SuperResolution
+    fake_super_resolution: Upscaler, real_super_resolution: SuperResolution
 ) -> None:
     assert fake_super_resolution.fingerprint != real_super_resolution.fingerprint
 
@@ -148,7 +150,7 @@ def test_lanes_are_as_many_as_cpus_and_memory_allow(
 ) -> None:
     monkeypatch.setattr("machine.count_cpus", lambda: cpus)
     monkeypatch.setattr("machine.available_memory_bytes", lambda: memory_bytes)
-    model = SuperResolution(load=FakeModel().load)
+    model = Upscaler(EMBEDDED_MODEL_PATH, Engine(FakeModel().load, EMBEDDED_PROFILE))
     assert model.lanes == lanes
     model.close()
 
@@ -200,7 +202,7 @@ def test_damaged_copy_of_the_embedded_model_is_named_as_such(tmp_path: Path) -> 
 
 
 def test_equal_tiles_are_computed_once_and_exact(
-    fake_super_resolution: SuperResolution, fake_model: FakeModel
+    fake_super_resolution: Upscaler, fake_model: FakeModel
 ) -> None:
     image = np.zeros((900, 900, 3), np.uint8)
     image[:200, :200] = np.random.default_rng(1).integers(0, 256, (200, 200, 3), np.uint8)

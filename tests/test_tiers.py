@@ -31,13 +31,13 @@ from remote_store import RemoteStore
 from result_cache import StoredResult
 from runner import Runner
 from settings import Settings
-from super_resolution import SuperResolution
 from tests.conftest import FakeModel, make_upload, read
 from tests.postgres import run_postgres
 from tests.s3 import S3Server, run_s3
 from tests.service import PROJECT_DIR
 from tests.waiting import wait_until
 from tiers import RemoteSpool, TieredCache, result_key
+from upscaler import Upscaler
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ MachineMaker = Callable[..., Runner]
 
 @pytest.fixture
 def machine(
-    settings: Settings, store_url: str, database_url: str, fake_super_resolution: SuperResolution
+    settings: Settings, store_url: str, database_url: str, fake_super_resolution: Upscaler
 ) -> Iterator[MachineMaker]:
     """Make a machine with a folder of its own; all share the store and the jobs table."""
     made: list[Runner] = []
