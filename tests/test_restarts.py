@@ -86,6 +86,59 @@ def test_masters_of_equal_hosts_and_numbers_do_not_take_each_others_jobs(tmp_pat
     database.close()
 
 
+def test_workers_of_one_master_take_over_from_each_other_at_once_after_reloads_too(
+    tmp_path: Path,
+) -> None:
+    large = encode(Image.fromarray(data.astronaut()).resize((2500, 2500)), "PNG")
+    with (
+        run_service(tmp_path) as service,
+        closing(SqliteDatabase(tmp_path / "state" / "jobs.sqlite3", ())) as table,
+    ):
+        httpx.post(
+            f"{service.url}/api/enhance",
+            content=large,
+            headers={"Content-Type": "image/png", "Prefer": "respond-async"},
+            timeout=WAIT_SECONDS,
+        )
+        owners = [wait_for_owner(table, [])]
+        os.kill(service.process.pid, signal.SIGHUP)
+        time.sleep(0.2)
+        os.kill(service.process.pid, signal.SIGHUP)
+        wait_until(lambda: service.log.count("Worker exiting") == 2)
+        owners.append(wait_for_owner(table, owners))
+        for statement in NOTE_WHAT_IS_GIVEN_UP:
+            table.execute(statement)
+        os.kill(service.worker_pid, signal.SIGKILL)
+        owners.append(wait_for_owner(table, owners))
+        # Not when its lease was over: the master knew it by its name.
+        assert table.execute("SELECT owner, lease_left > 0 FROM given_up") == [(owners[1], 1)]
+        assert len({owner.rsplit(":", 2)[0] for owner in owners}) == 1
+        # Handed over twice, which is no attempt, and killed once.
+        assert table.execute("SELECT attempts FROM jobs") == [(2,)]
+        assert service.log.count("Booting worker") == 4
+        assert "exited with code" not in service.log
+        assert service.process.poll() is None
+
+
+NOTE_WHAT_IS_GIVEN_UP = (
+    "CREATE TABLE given_up (owner TEXT, lease_left REAL)",
+    """CREATE TRIGGER note AFTER UPDATE ON jobs WHEN OLD.state = 'running' AND NEW.state = 'queued'
+    BEGIN INSERT INTO given_up VALUES (OLD.owner, OLD.lease_until - now()); END""",
+)
+
+
+def wait_for_owner(table: SqliteDatabase, former: list[str]) -> str:
+    """Return the owner of the only job when it is another than those before."""
+    rows: list[tuple[str]] = []
+
+    def is_owned() -> bool:
+        rows[:] = table.execute("SELECT owner FROM jobs WHERE state = 'running'")
+        return bool(rows) and rows[0][0] not in former
+
+    wait_until(is_owned)
+    return rows[0][0]
+
+
 # --- several replicas
 
 
