@@ -137,6 +137,29 @@ def reload_replicas(machines: Machines, _folder: Path) -> Iterator[None]:
     yield
 
 
+def freeze_one_replica(machines: Machines, _folder: Path) -> Iterator[None]:
+    """Stop the first replica's processes where they are, as when its machine is moved."""
+    replica = machines.replicas[0]
+    processes = (replica.process.pid, replica.worker_pid)
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            os.kill(process, signal.SIGCONT)
+
+
+def restart_in_turn(machines: Machines, _folder: Path) -> Iterator[None]:
+    """Restart one replica after the other, as for an upgrade."""
+    for replica in machines.replicas:
+        replica.process.terminate()
+        replica.process.wait()
+        replica.restart()
+        wait_until_ready(replica)
+    yield
+
+
 @dataclass(frozen=True)
 class Outage:
     """Something that goes wrong for so many seconds.
@@ -165,6 +188,10 @@ OUTAGES = {
     "truncated reads": Outage(8, partial(spoil_store, "truncated")),
     "corrupted reads": Outage(8, partial(spoil_store, "corrupted")),
     "corrupted writes": Outage(8, partial(spoil_store, "corrupted writes")),
+    "503 SlowDown": Outage(8, partial(spoil_store, "slow down")),
+    "trickling reads": Outage(40, partial(spoil_store, "trickling")),
+    "one replica frozen": Outage(16, freeze_one_replica),
+    "both restarted in turn": Outage(0, restart_in_turn),
     "both reloaded": Outage(1, reload_replicas),
     "both killed": Outage(1, kill_replicas, frozenset({"unavailable"})),
 }
