@@ -25,6 +25,8 @@ from tests.postgres import run_postgres
 from tests.service import GUNICORN, PROJECT_DIR, Service, run_service, wait_until_ready
 from tests.waiting import WAIT_SECONDS, wait_until
 
+# gunicorn's own is 30.
+WORKER_TIMEOUT_SECONDS = 8
 # The application, whose model takes its time.
 SLOW_APP = """
 import time
@@ -94,12 +96,7 @@ def test_workers_of_one_master_take_over_from_each_other_at_once_after_reloads_t
         run_service(tmp_path) as service,
         closing(SqliteDatabase(tmp_path / "state" / "jobs.sqlite3", ())) as table,
     ):
-        httpx.post(
-            f"{service.url}/api/enhance",
-            content=large,
-            headers={"Content-Type": "image/png", "Prefer": "respond-async"},
-            timeout=WAIT_SECONDS,
-        )
+        post_picture(service.url, large, "respond-async")
         owners = [wait_for_owner(table, [])]
         os.kill(service.process.pid, signal.SIGHUP)
         time.sleep(0.2)
@@ -118,6 +115,30 @@ def test_workers_of_one_master_take_over_from_each_other_at_once_after_reloads_t
         assert service.log.count("Booting worker") == 4
         assert "exited with code" not in service.log
         assert service.process.poll() is None
+
+
+def test_worker_that_was_frozen_with_its_master_answers_who_waits(tmp_path: Path) -> None:
+    picture = encode(Image.fromarray(data.astronaut()), "PNG")
+    with (
+        run_service(tmp_path, [*GUNICORN, "--timeout", str(WORKER_TIMEOUT_SECONDS)]) as service,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        waiting = pool.submit(post_picture, service.url, picture)
+        wait_until(lambda: httpx.get(f"{service.url}/api/stats").json()["queue_length"] == 1)
+        processes = (service.process.pid, service.worker_pid)
+        for process in processes:
+            os.kill(process, signal.SIGSTOP)
+        time.sleep(WORKER_TIMEOUT_SECONDS + 3)
+        # The master first, which is the worst.
+        os.kill(processes[0], signal.SIGCONT)
+        time.sleep(1.5)
+        os.kill(processes[1], signal.SIGCONT)
+        assert waiting.result().status_code == 200
+        assert "WORKER TIMEOUT" not in service.log
+        # One that hangs alone is still ended.
+        os.kill(processes[1], signal.SIGSTOP)
+        wait_until(lambda: "WORKER TIMEOUT" in service.log)
+        wait_until(lambda: service.log.count("Booting worker") == 2)
 
 
 NOTE_WHAT_IS_GIVEN_UP = (
@@ -170,10 +191,12 @@ def draw(number: int) -> bytes:
 
 
 def post(url: str, number: int, prefer: str = "") -> httpx.Response:
+    return post_picture(url, draw(number), prefer)
+
+
+def post_picture(url: str, content: bytes, prefer: str = "") -> httpx.Response:
     headers = {"Content-Type": "image/png"} | ({"Prefer": prefer} if prefer else {})
-    return httpx.post(
-        f"{url}/api/enhance", content=draw(number), headers=headers, timeout=WAIT_SECONDS
-    )
+    return httpx.post(f"{url}/api/enhance", content=content, headers=headers, timeout=WAIT_SECONDS)
 
 
 def test_replicas_whose_clocks_are_apart_are_restarted_at_once_and_lose_nothing() -> None:
