@@ -94,6 +94,9 @@ class Database(ABC):
         DatabaseDown
             The engine does not answer or cannot write; the exception's cause says why.
         """
+        # Who tries one that was down may wait, for a name server or a lock say; others do not.
+        if self._down_until and self._lock.locked():
+            raise unavailable()
         if not self._lock.acquire(timeout=LOCK_SECONDS):
             raise unavailable()
         try:
@@ -105,10 +108,12 @@ class Database(ABC):
                 self._mark_down()
                 raise unavailable() from error
             try:
-                return self._run(self._translate(statement), parameters)
+                rows = self._run(self._translate(statement), parameters)
             except Exception as error:
                 self._answer_fault(self._judge(error))
                 raise unavailable() from error
+            self._down_until = 0.0
+            return rows
         finally:
             self._lock.release()
 

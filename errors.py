@@ -187,6 +187,10 @@ class NotStored(ServiceError):
     code = "not_stored"
 
 
+class NoRoom(NotStored):
+    """The folder of results does not take this one now."""
+
+
 class StoreDown(NotStored):
     """The store that the machines share does not answer now."""
 

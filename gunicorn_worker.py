@@ -16,6 +16,7 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
+from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import (
     ConfigurationProblem,
@@ -29,6 +30,7 @@ from gunicorn.http.errors import (
 )
 from gunicorn.http.message import Request
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
+from gunicorn.workers.workertmp import WorkerTmp
 
 from errors import BadRequest
 from pace import AnswerTransfer, end_slow_transfers, watch
@@ -59,6 +61,8 @@ PROBLEMS = {
 MALFORMED = (400, BadRequest.code, "The request line or a header is malformed or given twice.")
 # Faults of the service, which gunicorn tells from those of the client.
 OWN_FAULTS = (ConfigurationProblem, InvalidResponseHeader, InvalidResponseHeaderName)
+# The master looks after its worker each second.
+FROZEN_SECONDS = 3.0
 REFUSAL = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -71,11 +75,37 @@ class Log(Logger):  # type: ignore[misc]  # gunicorn has no types
     access_log_enabled = False
 
 
+class Heartbeat(WorkerTmp):  # type: ignore[misc]  # gunicorn has no types
+    """When a worker said last that it lives, as the master asks every second.
+
+    A machine that was frozen, as it is moved or its container paused, has frozen both: the master,
+    if it is the first to wake, must not kill a worker that had no time to say so, and those who
+    wait with it.
+    """
+
+    def __init__(self, cfg: Config) -> None:
+        super().__init__(cfg)
+        self._asked = self._thawed = time.monotonic()
+
+    def last_update(self) -> float:
+        """Return the time, or that at which the master itself went on, where it is later."""
+        now = time.monotonic()
+        if now - self._asked > FROZEN_SECONDS:
+            self._thawed = now
+        self._asked = now
+        updated: float = super().last_update()
+        return max(updated, self._thawed)
+
+
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """Threads for requests, and none for connections without one."""
 
+    tmp: WorkerTmp
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.tmp.close()
+        self.tmp = Heartbeat(self.cfg)
         self.wsgi: Any = None  # loaded after the fork, when signals may come already
         self._reading_headers: dict[TConn, float] = {}  # since when
         self._looked = 0.0

@@ -4,7 +4,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from errors import Busy, DatabaseDown, JobCancelled, NotStored, ServiceError, StoreDown
+from errors import Busy, DatabaseDown, JobCancelled, NoRoom, NotStored, ServiceError, StoreDown
 from job import Job, Outcome
 from resources import Resources
 
@@ -84,8 +84,9 @@ class JobClaims:
         try:
             if isinstance(error, (Busy, NotStored, JobCancelled)):
                 # It may succeed later, or elsewhere, if there is an upload for that. No job is to
-                # blame for a store that is down.
-                self._table.give_back(job.name, counts=not isinstance(error, StoreDown))
+                # blame for a store that is down, or a disk that is full.
+                counts = not isinstance(error, (NoRoom, StoreDown))
+                self._table.give_back(job.name, counts)
             else:
                 problem = describe(error) if error else None
                 tiles = job.progress.tiles_total

@@ -135,9 +135,14 @@ class JobKeeper:
             pause.wait(TICK_SECONDS)
 
     def _renew(self) -> None:
-        for job in self._executor.claimed():
-            if not self.jobs.renew(job.name, job.progress.tiles_done, job.progress.tiles_total):
+        claimed = self._executor.claimed()
+        owned = self.jobs.renew_all() if claimed else {}
+        for job in claimed:
+            progress = job.progress.tiles_done, job.progress.tiles_total
+            if job.name not in owned:
                 self._executor.regain(job)
+            elif owned[job.name] != progress:
+                self.jobs.renew(job.name, *progress)
 
     def _claim(self) -> None:
         self._wake.clear()

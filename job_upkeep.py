@@ -95,6 +95,21 @@ class JobsUpkeep:
             found.update(spool for spool, state in rows if state in {"queued", "running"})
         return found
 
+    # --- leases
+
+    def renew_all(self) -> dict[str, tuple[int, int]]:
+        """Go on owning all jobs of this process; return their names, and what is told of each.
+
+        In one statement: with one for each of a full queue's, leases were over before their turn
+        came where a statement took 300 ms.
+        """
+        rows = self.database.execute(
+            """UPDATE jobs SET lease_until = now() + ? WHERE state = 'running' AND owner = ?
+            RETURNING name, tiles_done, tiles_total""",
+            [LEASE_SECONDS, self.owner],
+        )
+        return {name: (done, total) for name, done, total in rows}
+
     # --- back to the queue
 
     def give_back(self, name: str, counts: bool = True, pause_seconds: float = 0) -> None:

@@ -7,6 +7,7 @@ from encoders import check_result_size
 from errors import (
     ClientLeft,
     JobCancelled,
+    NoRoom,
     NotStored,
     ResultTooLarge,
     ServiceError,
@@ -114,6 +115,8 @@ class Pipeline:
             logger.error("cannot store a result: %s", error)
             if isinstance(error, StoreDown):
                 reason = error.renew()
+            else:
+                reason = NoRoom("There is no room for the result now.")
             return InMemory(note, payload, reason)
         if stored is None:
             # Something else is in its place, or it cannot be read.

@@ -81,8 +81,14 @@ class PostgresDatabase(Database):
         self._connected = time.monotonic()
 
     def _migrate(self) -> None:
+        idle = self._psycopg.pq.TransactionStatus.IDLE
+
         def fetch(statement: str) -> list[Row]:
-            return self._fetch(self._translate(statement), seconds=MIGRATION_SECONDS)
+            # Only a step takes its time: a server that stops answering before it is left at once.
+            assert self._connection is not None
+            is_step = self._connection.info.transaction_status != idle
+            seconds = MIGRATION_SECONDS if is_step else None
+            return self._fetch(self._translate(statement), seconds=seconds)
 
         is_there = fetch("SELECT to_regclass('schema_version') IS NOT NULL")[0][0]
         local = settings(MIGRATION_SECONDS, LOCK_SECONDS)

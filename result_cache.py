@@ -152,7 +152,7 @@ class ResultCache:
         self.folder = folder
         self.damaged = 0
         self._space = space or DiskSpace()
-        self._cannot_write = False
+        self._refused_bytes = 0
         self._verified: dict[str, FileIdentity] = {}
 
     def open(self, name: str) -> StoredResult | None:
@@ -222,15 +222,16 @@ class ResultCache:
                 self._publish(file, name)
                 self._remember_as_whole(name, identity)
         except OSError:
-            self._cannot_write = True
+            self._refused_bytes = max(len(payload), PROBE_BYTES)
             raise
 
     def can_write(self) -> bool:
-        """Tell whether the folder took what was last stored, or takes something now."""
-        if self._cannot_write:
-            with contextlib.suppress(OSError), self._write([bytes(PROBE_BYTES)]):
-                self._cannot_write = False
-        return not self._cannot_write
+        """Tell whether the folder took what was last stored, or takes as much now."""
+        if self._refused_bytes:
+            pieces = [bytes(PROBE_BYTES)] * -(-self._refused_bytes // PROBE_BYTES)
+            with contextlib.suppress(OSError), self._write(pieces):
+                self._refused_bytes = 0
+        return not self._refused_bytes
 
     @contextlib.contextmanager
     def _write(self, pieces: Iterable[bytes | memoryview]) -> Iterator[Path]:

@@ -8,9 +8,7 @@ that of one machine alone. A short form is among the tests.
 """
 
 import argparse
-import os
 import random
-import signal
 import tempfile
 import time
 from collections import Counter
@@ -120,14 +118,14 @@ class Client:
         self.problems: Counter[str] = Counter()
 
     def _ask(self, method: str, url: str, **options: Any) -> httpx.Response:
-        """Send a request; where the service says that it is busy, again."""
+        """Send a request; where the service says that it is busy, or does not run, again."""
         deadline = time.monotonic() + WAIT_SECONDS
         while True:
             answer = self._client.request(method, url, timeout=WAIT_SECONDS, **options)
             self.answers[answer.status_code] += 1
             if answer.status_code >= 400:
                 self.problems[answer.json()["code"]] += 1
-            if answer.status_code != 503 or time.monotonic() > deadline:
+            if answer.status_code not in {502, 503} or time.monotonic() > deadline:
                 return answer
             time.sleep(0.5)
 
@@ -147,13 +145,6 @@ class Client:
             answer = self._ask("GET", httpx.URL(status["result"]).raw_path.decode())
         assert answer.status_code == 200, (answer.status_code, answer.text)
         return answer.content
-
-
-def kill(service: Service) -> None:
-    """Kill a replica with all its processes, as when its machine goes away."""
-    worker = service.worker_pid
-    service.process.kill()
-    os.kill(worker, signal.SIGKILL)
 
 
 def try_machines(folder: Path, number: int, with_dask: bool = True) -> Counter[int]:
@@ -179,7 +170,7 @@ def try_machines(folder: Path, number: int, with_dask: bool = True) -> Counter[i
         if machines.dask is not None:
             machines.dask.workers[0].kill()
         wait_for_share(sent, 0.5)
-        kill(machines.replicas[0])
+        machines.replicas[0].kill()
         results = [each.result() for each in sent]
         # What the killed one made is there all the same.
         again = [client.enhance(picture, False) for picture in pictures]

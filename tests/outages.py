@@ -29,11 +29,11 @@ from skimage import data
 from tests.cluster import CLIENTS, FIRST_USER, Client, Machines, run_machines, wait_for_share
 from tests.conftest import encode
 from tests.postgres import BIN, run_tool
-from tests.service import run_service
+from tests.service import run_service, wait_until_ready
 
 SIDE = 220
 # What an upload may be told: try again in a moment. Not that its computation was interrupted.
-HONEST = {"jobs_unavailable", "store_unavailable", "not_stored"}
+HONEST = frozenset({"jobs_unavailable", "store_unavailable", "not_stored"})
 
 Stage = Callable[[Machines, Path], Iterator[None]]
 
@@ -119,6 +119,17 @@ def cut_one_replica_off(machines: Machines, _folder: Path) -> Iterator[None]:
         connection.execute(f"ALTER ROLE {FIRST_USER} LOGIN")
 
 
+def kill_replicas(machines: Machines, _folder: Path) -> Iterator[None]:
+    """Kill both replicas at the same moment, and start both at once, as after a power cut."""
+    for replica in machines.replicas:
+        replica.kill()
+    yield
+    for replica in machines.replicas:
+        replica.restart()
+    for replica in machines.replicas:
+        wait_until_ready(replica)
+
+
 def reload_replicas(machines: Machines, _folder: Path) -> Iterator[None]:
     """Restart both replicas' workers at once."""
     for replica in machines.replicas:
@@ -126,12 +137,41 @@ def reload_replicas(machines: Machines, _folder: Path) -> Iterator[None]:
     yield
 
 
+def freeze_one_replica(machines: Machines, _folder: Path) -> Iterator[None]:
+    """Stop the first replica's processes where they are, as when its machine is moved."""
+    replica = machines.replicas[0]
+    processes = (replica.process.pid, replica.worker_pid)
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            os.kill(process, signal.SIGCONT)
+
+
+def restart_in_turn(machines: Machines, _folder: Path) -> Iterator[None]:
+    """Restart one replica after the other, as for an upgrade."""
+    for replica in machines.replicas:
+        replica.process.terminate()
+        replica.process.wait()
+        replica.restart()
+        wait_until_ready(replica)
+    yield
+
+
 @dataclass(frozen=True)
 class Outage:
-    """Something that goes wrong for so many seconds."""
+    """Something that goes wrong for so many seconds.
+
+    Attributes
+    ----------
+    honest : what clients may be told
+    """
 
     seconds: float
     stage: Stage
+    honest: frozenset[str] = HONEST
 
 
 OUTAGES = {
@@ -148,7 +188,12 @@ OUTAGES = {
     "truncated reads": Outage(8, partial(spoil_store, "truncated")),
     "corrupted reads": Outage(8, partial(spoil_store, "corrupted")),
     "corrupted writes": Outage(8, partial(spoil_store, "corrupted writes")),
+    "503 SlowDown": Outage(8, partial(spoil_store, "slow down")),
+    "trickling reads": Outage(40, partial(spoil_store, "trickling")),
+    "one replica frozen": Outage(16, freeze_one_replica),
+    "both restarted in turn": Outage(0, restart_in_turn),
     "both reloaded": Outage(1, reload_replicas),
+    "both killed": Outage(1, kill_replicas, frozenset({"unavailable"})),
 }
 
 
@@ -205,7 +250,7 @@ def try_outages(folder: Path, number: int, names: Sequence[str]) -> dict[str, Re
         alone = Client(connection)
         assert [alone.enhance(picture, False) for picture in uploaded] == results
     for name, report in reports.items():
-        assert report.problems.keys() <= HONEST, (name, report)
+        assert report.problems.keys() <= OUTAGES[name].honest, (name, report)
     return reports
 
 

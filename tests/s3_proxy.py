@@ -8,12 +8,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 BODY_SECONDS = 60
+# Each piece comes before anybody who waits for the next one gives up.
+TRICKLE_PIECES, TRICKLE_SECONDS = 100, 1.0
 REFUSAL = '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code></Error>'
 # The answers of Amazon's S3 and of this server.
 REFUSALS = {
     "no bucket": (404, "NoSuchBucket"),
     "expired": (400, "ExpiredToken"),
     "forbidden": (403, "AccessDenied"),
+    "slow down": (503, "SlowDown"),
 }
 
 
@@ -22,9 +25,10 @@ class S3Proxy(ThreadingHTTPServer):
 
     Attributes
     ----------
-    fault : "no bucket", "expired" or "forbidden" (each an answer to everything), "no listing" (what
-        is missing is forbidden, as without s3:ListBucket), "cut off", "frozen" (until it is
-        another), "truncated", "corrupted" (what is read), "corrupted writes"
+    fault : "no bucket", "expired", "forbidden" or "slow down" (each an answer to everything), "no
+        listing" (what is missing is forbidden, as without s3:ListBucket), "cut off", "frozen"
+        (until it is another), "truncated", "corrupted", "trickling" (what is read), "corrupted
+        writes"
     spoiled : how many requests had the fault
     """
 
@@ -122,8 +126,21 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
         self.send_header("Content-Length", length)
         self.end_headers()
-        if self.command != "HEAD":
+        if self.command == "HEAD":
+            return
+        if self.server.fault == "trickling" and self.command == "GET":
+            self.trickle(body)
+        else:
             self.wfile.write(body)
+
+    def trickle(self, body: bytes) -> None:
+        """Send a body in pieces, with pauses while the fault lasts."""
+        size = len(body) // TRICKLE_PIECES + 1
+        for start in range(0, len(body), size):
+            self.wfile.write(body[start : start + size])
+            self.wfile.flush()
+            if self.server.fault == "trickling":
+                self.thawed.wait(TRICKLE_SECONDS)
 
     def log_message(self, *_: object) -> None:
         """Write no log."""

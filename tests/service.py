@@ -1,11 +1,12 @@
 """Start the real service on a port and a folder of its own, and stop it again."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +22,26 @@ STOP_SECONDS = 30
 
 @dataclass
 class Service:
-    """A running service."""
+    """A running service, whose process is another after `restart`."""
 
     url: str
-    process: subprocess.Popen[bytes]
+    launch: Callable[[], subprocess.Popen[bytes]]
     folder: Path
     answers_while_starting: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.process = self.launch()
+
+    def kill(self) -> None:
+        """Kill all its processes, as when its machine goes away."""
+        worker = self.worker_pid
+        self.process.kill()
+        os.kill(worker, signal.SIGKILL)
+        self.process.wait()
+
+    def restart(self) -> None:
+        """Start it again where it was, after its end; `wait_until_ready` waits for it."""
+        self.process = self.launch()
 
     @property
     def log(self) -> str:
@@ -126,25 +141,28 @@ def run_service(
         command = [sys.executable, "-c", SOCKET_ACTIVATION, str(listener.fileno()), *command]
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=working_dir,
-            env=service_environment(folder, port, **settings),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            pass_fds=descriptors,
-        )
-        service = Service(f"http://127.0.0.1:{port}", process, folder)
+
+        def launch() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                command,
+                cwd=working_dir,
+                env=service_environment(folder, port, **settings),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=descriptors,
+            )
+
+        service = Service(f"http://127.0.0.1:{port}", launch, folder)
         try:
             wait_until_ready(service)
             yield service
         finally:
-            process.terminate()
+            service.process.terminate()
             try:
-                process.wait(STOP_SECONDS)
+                service.process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                service.process.kill()
+                service.process.wait()
 
 
 def wait_until_ready(service: Service) -> None:

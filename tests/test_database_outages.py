@@ -1,9 +1,11 @@
 """What PostgreSQL can do to its clients, and what is left of it afterwards."""
 
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -14,6 +16,7 @@ from jobs import Jobs
 from jobs_schema import FIRST, SCHEMA
 from tests.postgres import PostgresServer, run_pgbouncer, run_server
 from tests.service import find_free_port
+from tests.tcp_proxy import TcpProxy, run_tcp_proxy
 from tests.waiting import wait_until
 
 READ_ONLY = "-c default_transaction_read_only=on"
@@ -284,3 +287,86 @@ def test_pgbouncer_that_is_gone_for_a_while_costs_no_restart(
             table.find(ticket)
         with run_pgbouncer(Path(name) / "b", postgres_url, "transaction", port=port):
             assert state(table, ticket) == "queued"
+
+
+# --- lines that say nothing
+
+
+@pytest.fixture
+def proxy(postgres_url: str) -> Iterator[TcpProxy]:
+    """A line to the server that can be cut without anybody being told."""
+    with run_tcp_proxy(int(postgres_url.rpartition(":")[2].partition("/")[0])) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxied_url(postgres_url: str, proxy: TcpProxy) -> str:
+    return f"postgresql://sr@127.0.0.1:{proxy.port}/postgres"
+
+
+def test_line_that_swallows_everything_costs_no_restart(
+    proxied_url: str, proxy: TcpProxy, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("postgres_database.STATEMENT_SECONDS", 1.0)
+    table = Jobs(connect(proxied_url), "a")
+    ticket = submit(table, "name")
+    proxy.swallows = True
+    for _ in range(2):
+        with pytest.raises(DatabaseDown):
+            table.find(ticket)
+    proxy.swallows = False
+    assert state(table, ticket) == "queued"
+
+
+def test_line_that_goes_silent_while_the_schema_is_looked_at_is_left_at_once(
+    proxied_url: str, proxy: TcpProxy, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("postgres_database.STATEMENT_SECONDS", 1.0)
+    table, other = Jobs(connect(proxied_url), "a"), connect(proxied_url)
+    ticket = submit(table, "name")
+    migrate = PostgresDatabase._migrate
+
+    def swallow_and_migrate(database: PostgresDatabase) -> None:
+        proxy.swallows = True
+        migrate(database)
+
+    monkeypatch.setattr(PostgresDatabase, "_migrate", swallow_and_migrate)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(other.execute, "SELECT 1")
+        # Not after the ten minutes that a step may take.
+        wait_until(asked.done)
+        assert isinstance(asked.exception(), DatabaseDown)
+    monkeypatch.setattr(PostgresDatabase, "_migrate", migrate)
+    proxy.swallows = False
+    assert state(table, ticket) == "queued"
+
+
+def test_nobody_waits_for_who_tries_a_database_that_is_down(
+    server: PostgresServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("database.LOCK_SECONDS", 1e3)
+    table = Jobs(connect(server.url), "a")
+    ticket = submit(table, "name")
+    server.stop()
+    with pytest.raises(DatabaseDown):
+        table.find(ticket)
+    server.start()
+    is_trying, may_connect = threading.Event(), threading.Event()
+    connect_at_once = psycopg.connect
+
+    def wait_for_a_name_server(*arguments: Any, **options: Any) -> Any:
+        is_trying.set()
+        may_connect.wait(120)
+        return connect_at_once(*arguments, **options)
+
+    monkeypatch.setattr(psycopg, "connect", wait_for_a_name_server)
+    with ThreadPoolExecutor(2) as pool:
+        trying = pool.submit(table.find, ticket)
+        assert is_trying.wait(60)
+        others = pool.submit(table.find, ticket)
+        wait_until(others.done)
+        assert isinstance(others.exception(), DatabaseDown)
+        assert not trying.done()
+        may_connect.set()
+        assert trying.result() is not None
+    assert state(table, ticket) == "queued"

@@ -1,5 +1,6 @@
 """Asynchronous requests while the jobs table goes away, comes back, or is another."""
 
+import errno
 import os
 import tempfile
 import time
@@ -9,15 +10,19 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from flask.testing import FlaskClient
+from PIL import Image
 
 import job_keeper
+import result_cache
+from disk import BLOCK_BYTES, DiskSpace
 from errors import DatabaseDown
 from result_cache import generate_file_hash
 from runner import Runner
 from settings import Settings
-from tests.conftest import PNG, AppMaker, FakeModel, assert_problem, make_upload, upload
+from tests.conftest import PNG, AppMaker, FakeModel, assert_problem, encode, make_upload, upload
 from tests.postgres import PostgresServer, run_server
 from tests.waiting import wait_until
 
@@ -213,3 +218,43 @@ def test_machine_whose_clock_is_ahead_leaves_new_uploads_alone(
     runner.jobs.withdraw(ticket)
     assert runner.jobs.cancel_unless_wanted("name")
     wait_until(lambda: sweep(runner, spool))
+
+
+# --- a disk that is full
+
+
+class SmallDisk(DiskSpace):
+    """Room for so many bytes at a time."""
+
+    def __init__(self, free_bytes: int) -> None:
+        self.free_bytes = free_bytes
+        self.refusals = 0
+
+    def take(self, size_bytes: int, is_result: bool = True) -> None:
+        if size_bytes > self.free_bytes:
+            self.refusals += 1
+            raise OSError(errno.ENOSPC, "No room")
+        self.free_bytes -= size_bytes
+
+    def give_back(self, size_bytes: int, is_result: bool = True) -> None:
+        self.free_bytes += size_bytes
+
+
+def test_accepted_job_waits_for_room_for_its_result(
+    client: FlaskClient, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # There is room for less than the result, as on a disk that others fill.
+    monkeypatch.setattr(result_cache, "PROBE_BYTES", BLOCK_BYTES)
+    disk = SmallDisk(2 * BLOCK_BYTES)
+    monkeypatch.setattr(runner.cache, "_space", disk)
+    pixels = np.random.default_rng(1).integers(0, 256, (90, 90, 3), np.uint8)
+    content = encode(Image.fromarray(pixels), "PNG")
+    path = upload(client, content=content, headers=ASYNC).get_json()["status_url"]
+    wait_until(lambda: disk.refusals >= 6)
+    assert client.get(path).get_json()["state"] == "queued"
+    assert runner.jobs.database.execute("SELECT attempts FROM jobs") == [(0,)]
+    assert runner.statistics()["inferences"] == 1
+    # Who waits gets it all the same.
+    assert upload(client, content=content).status_code == 200
+    disk.free_bytes = 10**6
+    wait_for(client, path, "done")

@@ -177,6 +177,23 @@ def test_job_of_an_owner_that_died_is_queued_again(
     assert rows == [("cancelled",)]
 
 
+def test_owner_renews_its_leases_and_no_others(here: Jobs, there: Jobs) -> None:
+    for name in ("first", "second", "ended", "queued"):
+        submit(here, name, {}, 100)
+    claimed = [here.claim_next() for _ in range(3)]
+    assert None not in claimed
+    names = [claim.name for claim in claimed if claim is not None]
+    here.finish(names.pop())
+    assert there.claim("theirs", {}, 100, 10)
+    here.renew(names[0], 3, 4)
+    here.database.execute("UPDATE jobs SET lease_until = now() - 1 WHERE state = 'running'")
+    assert here.renew_all() == {names[0]: (3, 4), names[1]: (0, 0)}
+    there.give_up_dead()
+    rows = here.database.execute("SELECT name FROM jobs WHERE state = 'running' ORDER BY name")
+    assert rows == [(name,) for name in sorted(names)]
+    assert there.renew_all() == {}
+
+
 def test_lease_far_in_the_future_is_over(here: Jobs, there: Jobs) -> None:
     submit(here, "name", {}, 100)
     assert here.claim_next()

@@ -127,11 +127,13 @@ OTHERS = {
 }
 
 
-def begin_waiting(runner: Runner, pool: ThreadPoolExecutor, model: FakeModel) -> Future[Result]:
+def begin_waiting(
+    runner: Runner, pool: ThreadPoolExecutor, model: FakeModel, shade: int = 1
+) -> Future[Result]:
     """Let a request wait for a picture that is computed until the model may go on."""
     model.may_go_on.clear()
-    waiting = pool.submit(runner.enhance, make_upload(1))
-    wait_until(lambda: runner.statistics()["lanes_busy"] == 1)
+    waiting = pool.submit(runner.enhance, make_upload(shade))
+    wait_until(lambda: runner.statistics()["lanes_busy"] >= 1)
     return waiting
 
 
@@ -164,6 +166,33 @@ def test_job_that_was_swept_goes_on_where_it_was(runner: Runner, fake_model: Fak
     wait_until(lambda: read_rows(runner.jobs)[0][1] == "done")
     assert read_rows(runner.jobs) == [(job.name, "done", None, 1)]
     assert runner.statistics()["inferences"] == 1
+
+
+def test_leases_are_renewed_at_once_however_many_there_are(
+    runner: Runner, fake_model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statements: list[str] = []
+    execute = runner.jobs.database.execute
+
+    def note(statement: str, parameters: Sequence[object] = ()) -> list[Row]:
+        statements.append(statement)
+        return execute(statement, parameters)
+
+    with ThreadPoolExecutor(9) as many:
+        waiting = [begin_waiting(runner, many, fake_model, shade) for shade in range(9)]
+        wait_until(lambda: len(runner._local_jobs.claimed()) == len(waiting))
+        runner.keeper.stop()
+        runner.keeper._renew()  # how far they are is told, too, when it has changed
+        execute("UPDATE jobs SET lease_until = now()")
+        monkeypatch.setattr(runner.jobs.database, "execute", note)
+        runner.keeper._renew()
+        monkeypatch.undo()
+        renewed = execute("SELECT count(*) FROM jobs WHERE lease_until > now()")
+        fake_model.may_go_on.set()
+        assert all(read(each.result()) for each in waiting)
+    # A database that is slow has the time of a lease for all of them.
+    assert len(statements) == 1
+    assert renewed == [(len(waiting),)]
 
 
 def test_nobody_sweeps_before_the_living_could_renew(

@@ -32,6 +32,8 @@ HOUR = 3600
 PIXELS = 500
 PICTURE_PIXELS = 200
 SENT_AT_ONCE = 12
+# Bytes that a full Redis still had, and how many clients it is to count then.
+MEMORY_LEFT, CLIENTS_BEYOND = 10_000, 250
 FORWARDED = {"X-Forwarded-For": "192.0.2.1"}
 
 
@@ -411,3 +413,31 @@ def test_processes_that_share_a_redis_share_the_limits(
     assert answers == [200] * REQUESTS + [429, 429]
     assert send(clients[0], 1, address="192.0.2.9").status_code == 200
     assert remaining(send(clients[1], 2, address="192.0.2.9").headers)["pixels"] == 100
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl", "noeviction"])
+def test_redis_that_is_full_fails_nobody_and_refuses_none_who_may_ask(
+    make_app: AppMaker, settings: Settings, redis_url: str, policy: str
+) -> None:
+    client = make_app(replace(limit(settings), rate_limit_store=redis_url)).test_client()
+    for number in range(REQUESTS):
+        assert send(client, number % 2).status_code == 200
+    assert send(client, 1).status_code == 429
+    with redis.Redis.from_url(redis_url) as server:
+        server.config_set("maxmemory-policy", policy)
+        server.config_set("maxmemory", server.info("memory")["used_memory"] + MEMORY_LEFT)
+        for number in range(CLIENTS_BEYOND):
+            answer = client.get("/api/stats", headers={"X-Forwarded-For": f"198.18.{number}.1"})
+            assert answer.status_code == 200
+            # All is left but this request, which Redis may have forgotten already.
+            if "RateLimit" in answer.headers:
+                left = remaining(answer.headers)
+                assert left["requests"] >= REQUESTS - 1
+                assert left["pixels"] == PIXELS
+        if policy == "noeviction":
+            assert "RateLimit" not in answer.headers
+            assert "sr_rate_limits_down 1.0" in client.get("/metrics").text
+        else:
+            assert server.info("stats")["evicted_keys"] > 0
+    for number in range(3):
+        assert send(client, number, address="198.18.1.1").status_code == 200

@@ -25,6 +25,8 @@ from tests.postgres import run_postgres
 from tests.service import GUNICORN, PROJECT_DIR, Service, run_service, wait_until_ready
 from tests.waiting import WAIT_SECONDS, wait_until
 
+# gunicorn's own is 30.
+WORKER_TIMEOUT_SECONDS = 8
 # The application, whose model takes its time.
 SLOW_APP = """
 import time
@@ -86,6 +88,78 @@ def test_masters_of_equal_hosts_and_numbers_do_not_take_each_others_jobs(tmp_pat
     database.close()
 
 
+def test_workers_of_one_master_take_over_from_each_other_at_once_after_reloads_too(
+    tmp_path: Path,
+) -> None:
+    large = encode(Image.fromarray(data.astronaut()).resize((2500, 2500)), "PNG")
+    with (
+        run_service(tmp_path) as service,
+        closing(SqliteDatabase(tmp_path / "state" / "jobs.sqlite3", ())) as table,
+    ):
+        post_picture(service.url, large, "respond-async")
+        owners = [wait_for_owner(table, [])]
+        os.kill(service.process.pid, signal.SIGHUP)
+        time.sleep(0.2)
+        os.kill(service.process.pid, signal.SIGHUP)
+        wait_until(lambda: service.log.count("Worker exiting") == 2)
+        owners.append(wait_for_owner(table, owners))
+        for statement in NOTE_WHAT_IS_GIVEN_UP:
+            table.execute(statement)
+        os.kill(service.worker_pid, signal.SIGKILL)
+        owners.append(wait_for_owner(table, owners))
+        # Not when its lease was over: the master knew it by its name.
+        assert table.execute("SELECT owner, lease_left > 0 FROM given_up") == [(owners[1], 1)]
+        assert len({owner.rsplit(":", 2)[0] for owner in owners}) == 1
+        # Handed over twice, which is no attempt, and killed once.
+        assert table.execute("SELECT attempts FROM jobs") == [(2,)]
+        assert service.log.count("Booting worker") == 4
+        assert "exited with code" not in service.log
+        assert service.process.poll() is None
+
+
+def test_worker_that_was_frozen_with_its_master_answers_who_waits(tmp_path: Path) -> None:
+    picture = encode(Image.fromarray(data.astronaut()), "PNG")
+    with (
+        run_service(tmp_path, [*GUNICORN, "--timeout", str(WORKER_TIMEOUT_SECONDS)]) as service,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        waiting = pool.submit(post_picture, service.url, picture)
+        wait_until(lambda: httpx.get(f"{service.url}/api/stats").json()["queue_length"] == 1)
+        processes = (service.process.pid, service.worker_pid)
+        for process in processes:
+            os.kill(process, signal.SIGSTOP)
+        time.sleep(WORKER_TIMEOUT_SECONDS + 3)
+        # The master first, which is the worst.
+        os.kill(processes[0], signal.SIGCONT)
+        time.sleep(1.5)
+        os.kill(processes[1], signal.SIGCONT)
+        assert waiting.result().status_code == 200
+        assert "WORKER TIMEOUT" not in service.log
+        # One that hangs alone is still ended.
+        os.kill(processes[1], signal.SIGSTOP)
+        wait_until(lambda: "WORKER TIMEOUT" in service.log)
+        wait_until(lambda: service.log.count("Booting worker") == 2)
+
+
+NOTE_WHAT_IS_GIVEN_UP = (
+    "CREATE TABLE given_up (owner TEXT, lease_left REAL)",
+    """CREATE TRIGGER note AFTER UPDATE ON jobs WHEN OLD.state = 'running' AND NEW.state = 'queued'
+    BEGIN INSERT INTO given_up VALUES (OLD.owner, OLD.lease_until - now()); END""",
+)
+
+
+def wait_for_owner(table: SqliteDatabase, former: list[str]) -> str:
+    """Return the owner of the only job when it is another than those before."""
+    rows: list[tuple[str]] = []
+
+    def is_owned() -> bool:
+        rows[:] = table.execute("SELECT owner FROM jobs WHERE state = 'running'")
+        return bool(rows) and rows[0][0] not in former
+
+    wait_until(is_owned)
+    return rows[0][0]
+
+
 # --- several replicas
 
 
@@ -117,10 +191,12 @@ def draw(number: int) -> bytes:
 
 
 def post(url: str, number: int, prefer: str = "") -> httpx.Response:
+    return post_picture(url, draw(number), prefer)
+
+
+def post_picture(url: str, content: bytes, prefer: str = "") -> httpx.Response:
     headers = {"Content-Type": "image/png"} | ({"Prefer": prefer} if prefer else {})
-    return httpx.post(
-        f"{url}/api/enhance", content=draw(number), headers=headers, timeout=WAIT_SECONDS
-    )
+    return httpx.post(f"{url}/api/enhance", content=content, headers=headers, timeout=WAIT_SECONDS)
 
 
 def test_replicas_whose_clocks_are_apart_are_restarted_at_once_and_lose_nothing() -> None:

@@ -26,7 +26,7 @@ from tests.service import (
 )
 from tiling import Pixels
 
-WAIT_SECONDS = 60
+WAIT_SECONDS = 240
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from job_routes import MAX_LONG_POLL_SECONDS
 from tests.conftest import encode
 from tests.e2e.nginx import HOST, Nginx, run_nginx
 from tests.service import PROJECT_DIR, Service, find_free_port, run_service
@@ -405,6 +406,31 @@ def test_service_that_does_not_answer_in_time_is_504(tmp_path: Path) -> None:
             response = client.get("/api/health", headers={"Origin": LISTED})
     assert_problem(response, 504, "timed_out")
     assert response.headers["Retry-After"] == "30"
+
+
+def test_machine_that_is_frozen_is_passed_over(tmp_path: Path) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=64) as frozen,
+        run_service(tmp_path / "service", trusted_proxies=1, trusted_hosts=HOST) as service,
+        run_nginx(
+            tmp_path / "nginx",
+            frozen.getsockname()[1],
+            int(service.url.rsplit(":", 1)[1]),
+            proxy_read_timeout="1s",
+        ) as nginx,
+        nginx.client() as client,
+    ):
+        assert {client.get("/api/health").status_code for _ in range(6)} == {200}
+        assert "upstream timed out" in (tmp_path / "nginx" / "error.log").read_text()
+
+
+def test_who_asks_a_machine_that_is_frozen_has_time_for_the_next_one() -> None:
+    text = (PROJECT_DIR / "nginx.conf").read_text()
+    patience, of_uploads = (
+        int(each) for each in re.findall(r"proxy_read_timeout ([0-9]+)s;", text)
+    )
+    (to_pass_on,) = re.findall(r"proxy_next_upstream_timeout ([0-9]+)s;", text)
+    assert MAX_LONG_POLL_SECONDS < patience < int(to_pass_on) < of_uploads
 
 
 def test_503_of_the_service_passes_through_with_its_own_words(tmp_path: Path) -> None:
