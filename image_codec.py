@@ -256,7 +256,7 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
             if is_grey:
                 pixels = pixels[:, :, 1]
     if image.format == "BMP" and alpha is not None and not alpha.any():
-        alpha = None  # as browsers do it: many programs leave zeros there and mean nothing by them
+        alpha = None  # many programs leave zeros there and mean nothing by them
     profile, is_colour = fit_profile(profile, is_grey=pixels.ndim == 2)
     if is_colour:
         pixels = np.repeat(pixels[:, :, np.newaxis], 3, axis=2)

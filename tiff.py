@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from cut_files import IS_DAMAGED, PICTURE, cut_words
 from errors import UndecodableImage
 from metadata import MAX_EXIF_BYTES
+from raw_files import refuse_raw
 from tiff_directory import (
     Directory,
     Entry,
@@ -66,11 +67,12 @@ def open_tiff(file: BinaryIO, form: Form) -> tuple[Image.Image, TiffSamples | No
     Raises
     ------
     UnsupportedUpload, UndecodableImage
-        As `find_picture` and `read_layout`.
+        As `find_picture`, `refuse_raw` and `read_layout`.
     ValueError, SyntaxError, and what else Pillow raises
         The header is damaged.
     """
     directory = find_picture(file, form)
+    refuse_raw(directory)
     layout = read_layout(directory)
     if layout.is_bytewise:
         samples = rewrite(file, directory, layout)

@@ -21,7 +21,7 @@ BASE_SAMPLES = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, CMYK: 4, LAB: 3}
 SPACES = {
     **{WHITE_IS_ZERO: "grey", BLACK_IS_ZERO: "grey", RGB: "RGB", PALETTE: "palette", 4: "mask"},
     **{CMYK: "CMYK", YCBCR: "YCbCr", LAB: "Lab", 9: "ICC Lab", 10: "ITU Lab"},
-    **{32803: "raw sensor", 32844: "LogL", 32845: "LogLuv", 34892: "raw sensor"},
+    **{32844: "LogL", 32845: "LogLuv"},
 }
 UNSIGNED, SIGNED, UNDEFINED = 1, 2, 4
 NUMBERS = {SIGNED: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
@@ -117,23 +117,31 @@ class Layout:
         )
 
     @property
+    def is_subsampled(self) -> bool:
+        """Whether two of its samples stand for several pixels."""
+        return self.photometric == YCBCR and self.subsampling != (1, 1)
+
+    @property
     def is_misread(self) -> bool:
-        """Whether Pillow would open it and give another picture.
+        """Whether Pillow would open it and give another picture, or call it damaged.
 
         Without compression it takes planes of few bits, of palettes and of reversed bytes, and
-        subsampled YCbCr, for something else.
+        subsampled YCbCr, for something else. No reader that was tried, libvips and ImageMagick
+        among them, gives the colours of subsampled planes.
         """
-        if self.photometric == PALETTE and self.is_planar:
+        if self.is_planar and (self.photometric == PALETTE or self.is_subsampled):
             return True
-        is_subsampled = self.photometric == YCBCR and self.subsampling != (1, 1)
-        return self.compression == UNCOMPRESSED and (self.is_planar or is_subsampled)
+        return self.compression == UNCOMPRESSED and (self.is_planar or self.is_subsampled)
 
     @property
     def name(self) -> str:
         """What it is, in words."""
         bits = "/".join(str(each) for each in sorted(set(self.bits)))
         planes = ", in planes" if self.is_planar else ""
-        return f"{SPACES.get(self.photometric, 'unknown')}, {self.samples} x {bits} bits{planes}"
+        space = ("subsampled " if self.is_subsampled else "") + SPACES.get(
+            self.photometric, "unknown"
+        )
+        return f"{space}, {self.samples} x {bits} bits{planes}"
 
 
 def read_layout(directory: Directory) -> Layout:

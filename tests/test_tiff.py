@@ -346,7 +346,6 @@ GREY = PHOTO[:, :, 0]
         (GREY.astype(np.int16), {"photometric": "minisblack"}, "signed samples of 16 bits"),
         (GREY.view(np.int8), {"photometric": "minisblack"}, "signed samples of 8 bits"),
         (GREY.astype(np.complex64), {"photometric": "minisblack"}, "complex samples"),
-        (GREY, {"photometric": "cfa"}, "raw sensor, 1 x 8 bits"),
         (PHOTO, {"photometric": "icclab"}, "ICC Lab, 3 x 8 bits"),
     ],
 )
@@ -385,11 +384,43 @@ def test_other_inks_and_subsampled_colours_are_refused_and_not_guessed() -> None
     inks = write_tiff(draw(4, np.uint8), "separated", extratags=[(332, "H", 1, 2, True)])
     with pytest.raises(UnsupportedUpload, match="other inks than CMYK"):
         decode(inks)
-    buffer = BytesIO(write_tiff(PHOTO, "ycbcr"))
+    for planar, compression in ((False, None), (True, None), (True, "zlib")):
+        buffer = BytesIO(write_tiff(PHOTO, "ycbcr", planar=planar, compression=compression))
+        with tifffile.TiffFile(buffer, mode="r+") as reader:
+            reader.pages.first.tags["YCbCrSubSampling"].overwrite((2, 2))
+        with pytest.raises(UnsupportedUpload, match="subsampled YCbCr, 3 x 8 bits"):
+            decode(buffer.getvalue())
+
+
+def jpeg_planes(photometric: str, step: int) -> bytes:
+    """Write a TIFF whose planes are JPEGs, with one sample of the others for `step` x `step`."""
+    image = Image.fromarray(PHOTO).convert("RGB" if photometric == "rgb" else "YCbCr")
+    parts = [np.asarray(part) for part in image.split()]
+    parts[1:] = [np.ascontiguousarray(part[::step, ::step]) for part in parts[1:]]
+    planes = (encode(Image.fromarray(part), "JPEG", quality=100) for part in parts)
+    options = {"photometric": photometric, "rowsperstrip": PHOTO.shape[0], "planarconfig": 2}
+    shape = {"shape": np.moveaxis(PHOTO, 2, 0).shape, "dtype": PHOTO.dtype}
+    buffer = BytesIO()
+    with tifffile.TiffWriter(buffer) as writer:
+        writer.write(planes, metadata=None, compression="zlib", **shape, **options)
+    buffer.seek(0)
     with tifffile.TiffFile(buffer, mode="r+") as reader:
-        reader.pages.first.tags["YCbCrSubSampling"].overwrite((2, 2))
-    with pytest.raises(UnsupportedUpload, match="YCbCr, 3 x 8 bits"):
-        decode(buffer.getvalue())
+        tags = reader.pages.first.tags
+        tags["Compression"].overwrite(7)
+        if photometric == "ycbcr":
+            tags["YCbCrSubSampling"].overwrite((step, step))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("photometric", ["rgb", "ycbcr"])
+def test_planes_of_jpegs_are_put_together(photometric: str) -> None:
+    differences = rgb_of(decode(jpeg_planes(photometric, 1))).astype(int) - PHOTO
+    assert np.abs(differences).mean() < 1
+
+
+def test_subsampled_planes_of_jpegs_are_not_called_damaged() -> None:
+    with pytest.raises(UnsupportedUpload, match="subsampled YCbCr, 3 x 8 bits, in planes"):
+        decode(jpeg_planes("ycbcr", 2))
 
 
 # --- damaged and hostile
