@@ -165,9 +165,10 @@ def test_orientation_in_exif_wins_over_xmp() -> None:
 
 def turned_tiff(kind: int, count: int, value: int, bits: int = 8) -> bytes:
     width, height = PHOTO.size
-    entries = tiff_picture(width, height, (273, 4, 1, 8), (279, 4, 1, width * height))
-    entries = [(tag, *rest[:2], bits) if tag == 258 else (tag, *rest) for tag, *rest in entries]
-    return tiff([*entries, (274, kind, count, value)], bytes(width * height))
+    pieces = (273, 4, 1, 8), (279, 4, 1, width * height)
+    content = tiff(tiff_picture(width, height, *pieces, (274, kind, count, value)))
+    depth = struct.pack("<HHLL", 258, 3, 1, 8), struct.pack("<HHLL", 258, 3, 1, bits)
+    return content.replace(*depth) + bytes(width * height)
 
 
 @pytest.mark.filterwarnings("ignore:Metadata Warning")
