@@ -18,6 +18,7 @@ from errors import UndecodableImage
 from metadata import MAX_EXIF_BYTES
 from raw_files import refuse_raw
 from tiff_directory import (
+    LONG8_TYPES,
     Directory,
     Entry,
     Form,
@@ -80,8 +81,31 @@ def open_tiff(file: BinaryIO, form: Form) -> tuple[Image.Image, TiffSamples | No
     if layout.is_misread:
         raise refuse_layout(layout)
     content = copy_file(file)
-    content.write(form.start(directory.offset))
+    if readable_form(form) == form:
+        content.write(form.start(directory.offset))
+    else:
+        write_small_directory(content, directory)
     return open_with_pillow(content, layout), None
+
+
+def readable_form(form: Form) -> Form:
+    """Return a form that Pillow reads: it takes a BigTIFF of the other order for no TIFF."""
+    return Form(form.order, form.is_big and form.order == "<")
+
+
+def write_small_directory(copy: BytesIO, directory: Directory) -> None:
+    """Let a copy of a BigTIFF begin with the same directory as other TIFFs have it."""
+    form = readable_form(directory.form)
+    entries = [
+        make_entry(int(entry["tag"]), directory.values(entry["tag"]), form)
+        if entry["type"] in LONG8_TYPES
+        else keep_entry(entry, directory.form, form)
+        for entry in directory.entries
+    ]
+    offset = copy.seek(0, 2)
+    copy.write(encode_directory(form, entries, offset))
+    copy.seek(0)
+    copy.write(form.start(offset))
 
 
 def open_with_pillow(file: BinaryIO, layout: Layout) -> Image.Image:
@@ -99,9 +123,7 @@ def rewrite(file: BinaryIO, directory: Directory, layout: Layout) -> TiffSamples
     points, are one for each plane, or one for all samples, whose rows are rows of one sample. They
     have no predictor: it would have to know which samples are neighbours.
     """
-    source = directory.form
-    # Pillow takes a BigTIFF of this order for no TIFF.
-    form = Form(source.order, source.is_big and source.order == "<")
+    form = readable_form(directory.form)
     length = file.seek(0, 2)
     copy = copy_file(file)
     copy.write(form.start(length))

@@ -37,6 +37,8 @@ COMPRESSIONS = {
     **{34712: "JPEG 2000", 34887: "LERC", 34892: "lossy JPEG", 34933: "PNG", 34934: "JPEG XR"},
     **{50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL"},
 }
+# Samples of reversed bytes without compression that Pillow opens and cannot decode.
+UNREAD_REVERSED = frozenset({(PALETTE, 1), (PALETTE, 2), (PALETTE, 4), (WHITE_IS_ZERO, 8)})
 NO_PREDICTOR, HORIZONTAL = 1, 2
 # CorelDRAW 10 writes 999 for alpha.
 ASSOCIATED, UNASSOCIATED, COREL_ALPHA = 1, 2, 999
@@ -131,13 +133,17 @@ class Layout:
         """
         if self.is_planar and (self.photometric == PALETTE or self.is_subsampled):
             return True
-        return self.compression == UNCOMPRESSED and (self.is_planar or self.is_subsampled)
+        is_unread = self.is_reversed and (self.photometric, self.bits[0]) in UNREAD_REVERSED
+        return self.compression == UNCOMPRESSED and (
+            self.is_planar or self.is_subsampled or is_unread
+        )
 
     @property
     def name(self) -> str:
         """What it is, in words."""
         bits = "/".join(str(each) for each in sorted(set(self.bits)))
         planes = ", in planes" if self.is_planar else ""
+        planes += ", each byte from its last bit" if self.is_reversed else ""
         space = ("subsampled " if self.is_subsampled else "") + SPACES.get(
             self.photometric, "unknown"
         )

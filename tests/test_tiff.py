@@ -284,6 +284,30 @@ def test_palette_picture_behind_its_thumbnail_is_found() -> None:
         np.testing.assert_array_equal(rgb_of(decode(content)), grey)
 
 
+@pytest.mark.parametrize(
+    ("pixels", "options"),
+    [
+        (PHOTO[:, :, 0], INDEXED),
+        (PHOTO[:, :, 0], INDEXED | {"compression": "zlib", "rowsperstrip": 5}),
+        (PHOTO[:, :, 0] > 99, {"photometric": "minisblack"}),
+        (PHOTO, {"photometric": "ycbcr", "compression": "zlib", "tile": (16, 16)}),
+    ],
+    ids=["palette", "packed palette", "one bit", "YCbCr"],
+)
+def test_big_tiff_of_either_order_is_the_same_picture(
+    pixels: np.ndarray, options: dict[str, Any]
+) -> None:
+    resolution: dict[str, Any] = {"resolution": (300, 200), "resolutionunit": "INCH"}
+    pictures = []
+    for order, big in ORDERS:
+        buffer = BytesIO()
+        with tifffile.TiffWriter(buffer, byteorder=order, bigtiff=big) as writer:
+            writer.write(pixels, metadata=None, **options, **resolution)
+        pictures.append(decode(buffer.getvalue()))
+        assert pictures[-1].metadata.dpi == (300, 200)
+        np.testing.assert_array_equal(pictures[-1].pixels, pictures[0].pixels)
+
+
 def test_reduced_picture_is_taken_where_there_is_no_other() -> None:
     content = write_pages((PHOTO, COLOUR | REDUCED))
     np.testing.assert_array_equal(rgb_of(decode(content)), PHOTO)
@@ -380,6 +404,28 @@ def test_layouts_that_are_not_accepted_are_named(tag: str, value: Any, words: st
         read_header(BytesIO(buffer.getvalue()), 10**6)
 
 
+@pytest.mark.parametrize(
+    ("photometric", "bits", "row"),
+    [(1, 1, None), (0, 1, None), (1, 8, [0x0F, 0xAA]), (0, 8, "grey"), (3, 4, "palette")],
+)
+def test_reversed_bytes_are_read_or_named(
+    photometric: int, bits: int, row: list[int] | str | None
+) -> None:
+    colours = [(320, 3, 48, 200)] if photometric == 3 else []
+    pieces = (273, 4, 1, 190), (279, 4, 1, 2), (266, 3, 1, 2), *colours
+    entries = tiff_picture(16 // bits, 1, *pieces)
+    values = {258: bits, 262: photometric}
+    content = tiff([(tag, kind, n, values.get(tag, value)) for tag, kind, n, value in entries])
+    content = content.ljust(190, b"\0") + b"\xf0\x55" + bytes(200)
+    if isinstance(row, str):
+        with pytest.raises(UnsupportedUpload, match=f"{row}, 1 x {bits} bits, each byte from its"):
+            decode(content)
+        return
+    ones = [int(bit) for bit in f"{0x0FAA:016b}"]
+    expected = row or [255 * (bit if photometric == 1 else 1 - bit) for bit in ones]
+    assert decode(content).pixels.ravel().tolist() == expected
+
+
 def test_other_inks_and_subsampled_colours_are_refused_and_not_guessed() -> None:
     inks = write_tiff(draw(4, np.uint8), "separated", extratags=[(332, "H", 1, 2, True)])
     with pytest.raises(UnsupportedUpload, match="other inks than CMYK"):
@@ -398,8 +444,9 @@ def jpeg_planes(photometric: str, step: int) -> bytes:
     parts = [np.asarray(part) for part in image.split()]
     parts[1:] = [np.ascontiguousarray(part[::step, ::step]) for part in parts[1:]]
     planes = (encode(Image.fromarray(part), "JPEG", quality=100) for part in parts)
+    options: dict[str, Any]
     options = {"photometric": photometric, "rowsperstrip": PHOTO.shape[0], "planarconfig": 2}
-    shape = {"shape": np.moveaxis(PHOTO, 2, 0).shape, "dtype": PHOTO.dtype}
+    shape: dict[str, Any] = {"shape": np.moveaxis(PHOTO, 2, 0).shape, "dtype": PHOTO.dtype}
     buffer = BytesIO()
     with tifffile.TiffWriter(buffer) as writer:
         writer.write(planes, metadata=None, compression="zlib", **shape, **options)
