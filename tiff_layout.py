@@ -172,6 +172,8 @@ def read_layout(directory: Directory) -> Layout:
     bits = (bits * samples)[:samples] if len(bits) == 1 else bits[:samples]
     if not len(bits) == samples > 0:
         raise ValueError("not every sample has its bits")
+    if photometric == PALETTE and len(directory.values(COLOURS)) < 3 * 2 ** bits[0]:
+        raise ValueError("not every number has its colour")
     extra = tuple(int(each) for each in directory.values(EXTRA_SAMPLES)[:MAX_SAMPLES])
     over = samples - BASE_SAMPLES.get(photometric, samples)
     if not extra and over == 1 and photometric <= RGB:

@@ -516,6 +516,17 @@ def test_tiff_cut_short_is_never_half_a_picture(planar: bool, compression: str |
         assert read_outcome(content[: int(len(content) * keep)]) == "undecodable_image"
 
 
+def test_palette_that_is_cut_is_not_called_unknown() -> None:
+    content = tiff(tiff_picture(2, 1, (273, 4, 1, 8), (279, 4, 1, 2), (320, 3, 768, 200)))
+    content = content.replace(*(struct.pack("<HHLL", 262, 3, 1, each) for each in (1, 3)))
+    whole = content.ljust(200 + 2 * 768, b"\0")
+    assert decode(whole).size == (2, 1)
+    few = whole.replace(struct.pack("<HHL", 320, 3, 768), struct.pack("<HHL", 320, 3, 48))
+    for damaged in (whole[:-1], content, few):
+        with pytest.raises(UndecodableImage, match="header is damaged or cut short"):
+            read_header(BytesIO(damaged), 10**6)
+
+
 def test_strips_that_are_one_are_read_each_time() -> None:
     """Nothing forbids it, and nothing grows by it."""
     entries = tiff_picture(9, 3, (273, 4, 3, 200), (278, 4, 1, 1), (279, 4, 3, 212))
