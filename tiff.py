@@ -11,7 +11,7 @@ from io import BytesIO
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImagePalette, UnidentifiedImageError
 
 from cut_files import IS_DAMAGED, PICTURE, cut_words
 from errors import UndecodableImage
@@ -31,6 +31,7 @@ from tiff_directory import (
 from tiff_layout import (
     BITS,
     BLACK_IS_ZERO,
+    COLOURS,
     COMPRESSION,
     HEIGHT,
     LAYOUT_TAGS,
@@ -54,6 +55,7 @@ from tiff_layout import (
 from tiff_samples import TiffSamples
 
 PROFILE = 34675
+EIGHT_BITS = 256
 Numbers = dict[int, Values | int]
 
 
@@ -85,7 +87,12 @@ def open_tiff(file: BinaryIO, form: Form) -> tuple[Image.Image, TiffSamples | No
         content.write(form.start(directory.offset))
     else:
         write_small_directory(content, directory)
-    return open_with_pillow(content, layout), None
+    image = open_with_pillow(content, layout)
+    colours = directory.values(COLOURS)
+    # Old writers have 8 bits there, as libtiff knows; Pillow divides by 256 whatever they are.
+    if image.mode in {"P", "PA"} and (colours < EIGHT_BITS).all():
+        image.palette = ImagePalette.raw("RGB;L", colours.astype(np.uint8).tobytes())
+    return image, None
 
 
 def readable_form(form: Form) -> Form:

@@ -308,6 +308,16 @@ def test_big_tiff_of_either_order_is_the_same_picture(
         np.testing.assert_array_equal(pictures[-1].pixels, pictures[0].pixels)
 
 
+@pytest.mark.parametrize("greatest", [255, 65_535])
+def test_palette_of_8_or_16_bits_has_its_colours(greatest: int) -> None:
+    numbers = np.arange(256)[::-1]
+    colours = np.stack([numbers, 255 - numbers, numbers // 2]) * (greatest // 255)
+    options = {"photometric": "palette", "colormap": colours.astype(np.uint16)}
+    found = rgb_of(decode(write_pages((PHOTO[:, :, 0], options))))
+    expected = np.moveaxis(colours // (greatest // 255), 0, 1)[PHOTO[:, :, 0]]
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_reduced_picture_is_taken_where_there_is_no_other() -> None:
     content = write_pages((PHOTO, COLOUR | REDUCED))
     np.testing.assert_array_equal(rgb_of(decode(content)), PHOTO)
@@ -518,7 +528,8 @@ def test_tiff_cut_short_is_never_half_a_picture(planar: bool, compression: str |
 
 def test_palette_that_is_cut_is_not_called_unknown() -> None:
     content = tiff(tiff_picture(2, 1, (273, 4, 1, 8), (279, 4, 1, 2), (320, 3, 768, 200)))
-    content = content.replace(*(struct.pack("<HHLL", 262, 3, 1, each) for each in (1, 3)))
+    grey, palette = (struct.pack("<HHLL", 262, 3, 1, each) for each in (1, 3))
+    content = content.replace(grey, palette)
     whole = content.ljust(200 + 2 * 768, b"\0")
     assert decode(whole).size == (2, 1)
     few = whole.replace(struct.pack("<HHL", 320, 3, 768), struct.pack("<HHL", 320, 3, 48))
