@@ -45,7 +45,7 @@ from tiff_directory import read_form
 from tiling import Pixels
 
 # Changes whenever the same upload may give other bytes: it is part of every result's name.
-CODEC_VERSION = "3"
+CODEC_VERSION = "4"
 # libpng writes no side longer than 1,000,000: of a result three times larger.
 MAX_SIDE = 333_333
 # EXIF orientations that exchange width and height.
