@@ -14,7 +14,7 @@ from PIL import Image
 
 from api_keys import hash_key, make_key
 from tests.command_line import command, draw, names_in, run
-from tests.service import PROJECT_DIR, Service, run_service
+from tests.service import PROJECT_DIR, Service, run_service, unshare_mounts
 from tests.waiting import WAIT_SECONDS, wait_until
 
 
@@ -217,10 +217,9 @@ def test_full_disk_ends_the_run_and_leaves_no_half_file(service: Service, tmp_pa
     out = tmp_path / "out"
     out.mkdir()
     arguments = command(tmp_path / "in", "-o", out, "--url", service.url, "--parallel", 1)
-    script = f'mount -t tmpfs -o size=64k tmpfs {out} && "$@"; code=$?; ls -A {out}; exit $code'
-    become_root = () if os.getuid() == 0 else ("--map-root-user",)
+    script = f'mount -t tmpfs -o size=64k tmpfs {out} && "$@"; code=$?; ls -A {out}; umount {out}; exit $code'
     done = subprocess.run(
-        ["unshare", "--mount", *become_root, "sh", "-c", script, "sh", *arguments],
+        [*unshare_mounts(), "sh", "-c", script, "sh", *arguments],
         capture_output=True,
         text=True,
         timeout=WAIT_SECONDS,
