@@ -108,13 +108,17 @@ def perform(
     connection: socket.socket,
     descriptors: list[int],
     confinement: Confinement,
+    status: int,
 ) -> None:
-    """Finish this process's confinement, do a task, and send what came of it."""
+    """Finish this process's confinement, do a task, and send what came of it.
+
+    Parameters
+    ----------
+    status : see `read_peak`
+    """
     collector = WarningCollector()
     warnings.simplefilter("always")
     warnings.showwarning = collector.note
-    # No file can be opened later.
-    status = os.open("/proc/self/status", os.O_RDONLY)
     before = read_peak(status)
     confinement.finish(Limits(**task["limits"]))
     reply: dict[str, Any] = {"locks": confinement.locks}

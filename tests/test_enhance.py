@@ -217,7 +217,8 @@ def test_full_disk_ends_the_run_and_leaves_no_half_file(service: Service, tmp_pa
     out = tmp_path / "out"
     out.mkdir()
     arguments = command(tmp_path / "in", "-o", out, "--url", service.url, "--parallel", 1)
-    script = f'mount -t tmpfs -o size=64k tmpfs {out} && "$@"; code=$?; ls -A {out}; umount {out}; exit $code'
+    mount = f"mount -t tmpfs -o size=64k tmpfs {out}"
+    script = f'{mount} && "$@"; code=$?; ls -A {out}; umount {out}; exit $code'
     done = subprocess.run(
         [*unshare_mounts(), "sh", "-c", script, "sh", *arguments],
         capture_output=True,
