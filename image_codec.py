@@ -45,7 +45,7 @@ from tiff_directory import read_form
 from tiling import Pixels
 
 # Changes whenever the same upload may give other bytes: it is part of every result's name.
-CODEC_VERSION = "3"
+CODEC_VERSION = "4"
 # libpng writes no side longer than 1,000,000: of a result three times larger.
 MAX_SIDE = 333_333
 # EXIF orientations that exchange width and height.
@@ -256,7 +256,7 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
             if is_grey:
                 pixels = pixels[:, :, 1]
     if image.format == "BMP" and alpha is not None and not alpha.any():
-        alpha = None  # as browsers do it: many programs leave zeros there and mean nothing by them
+        alpha = None  # many programs leave zeros there and mean nothing by them
     profile, is_colour = fit_profile(profile, is_grey=pixels.ndim == 2)
     if is_colour:
         pixels = np.repeat(pixels[:, :, np.newaxis], 3, axis=2)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
-from PIL.TiffImagePlugin import TiffImageFile
 
 import bmp_masks
 from cut_files import IS_DAMAGED, complete_webp, explain_cut
@@ -18,7 +17,6 @@ from gif_file import complete_gif
 from jpeg_file import JpegFile, check_complete, complete_jpeg, read_jpeg
 from metadata import drop_xmp
 from png_file import HEADER_IS_DAMAGED, SIGNATURE, PngFile, missing_share, read_png
-from raw_files import refuse_raw
 from tiff import open_tiff
 from tiff_directory import Form
 from tiff_samples import TiffSamples
@@ -144,12 +142,10 @@ def open_tiff_picture(file: BinaryIO, form: Form) -> PictureFile:
     Raises
     ------
     UnsupportedUpload, UndecodableImage
-        As `open_tiff`; a camera's raw file.
+        As `open_tiff`.
     """
     try:
         image, samples = open_tiff(file, form)
-        if isinstance(image, TiffImageFile):
-            refuse_raw(image)
     except DECODER_ERRORS as error:
         if is_fault_of_machine(error):
             raise

@@ -41,7 +41,7 @@ MAX_TEXT_BYTES = 256 * 1024
 PIECE_BYTES = 1024**2
 METRES_AN_INCH = 0.0254
 PER_METRE = 1
-HEADER_IS_DAMAGED = "The picture's header is damaged."
+HEADER_IS_DAMAGED = "The picture's header is damaged or cut short."
 
 
 @dataclass(frozen=True)

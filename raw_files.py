@@ -1,61 +1,49 @@
 """Cameras' raw files, most of which are TIFFs whose first picture is a small preview."""
 
-import struct
-
-from PIL.TiffImagePlugin import TiffImageFile
+from contextlib import suppress
 
 from errors import UnsupportedUpload
 from file_kinds import RAW, describe
+from tiff_directory import SUB_DIRECTORIES, Directory, read_at, read_directory
+from tiff_layout import PHOTOMETRIC
 
 CANON = b"CR"
 CANON_AT = 8
-DNG_VERSION, SUB_DIRECTORIES, PHOTOMETRIC, NEW_SUBFILE_TYPE = 50706, 330, 262, 254
+DNG_VERSION = 50706
 # Colour filter array, and what Adobe's converter makes of one.
 RAW_PHOTOMETRICS = frozenset({32803, 34892})
-MAX_SUB_DIRECTORIES, MAX_ENTRIES = 8, 200
+MAX_SUB_DIRECTORIES = 8
 
 
-def refuse_raw(image: TiffImageFile) -> None:
+def refuse_raw(directory: Directory) -> None:
     """Refuse a TIFF that is a camera's raw file.
+
+    Parameters
+    ----------
+    directory : of its picture
 
     Raises
     ------
     UnsupportedUpload
     """
-    if is_raw(image):
+    if is_raw(directory):
         raise UnsupportedUpload(describe(RAW))
 
 
-def is_raw(image: TiffImageFile) -> bool:
+def is_raw(directory: Directory) -> bool:
     """Tell whether a TIFF is a camera's raw file, whose first picture is only a small preview."""
-    if DNG_VERSION in image.tag_v2:
+    if DNG_VERSION in directory.entries["tag"] or is_of_sensor(directory):
         return True
-    if image.tag_v2.get(PHOTOMETRIC) in RAW_PHOTOMETRICS:
-        return True
-    places = image.tag_v2.get(SUB_DIRECTORIES, ())
-    places = places if isinstance(places, tuple) else (places,)
-    order = "<" if image.tag_v2.prefix == b"II" else ">"
-    assert image.fp is not None
-    position = image.fp.tell()
-    try:
-        image.fp.seek(CANON_AT)
-        return image.fp.read(len(CANON)) == CANON or any(
-            read_photometric(image, place, order) in RAW_PHOTOMETRICS
-            for place in places[:MAX_SUB_DIRECTORIES]
-            if isinstance(place, int)
-        )
-    finally:
-        image.fp.seek(position)
+    # What is damaged there spoils no picture.
+    with suppress(ValueError):
+        if read_at(directory.file, CANON_AT, len(CANON)) == CANON:
+            return True
+        for place in directory.values(SUB_DIRECTORIES)[:MAX_SUB_DIRECTORIES]:
+            if is_of_sensor(read_directory(directory.file, directory.form, int(place))):
+                return True
+    return False
 
 
-def read_photometric(image: TiffImageFile, place: int, order: str) -> int | None:
-    """Return what the samples of another directory of a TIFF are; None: it does not say."""
-    assert image.fp is not None
-    image.fp.seek(place)
-    (count,) = struct.unpack(order + "H", image.fp.read(2).ljust(2, b"\0"))
-    entries = image.fp.read(12 * min(count, MAX_ENTRIES))
-    for at in range(0, len(entries) - 11, 12):
-        tag, _, _, value = struct.unpack_from(order + "HHIH", entries, at)
-        if tag == PHOTOMETRIC:
-            return int(value)
-    return None
+def is_of_sensor(directory: Directory) -> bool:
+    """Tell whether samples are those of a camera's sensor."""
+    return directory.value(PHOTOMETRIC, 0) in RAW_PHOTOMETRICS

@@ -142,13 +142,15 @@ class Helper:
             end_with_parent()
             for inherited in (self._service.fileno(), *self._ended, *self._given_up):
                 os.close(inherited)
+            own_status = os.open("/proc/self/status", os.O_RDONLY)  # none can be opened later
             confinement = Confinement(self._system_calls)
             message, descriptors, _, _ = socket.recv_fds(orders, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS)
             if message:
                 end, standard_error, *others = descriptors
                 os.dup2(standard_error, STANDARD_ERROR)
                 os.close(standard_error)
-                perform(json.loads(message), socket.socket(fileno=end), others, confinement)
+                connection = socket.socket(fileno=end)
+                perform(json.loads(message), connection, others, confinement, own_status)
                 status = 0
         except BaseException:
             # The service logs it, as one line.

@@ -128,7 +128,7 @@ class SandboxedCodec:
         header = ImageHeader(**result)
         # What a process says that opened a crafted file is held against the limits once more.
         if not (0 < header.pixels <= max_pixels and min(header.width, header.height) > 0):
-            raise UndecodableImage("The picture's header is damaged.")
+            raise UndecodableImage("The picture's header is damaged or cut short.")
         return header
 
     def decode(

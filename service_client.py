@@ -6,6 +6,7 @@ address is wrong, or it does not run. One that has answered, and is gone, may be
 """
 
 import random
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -40,6 +41,9 @@ MAX_PORT = 65_535
 FIND_PATH = "/api/result"
 UPLOAD_PATH = "/api/enhance"
 
+# What stands before the host where the scheme is left out, or half there: `//host`, `http:/host`.
+HALF_SCHEME = re.compile(r"(?:(https?)(?=[:/]))?:?/*", re.IGNORECASE)
+
 JOB_MEMBERS = ("status_url", "state", "progress", "tiles_done", "result", "problem")
 
 
@@ -52,17 +56,24 @@ def check_url(text: str) -> str:
         It is none; the text says what one looks like.
     """
     address = text.strip().removesuffix("/").removesuffix(UPLOAD_PATH)
-    example = "http://localhost:7860"
-    if address and "://" not in text:
-        example = f"http://{address}"
+    if is_address(address):
+        return address
+    start = HALF_SCHEME.match(address)
+    assert start is not None
+    rest = address[start.end() :]
+    meant = f"{(start[1] or 'http').lower()}://{rest}"
+    example = meant if is_address(meant) and "://" not in rest else "http://localhost:7860"
+    raise ValueError(f"{text!r} is no address of a service; one looks like {example}")
+
+
+def is_address(text: str) -> bool:
+    """Tell whether a text is an address that a service may have."""
     try:
-        url = httpx.URL(address)
+        url = httpx.URL(text)
     except httpx.InvalidURL:
-        url = httpx.URL()
+        return False
     is_web = url.scheme in {"http", "https"} and url.host and (url.port or 0) <= MAX_PORT
-    if not is_web or url.query or url.fragment:
-        raise ValueError(f"{text!r} is no address of a service; one looks like {example}")
-    return address
+    return bool(is_web) and not url.query and not url.fragment
 
 
 class RemoteEnhancer:

@@ -11,12 +11,14 @@ from io import BytesIO
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImagePalette, UnidentifiedImageError
 
 from cut_files import IS_DAMAGED, PICTURE, cut_words
 from errors import UndecodableImage
 from metadata import MAX_EXIF_BYTES
+from raw_files import refuse_raw
 from tiff_directory import (
+    LONG8_TYPES,
     Directory,
     Entry,
     Form,
@@ -29,6 +31,7 @@ from tiff_directory import (
 from tiff_layout import (
     BITS,
     BLACK_IS_ZERO,
+    COLOURS,
     COMPRESSION,
     HEIGHT,
     LAYOUT_TAGS,
@@ -52,6 +55,7 @@ from tiff_layout import (
 from tiff_samples import TiffSamples
 
 PROFILE = 34675
+EIGHT_BITS = 256
 Numbers = dict[int, Values | int]
 
 
@@ -66,11 +70,12 @@ def open_tiff(file: BinaryIO, form: Form) -> tuple[Image.Image, TiffSamples | No
     Raises
     ------
     UnsupportedUpload, UndecodableImage
-        As `find_picture` and `read_layout`.
+        As `find_picture`, `refuse_raw` and `read_layout`.
     ValueError, SyntaxError, and what else Pillow raises
         The header is damaged.
     """
     directory = find_picture(file, form)
+    refuse_raw(directory)
     layout = read_layout(directory)
     if layout.is_bytewise:
         samples = rewrite(file, directory, layout)
@@ -78,8 +83,36 @@ def open_tiff(file: BinaryIO, form: Form) -> tuple[Image.Image, TiffSamples | No
     if layout.is_misread:
         raise refuse_layout(layout)
     content = copy_file(file)
-    content.write(form.start(directory.offset))
-    return open_with_pillow(content, layout), None
+    if readable_form(form) == form:
+        content.write(form.start(directory.offset))
+    else:
+        write_small_directory(content, directory)
+    image = open_with_pillow(content, layout)
+    colours = directory.values(COLOURS)
+    # Old writers have 8 bits there, as libtiff knows; Pillow divides by 256 whatever they are.
+    if image.mode in {"P", "PA"} and (colours < EIGHT_BITS).all():
+        image.palette = ImagePalette.raw("RGB;L", colours.astype(np.uint8).tobytes())
+    return image, None
+
+
+def readable_form(form: Form) -> Form:
+    """Return a form that Pillow reads: it takes a BigTIFF of the other order for no TIFF."""
+    return Form(form.order, form.is_big and form.order == "<")
+
+
+def write_small_directory(copy: BytesIO, directory: Directory) -> None:
+    """Let a copy of a BigTIFF begin with the same directory as other TIFFs have it."""
+    form = readable_form(directory.form)
+    entries = [
+        make_entry(int(entry["tag"]), directory.values(entry["tag"]), form)
+        if entry["type"] in LONG8_TYPES
+        else keep_entry(entry, directory.form, form)
+        for entry in directory.entries
+    ]
+    offset = copy.seek(0, 2)
+    copy.write(encode_directory(form, entries, offset))
+    copy.seek(0)
+    copy.write(form.start(offset))
 
 
 def open_with_pillow(file: BinaryIO, layout: Layout) -> Image.Image:
@@ -97,9 +130,7 @@ def rewrite(file: BinaryIO, directory: Directory, layout: Layout) -> TiffSamples
     points, are one for each plane, or one for all samples, whose rows are rows of one sample. They
     have no predictor: it would have to know which samples are neighbours.
     """
-    source = directory.form
-    # Pillow takes a BigTIFF of this order for no TIFF.
-    form = Form(source.order, source.is_big and source.order == "<")
+    form = readable_form(directory.form)
     length = file.seek(0, 2)
     copy = copy_file(file)
     copy.write(form.start(length))

@@ -30,6 +30,8 @@ OLD_REDUCED = 2
 # BYTE, SHORT, LONG, IFD, LONG8 and IFD8, with their sizes.
 UNSIGNED_TYPES = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}
 LONG, LONG8 = 4, 16
+# Of BigTIFF alone, and of whole numbers that are not negative: LONG8 and IFD8.
+LONG8_TYPES = frozenset({16, 18})
 # What does not stand here, ASCII and UNDEFINED among it, has 1.
 TYPE_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 # A picture of 16 megapixels has 12 overviews, and their masks.

@@ -21,7 +21,7 @@ BASE_SAMPLES = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, CMYK: 4, LAB: 3}
 SPACES = {
     **{WHITE_IS_ZERO: "grey", BLACK_IS_ZERO: "grey", RGB: "RGB", PALETTE: "palette", 4: "mask"},
     **{CMYK: "CMYK", YCBCR: "YCbCr", LAB: "Lab", 9: "ICC Lab", 10: "ITU Lab"},
-    **{32803: "raw sensor", 32844: "LogL", 32845: "LogLuv", 34892: "raw sensor"},
+    **{32844: "LogL", 32845: "LogLuv"},
 }
 UNSIGNED, SIGNED, UNDEFINED = 1, 2, 4
 NUMBERS = {SIGNED: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
@@ -37,6 +37,8 @@ COMPRESSIONS = {
     **{34712: "JPEG 2000", 34887: "LERC", 34892: "lossy JPEG", 34933: "PNG", 34934: "JPEG XR"},
     **{50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL"},
 }
+# Samples of reversed bytes without compression that Pillow opens and cannot decode.
+UNREAD_REVERSED = frozenset({(PALETTE, 1), (PALETTE, 2), (PALETTE, 4), (WHITE_IS_ZERO, 8)})
 NO_PREDICTOR, HORIZONTAL = 1, 2
 # CorelDRAW 10 writes 999 for alpha.
 ASSOCIATED, UNASSOCIATED, COREL_ALPHA = 1, 2, 999
@@ -117,23 +119,35 @@ class Layout:
         )
 
     @property
+    def is_subsampled(self) -> bool:
+        """Whether two of its samples stand for several pixels."""
+        return self.photometric == YCBCR and self.subsampling != (1, 1)
+
+    @property
     def is_misread(self) -> bool:
-        """Whether Pillow would open it and give another picture.
+        """Whether Pillow would open it and give another picture, or call it damaged.
 
         Without compression it takes planes of few bits, of palettes and of reversed bytes, and
-        subsampled YCbCr, for something else.
+        subsampled YCbCr, for something else. No reader that was tried, libvips and ImageMagick
+        among them, gives the colours of subsampled planes.
         """
-        if self.photometric == PALETTE and self.is_planar:
+        if self.is_planar and (self.photometric == PALETTE or self.is_subsampled):
             return True
-        is_subsampled = self.photometric == YCBCR and self.subsampling != (1, 1)
-        return self.compression == UNCOMPRESSED and (self.is_planar or is_subsampled)
+        is_unread = self.is_reversed and (self.photometric, self.bits[0]) in UNREAD_REVERSED
+        return self.compression == UNCOMPRESSED and (
+            self.is_planar or self.is_subsampled or is_unread
+        )
 
     @property
     def name(self) -> str:
         """What it is, in words."""
         bits = "/".join(str(each) for each in sorted(set(self.bits)))
         planes = ", in planes" if self.is_planar else ""
-        return f"{SPACES.get(self.photometric, 'unknown')}, {self.samples} x {bits} bits{planes}"
+        planes += ", each byte from its last bit" if self.is_reversed else ""
+        space = ("subsampled " if self.is_subsampled else "") + SPACES.get(
+            self.photometric, "unknown"
+        )
+        return f"{space}, {self.samples} x {bits} bits{planes}"
 
 
 def read_layout(directory: Directory) -> Layout:
@@ -158,6 +172,8 @@ def read_layout(directory: Directory) -> Layout:
     bits = (bits * samples)[:samples] if len(bits) == 1 else bits[:samples]
     if not len(bits) == samples > 0:
         raise ValueError("not every sample has its bits")
+    if photometric == PALETTE and len(directory.values(COLOURS)) < 3 * 2 ** bits[0]:
+        raise ValueError("not every number has its colour")
     extra = tuple(int(each) for each in directory.values(EXTRA_SAMPLES)[:MAX_SAMPLES])
     over = samples - BASE_SAMPLES.get(photometric, samples)
     if not extra and over == 1 and photometric <= RGB:

@@ -9,8 +9,7 @@ import numpy as np
 from PIL import Image
 
 from tests.service import PROJECT_DIR
-
-WAIT_SECONDS = 60
+from tests.waiting import WAIT_SECONDS
 
 
 def draw(path: Path, seed: int, side: int = 48) -> Path:

@@ -2,13 +2,14 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.service import find_free_port
-from tests.waiting import wait_until
+from tests.waiting import WAIT_SECONDS, wait_until
 
 BIN = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path("/usr/lib/postgresql/bin"))
 # PostgreSQL refuses to run as root; Debian's package makes this user.
@@ -100,5 +101,6 @@ def run_pgbouncer(
         wait_until(lambda: "process up" in (folder / "log").read_text())
         yield f"postgresql://sr@127.0.0.1:{port}/postgres"
     finally:
-        process.terminate()
-        process.wait(30)
+        # At once: from PgBouncer 1.23 on, SIGTERM waits until the last client has left.
+        process.send_signal(signal.SIGQUIT)
+        process.wait(WAIT_SECONDS)

@@ -77,20 +77,26 @@ def connect(service: Service, timeout_seconds: float) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=timeout_seconds)
 
 
+def unshare_mounts() -> tuple[str, ...]:
+    """Return what gives a command mounts of its own.
+
+    Who is not root becomes it in a user namespace; root need not, and may not inside a chroot,
+    whose root may be no mount point and cannot be made private then: mounts go outside, too.
+    """
+    become_root = () if os.getuid() == 0 else ("--map-root-user",)
+    mount_points = [line.split()[4] for line in MOUNTS.read_text().splitlines()]
+    propagation = "private" if "/" in mount_points else "unchanged"
+    return ("unshare", "--mount", *become_root, "--propagation", propagation)
+
+
 @contextmanager
 def cache_on_tmpfs(folder: Path, mount_options: str) -> Iterator[tuple[str, ...]]:
     """Give a command that serves with a small file system of its own as cache folder."""
     cache = folder / "cache"
     cache.mkdir(parents=True)
     mount = f"mount -t tmpfs -o {mount_options} tmpfs {cache}"
-    # Who is not root becomes it in a user namespace; root need not, and may not inside a chroot,
-    # whose root may be no mount point and cannot be made private then.
-    become_root = () if os.getuid() == 0 else ("--map-root-user",)
-    mount_points = [line.split()[4] for line in MOUNTS.read_text().splitlines()]
-    propagation = "private" if "/" in mount_points else "unchanged"
-    unshare = ("unshare", "--mount", *become_root, "--propagation", propagation)
     try:
-        yield (*unshare, "sh", "-c", f"{mount} && exec {' '.join(GUNICORN)}")
+        yield (*unshare_mounts(), "sh", "-c", f"{mount} && exec {' '.join(GUNICORN)}")
     finally:
         if os.path.ismount(cache):  # unchanged, it has come here too
             subprocess.run(("umount", cache), check=True)

@@ -116,7 +116,7 @@ def test_imagemagick_sees_the_same_picture(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["4444", "5551", "BGRA"])
 def test_alpha_that_is_zero_everywhere_means_nothing(kind: str) -> None:
-    """Programs leave the byte empty; browsers show such pictures opaque."""
+    """Programs leave the byte empty; Chromium and Firefox show nothing of such a picture."""
     bits, masks = MASKS[kind]
     empty = SAMPLES.copy()
     empty[:, :, 3] = 0
@@ -127,6 +127,21 @@ def test_fourth_byte_is_no_alpha_without_a_mask() -> None:
     for header_bytes in (40, 52):
         content = make_bmp(*MASKS["BGRA"], header_bytes)
         assert decode(content).alpha is None
+
+
+@pytest.mark.parametrize("header_bytes", [40, 52, 56, 108, 124])
+def test_masks_without_packing_by_masks_mean_nothing(header_bytes: int) -> None:
+    """As in Windows and Firefox; Chromium takes the mask of alpha, and that alone."""
+    content = bytearray(make_bmp(*MASKS["BGRA"], header_bytes, packing=0))
+    if header_bytes == 40:  # behind which there are none then
+        del content[54:66]
+        struct.pack_into("<I", content, 10, 54)
+    else:
+        struct.pack_into("<3I", content, 54, 0xFF, 0xFF00, 0xFF0000)
+    picture = decode(bytes(content))
+    wanted = expected(MASKS["BGRA"][1])[:, :, :3]
+    np.testing.assert_array_equal(picture.pixels[:, :, ::-1], wanted)
+    assert picture.alpha is None
 
 
 def test_cut_bmp_with_masks_tells_how_much_is_there() -> None:

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +13,9 @@ import pytest
 from PIL import Image
 
 from api_keys import hash_key, make_key
-from tests.command_line import WAIT_SECONDS, command, draw, names_in, run
-from tests.service import PROJECT_DIR, Service, run_service
+from tests.command_line import command, draw, names_in, run
+from tests.service import PROJECT_DIR, Service, run_service, unshare_mounts
+from tests.waiting import WAIT_SECONDS, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +171,7 @@ def test_wrong_arguments_end_with_2(tmp_path: Path) -> None:
         ([picture, "-o", tmp_path / "file"], "it is no folder"),
         ([picture, "-o", tmp_path / "file" / "deep"], "no results can be written"),
         ([picture, "--url", "localhost:7860"], "looks like http://localhost:7860"),
+        ([picture, "--url", "//localhost:7860"], "looks like http://localhost:7860"),
         ([picture, "--url", "http://"], "no address"),
         ([picture, "--url", "http://localhost:78600"], "no address"),
         ([picture, "--format", "gif"], "png, webp, jpeg, avif"),
@@ -216,10 +217,10 @@ def test_full_disk_ends_the_run_and_leaves_no_half_file(service: Service, tmp_pa
     out = tmp_path / "out"
     out.mkdir()
     arguments = command(tmp_path / "in", "-o", out, "--url", service.url, "--parallel", 1)
-    script = f'mount -t tmpfs -o size=64k tmpfs {out} && "$@"; code=$?; ls -A {out}; exit $code'
-    become_root = () if os.getuid() == 0 else ("--map-root-user",)
+    mount = f"mount -t tmpfs -o size=64k tmpfs {out}"
+    script = f'{mount} && "$@"; code=$?; ls -A {out}; umount {out}; exit $code'
     done = subprocess.run(
-        ["unshare", "--mount", *become_root, "sh", "-c", script, "sh", *arguments],
+        [*unshare_mounts(), "sh", "-c", script, "sh", *arguments],
         capture_output=True,
         text=True,
         timeout=WAIT_SECONDS,
@@ -237,10 +238,7 @@ def test_interrupted_local_run_ends_within_a_tile(tmp_path: Path) -> None:
     Image.fromarray(noise).save(tmp_path / "in" / "large.png")
     arguments = (tmp_path / "in", "-o", tmp_path / "out", "--local")
     process = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not (tmp_path / "out" / "a_x3.png").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until((tmp_path / "out" / "a_x3.png").exists)
     process.send_signal(signal.SIGTERM)
     _, output = process.communicate(timeout=WAIT_SECONDS)
     assert process.returncode == 130, output
@@ -257,16 +255,13 @@ def test_interrupted_run_withdraws_its_job_and_goes_on_later(
     Image.fromarray(noise).resize((1800, 1800)).save(tmp_path / "in" / "large.jpg")
     arguments = (tmp_path / "in", "-o", tmp_path / "out", "--url", service.url)
     process = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not (tmp_path / "out" / "small_x3.png").exists() or " 202 " not in service.log:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until((tmp_path / "out" / "small_x3.png").exists)
+    wait_until(lambda: " 202 " in service.log)
     process.send_signal(signal.SIGINT)
     _, output = process.communicate(timeout=WAIT_SECONDS)
     assert process.returncode == 130, output
     assert "the same command goes on" in output
-    while httpx.get(f"{service.url}/api/stats").json()["queue_pixels"]:
-        assert time.monotonic() < deadline
+    wait_until(lambda: not httpx.get(f"{service.url}/api/stats").json()["queue_pixels"])
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["small_x3.png"]
 
 

@@ -111,11 +111,16 @@ def test_raw_file_is_never_taken_for_its_preview() -> None:
     assert nef[place : place + 2] == b"\1\0"
     canon = raw_tiff()
     canon = canon[:4] + struct.pack("<L", 16) + b"CR\2\0" + bytes(4) + canon[8:]
-    for content in (dng, nef, canon):
+    linear = tiff(tiff_picture(2, 2, (273, 4, 1, 8), (279, 4, 1, 1))).replace(
+        struct.pack("<HHLL", 262, 3, 1, 1), struct.pack("<HHLL", 262, 3, 1, 34892)
+    )
+    for content in (dng, nef, canon, linear):
         with pytest.raises(UnsupportedUpload, match="raw file"):
             read_header(BytesIO(content), 10**6)
     other = nef.replace(struct.pack("<L", 32803), struct.pack("<L", 2))
-    assert read_header(BytesIO(other), 10**6).pixels == 4
+    nowhere = raw_tiff((330, 4, 1, 10**6)), raw_tiff((330, 4, 10**6, 8)), raw_tiff((330, 2, 9, 8))
+    for content in (other, *nowhere):
+        assert read_header(BytesIO(content), 10**6).pixels == 4
 
 
 def test_long_text_costs_no_time() -> None:

@@ -21,6 +21,7 @@ from metadata import RawText, read_orientation
 from options import Options
 from png_file import make_chunk
 from tests.conftest import encode
+from tests.hostile import tiff, tiff_picture
 from tests.test_fidelity import GRAY, PHOTO, SRGB, enhance, gray_profile, png_header, reopen
 from upscaler import Upscaler
 
@@ -160,6 +161,27 @@ def test_orientation_in_exif_wins_over_xmp() -> None:
     turned = np.asarray(reopen(content).rotate(180))
     np.testing.assert_array_equal(picture.pixels[:, :, ::-1], turned)
     assert read_orientation(reopen(content)) == 3
+
+
+def turned_tiff(kind: int, count: int, value: int, bits: int = 8) -> bytes:
+    width, height = PHOTO.size
+    pieces = (273, 4, 1, 8), (279, 4, 1, width * height)
+    content = tiff(tiff_picture(width, height, *pieces, (274, kind, count, value)))
+    depth = struct.pack("<HHLL", 258, 3, 1, 8), struct.pack("<HHLL", 258, 3, 1, bits)
+    return content.replace(*depth) + bytes(width * height)
+
+
+@pytest.mark.filterwarnings("ignore:Metadata Warning")
+@pytest.mark.parametrize("entry", [(4, 1, 6), (3, 2, 6 + (1 << 16)), (3, 2, 6 + (6 << 16))])
+def test_orientation_as_a_long_or_twice_is_applied(entry: tuple[int, int, int]) -> None:
+    exif = tiff([(274, *entry)])
+    files = [encode(PHOTO, name, exif=exif) for name in ("PNG", "WEBP")]
+    files += [encode(PHOTO, "JPEG", exif=b"Exif\0\0" + exif)]
+    files += [turned_tiff(*entry), turned_tiff(*entry, bits=1)]
+    for content in files:
+        header = read_header(BytesIO(content), 10**6)
+        assert (header.width, header.height) == PHOTO.size[::-1]
+        assert decode_image(BytesIO(content)).size == PHOTO.size[::-1]
 
 
 # --- profiles

@@ -293,10 +293,10 @@ def test_child_that_is_killed_at_work_can_be_tried_again(codec: SandboxedCodec) 
 
 
 def test_helper_that_hangs_is_replaced(upload: BytesIO, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandbox.PATIENCE_SECONDS", 1)
-    monkeypatch.setattr("sandbox.PATIENCE_FACTOR", 0)
     codec = SandboxedCodec("safe")
     expected = codec.read_header(upload, MAX_PIXELS)
+    monkeypatch.setattr("sandbox.PATIENCE_SECONDS", 1)
+    monkeypatch.setattr("sandbox.PATIENCE_FACTOR", 0)
     hanging = codec.sandbox.helper_pid
     assert hanging is not None
     os.kill(hanging, signal.SIGSTOP)
@@ -322,7 +322,8 @@ def test_small_helper(codec: SandboxedCodec, upload: BytesIO) -> None:
     codec.read_header(upload, MAX_PIXELS)
     status = Path(f"/proc/{codec.sandbox.helper_pid}/status").read_text()
     values = dict(line.split(":\t") for line in status.splitlines() if ":\t" in line)
-    assert int(values["VmHWM"].split()[0]) * 1024 < 80_000_000
+    # What it maps of libraries is the kernel's choice: 40 MB here, 70 MB there.
+    assert int(values["RssAnon"].split()[0]) * 1024 < 45_000_000
     assert values["Threads"].strip() == "1"
 
 

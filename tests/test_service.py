@@ -26,7 +26,8 @@ from tests.service import (
 )
 from tiling import Pixels
 
-WAIT_SECONDS = 240
+# As long as the shipped proxy waits.
+WAIT_SECONDS = 300
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """The command-line client and servers that are none, go away, or refuse."""
 
 import json
+import re
 import signal
 import socket
 import ssl
@@ -16,8 +17,9 @@ import pytest
 
 from service_answers import EnhanceError
 from service_client import MAX_ATTEMPTS, RemoteEnhancer, check_url
-from tests.command_line import WAIT_SECONDS, command, draw, names_in, run
+from tests.command_line import command, draw, names_in, run
 from tests.service import Service, find_free_port, run_service
+from tests.waiting import WAIT_SECONDS
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -404,3 +406,29 @@ def test_check_url_leaves_what_follows_the_address_out() -> None:
         assert check_url(text) == "http://sr.example"
     assert check_url("https://sr.example:8443/below/") == "https://sr.example:8443/below"
     assert check_url("http://[::1]:7860") == "http://[::1]:7860"
+
+
+@pytest.mark.parametrize(
+    ("text", "example"),
+    [
+        ("localhost:7860", "http://localhost:7860"),
+        ("sr.example", "http://sr.example"),
+        ("sr.example/below/", "http://sr.example/below"),
+        ("//sr.example", "http://sr.example"),
+        ("//sr.example:8443/api/enhance", "http://sr.example:8443"),
+        ("://sr.example", "http://sr.example"),
+        ("http:/sr.example", "http://sr.example"),
+        ("https:sr.example", "https://sr.example"),
+        ("https//sr.example", "https://sr.example"),
+        ("HTTPS:///sr.example", "https://sr.example"),
+        ("https:8443", "https://8443"),
+        ("[::1]:7860", "http://[::1]:7860"),
+        ("ftp://sr.example", "http://localhost:7860"),
+        ("/sr.example?x", "http://localhost:7860"),
+        ("http://", "http://localhost:7860"),
+        ("", "http://localhost:7860"),
+    ],
+)
+def test_check_url_of_half_an_address_shows_the_whole(text: str, example: str) -> None:
+    with pytest.raises(ValueError, match=rf"looks like {re.escape(example)}$"):
+        check_url(text)

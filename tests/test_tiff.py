@@ -284,6 +284,40 @@ def test_palette_picture_behind_its_thumbnail_is_found() -> None:
         np.testing.assert_array_equal(rgb_of(decode(content)), grey)
 
 
+@pytest.mark.parametrize(
+    ("pixels", "options"),
+    [
+        (PHOTO[:, :, 0], INDEXED),
+        (PHOTO[:, :, 0], INDEXED | {"compression": "zlib", "rowsperstrip": 5}),
+        (PHOTO[:, :, 0] > 99, {"photometric": "minisblack"}),
+        (PHOTO, {"photometric": "ycbcr", "compression": "zlib", "tile": (16, 16)}),
+    ],
+    ids=["palette", "packed palette", "one bit", "YCbCr"],
+)
+def test_big_tiff_of_either_order_is_the_same_picture(
+    pixels: np.ndarray, options: dict[str, Any]
+) -> None:
+    resolution: dict[str, Any] = {"resolution": (300, 200), "resolutionunit": "INCH"}
+    pictures = []
+    for order, big in ORDERS:
+        buffer = BytesIO()
+        with tifffile.TiffWriter(buffer, byteorder=order, bigtiff=big) as writer:
+            writer.write(pixels, metadata=None, **options, **resolution)
+        pictures.append(decode(buffer.getvalue()))
+        assert pictures[-1].metadata.dpi == (300, 200)
+        np.testing.assert_array_equal(pictures[-1].pixels, pictures[0].pixels)
+
+
+@pytest.mark.parametrize("greatest", [255, 65_535])
+def test_palette_of_8_or_16_bits_has_its_colours(greatest: int) -> None:
+    numbers = np.arange(256)[::-1]
+    colours = np.stack([numbers, 255 - numbers, numbers // 2]) * (greatest // 255)
+    options = {"photometric": "palette", "colormap": colours.astype(np.uint16)}
+    found = rgb_of(decode(write_pages((PHOTO[:, :, 0], options))))
+    expected = np.moveaxis(colours // (greatest // 255), 0, 1)[PHOTO[:, :, 0]]
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_reduced_picture_is_taken_where_there_is_no_other() -> None:
     content = write_pages((PHOTO, COLOUR | REDUCED))
     np.testing.assert_array_equal(rgb_of(decode(content)), PHOTO)
@@ -346,7 +380,6 @@ GREY = PHOTO[:, :, 0]
         (GREY.astype(np.int16), {"photometric": "minisblack"}, "signed samples of 16 bits"),
         (GREY.view(np.int8), {"photometric": "minisblack"}, "signed samples of 8 bits"),
         (GREY.astype(np.complex64), {"photometric": "minisblack"}, "complex samples"),
-        (GREY, {"photometric": "cfa"}, "raw sensor, 1 x 8 bits"),
         (PHOTO, {"photometric": "icclab"}, "ICC Lab, 3 x 8 bits"),
     ],
 )
@@ -381,15 +414,70 @@ def test_layouts_that_are_not_accepted_are_named(tag: str, value: Any, words: st
         read_header(BytesIO(buffer.getvalue()), 10**6)
 
 
+@pytest.mark.parametrize(
+    ("photometric", "bits", "row"),
+    [(1, 1, None), (0, 1, None), (1, 8, [0x0F, 0xAA]), (0, 8, "grey"), (3, 4, "palette")],
+)
+def test_reversed_bytes_are_read_or_named(
+    photometric: int, bits: int, row: list[int] | str | None
+) -> None:
+    colours = [(320, 3, 48, 200)] if photometric == 3 else []
+    pieces = (273, 4, 1, 190), (279, 4, 1, 2), (266, 3, 1, 2), *colours
+    entries = tiff_picture(16 // bits, 1, *pieces)
+    values = {258: bits, 262: photometric}
+    content = tiff([(tag, kind, n, values.get(tag, value)) for tag, kind, n, value in entries])
+    content = content.ljust(190, b"\0") + b"\xf0\x55" + bytes(200)
+    if isinstance(row, str):
+        with pytest.raises(UnsupportedUpload, match=f"{row}, 1 x {bits} bits, each byte from its"):
+            decode(content)
+        return
+    ones = [int(bit) for bit in f"{0x0FAA:016b}"]
+    expected = row or [255 * (bit if photometric == 1 else 1 - bit) for bit in ones]
+    assert decode(content).pixels.ravel().tolist() == expected
+
+
 def test_other_inks_and_subsampled_colours_are_refused_and_not_guessed() -> None:
     inks = write_tiff(draw(4, np.uint8), "separated", extratags=[(332, "H", 1, 2, True)])
     with pytest.raises(UnsupportedUpload, match="other inks than CMYK"):
         decode(inks)
-    buffer = BytesIO(write_tiff(PHOTO, "ycbcr"))
+    for planar, compression in ((False, None), (True, None), (True, "zlib")):
+        buffer = BytesIO(write_tiff(PHOTO, "ycbcr", planar=planar, compression=compression))
+        with tifffile.TiffFile(buffer, mode="r+") as reader:
+            reader.pages.first.tags["YCbCrSubSampling"].overwrite((2, 2))
+        with pytest.raises(UnsupportedUpload, match="subsampled YCbCr, 3 x 8 bits"):
+            decode(buffer.getvalue())
+
+
+def jpeg_planes(photometric: str, step: int) -> bytes:
+    """Write a TIFF whose planes are JPEGs, with one sample of the others for `step` x `step`."""
+    image = Image.fromarray(PHOTO).convert("RGB" if photometric == "rgb" else "YCbCr")
+    parts = [np.asarray(part) for part in image.split()]
+    parts[1:] = [np.ascontiguousarray(part[::step, ::step]) for part in parts[1:]]
+    planes = (encode(Image.fromarray(part), "JPEG", quality=100) for part in parts)
+    options: dict[str, Any]
+    options = {"photometric": photometric, "rowsperstrip": PHOTO.shape[0], "planarconfig": 2}
+    shape: dict[str, Any] = {"shape": np.moveaxis(PHOTO, 2, 0).shape, "dtype": PHOTO.dtype}
+    buffer = BytesIO()
+    with tifffile.TiffWriter(buffer) as writer:
+        writer.write(planes, metadata=None, compression="zlib", **shape, **options)
+    buffer.seek(0)
     with tifffile.TiffFile(buffer, mode="r+") as reader:
-        reader.pages.first.tags["YCbCrSubSampling"].overwrite((2, 2))
-    with pytest.raises(UnsupportedUpload, match="YCbCr, 3 x 8 bits"):
-        decode(buffer.getvalue())
+        tags = reader.pages.first.tags
+        tags["Compression"].overwrite(7)
+        if photometric == "ycbcr":
+            tags["YCbCrSubSampling"].overwrite((step, step))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("photometric", ["rgb", "ycbcr"])
+def test_planes_of_jpegs_are_put_together(photometric: str) -> None:
+    differences = rgb_of(decode(jpeg_planes(photometric, 1))).astype(int) - PHOTO
+    assert np.abs(differences).mean() < 1
+
+
+def test_subsampled_planes_of_jpegs_are_not_called_damaged() -> None:
+    with pytest.raises(UnsupportedUpload, match="subsampled YCbCr, 3 x 8 bits, in planes"):
+        decode(jpeg_planes("ycbcr", 2))
 
 
 # --- damaged and hostile
@@ -436,6 +524,18 @@ def test_tiff_cut_short_is_never_half_a_picture(planar: bool, compression: str |
     )
     for keep in (0.5, 0.9, 0.99):
         assert read_outcome(content[: int(len(content) * keep)]) == "undecodable_image"
+
+
+def test_palette_that_is_cut_is_not_called_unknown() -> None:
+    content = tiff(tiff_picture(2, 1, (273, 4, 1, 8), (279, 4, 1, 2), (320, 3, 768, 200)))
+    grey, palette = (struct.pack("<HHLL", 262, 3, 1, each) for each in (1, 3))
+    content = content.replace(grey, palette)
+    whole = content.ljust(200 + 2 * 768, b"\0")
+    assert decode(whole).size == (2, 1)
+    few = whole.replace(struct.pack("<HHL", 320, 3, 768), struct.pack("<HHL", 320, 3, 48))
+    for damaged in (whole[:-1], content, few):
+        with pytest.raises(UndecodableImage, match="header is damaged or cut short"):
+            read_header(BytesIO(damaged), 10**6)
 
 
 def test_strips_that_are_one_are_read_each_time() -> None:
