@@ -72,7 +72,7 @@ $(STOCK_MODEL): | $(VENV)/run-installed
 	mv $(@D)/download/imgtools_m8/models/EDSR_x3.pb $@
 	rm -r $(@D)/download
 
-# The comparison of the README: half an hour on two cores, most of it the stock model's.
+# The comparison of docs/performance.md: half an hour on two cores, most of it the stock model's.
 bench: $(VENV)/bench-installed $(STOCK_MODEL)
 	$(BIN)/python -m bench.speed --json bench/speed.json --chart docs/speed.png
 

@@ -9,10 +9,12 @@ from errors import ClientLeft, ServiceError
 from formats import AVIF, JPEG, WEBP
 from settings import PROJECT_DIR, Settings
 
+DOCS = PROJECT_DIR / "docs"
+
 
 def test_settings_table_lists_every_setting_with_its_default_and_meaning() -> None:
     rows = re.findall(
-        r"^\| `(SR_\w+)` \| ?(.*?) ?\| (.*?) \|$", (PROJECT_DIR / "README.md").read_text(), re.M
+        r"^\| `(SR_\w+)` \| ?(.*?) ?\| (.*?) \|$", (DOCS / "settings.md").read_text(), re.M
     )
     listed = {variable: (default.strip("` "), meaning) for variable, default, meaning in rows}
     expected = {}
@@ -25,7 +27,7 @@ def test_settings_table_lists_every_setting_with_its_default_and_meaning() -> No
 
 def test_limits_name_the_longest_side_of_each_format() -> None:
     sides = f"WebP result has at most {WEBP.max_side:,} pixels, of a JPEG {JPEG.max_side:,}, of an"
-    assert f"{sides} AVIF {AVIF.max_side:,}." in (PROJECT_DIR / "README.md").read_text()
+    assert f"{sides} AVIF {AVIF.max_side:,}." in (DOCS / "fidelity.md").read_text()
 
 
 def codes_of(error: type[ServiceError]) -> set[str]:
@@ -33,7 +35,7 @@ def codes_of(error: type[ServiceError]) -> set[str]:
 
 
 def test_table_of_errors_has_every_code_that_a_client_may_read() -> None:
-    listed = set(re.findall(r"`(\w+)`", (PROJECT_DIR / "README.md").read_text()))
+    listed = set(re.findall(r"`(\w+)`", (DOCS / "http.md").read_text()))
     # Nobody is there to read that one.
     assert codes_of(ServiceError) - listed == {ClientLeft.code}
 

@@ -1,4 +1,4 @@
-/** What a result shall be; see the table of options in the README. */
+/** What a result shall be; see the table of options in docs/http.md. */
 export interface EnhanceOptions {
   format?: "png" | "webp" | "jpeg" | "avif";
   /** 1 to 100, for lossy formats. */

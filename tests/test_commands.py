@@ -1,0 +1,79 @@
+"""Commands of the README and of the how-to pages, run as they stand there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from settings import PROJECT_DIR
+from tests.service import run_service
+
+PAGES = ("README.md", "docs/scripts.md", "docs/http.md", "docs/operations.md")
+# What installs, serves, needs root or another machine: `make test` itself, and tests of their own.
+ELSEWHERE = (
+    "make ", ". .venv", ".venv/bin/pip ", "pip install", "podman ", "./deploy_test.sh", "sudo ", "apt-get ",
+    "python cleanup_cache.py --delete",
+)  # fmt: skip
+NEEDS_OTHER_SERVERS = re.compile(r"SR_\w+=|DASK|AWS_|kubectl|systemctl|openssl|dask")
+
+
+def blocks(page: str, language: str) -> list[str]:
+    text = (PROJECT_DIR / page).read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
+
+
+def runnable_lines(page: str) -> list[str]:
+    return [
+        line
+        for block in blocks(page, "sh")
+        if not NEEDS_OTHER_SERVERS.search(block)
+        for line in block.splitlines()
+        if line and not line.startswith((*ELSEWHERE, "#"))
+    ]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, photo_jpeg: bytes) -> Path:
+    """Return a user's folder with pictures, in a checkout."""
+    place = tmp_path / "user"
+    (place / "folder").mkdir(parents=True)
+    for name in ("photo.jpg", "poster.jpg"):
+        (place / name).write_bytes(photo_jpeg)
+    Image.new("RGB", (40, 30), "teal").save(place / "folder" / "tile.png")
+    for name in ("enhance.py", "cleanup_cache.py"):
+        (place / name).symlink_to(PROJECT_DIR / name)
+    return place
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_work_as_they_are_written(page: str, folder: Path, tmp_path: Path) -> None:
+    lines = runnable_lines(page)
+    assert lines
+    with run_service(tmp_path / "service") as service:
+        script = "\n".join(lines).replace("http://localhost:7860", service.url)
+        environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "SR_CACHE_DIR": str(service.folder / "cache"),
+        }
+        # With --fail, an answer that is an error fails the script.
+        script = script.replace("curl ", "curl --fail --silent --show-error ")
+        command = ["bash", "-euo", "pipefail", "-c", script]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    written = [*folder.glob("out.*"), *folder.glob("out/*")]
+    for path in written:
+        with Image.open(path) as image:
+            image.load()
+    assert written or "-o out" not in script
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/scripts.md"])
+def test_python_works_as_it_is_written(page: str, folder: Path) -> None:
+    (code,) = blocks(page, "python")
+    check = "\nfrom PIL import Image\nassert image.width == 3 * Image.open('photo.jpg').width"
+    environment = os.environ | {"PYTHONPATH": str(PROJECT_DIR)}
+    subprocess.run([sys.executable, "-c", code + check], cwd=folder, env=environment, check=True)
