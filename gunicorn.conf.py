@@ -66,7 +66,7 @@ def child_exit(_server: Arbiter, worker: Worker) -> None:
     """Queue again what a worker that was killed had in work."""
     database = open_database(settings, SCHEMA)
     with contextlib.closing(database), contextlib.suppress(DatabaseDown):
-        Jobs(database, make_owner()).give_up_dead(owner_prefix(worker.pid))
+        Jobs(database, make_owner()).requeue_abandoned(owner_prefix(worker.pid))
 
 
 def quit_worker(worker: Worker) -> None:

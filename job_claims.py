@@ -30,14 +30,14 @@ class JobClaims:
         """Tell the table, where it has the job, that a request waits for it."""
         if job.is_claimed:
             with suppress(DatabaseDown):
-                self._table.want(job.name, self._max_sync_seconds)
+                self._table.extend_interest(job.name, self._max_sync_seconds)
 
     def is_wanted(self, job: Job) -> bool:
         """Tell whether a job that no request here waits for is wanted all the same."""
         if not job.is_claimed:
             return False
         try:
-            self._table.want(job.name, 0)
+            self._table.extend_interest(job.name, 0)
             cancelled = self._table.cancel_unless_wanted(job.name)
         except DatabaseDown:
             return job.is_asynchronous
@@ -66,7 +66,7 @@ class JobClaims:
                     # Never set to False here: the keeper may have claimed it meanwhile.
                     job.is_claimed = True
                     if job.progress.cancelled:
-                        self._table.give_back(job.name)
+                        self._table.requeue(job.name)
             except DatabaseDown:
                 self._counters.add("jobs_unavailable")
                 return  # this process alone still computes each result once
@@ -86,7 +86,7 @@ class JobClaims:
                 # It may succeed later, or elsewhere, if there is an upload for that. No job is to
                 # blame for a store that is down, or a disk that is full.
                 counts = not isinstance(error, (NoRoom, StoreDown))
-                self._table.give_back(job.name, counts)
+                self._table.requeue(job.name, counts)
             else:
                 problem = describe(error) if error else None
                 tiles = job.progress.tiles_total

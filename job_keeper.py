@@ -160,10 +160,10 @@ class JobKeeper:
 
     def _sweep(self) -> None:
         self._executor.rest()
-        self.jobs.give_back_others_than(self._executor.names())
+        self.jobs.requeue_unknown(self._executor.names())
         # After an outage the leases of the living are over, too: they have the time of a new one.
         if time.monotonic() - self._last_outage > LEASE_SECONDS:
-            self.jobs.give_up_dead()
+            self.jobs.requeue_abandoned()
         self.jobs.purge(self.ttl_seconds)
         self._sweep_spool()
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from flask import Flask, Request, Response, g, jsonify, request
 from werkzeug.http import parse_list_header
 
+from addresses import Addresses
 from cache_headers import set_cache_policy
 from charges import Charge
 from errors import ClientLeft, DatabaseDown, JobNotFound, StoreDown
@@ -28,8 +29,6 @@ POLL_SECONDS = 0.2
 WAIT_PATTERN = re.compile(r"[0-9]{1,6}")
 OPEN_STATES = frozenset({"queued", "running"})
 MAX_RETRY_SECONDS = 30
-
-MakeUrl = Callable[[str], str]
 
 
 @dataclass(frozen=True)
@@ -85,17 +84,11 @@ def accepted_status(name: str, options: Options) -> JobStatus:
 
 
 class JobRoutes:
-    """Accepts asynchronous uploads and tells how they fare.
+    """Accepts asynchronous uploads and tells how they fare."""
 
-    Parameters
-    ----------
-    result_url, job_url : return the absolute URL of a result's name, of a ticket
-    """
-
-    def __init__(self, runner: Runner, result_url: MakeUrl, job_url: MakeUrl) -> None:
+    def __init__(self, runner: Runner, addresses: Addresses) -> None:
         self._runner = runner
-        self._result_url = result_url
-        self._job_url = job_url
+        self._addresses = addresses
 
     def install(self, app: Flask) -> None:
         """Register the routes."""
@@ -134,7 +127,7 @@ class JobRoutes:
                     return replace(result, hit=False)
         response = self._answer(ticket, status)
         response.status_code = 202
-        response.headers["Location"] = self._job_url(ticket)
+        response.headers["Location"] = self._addresses.job(ticket)
         response.headers["Preference-Applied"] = preference.applied()
         return response
 
@@ -197,7 +190,7 @@ class JobRoutes:
         done, total = status.tiles_done, status.tiles_total
         response = jsonify(
             id=ticket,
-            status_url=self._job_url(ticket),
+            status_url=self._addresses.job(ticket),
             state=status.state,
             progress=1.0 if status.state == "done" else round(done / total, 4) if total else 0.0,
             tiles_done=done,
@@ -205,7 +198,7 @@ class JobRoutes:
             position=status.position,
             eta_seconds=round(seconds_left, 1),
             # Null where the result has been cleaned up since: send the picture again.
-            result=self._result_url(status.name) if is_stored else None,
+            result=self._addresses.result(status.name) if is_stored else None,
             problem=problem,
             created=format_time(status.created),
             updated=format_time(status.updated),

@@ -112,7 +112,7 @@ class JobsUpkeep:
 
     # --- back to the queue
 
-    def give_back(self, name: str, counts: bool = True, pause_seconds: float = 0) -> None:
+    def requeue(self, name: str, counts: bool = True, pause_seconds: float = 0) -> None:
         """Queue a job of this process again, for another attempt by anybody.
 
         Parameters
@@ -120,7 +120,7 @@ class JobsUpkeep:
         counts : as one of its attempts
         pause_seconds : until then nobody claims it for its tickets, less than two leases
         """
-        self._give_back("name = ? AND owner = ?", [name, self.owner], counts, pause_seconds)
+        self._requeue("name = ? AND owner = ?", [name, self.owner], counts, pause_seconds)
 
     def reclaim(self, name: str) -> bool:
         """Take a job that was queued again while this process computes it; it is one attempt."""
@@ -132,11 +132,11 @@ class JobsUpkeep:
             )
         )
 
-    def hand_over(self) -> None:
+    def release_all(self) -> None:
         """Give all jobs of this process to whoever comes next: it is about to end."""
-        self._give_back("owner = ?", [self.owner], counts=False)
+        self._requeue("owner = ?", [self.owner], counts=False)
 
-    def give_up_dead(self, owner_prefix: str | None = None) -> None:
+    def requeue_abandoned(self, owner_prefix: str | None = None) -> None:
         """Queue again what dead owners had, those with a prefix or those whose lease is over.
 
         What waited in the dead process alone is cancelled, since its upload is gone; what killed
@@ -146,11 +146,11 @@ class JobsUpkeep:
             # Of two statements: a server that was frozen, or a line that was cut, may let one wait
             # until all leases are over, and then the sweep would take what everybody has.
             now = self.database.execute("SELECT now()")[0][0]
-            self._give_up(f"(lease_until < ? OR {FAR})", [now])
+            self._requeue_or_fail(f"(lease_until < ? OR {FAR})", [now])
         else:
-            self._give_up("substr(owner, 1, ?) = ?", [len(owner_prefix), owner_prefix])
+            self._requeue_or_fail("substr(owner, 1, ?) = ?", [len(owner_prefix), owner_prefix])
 
-    def give_back_others_than(self, names: Collection[str]) -> None:
+    def requeue_unknown(self, names: Collection[str]) -> None:
         """Queue again what this process owns and does not know of.
 
         The answer to a claim, or the end of a job, was lost on the way from or to the database.
@@ -160,9 +160,9 @@ class JobsUpkeep:
         )
         for (name,) in rows:
             if name not in names:
-                self._give_back("name = ? AND owner = ?", [name, self.owner], counts=False)
+                self._requeue("name = ? AND owner = ?", [name, self.owner], counts=False)
 
-    def _give_back(
+    def _requeue(
         self,
         condition: str,
         parameters: Sequence[object],
@@ -175,9 +175,9 @@ class JobsUpkeep:
                 WHERE state = 'running' AND {condition}""",
                 [*parameters],
             )
-        self._give_up(condition, parameters, pause_seconds)
+        self._requeue_or_fail(condition, parameters, pause_seconds)
 
-    def _give_up(
+    def _requeue_or_fail(
         self, condition: str, parameters: Sequence[object], pause_seconds: float = 0
     ) -> None:
         problem = {"status": 500, "code": "internal_error", "message": "It failed repeatedly."}

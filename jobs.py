@@ -105,7 +105,7 @@ class Jobs(JobsUpkeep):
         )
         return Cancelled(rows[0][0]) if rows else None
 
-    def want(self, name: str, seconds: float) -> None:
+    def extend_interest(self, name: str, seconds: float) -> None:
         """Note that a request of this process waits for a job for so long; 0: none does."""
         self.database.execute(
             "UPDATE jobs SET wanted_until = now() + ? WHERE name = ? AND owner = ?",
@@ -291,4 +291,4 @@ class Jobs(JobsUpkeep):
             # Whoever wrote the row may have written them in another way.
             foreign = next((word for word in words if word in options), options)
             self._foreign = [*self._foreign, foreign][-MAX_FOREIGN:]
-        self.give_back(name, counts=False)
+        self.requeue(name, counts=False)

@@ -166,16 +166,16 @@ class LocalJobs:
                 # A request came for the same result, and its job waits for this claim.
                 job.take_over_claim()
         if adopted:
-            self._table.want(claim.name, self._max_sync_seconds)
+            self._table.extend_interest(claim.name, self._max_sync_seconds)
             return
         try:
             file, header = self._uploads.open(claim, options)
         except StoreDown:
             # No job is to blame for a store that is down, however often it is tried.
-            self._table.give_back(claim.name, counts=False)
+            self._table.requeue(claim.name, counts=False)
             raise
         except OSError:
-            self._table.give_back(claim.name, counts=False, pause_seconds=DOUBT_PAUSE_SECONDS)
+            self._table.requeue(claim.name, counts=False, pause_seconds=DOUBT_PAUSE_SECONDS)
             raise
         except UploadLost as error:
             self._doubt(claim, error)
@@ -197,7 +197,7 @@ class LocalJobs:
             self._spool.remove(self._table.finish(claim.name, describe(error)))
             return
         logger.warning("%s: %s It is looked for again.", short_job_id(claim.name), error.message)
-        self._table.give_back(claim.name, counts=False, pause_seconds=DOUBT_PAUSE_SECONDS)
+        self._table.requeue(claim.name, counts=False, pause_seconds=DOUBT_PAUSE_SECONDS)
 
     def _under_own_name(self, claim: Claim) -> tuple[Claim, Options] | None:
         """Return a claim under the name that its result has here, and its options.

@@ -248,7 +248,7 @@ class Runner:
         self.resources.limiter.stop()
         self._local_jobs.stop()
         with suppress(DatabaseDown):
-            self.jobs.hand_over()
+            self.jobs.release_all()
         self.spool_hold.stop()
         self.jobs.database.close()
         self.resources.codec.sandbox.close()

@@ -115,7 +115,7 @@ def measure_all(database: Database, rows: int, state: str) -> dict[str, str]:
     times["withdraw, cancel"] = measure(
         lambda: (jobs.withdraw(tickets[1]), jobs.cancel_unless_wanted("name"))
     )
-    times["give up dead"] = measure(jobs.give_up_dead)
+    times["give up dead"] = measure(jobs.requeue_abandoned)
     # Both look through the queue, a part each time.
     times["purge (nothing is old)"] = measure(lambda: jobs.purge(86400), 20)
     names = [f"spool{number}" for number in range(SPOOLED)]

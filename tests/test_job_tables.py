@@ -78,9 +78,9 @@ def test_counters_follow_whatever_happens_to_jobs(connect: Connect) -> None:
             elif kind == 5:
                 table.claim(name, {}, 3, 10)
             elif kind == 6:
-                table.hand_over()
+                table.release_all()
             elif kind == 7:
-                table.give_up_dead(f"host:{draw.randrange(4)}:")
+                table.requeue_abandoned(f"host:{draw.randrange(4)}:")
             else:
                 table.purge(draw.choice([0, 1000]))
 

@@ -155,7 +155,7 @@ def test_waiting_request_keeps_a_job_alive(here: Jobs, there: Jobs) -> None:
     assert here.claim("name", {}, 100, 10)
     there.withdraw(ticket)
     assert not there.cancel_unless_wanted("name")
-    here.want("name", 0)
+    here.extend_interest("name", 0)
     assert there.cancel_unless_wanted("name")
 
 
@@ -166,10 +166,10 @@ def test_job_of_an_owner_that_died_is_queued_again(
     ticket = submit(here, "name", {}, 100)
     assert here.claim_next()
     assert here.claim("waited", {}, 100, 10)
-    there.give_up_dead()
+    there.requeue_abandoned()
     assert state(there, ticket) == "running"
     time.sleep(0.25)
-    there.give_up_dead()
+    there.requeue_abandoned()
     assert state(there, ticket) == "queued"
     assert not here.renew("name", 1, 2)
     assert there.claim_next()
@@ -188,7 +188,7 @@ def test_owner_renews_its_leases_and_no_others(here: Jobs, there: Jobs) -> None:
     here.renew(names[0], 3, 4)
     here.database.execute("UPDATE jobs SET lease_until = now() - 1 WHERE state = 'running'")
     assert here.renew_all() == {names[0]: (3, 4), names[1]: (0, 0)}
-    there.give_up_dead()
+    there.requeue_abandoned()
     rows = here.database.execute("SELECT name FROM jobs WHERE state = 'running' ORDER BY name")
     assert rows == [(name,) for name in sorted(names)]
     assert there.renew_all() == {}
@@ -198,7 +198,7 @@ def test_lease_far_in_the_future_is_over(here: Jobs, there: Jobs) -> None:
     submit(here, "name", {}, 100)
     assert here.claim_next()
     here.database.execute("UPDATE jobs SET lease_until = lease_until + 3600")
-    there.give_up_dead()
+    there.requeue_abandoned()
     assert there.claim_next()
 
 
@@ -206,7 +206,7 @@ def test_dead_process_is_told_by_its_prefix(here: Jobs, there: Jobs) -> None:
     tickets = [submit(here, name, {}, 100) for name in ("mine", "theirs")]
     assert here.claim_next()
     assert there.claim_next()
-    there.give_up_dead("host:1:")
+    there.requeue_abandoned("host:1:")
     assert [state(there, ticket) for ticket in tickets] == ["queued", "running"]
 
 
@@ -214,7 +214,7 @@ def test_job_that_kills_its_process_three_times_has_failed(here: Jobs) -> None:
     ticket = submit(here, "name", {}, 100)
     for _ in range(3):
         assert here.claim_next()
-        here.give_up_dead("host:1:")
+        here.requeue_abandoned("host:1:")
     status = here.find(ticket)
     assert status is not None
     assert status.state == "failed"
@@ -227,7 +227,7 @@ def test_handing_over_is_no_failed_attempt(here: Jobs, there: Jobs) -> None:
     ticket = submit(here, "name", {}, 100)
     for _ in range(5):
         assert here.claim_next()
-        here.hand_over()
+        here.release_all()
         assert state(here, ticket) == "queued"
     assert there.claim_next()
 
@@ -267,7 +267,7 @@ def test_job_that_is_given_back_is_tried_again_and_then_failed(here: Jobs) -> No
     ticket = submit(here, "name", {}, 1)
     for expected in ("queued", "queued", "failed"):
         assert here.claim_next()
-        here.give_back("name")
+        here.requeue("name")
         assert state(here, ticket) == expected
 
 
@@ -300,7 +300,7 @@ def test_queries_of_open_jobs_do_not_scan_the_table(tmp_path: Path) -> None:
     table.glance(ticket)
     table.claim_next()
     table.renew("name", 1, 2)
-    table.give_up_dead()
+    table.requeue_abandoned()
     table.backlog("name")
     table.open_spools(["a", "b"])
     table.purge(1)

@@ -45,12 +45,12 @@ def test_job_that_was_swept_is_taken_back_as_the_same_attempt(tables: tuple[Jobs
     here, there = tables
     here.submit("a", {}, 1, "spool of a")
     assert here.claim_next()
-    there.give_up_dead("host:1:")
+    there.requeue_abandoned("host:1:")
     assert not here.renew("a", 1, 2)
     assert here.reclaim("a")
     assert here.renew("a", 1, 2)
     assert read_rows(there) == [("a", "running", "host:1:a", 1)]
-    there.give_up_dead("host:1:")
+    there.requeue_abandoned("host:1:")
     assert there.claim_next()
     assert not here.reclaim("a")  # another has it
 
@@ -63,7 +63,7 @@ def test_job_that_its_owner_does_not_know_of_is_queued_again(tables: tuple[Jobs,
         assert table.claim_next()
     owned = {name for name, _, owner, _ in read_rows(here) if owner == "host:1:a"}
     known = min(owned)
-    here.give_back_others_than({known})
+    here.requeue_unknown({known})
     states = {name: (state, attempts) for name, state, _, attempts in read_rows(here)}
     (unknown,) = owned - {known}
     assert states.pop(unknown) == ("queued", 0)
@@ -77,7 +77,7 @@ def test_job_that_waits_for_its_next_attempt_lets_others_pass(tables: tuple[Jobs
     claim = here.claim_next()
     assert claim is not None
     assert claim.name == "first"
-    here.give_back("first", counts=False, pause_seconds=LEASE_SECONDS)
+    here.requeue("first", counts=False, pause_seconds=LEASE_SECONDS)
     claim = there.claim_next()
     assert claim is not None
     assert claim.name == "second"
@@ -85,8 +85,8 @@ def test_job_that_waits_for_its_next_attempt_lets_others_pass(tables: tuple[Jobs
     here.database.execute("UPDATE jobs SET lease_until = lease_until - ?", [LEASE_SECONDS])
     assert there.claim_next()
     # A clock that was set back makes nobody wait.
-    here.give_back("first", counts=False)
-    there.give_back("first", counts=False)
+    here.requeue("first", counts=False)
+    there.requeue("first", counts=False)
     here.database.execute("UPDATE jobs SET lease_until = lease_until + 3600")
     assert there.claim_next()
 
@@ -106,7 +106,7 @@ def test_sweep_that_a_frozen_server_runs_late_takes_nothing(
         return execute(statement, parameters)
 
     monkeypatch.setattr(there.database, "execute", freeze_before_updates)
-    there.give_up_dead()
+    there.requeue_abandoned()
     assert read_rows(here) == [("a", "running", "host:1:a", 1)]
 
 
@@ -201,7 +201,7 @@ def test_nobody_sweeps_before_the_living_could_renew(
     keeper = runner.keeper
     keeper.stop()
     swept: list[str] = []
-    monkeypatch.setattr(runner.jobs, "give_up_dead", lambda: swept.append("swept"))
+    monkeypatch.setattr(runner.jobs, "requeue_abandoned", lambda: swept.append("swept"))
     clock = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: clock)
 

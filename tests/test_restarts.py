@@ -83,7 +83,7 @@ def test_masters_of_equal_hosts_and_numbers_do_not_take_each_others_jobs(tmp_pat
     table = Jobs(database, f"{mine}abcd")
     table.submit("name", {}, 1, "upload")
     assert table.claim_next()
-    Jobs(database, "another").give_up_dead(theirs)
+    Jobs(database, "another").requeue_abandoned(theirs)
     assert table.renew("name", 1, 2)
     database.close()
 
