@@ -21,7 +21,7 @@ from opencv_engine import load_network
 from options import MODEL_SCALE
 from settings import EMBEDDED_MODEL_PATH, PROJECT_DIR
 from super_resolution import SuperResolution
-from tests.service import read_peak_memory_mb
+from testkit.service import read_peak_memory_mb
 from tiling import Pixels
 
 STOCK_MODEL = PROJECT_DIR / "models" / "stock" / "EDSR_x3.pb"

@@ -23,7 +23,7 @@ from skimage import data
 import dask_tiles
 from settings import EMBEDDED_MODEL_PATH, PROJECT_DIR
 from super_resolution import SuperResolution
-from tests.dask_cluster import DaskCluster, run_dask, wait_for_workers
+from testkit.dask_cluster import DaskCluster, run_dask, wait_for_workers
 from tiling import Pixels
 
 STOCK_MODEL = PROJECT_DIR / "models" / "stock" / "EDSR_x3.pb"

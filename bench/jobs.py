@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from skimage import data
 
 from bench.memory import make_photo
-from tests.service import run_service
+from testkit.service import run_service
 
 SMALL = 128
 REPEATS = 9

@@ -22,9 +22,9 @@ from PIL import Image
 from skimage import data
 
 from bench.memory import enhance, make_photo
-from tests.conftest import encode
+from testkit.pictures import encode
+from testkit.service import Service, run_service
 from tests.e2e.nginx import run_nginx
-from tests.service import Service, run_service
 
 CONNECTIONS = 16
 CROWD = 32

@@ -21,7 +21,7 @@ from PIL import Image
 from skimage import data
 
 from formats import FORMATS
-from tests.service import Service, run_service
+from testkit.service import Service, run_service
 
 SAMPLE_SECONDS = 0.05
 

@@ -18,8 +18,8 @@ from encoders import encode_picture
 from image_codec import Picture, decode_image, read_header
 from options import Options
 from sandboxed_codec import SandboxedCodec, share_picture
-from tests.conftest import encode
-from tests.service import read_peak_memory_mb
+from testkit.pictures import encode
+from testkit.service import read_peak_memory_mb
 
 MAX_PIXELS = 16_000_000
 OPTIONS = (Options(), Options("jpeg", 92), Options("webp", 90), Options("avif", 80))

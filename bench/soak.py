@@ -31,7 +31,7 @@ import yaml
 
 from bench.memory import make_photo
 from settings import PROJECT_DIR
-from tests.service import Service, find_free_port, run_service
+from testkit.service import Service, find_free_port, run_service
 
 DASHBOARD = PROJECT_DIR / "deploy" / "grafana-dashboard.json"
 SCRAPE_SECONDS = 5

@@ -32,7 +32,7 @@ from lanes import Network
 from opencv_engine import EMBEDDED_PROFILE
 from options import MODEL_SCALE
 from settings import EMBEDDED_MODEL_PATH
-from tests.service import run_service
+from testkit.service import run_service
 from tiling import Pixels
 from upscaler import Upscaler
 

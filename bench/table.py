@@ -18,7 +18,7 @@ import numpy as np
 from databases import Database, PostgresDatabase, SqliteDatabase
 from jobs import Jobs
 from jobs_schema import SCHEMA, make_owner
-from tests.postgres import run_postgres
+from testkit.postgres import run_postgres
 
 QUEUED = 100
 AT_ONCE = 30

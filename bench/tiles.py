@@ -23,7 +23,7 @@ from opencv_engine import EMBEDDED_PROFILE, load_network
 from openvino_engine import load_quantised
 from options import MODEL_SCALE
 from settings import EMBEDDED_MODEL_PATH
-from tests.conftest import largest_difference
+from testkit.pictures import largest_difference
 from tiling import Pixels, split_image
 
 ROUNDS = 5

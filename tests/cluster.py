@@ -25,13 +25,13 @@ import psycopg
 from PIL import Image
 from skimage import data
 
-from tests.conftest import encode
-from tests.dask_cluster import DaskCluster, run_dask
+from testkit.dask_cluster import DaskCluster, run_dask
+from testkit.pictures import encode
+from testkit.postgres import run_postgres
+from testkit.s3 import run_s3
+from testkit.s3_proxy import S3Proxy, run_s3_proxy
+from testkit.service import GUNICORN, Service, run_service
 from tests.e2e.nginx import Nginx, run_nginx
-from tests.postgres import run_postgres
-from tests.s3 import run_s3
-from tests.s3_proxy import S3Proxy, run_s3_proxy
-from tests.service import GUNICORN, Service, run_service
 
 WAIT_SECONDS = 240
 CLIENTS = 12

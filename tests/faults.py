@@ -31,8 +31,8 @@ from skimage import data
 
 from memory_estimate import NETWORK_BYTES
 from settings import EMBEDDED_MODEL_PATH
-from tests.conftest import encode
-from tests.service import (
+from testkit.pictures import encode
+from testkit.service import (
     GUNICORN,
     Service,
     cache_on_tmpfs,

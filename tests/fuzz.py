@@ -23,8 +23,8 @@ import numpy as np
 from errors import ServiceError
 from result_cache import generate_file_hash
 from sandboxed_codec import SandboxedCodec
-from tests.service import read_peak_memory_mb
-from tests.test_fidelity import KINDS
+from testkit.kinds import KINDS
+from testkit.service import read_peak_memory_mb
 
 MAX_PIXELS = 1_000_000
 BATCH = 1000

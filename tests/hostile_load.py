@@ -29,11 +29,11 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
-from tests.conftest import encode
-from tests.hostile import FILES, salt
-from tests.memory_cgroup import MemoryCgroup, make_memory_cgroup
-from tests.service import GUNICORN, Service, connect, run_service
-from tests.waiting import wait_until
+from testkit.hostile import FILES, salt
+from testkit.memory_cgroup import MemoryCgroup, make_memory_cgroup
+from testkit.pictures import encode
+from testkit.service import GUNICORN, Service, connect, run_service
+from testkit.waiting import wait_until
 
 MEGABYTE = 1024**2
 LIMIT_BYTES = 2048 * MEGABYTE

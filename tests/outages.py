@@ -26,10 +26,10 @@ import psycopg
 from PIL import Image
 from skimage import data
 
+from testkit.pictures import encode
+from testkit.postgres import BIN, run_tool
+from testkit.service import run_service, wait_until_ready
 from tests.cluster import CLIENTS, FIRST_USER, Client, Machines, run_machines, wait_for_share
-from tests.conftest import encode
-from tests.postgres import BIN, run_tool
-from tests.service import run_service, wait_until_ready
 
 SIDE = 220
 # What an upload may be told: try again in a moment. Not that its computation was interrupted.

@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 
 from origins import parse_origins
 from settings import Settings
-from tests.conftest import encode
+from testkit.pictures import encode
 
 AppMaker = Callable[[Settings], Flask]
 LISTED = "https://a.example"

@@ -11,8 +11,9 @@ from api_keys import ApiKeys, hash_key, make_key
 from app import create_app
 from errors import ConfigError
 from settings import Settings
-from tests.conftest import PNG, AppMaker, assert_problem, upload
-from tests.service import PROJECT_DIR
+from testkit.app_client import AppMaker, assert_problem, upload
+from testkit.pictures import PNG
+from testkit.service import PROJECT_DIR
 
 KEY = make_key()
 

@@ -16,7 +16,9 @@ from app import create_app
 from result_cache import generate_file_hash
 from runner import Runner
 from settings import Settings
-from tests.conftest import PNG, FakeModel, assert_problem, encode, upload
+from testkit.app_client import assert_problem, upload
+from testkit.fakes import FakeModel
+from testkit.pictures import PNG, encode
 from upload import Upload
 from uploads import file_stem
 

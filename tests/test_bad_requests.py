@@ -15,8 +15,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.conftest import encode
-from tests.service import Service, run_service
+from testkit.pictures import encode
+from testkit.service import Service, run_service
 
 ANSWER_SECONDS = 20
 MAX_UPLOAD_BYTES = 100_000

@@ -13,7 +13,7 @@ from cache_limiter import CacheLimiter
 from disk import MEGABYTE
 from errors import ResultTooLarge
 from result_cache import ResultCache, ResultNote
-from tests.waiting import wait_until
+from testkit.waiting import wait_until
 
 DAY = 86400
 BLOCK = 4096

@@ -3,7 +3,7 @@
 import pytest
 from flask.testing import FlaskClient
 
-from tests.conftest import assert_problem, upload
+from testkit.app_client import assert_problem, upload
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from settings import PROJECT_DIR
-from tests.service import run_service
+from testkit.service import run_service
 
 PAGES = ("README.md", "docs/scripts.md", "docs/http.md", "docs/operations.md")
 # What installs, serves, needs root or another machine: `make test` itself, and tests of their own.

@@ -14,9 +14,9 @@ from flask.testing import FlaskClient
 
 from api_keys import hash_key, make_key
 from app import VERSION
+from testkit.service import PROJECT_DIR, Service, run_service
 from tests.api_page import render
 from tests.contract_hooks import PICTURES
-from tests.service import PROJECT_DIR, Service, run_service
 
 EXAMPLES = os.environ.get("CONTRACT_EXAMPLES", "25")
 KEY = make_key()

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from result_cache import ResultCache, ResultNote
-from tests.conftest import encode
-from tests.service import PROJECT_DIR, Service, cache_on_tmpfs, run_service
-from tests.waiting import wait_until
+from testkit.pictures import encode
+from testkit.service import PROJECT_DIR, Service, cache_on_tmpfs, run_service
+from testkit.waiting import wait_until
 
 # Writes results for ever: the same name again and again, so that each write also races a reader.
 WRITER = """

@@ -13,7 +13,7 @@ from errors import ServiceError, UndecodableImage, UnsupportedUpload
 from image_codec import decode_image, read_header
 from jpeg_file import AFTER_SCAN
 from png_file import count_bytes
-from tests.conftest import encode
+from testkit.pictures import encode
 
 PHOTO = Image.fromarray(data.astronaut()[60:220, 120:360])  # 240x160
 END = b"\xff\xd9"

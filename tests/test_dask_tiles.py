@@ -20,8 +20,8 @@ from errors import ConfigError
 from lanes import Progress
 from settings import EMBEDDED_MODEL_PATH, Settings
 from super_resolution import SuperResolution
-from tests.dask_cluster import DaskCluster, make_certificates, run_dask
-from tests.service import find_free_port
+from testkit.dask_cluster import DaskCluster, make_certificates, run_dask
+from testkit.service import find_free_port
 from tiling import Pixels
 from upscaler import Upscaler
 

@@ -14,10 +14,10 @@ from databases import PostgresDatabase, SqliteDatabase
 from errors import DatabaseDown
 from jobs import Jobs
 from jobs_schema import FIRST, SCHEMA
-from tests.postgres import PostgresServer, run_pgbouncer, run_server
-from tests.service import find_free_port
-from tests.tcp_proxy import TcpProxy, run_tcp_proxy
-from tests.waiting import wait_until
+from testkit.postgres import PostgresServer, run_pgbouncer, run_server
+from testkit.service import find_free_port
+from testkit.tcp_proxy import TcpProxy, run_tcp_proxy
+from testkit.waiting import wait_until
 
 READ_ONLY = "-c default_transaction_read_only=on"
 

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 import yaml
 
-from tests.service import PROJECT_DIR
+from testkit.service import PROJECT_DIR
 
 UNITS = sorted(path.name for path in (PROJECT_DIR / "deploy").glob("super-resolution*"))
 
@@ -85,7 +85,7 @@ def test_image_has_every_module_and_data_file_of_the_service() -> None:
         *(f"models/{each}" for each in models),
     ):
         assert is_in_context(name), name
-    assert not is_in_context("tests/service.py")
+    assert not is_in_context("testkit/service.py")
     assert not is_in_context(".git")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from api_keys import hash_key, make_key
-from tests.service import PROJECT_DIR, find_free_port, run_service
+from testkit.service import PROJECT_DIR, find_free_port, run_service
 
 
 def run_script(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -8,8 +8,8 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from tests.service import run_service
-from tests.waiting import wait_until
+from testkit.service import run_service
+from testkit.waiting import wait_until
 
 MEGABYTE = 1024**2
 ASYNC = {"Prefer": "respond-async"}

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from api_keys import hash_key, make_key
-from tests.command_line import command, draw, names_in, run
-from tests.service import PROJECT_DIR, Service, run_service, unshare_mounts
-from tests.waiting import WAIT_SECONDS, wait_until
+from testkit.command_line import command, draw, names_in, run
+from testkit.service import PROJECT_DIR, Service, run_service, unshare_mounts
+from testkit.waiting import WAIT_SECONDS, wait_until
 
 
 @pytest.fixture(scope="module")

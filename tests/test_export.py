@@ -11,7 +11,8 @@ from skimage.metrics import peak_signal_noise_ratio
 from opencv_engine import load_network
 from settings import EMBEDDED_MODEL_PATH
 from super_resolution import SuperResolution
-from tests.conftest import draw_weights, largest_difference
+from testkit.fakes import draw_weights
+from testkit.pictures import largest_difference
 from tiling import Pixels
 from training.export import build_graph, draw_golden_input, read_weights, write_model
 from training.network import forward, layer_shapes

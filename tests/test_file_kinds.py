@@ -9,8 +9,8 @@ from PIL import Image
 from errors import UndecodableImage, UnsupportedUpload
 from file_kinds import ACCEPTED_NAMES, REFUSED, START_BYTES
 from image_codec import decode_image, read_header
-from tests.conftest import encode
-from tests.hostile import tiff, tiff_picture
+from testkit.hostile import tiff, tiff_picture
+from testkit.pictures import encode
 
 PICTURE = Image.new("RGB", (24, 16), (9, 99, 200))
 

@@ -10,7 +10,7 @@ import yaml
 from formats import FORMATS, find_format
 from options import MAX_QUALITY
 from result_name import NAME_PATTERN
-from tests.service import PROJECT_DIR
+from testkit.service import PROJECT_DIR
 
 NAMES = list(FORMATS)
 MEDIA_TYPES = [each.media_type for each in FORMATS.values()]

@@ -14,8 +14,8 @@ from PIL import Image
 from requests import Request as ClientRequest
 
 from forms import FormParser
-from tests.conftest import encode
-from tests.service import Service, run_service
+from testkit.pictures import encode
+from testkit.service import Service, run_service
 
 PNG = encode(Image.new("RGB", (9, 7), (200, 30, 60)), "PNG")
 # So large that Werkzeug takes it in several pieces, and would take it for too long a text.

@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 
 from super_resolution import SuperResolution
-from tests.conftest import encode
-from tests.test_fidelity import enhance
+from testkit.kinds import enhance
+from testkit.pictures import encode
 from upscaler import Upscaler
 
 # Bayer's matrix of 4x4, whose thresholds give 15 tones between black and white.

@@ -12,9 +12,9 @@ from PIL import Image
 
 from errors import ServiceError, TooManyPixels, UndecodableImage, UnsupportedUpload
 from image_codec import decode_image, read_header
-from tests.conftest import encode
+from testkit.kinds import KINDS, PHOTO
+from testkit.pictures import encode
 from tests.fuzz import MAX_PIXELS, damage
-from tests.test_fidelity import KINDS, PHOTO
 
 FILES = {name: kind.content() for name, kind in KINDS.items()}
 

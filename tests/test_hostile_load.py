@@ -13,7 +13,8 @@ import pytest
 from errors import ClientLeft
 from sandbox_helper import GREATEST_NICENESS, PATIENT_NICENESS
 from sandboxed_codec import SandboxedCodec
-from tests.hostile import many_scans
+from testkit.hostile import many_scans
+from testkit.waiting import wait_until
 from tests.hostile_load import (
     Honest,
     attack,
@@ -22,7 +23,6 @@ from tests.hostile_load import (
     run_in_cgroup,
     wait_until_idle,
 )
-from tests.waiting import wait_until
 
 # Files that took gigabytes, seconds or the log's disk, each of another kind.
 NAMES = (

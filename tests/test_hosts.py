@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 
 from hosts import is_own_host
 from settings import Settings
-from tests.conftest import assert_problem, upload
+from testkit.app_client import assert_problem, upload
 
 AppMaker = Callable[[Settings], Flask]
 LISTED = "https://a.example"

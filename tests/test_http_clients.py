@@ -11,8 +11,8 @@ from hishel import SqliteStorage
 from hishel.httpx import CacheClient
 from PIL import Image
 
-from tests.conftest import encode
-from tests.service import Service, run_service
+from testkit.pictures import encode
+from testkit.service import Service, run_service
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,4 @@
 import struct
-import zlib
 from io import BytesIO
 
 import numpy as np
@@ -10,7 +9,7 @@ from skimage import data
 from encoders import encode_png, to_pil
 from errors import ServiceError, TooManyPixels, UndecodableImage, UnsupportedUpload
 from image_codec import Picture, decode_image, read_header
-from tests.conftest import encode
+from testkit.pictures import encode, make_png
 
 
 def draw_corner_marks(width: int = 40, height: int = 24) -> Image.Image:
@@ -113,26 +112,6 @@ def test_transparent_colour_of_an_opaque_mode_becomes_alpha() -> None:
     assert picture.alpha is not None
     assert picture.alpha[0, 0] == 255
     assert picture.alpha[12, 20] == 0
-
-
-def make_png(samples: np.ndarray, depth: int, colour_type: int, transparent: bytes) -> bytes:
-    """Write a PNG of any bit depth with a transparent colour, which Pillow cannot."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
-    height, width = samples.shape[:2]
-    if depth == 16:
-        rows = [row.astype(">u2").tobytes() for row in samples]
-    else:
-        bits = [np.unpackbits(row.astype(np.uint8)[:, None], axis=1)[:, -depth:] for row in samples]
-        rows = [np.packbits(row.ravel()).tobytes() for row in bits]
-    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
-    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
-    parts = (b"IHDR", header), (b"tRNS", transparent), (b"IDAT", pixels), (b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])

@@ -31,8 +31,10 @@ from options import DEFAULT_OPTIONS
 from result_cache import generate_file_hash
 from runner import Runner
 from settings import Settings
-from tests.conftest import PNG, AppMaker, FakeModel, assert_problem, encode, make_upload, upload
-from tests.waiting import wait_until
+from testkit.app_client import AppMaker, assert_problem, upload
+from testkit.fakes import FakeModel
+from testkit.pictures import PNG, encode, make_upload
+from testkit.waiting import wait_until
 from upload import Upload
 
 ASYNC = {"Prefer": "respond-async"}

@@ -19,9 +19,9 @@ from PIL import Image
 
 from databases import Database, PostgresDatabase, SqliteDatabase
 from jobs_schema import SCHEMA
-from tests.conftest import encode
-from tests.service import Service, run_service
-from tests.waiting import WAIT_SECONDS, wait_until
+from testkit.pictures import encode
+from testkit.service import Service, run_service
+from testkit.waiting import WAIT_SECONDS, wait_until
 
 RETRIED = frozenset({502, 503})
 

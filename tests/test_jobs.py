@@ -20,7 +20,7 @@ from errors import DatabaseDown
 from job_records import Backlog
 from jobs import Jobs
 from jobs_schema import SCHEMA
-from tests.postgres import run_postgres
+from testkit.postgres import run_postgres
 
 Connect = Callable[[], Database]
 

@@ -20,9 +20,9 @@ from image_codec import decode_image, read_header
 from metadata import RawText, read_orientation
 from options import Options
 from png_file import make_chunk
-from tests.conftest import encode
-from tests.hostile import tiff, tiff_picture
-from tests.test_fidelity import GRAY, PHOTO, SRGB, enhance, gray_profile, png_header, reopen
+from testkit.hostile import tiff, tiff_picture
+from testkit.kinds import GRAY, PHOTO, SRGB, enhance, gray_profile, png_header, reopen, rgb_profile
+from testkit.pictures import encode
 from upscaler import Upscaler
 
 RESULTS = {"png": None, "webp": 90, "jpeg": 90, "avif": 80}
@@ -238,21 +238,6 @@ def test_grey_with_transparency_and_a_profile_looks_the_same_as_webp(
     grey.info["icc_profile"] = gamma_profile(1.8)
     difference = np.abs(in_srgb(grey) - np.asarray(result)[:, :, :3])[4:-4, 4:-4]
     assert difference.max() <= 2
-
-
-def rgb_profile(gamma: float) -> bytes:
-    """The sRGB profile with other curves."""
-    profile = bytearray(SRGB)
-    count = int.from_bytes(profile[128:132])
-    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, int(gamma * 256)) + bytes(2)
-    place = len(profile)
-    for number in range(count):
-        entry = 132 + 12 * number
-        if bytes(profile[entry : entry + 4]) in {b"rTRC", b"gTRC", b"bTRC"}:
-            profile[entry + 4 : entry + 12] = struct.pack(">II", place, 14)
-    profile += curve
-    profile[:4] = struct.pack(">I", len(profile))
-    return bytes(profile)
 
 
 @pytest.mark.parametrize("image_format", RESULTS)

@@ -8,8 +8,9 @@ import httpx
 import pytest
 
 from logs import HumanFormatter, RequestIdFilter, current_request_id
-from tests.conftest import AppMaker, FakeModel, upload
-from tests.service import PROJECT_DIR, run_service
+from testkit.app_client import AppMaker, upload
+from testkit.fakes import FakeModel
+from testkit.service import PROJECT_DIR, run_service
 
 
 def format_human(message: str, **extra: object) -> str:

@@ -17,8 +17,9 @@ from jobs import Jobs
 from jobs_schema import SCHEMA
 from options import Options
 from runner import Result, Runner
-from tests.conftest import FakeModel, make_upload, read
-from tests.waiting import wait_until
+from testkit.fakes import FakeModel
+from testkit.pictures import make_upload, read
+from testkit.waiting import wait_until
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

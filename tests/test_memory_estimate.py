@@ -18,9 +18,9 @@ from memory_estimate import decoding_bytes, encoding_bytes, header_bytes, networ
 from options import Options
 from sandbox import Ending, Sandbox
 from sandboxed_codec import SandboxedCodec, share_picture
-from tests.hostile import save
-from tests.test_kept_metadata import rgb_profile
-from tests.tiff_files import write_tiff
+from testkit.hostile import save
+from testkit.kinds import rgb_profile
+from testkit.tiff_files import write_tiff
 from upscaler import Upscaler
 
 SIZES = ((3, 5), (1100, 1300), (2000, 40))

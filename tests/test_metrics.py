@@ -16,8 +16,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lanes import Lanes, Network, Progress, Task
 from settings import Settings
-from tests.conftest import PNG, AppMaker, FakeModel, encode, upload
-from tests.service import PROJECT_DIR, run_service, wait_until_ready
+from testkit.app_client import AppMaker, upload
+from testkit.fakes import FakeModel
+from testkit.pictures import PNG, encode
+from testkit.service import PROJECT_DIR, run_service, wait_until_ready
 
 
 def read_metrics(text: str) -> dict[str, float]:

@@ -25,8 +25,9 @@ from opencv_engine import EMBEDDED_PROFILE, load_network
 from openvino_engine import choose_fastest_engine, find_fault, load_guarded, load_quantised
 from settings import EMBEDDED_MODEL_PATH
 from super_resolution import SuperResolution
-from tests.conftest import draw_weights, largest_difference
-from tests.service import PROJECT_DIR, run_service
+from testkit.fakes import draw_weights
+from testkit.pictures import largest_difference
+from testkit.service import PROJECT_DIR, run_service
 from tiling import Pixels
 from training.export import build_graph
 from training.network import layer_shapes

@@ -11,7 +11,8 @@ from options import Options, read_options
 from pipeline import estimate_cost
 from runner import Runner
 from settings import Settings
-from tests.conftest import PNG, AppMaker, assert_problem
+from testkit.app_client import AppMaker, assert_problem
+from testkit.pictures import PNG
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from errors import UndecodableImage, UnsupportedUpload
 from image_codec import Picture, decode_image, read_header
 from metadata import MAX_PROFILE_BYTES, Metadata
 from png_file import make_chunk, read_png, walk_chunks
-from tests.conftest import encode
+from testkit.pictures import encode
 
 PICTURE = Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 60, 3), np.uint8))
 PNG = encode(PICTURE, "PNG")

@@ -24,8 +24,10 @@ from rate_limits import RateLimits
 from result_cache import StoredResult, generate_file_hash
 from runner import Runner
 from settings import Settings
-from tests.conftest import AppMaker, FakeModel, assert_problem, encode, upload
-from tests.service import find_free_port
+from testkit.app_client import AppMaker, assert_problem, upload
+from testkit.fakes import FakeModel
+from testkit.pictures import encode
+from testkit.service import find_free_port
 
 REQUESTS = 6
 HOUR = 3600

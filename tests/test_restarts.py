@@ -19,11 +19,11 @@ from skimage import data
 from databases import PostgresDatabase, SqliteDatabase
 from jobs import Jobs
 from jobs_schema import SCHEMA
-from tests.conftest import encode
+from testkit.pictures import encode
+from testkit.postgres import run_postgres
+from testkit.service import GUNICORN, PROJECT_DIR, Service, run_service, wait_until_ready
+from testkit.waiting import WAIT_SECONDS, wait_until
 from tests.faults import SERVE
-from tests.postgres import run_postgres
-from tests.service import GUNICORN, PROJECT_DIR, Service, run_service, wait_until_ready
-from tests.waiting import WAIT_SECONDS, wait_until
 
 # gunicorn's own is 30.
 WORKER_TIMEOUT_SECONDS = 8

@@ -21,9 +21,10 @@ from result_cache import StoredResult, generate_file_hash
 from runner import Result, Runner
 from settings import Settings
 from super_resolution import SuperResolution
-from tests.conftest import FakeModel, encode, make_upload, read
-from tests.hostile import png_chunk
-from tests.waiting import WAIT_SECONDS, wait_until
+from testkit.fakes import FakeModel
+from testkit.hostile import png_chunk
+from testkit.pictures import encode, make_upload, read
+from testkit.waiting import WAIT_SECONDS, wait_until
 from upload import Upload
 from upscaler import Upscaler
 

@@ -22,7 +22,7 @@ from options import Options
 from picture_transfer import make_shared_memory, map_sealed, read_picture, write_picture
 from sandbox import Sandbox
 from sandboxed_codec import SandboxedCodec, open_descriptor, share_picture
-from tests.hostile import ROOM, jpeg_segments, lying_avif, png_chunk, png_header, save
+from testkit.hostile import ROOM, jpeg_segments, lying_avif, png_chunk, png_header, save
 from upload import SPOOL_BYTES
 
 MAX_PIXELS = 16_000_000

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from super_resolution import SuperResolution
-from tests.conftest import encode
-from tests.service import (
+from testkit.pictures import encode
+from testkit.service import (
     GUNICORN,
     PROJECT_DIR,
     Service,

@@ -17,9 +17,9 @@ import pytest
 
 from service_answers import EnhanceError
 from service_client import MAX_ATTEMPTS, RemoteEnhancer, check_url
-from tests.command_line import command, draw, names_in, run
-from tests.service import Service, find_free_port, run_service
-from tests.waiting import WAIT_SECONDS
+from testkit.command_line import command, draw, names_in, run
+from testkit.service import Service, find_free_port, run_service
+from testkit.waiting import WAIT_SECONDS
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -12,7 +12,7 @@ import pytest
 
 import gunicorn_worker
 from pace import AnswerTransfer, UploadTransfer
-from tests.service import Service, connect, run_service
+from testkit.service import Service, connect, run_service
 
 # Twice as many as the service has threads.
 CROWD = 300

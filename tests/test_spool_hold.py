@@ -25,9 +25,9 @@ from runner import Runner
 from settings import Settings
 from spool import FolderSpool
 from spool_hold import SpoolHold
-from tests.conftest import encode, make_upload
-from tests.service import GUNICORN, PROJECT_DIR, find_free_port, run_service, service_environment
-from tests.waiting import WAIT_SECONDS, wait_until
+from testkit.pictures import encode, make_upload
+from testkit.service import GUNICORN, PROJECT_DIR, find_free_port, run_service, service_environment
+from testkit.waiting import WAIT_SECONDS, wait_until
 from upscaler import Upscaler
 
 ROOM = 1024**2

@@ -18,10 +18,10 @@ from result_cache import StoredResult
 from runner import Runner
 from settings import Settings
 from spool_hold import SpoolHold
-from tests.conftest import make_upload, read
-from tests.s3 import run_s3
-from tests.s3_proxy import REFUSALS, S3Proxy, run_s3_proxy
-from tests.waiting import wait_until
+from testkit.pictures import make_upload, read
+from testkit.s3 import run_s3
+from testkit.s3_proxy import REFUSALS, S3Proxy, run_s3_proxy
+from testkit.waiting import wait_until
 from tiers import RemoteSpool
 from upscaler import Upscaler
 

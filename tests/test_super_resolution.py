@@ -15,7 +15,8 @@ from lanes import Network, Progress
 from opencv_engine import EMBEDDED_PROFILE, OTHER_PROFILE, load_network
 from settings import EMBEDDED_MODEL_PATH
 from super_resolution import SuperResolution
-from tests.conftest import FakeModel, draw_weights, encode, largest_difference
+from testkit.fakes import FakeModel, draw_weights
+from testkit.pictures import encode, largest_difference
 from tiling import Pixels
 from training.export import build_graph
 from training.network import layer_shapes

@@ -31,11 +31,12 @@ from remote_store import RemoteStore
 from result_cache import StoredResult
 from runner import Runner
 from settings import Settings
-from tests.conftest import FakeModel, make_upload, read
-from tests.postgres import run_postgres
-from tests.s3 import S3Server, run_s3
-from tests.service import PROJECT_DIR
-from tests.waiting import wait_until
+from testkit.fakes import FakeModel
+from testkit.pictures import make_upload, read
+from testkit.postgres import run_postgres
+from testkit.s3 import S3Server, run_s3
+from testkit.service import PROJECT_DIR
+from testkit.waiting import wait_until
 from tiers import RemoteSpool, TieredCache, result_key
 from upscaler import Upscaler
 

@@ -16,10 +16,10 @@ from skimage import data
 from errors import ServiceError, UndecodableImage, UnsupportedUpload
 from image_codec import Picture, decode_image, read_header
 from resampling import to_levels
-from tests.conftest import encode
+from testkit.hostile import tiff, tiff_picture
+from testkit.pictures import encode
+from testkit.tiff_files import write_tiff
 from tests.fuzz import damage
-from tests.hostile import tiff, tiff_picture
-from tests.tiff_files import write_tiff
 
 HEIGHT, WIDTH = 37, 45
 PHOTO = data.astronaut()[60:132, 180:276]

@@ -17,9 +17,9 @@ import httpx
 from PIL import Image
 from skimage import data
 
-from tests.conftest import encode
+from testkit.pictures import encode
+from testkit.service import PROJECT_DIR, run_service
 from tests.e2e.nginx import HOST, Nginx, run_nginx
-from tests.service import PROJECT_DIR, run_service
 
 # REDbot asks a name server, which does not know the name.
 REDBOT = """

@@ -11,7 +11,7 @@ from typing import Any
 from websockets.exceptions import InvalidMessage
 from websockets.sync.client import ClientConnection, connect
 
-from tests.service import find_free_port
+from testkit.service import find_free_port
 
 START_SECONDS = 60
 # What it would ask the network for at its start.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.service import PROJECT_DIR, find_free_port
+from testkit.service import PROJECT_DIR, find_free_port
 
 HOST = "sr.example"
 START_SECONDS = 20

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import encode
+from testkit.pictures import encode
+from testkit.service import Service, run_service
 from tests.e2e.browser import ChromiumTab, Tab, run_chromium, run_site
 from tests.e2e.firefox import run_firefox
-from tests.service import Service, run_service
 
 # Draws a picture of one colour, and sends it as a page does.
 HELPERS = """

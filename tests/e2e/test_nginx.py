@@ -21,9 +21,9 @@ import pytest
 from PIL import Image
 
 from job_routes import MAX_LONG_POLL_SECONDS
-from tests.conftest import encode
+from testkit.pictures import encode
+from testkit.service import PROJECT_DIR, Service, find_free_port, run_service
 from tests.e2e.nginx import HOST, Nginx, run_nginx
-from tests.service import PROJECT_DIR, Service, find_free_port, run_service
 
 LISTED = "https://a.example"
 

@@ -14,9 +14,9 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.conftest import encode
+from testkit.pictures import encode
+from testkit.service import Service, run_service
 from tests.e2e.nginx import HOST, Nginx, run_nginx
-from tests.service import Service, run_service
 
 LISTED = "https://a.example"
 ANSWER_SECONDS = 30

@@ -13,9 +13,9 @@ from playwright.sync_api import Browser, Page, expect
 from skimage import data
 
 from api_keys import hash_key, make_key
-from tests.conftest import encode
+from testkit.pictures import encode
+from testkit.service import PROJECT_DIR, Service, run_service
 from tests.e2e.browser import INSECURE_HOST, run_chromium
-from tests.service import PROJECT_DIR, Service, run_service
 
 TIMEOUT = 60_000
 TOO_MANY_PIXELS = {"code": "too_many_pixels", "error": "It has too many pixels."}

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.service import PROJECT_DIR
-from tests.waiting import WAIT_SECONDS
+from testkit.service import PROJECT_DIR
+from testkit.waiting import WAIT_SECONDS
 
 
 def draw(path: Path, seed: int, side: int = 48) -> Path:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.service import find_free_port
-from tests.waiting import WAIT_SECONDS, wait_until
+from testkit.service import find_free_port
+from testkit.waiting import WAIT_SECONDS, wait_until
 
 BIN = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path("/usr/lib/postgresql/bin"))
 # PostgreSQL refuses to run as root; Debian's package makes this user.

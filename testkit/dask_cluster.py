@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.service import PROJECT_DIR, find_free_port
+from testkit.service import PROJECT_DIR, find_free_port
 
 START_SECONDS = 60
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.service import find_free_port
+from testkit.service import find_free_port
 
 WEED = Path(sys.executable).with_name("weed")
 BUCKET = "pictures"

@@ -1,0 +1,1 @@
+"""What tests, benches and long runs share: servers, clients, pictures."""
