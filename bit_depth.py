@@ -8,8 +8,7 @@ import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from resampling import DeepPixels
-from tiling import Pixels
+from pixels import DeepPixels, Pixels
 
 # Where a PNG's header has its bit depth.
 PNG_BIT_DEPTH_OFFSET = 24

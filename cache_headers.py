@@ -1,16 +1,15 @@
-"""Cache policy in one table, applied to every answer by one hook; conditional requests.
+"""Cache policy in one table, applied to every answer by one hook.
 
 A view names the type of what it answers with `set_cache_policy`; the hook has the last word, so
 that no error is ever cached.
 """
 
-import math
 from email.utils import formatdate
 from time import time
 
-from flask import Flask, Response, g
-from werkzeug.http import parse_date
-from werkzeug.wrappers import Request
+from flask import Flask, Response
+
+from cache_policy import asked_policy
 
 RESULT_MAX_AGE_SECONDS = 30 * 86400
 STATIC_MAX_AGE_SECONDS = 7 * 86400
@@ -48,51 +47,13 @@ def get_cache_headers(resource_type: str, content_hash: str | None = None) -> di
     return headers
 
 
-def set_cache_policy(resource_type: str, content_hash: str | None = None) -> None:
-    """Name the type of the answer that the current request gets."""
-    g.cache_policy = (resource_type, content_hash)
-
-
 def apply_cache_headers(response: Response) -> Response:
     """Set the answer's cache headers: the hook."""
-    resource_type, content_hash = g.get("cache_policy", ("api_response", None))
+    resource_type, content_hash = asked_policy() or ("api_response", None)
     if response.status_code >= 400:
         resource_type, content_hash = "error_response", None
     response.headers.update(get_cache_headers(resource_type, content_hash))
     return response
-
-
-def evaluate_preconditions(request: Request, etag: str, modified: float) -> int | None:
-    """Return 412 or 304 where the request's conditions ask for it, in RFC 9110's order (13.2.2).
-
-    Werkzeug's own evaluation answers `If-Match: *` with 412, and sends a body with it.
-
-    Parameters
-    ----------
-    request : a GET or HEAD
-    etag : the result's strong entity tag, without quotes
-    modified : when it was stored, seconds since the epoch
-    """
-    headers = request.headers
-    if "If-Match" in headers:
-        if not request.if_match.contains(etag):
-            return 412
-    elif int(modified) > read_date(request, "If-Unmodified-Since", default=math.inf):
-        return 412
-    if "If-None-Match" in headers:
-        return 304 if request.if_none_match.contains_weak(etag) else None
-    if int(modified) <= read_date(request, "If-Modified-Since", default=-math.inf):
-        return 304
-    return None
-
-
-def read_date(request: Request, name: str, default: float) -> float:
-    """Return a header's date in seconds since the epoch; an invalid one counts as absent."""
-    try:
-        date = parse_date(request.headers.get(name))
-        return default if date is None else date.timestamp()
-    except (OverflowError, ValueError):
-        return default
 
 
 def install_cache_headers(app: Flask) -> None:

@@ -27,8 +27,8 @@ from errors import ConfigError
 from lanes import Network
 from model_files import hash_model
 from opencv_engine import choose_profile, load_network
+from pixels import Pixels
 from settings import Settings
-from tiling import Pixels
 from upscaler import Upscaler
 
 # A worker's thread computes one tile while the next one is on its way.

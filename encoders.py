@@ -14,6 +14,7 @@ from formats import FORMATS
 from image_codec import Picture
 from metadata import Metadata, greys_in_srgb
 from options import Options
+from pixels import DeepPixels, Pixels
 from png_file import (
     GREY_ALPHA,
     HEADER,
@@ -21,8 +22,7 @@ from png_file import (
     SIGNATURE,
     make_chunk,
 )
-from resampling import DEEP_PER_LEVEL, DeepPixels
-from tiling import Pixels
+from resampling import DEEP_PER_LEVEL
 
 # Measured by `bench/encoders.py` against Pillow's default, which takes 2.8 microseconds per input
 # pixel on photographs: these take 0.4 and are as large. Drawn graphics would be 60 % larger.

@@ -8,7 +8,7 @@ from flask import Flask, Response, g, jsonify, request
 from werkzeug.datastructures import MIMEAccept
 
 from addresses import Addresses
-from cache_headers import set_cache_policy
+from cache_policy import set_cache_policy
 from charges import Charge
 from errors import BadRequest, NotStored
 from formats import FORMATS

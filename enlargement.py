@@ -6,8 +6,8 @@ import numpy as np
 
 from image_codec import Picture
 from metadata import Metadata
+from pixels import Pixels
 from resampling import add_detail, resize
-from tiling import Pixels
 from transparency import OPAQUE, bleed_colours, keep_extremes
 
 # What JPEG can tell.

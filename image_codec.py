@@ -39,10 +39,10 @@ from picture_file import (
     open_tiff_picture,
     translate_decoder_errors,
 )
+from pixels import DeepPixels, Pixels
 from png_file import HEADER_IS_DAMAGED
-from resampling import DeepPixels, to_levels
+from resampling import to_levels
 from tiff_directory import read_form
-from tiling import Pixels
 
 # Changes whenever the same upload may give other bytes: it is part of every result's name.
 CODEC_VERSION = "4"

@@ -11,7 +11,7 @@ from flask import Flask, Request, Response, g, jsonify, request
 from werkzeug.http import parse_list_header
 
 from addresses import Addresses
-from cache_headers import set_cache_policy
+from cache_policy import set_cache_policy
 from charges import Charge
 from errors import ClientLeft, DatabaseDown, JobNotFound, StoreDown
 from job_records import JobStatus

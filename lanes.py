@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from errors import JobCancelled
-from tiling import Pixels
+from pixels import Pixels
 
 # One tile in so many goes to the picture that came first, the others to the one that needs least.
 # So a small picture is held up by a third at most, and the largest gets a quarter of the lanes

@@ -27,7 +27,9 @@ class LocalEnhancer:
             from encoders import check_result_size, encode_picture
             from image_codec import decode_image
             from lanes import Progress as TileProgress
-            from super_resolution import SuperResolution
+            from opencv_engine import make_opencv_engine
+            from settings import EMBEDDED_MODEL_PATH
+            from upscaler import Upscaler
         except ImportError as error:
             needed = Path(__file__).with_name("requirements.txt")
             raise Unusable(
@@ -43,7 +45,8 @@ class LocalEnhancer:
         self._progress = TileProgress()
         self._is_stopped = False
         try:
-            self._model = SuperResolution()
+            engine = make_opencv_engine(EMBEDDED_MODEL_PATH)
+            self._model = Upscaler(EMBEDDED_MODEL_PATH, engine)
         except StartupError as error:
             raise Unusable(str(error)) from None
 

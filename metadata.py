@@ -9,7 +9,7 @@ from PIL import Image, ImageCms
 from PIL.ExifTags import IFD, Base
 from PIL.TiffImagePlugin import TiffImageFile
 
-from tiling import Pixels
+from pixels import Pixels
 
 # Larger EXIF does not fit into a JPEG, and no camera writes it but for its preview.
 MAX_EXIF_BYTES = 60_000

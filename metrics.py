@@ -22,7 +22,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from cache_headers import set_cache_policy
+from cache_policy import set_cache_policy
 from errors import DatabaseDown, ServiceError
 from runner import Runner
 

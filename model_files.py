@@ -6,8 +6,8 @@ from pathlib import Path
 
 from errors import ModelError
 from image_codec import decode_image
+from pixels import Pixels
 from settings import EMBEDDED_MODEL_PATH
-from tiling import Pixels
 
 
 def read_expected_sha256(model_path: Path) -> str | None:

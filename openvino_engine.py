@@ -19,8 +19,9 @@ from lanes import Network
 from model_files import hash_model, read_golden_tile
 from opencv_engine import EMBEDDED_PROFILE, load_network, make_opencv_engine
 from options import MODEL_SCALE
+from pixels import Pixels
 from settings import EMBEDDED_MODEL_PATH
-from tiling import Pixels, split_image
+from tiling import split_image
 
 QUANTISED_MODEL_PATH = EMBEDDED_MODEL_PATH.with_name("EDSR_x3_int8.xml")
 

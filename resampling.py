@@ -10,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tiling import Pixels
+from pixels import DeepPixels, Pixels
 
 LANCZOS, BICUBIC = Image.Resampling.LANCZOS, Image.Resampling.BICUBIC
 Floats = npt.NDArray[np.float32]
-DeepPixels = npt.NDArray[np.uint16]
 STRIP_ROWS = 256
 # 16-bit levels for each 8-bit one: 65535 / 255.
 DEEP_PER_LEVEL = 257

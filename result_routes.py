@@ -4,9 +4,10 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.wsgi import wrap_file
 
 from addresses import Addresses
-from cache_headers import evaluate_preconditions, set_cache_policy
+from cache_policy import set_cache_policy
 from errors import BadRequest, NotStored, ResultNotFound
 from options import read_options
+from preconditions import evaluate_preconditions
 from problems import make_problem
 from result_cache import READ_CHUNK_BYTES, StoredResult
 from result_name import KEY_PATTERN, ResultName

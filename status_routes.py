@@ -4,7 +4,7 @@ import time
 
 from flask import Flask, Response, jsonify
 
-from cache_headers import set_cache_policy
+from cache_policy import set_cache_policy
 from problems import utc_now
 from runner import Runner
 

@@ -10,9 +10,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from metadata import convert_to_srgb
-from resampling import DeepPixels, to_levels
+from pixels import DeepPixels, Pixels
+from resampling import to_levels
 from tiff_layout import CMYK, HORIZONTAL, LAB, WHITE_IS_ZERO, Layout
-from tiling import Pixels
 
 Samples = npt.NDArray[Any]
 # Of one block of rows: what is computed with floats is small beside the picture.

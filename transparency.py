@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from tiling import Pixels
+from pixels import Pixels
 
 OPAQUE = 255
 # A result's pixel depends on the surroundings of its input pixel; where they are all opaque, or all

@@ -21,7 +21,8 @@ from image_codec import Picture
 from lanes import Lanes, Network, Progress, Task
 from model_files import hash_model, read_golden_tile
 from options import DEFAULT_OPTIONS, MODEL_SCALE, Options
-from tiling import Pixels, Tile, split_image
+from pixels import Pixels
+from tiling import Tile, split_image
 
 # How fast old tile times are forgotten in the measured speed.
 SPEED_MEMORY = 0.98

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from flask import Flask, Response, request
 
-from cache_headers import set_cache_policy
+from cache_policy import set_cache_policy
 from errors import ResultNotFound
 from settings import PROJECT_DIR, Settings
 

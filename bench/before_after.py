@@ -15,9 +15,9 @@ from skimage import data
 
 from image_codec import Picture
 from options import MODEL_SCALE
+from pixels import Pixels
 from settings import PROJECT_DIR
 from super_resolution import SuperResolution
-from tiling import Pixels
 
 STOCK_MODEL = PROJECT_DIR / "models" / "stock" / "EDSR_x3.pb"
 # Left, top, right, bottom in the input.

@@ -19,10 +19,10 @@ from skimage import data
 
 from opencv_engine import load_network
 from options import MODEL_SCALE
+from pixels import Pixels
 from settings import EMBEDDED_MODEL_PATH, PROJECT_DIR
 from super_resolution import SuperResolution
 from testkit.service import read_peak_memory_mb
-from tiling import Pixels
 
 STOCK_MODEL = PROJECT_DIR / "models" / "stock" / "EDSR_x3.pb"
 WARM_UP_SIDE = 128

@@ -21,10 +21,10 @@ import numpy as np
 from skimage import data
 
 import dask_tiles
+from pixels import Pixels
 from settings import EMBEDDED_MODEL_PATH, PROJECT_DIR
 from super_resolution import SuperResolution
 from testkit.dask_cluster import DaskCluster, run_dask, wait_for_workers
-from tiling import Pixels
 
 STOCK_MODEL = PROJECT_DIR / "models" / "stock" / "EDSR_x3.pb"
 PAUSE_SECONDS = 0.05

@@ -14,9 +14,9 @@ from skimage import data
 
 from image_codec import Picture
 from options import Options
-from resampling import DEEP_PER_LEVEL, DeepPixels, to_levels
+from pixels import DeepPixels, Pixels
+from resampling import DEEP_PER_LEVEL, to_levels
 from super_resolution import SuperResolution
-from tiling import Pixels
 
 Floats = npt.NDArray[np.float64]
 BICUBIC, LANCZOS = Image.Resampling.BICUBIC, Image.Resampling.LANCZOS

@@ -12,8 +12,8 @@ import numpy as np
 
 from bench.contenders import make_pixels
 from openvino_engine import OPTIONS, QUANTISED_MODEL_PATH, import_openvino
+from pixels import Pixels
 from settings import EMBEDDED_MODEL_PATH
-from tiling import Pixels
 
 RUNS = 10
 

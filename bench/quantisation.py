@@ -18,9 +18,9 @@ from skimage import data
 
 from opencv_engine import load_network
 from openvino_engine import is_extreme, load_guarded, load_quantised, measure_contrasts
+from pixels import Pixels
 from settings import EMBEDDED_MODEL_PATH
 from testkit.pictures import largest_difference
-from tiling import Pixels
 from training.drawings import draw_picture
 
 SIDE = 192

@@ -31,9 +31,9 @@ from engine import Engine
 from lanes import Network
 from opencv_engine import EMBEDDED_PROFILE
 from options import MODEL_SCALE
+from pixels import Pixels
 from settings import EMBEDDED_MODEL_PATH
 from testkit.service import run_service
-from tiling import Pixels
 from upscaler import Upscaler
 
 SIDES = (128, 256, 316, 512, 1000, 1414, 2000, 2828)  # to 8 megapixels

@@ -22,9 +22,10 @@ from lanes import Network
 from opencv_engine import EMBEDDED_PROFILE, load_network
 from openvino_engine import load_quantised
 from options import MODEL_SCALE
+from pixels import Pixels
 from settings import EMBEDDED_MODEL_PATH
 from testkit.pictures import largest_difference
-from tiling import Pixels, split_image
+from tiling import split_image
 
 ROUNDS = 5
 PIXELS_A_ROUND = 100_000

@@ -7,7 +7,7 @@ import numpy as np
 
 from lanes import Network
 from options import MODEL_SCALE
-from tiling import Pixels
+from pixels import Pixels
 from training.network import Weights
 
 

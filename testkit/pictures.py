@@ -7,9 +7,9 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
+from pixels import Pixels
 from result_cache import StoredResult, generate_file_hash
 from runner import Result
-from tiling import Pixels
 from upload import Upload
 
 

@@ -16,6 +16,7 @@ from app import create_app
 from databases import PostgresDatabase
 from engine import Engine
 from opencv_engine import OTHER_PROFILE
+from pixels import Pixels
 from runner import Runner
 from settings import Settings
 from super_resolution import SuperResolution
@@ -23,7 +24,6 @@ from testkit.app_client import AppMaker, BufferedClient
 from testkit.fakes import FakeModel
 from testkit.pictures import encode
 from testkit.postgres import run_postgres
-from tiling import Pixels
 from upscaler import Upscaler
 
 

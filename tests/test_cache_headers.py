@@ -4,7 +4,8 @@ from email.utils import parsedate_to_datetime
 import pytest
 from flask import Flask, Response
 
-from cache_headers import apply_cache_headers, get_cache_headers, set_cache_policy
+from cache_headers import apply_cache_headers, get_cache_headers
+from cache_policy import set_cache_policy
 
 
 @pytest.mark.parametrize(

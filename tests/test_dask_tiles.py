@@ -18,11 +18,11 @@ import dask_tiles
 from dask_tiles import Cluster, load_on_cluster
 from errors import ConfigError
 from lanes import Progress
+from pixels import Pixels
 from settings import EMBEDDED_MODEL_PATH, Settings
 from super_resolution import SuperResolution
 from testkit.dask_cluster import DaskCluster, make_certificates, run_dask
 from testkit.service import find_free_port
-from tiling import Pixels
 from upscaler import Upscaler
 
 PICTURE: Pixels = np.ascontiguousarray(data.astronaut()[:400, :400, ::-1])

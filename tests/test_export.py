@@ -9,11 +9,11 @@ from skimage import data
 from skimage.metrics import peak_signal_noise_ratio
 
 from opencv_engine import load_network
+from pixels import Pixels
 from settings import EMBEDDED_MODEL_PATH
 from super_resolution import SuperResolution
 from testkit.fakes import draw_weights
 from testkit.pictures import largest_difference
-from tiling import Pixels
 from training.export import build_graph, draw_golden_input, read_weights, write_model
 from training.network import forward, layer_shapes
 

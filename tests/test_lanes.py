@@ -9,7 +9,7 @@ import pytest
 
 from errors import JobCancelled
 from lanes import LANE_NICENESS, FairOrder, Lanes, Network, Progress, Task, Work
-from tiling import Pixels
+from pixels import Pixels
 
 TILE = 100  # pixels of a tile in the simulation; it takes one unit of time
 

@@ -23,12 +23,12 @@ from lanes import Network
 from model_files import read_golden_tile
 from opencv_engine import EMBEDDED_PROFILE, load_network
 from openvino_engine import choose_fastest_engine, find_fault, load_guarded, load_quantised
+from pixels import Pixels
 from settings import EMBEDDED_MODEL_PATH
 from super_resolution import SuperResolution
 from testkit.fakes import draw_weights
 from testkit.pictures import largest_difference
 from testkit.service import PROJECT_DIR, run_service
-from tiling import Pixels
 from training.export import build_graph
 from training.network import layer_shapes
 from upscaler import Upscaler

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from pixels import Pixels
 from super_resolution import SuperResolution
 from testkit.pictures import encode
 from testkit.service import (
@@ -24,7 +25,6 @@ from testkit.service import (
     run_service,
     service_environment,
 )
-from tiling import Pixels
 
 # As long as the shipped proxy waits.
 WAIT_SECONDS = 300

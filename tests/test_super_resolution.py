@@ -13,11 +13,11 @@ from errors import ModelError
 from image_codec import Picture
 from lanes import Network, Progress
 from opencv_engine import EMBEDDED_PROFILE, OTHER_PROFILE, load_network
+from pixels import Pixels
 from settings import EMBEDDED_MODEL_PATH
 from super_resolution import SuperResolution
 from testkit.fakes import FakeModel, draw_weights
 from testkit.pictures import encode, largest_difference
-from tiling import Pixels
 from training.export import build_graph
 from training.network import layer_shapes
 from upscaler import Upscaler
