@@ -39,6 +39,7 @@ test: lint
 lint: $(VENV)/test-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --quiet
 	$(BIN)/mypy
 
 format: $(VENV)/test-installed

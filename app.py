@@ -6,26 +6,26 @@ import time
 
 from flask import Flask, Response, g, request
 
-from access import install_access
-from addresses import Addresses
-from api_docs import install_api_docs
 from cache_headers import install_cache_headers
-from dask_tiles import load_on_cluster
-from enhance_routes import EnhanceRoutes
-from forms import FormRequest
-from job_routes import JobRoutes
-from metrics import install_metrics
-from openvino_engine import choose_fastest_engine
-from problems import install_problems
-from rate_limits import RateLimits
-from request_log import install_request_log
-from result_routes import ResultRoutes
-from runner import Runner
-from settings import PROJECT_DIR, Settings
-from status_routes import StatusRoutes
 from super_resolution import SuperResolution
-from upscaler import Upscaler
-from web_pages import install_web_pages
+from superres.engines.dask_tiles import load_on_cluster
+from superres.engines.openvino_engine import choose_fastest_engine
+from superres.engines.upscaler import Upscaler
+from superres.service.runner import Runner
+from superres.settings import PROJECT_DIR, Settings
+from superres.web.access import install_access
+from superres.web.addresses import Addresses
+from superres.web.api_docs import install_api_docs
+from superres.web.enhance_routes import EnhanceRoutes
+from superres.web.forms import FormRequest
+from superres.web.job_routes import JobRoutes
+from superres.web.metrics import install_metrics
+from superres.web.problems import install_problems
+from superres.web.rate_limits import RateLimits
+from superres.web.request_log import install_request_log
+from superres.web.result_routes import ResultRoutes
+from superres.web.status_routes import StatusRoutes
+from superres.web.web_pages import install_web_pages
 
 VERSION = "0.1.0"
 # A form has the picture and a few options.

@@ -9,7 +9,7 @@ from time import time
 
 from flask import Flask, Response
 
-from cache_policy import asked_policy
+from superres.web.cache_policy import asked_policy
 
 RESULT_MAX_AGE_SECONDS = 30 * 86400
 STATIC_MAX_AGE_SECONDS = 7 * 86400

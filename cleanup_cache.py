@@ -16,14 +16,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from disk import MEGABYTE
-from errors import ConfigError, StoreDown
-from eviction import SECONDS_A_DAY, CleanupSummary, choose_doomed, remove_files
-from remote_store import RemoteStore
-from result_cache import ResultCache
-from result_name import KEY_PATTERN
-from settings import Settings
-from tiers import results_folder
+from superres.disk import MEGABYTE
+from superres.errors import ConfigError, StoreDown
+from superres.settings import Settings
+from superres.store.eviction import SECONDS_A_DAY, CleanupSummary, choose_doomed, remove_files
+from superres.store.remote_store import RemoteStore
+from superres.store.result_cache import ResultCache
+from superres.store.result_name import KEY_PATTERN
+from superres.store.tiers import results_folder
 
 
 def cleanup_old_cache(

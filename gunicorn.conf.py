@@ -13,13 +13,13 @@ from gunicorn.workers.base import Worker
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from databases import open_database
-from errors import ConfigError, DatabaseDown, StartupError
-from jobs import Jobs
-from jobs_schema import SCHEMA, make_owner, owner_prefix
-from logs import make_log_config
-from machine import return_large_buffers
-from settings import DRAINS_AT_ONCE, PROJECT_DIR, Settings
+from superres.errors import ConfigError, DatabaseDown, StartupError
+from superres.jobs.databases import open_database
+from superres.jobs.jobs import Jobs
+from superres.jobs.jobs_schema import SCHEMA, make_owner, owner_prefix
+from superres.logs import make_log_config
+from superres.machine import return_large_buffers
+from superres.settings import DRAINS_AT_ONCE, PROJECT_DIR, Settings
 
 # Threads beyond those that wait for results or read uploads, so that hits and health checks always
 # find one.
@@ -36,8 +36,8 @@ logconfig_dict = make_log_config(settings.log_format)
 bind = settings.bind
 chdir = str(PROJECT_DIR)
 workers = 1
-worker_class = "gunicorn_worker.Worker"
-logger_class = "gunicorn_worker.Log"
+worker_class = "superres.server.gunicorn_worker.Worker"
+logger_class = "superres.server.gunicorn_worker.Log"
 # Open connections, most of which are idle; each is a file, and the rest needs some too.
 worker_connections = min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4)
 threads = (

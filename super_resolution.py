@@ -5,11 +5,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from encoders import to_pil
-from image_codec import decode_image
-from opencv_engine import make_opencv_engine
-from settings import EMBEDDED_MODEL_PATH
-from upscaler import Upscaler
+from superres.engines.opencv_engine import make_opencv_engine
+from superres.engines.upscaler import Upscaler
+from superres.images.encoders import to_pil
+from superres.images.image_codec import decode_image
+from superres.settings import EMBEDDED_MODEL_PATH
 
 
 class SuperResolution(Upscaler):

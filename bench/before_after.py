@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
-from image_codec import Picture
-from options import MODEL_SCALE
-from pixels import Pixels
-from settings import PROJECT_DIR
 from super_resolution import SuperResolution
+from superres.images.image_codec import Picture
+from superres.images.options import MODEL_SCALE
+from superres.images.pixels import Pixels
+from superres.settings import PROJECT_DIR
 
 STOCK_MODEL = PROJECT_DIR / "models" / "stock" / "EDSR_x3.pb"
 # Left, top, right, bottom in the input.

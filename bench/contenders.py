@@ -17,11 +17,11 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
-from opencv_engine import load_network
-from options import MODEL_SCALE
-from pixels import Pixels
-from settings import EMBEDDED_MODEL_PATH, PROJECT_DIR
 from super_resolution import SuperResolution
+from superres.engines.opencv_engine import load_network
+from superres.images.options import MODEL_SCALE
+from superres.images.pixels import Pixels
+from superres.settings import EMBEDDED_MODEL_PATH, PROJECT_DIR
 from testkit.service import read_peak_memory_mb
 
 STOCK_MODEL = PROJECT_DIR / "models" / "stock" / "EDSR_x3.pb"

@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 from skimage import data
 
-import dask_tiles
-from pixels import Pixels
-from settings import EMBEDDED_MODEL_PATH, PROJECT_DIR
 from super_resolution import SuperResolution
+from superres.engines import dask_tiles
+from superres.images.pixels import Pixels
+from superres.settings import EMBEDDED_MODEL_PATH, PROJECT_DIR
 from testkit.dask_cluster import DaskCluster, run_dask, wait_for_workers
 
 STOCK_MODEL = PROJECT_DIR / "models" / "stock" / "EDSR_x3.pb"

@@ -14,10 +14,10 @@ import numpy as np
 from skimage import data
 
 from bench.jobs import make_screenshot
-from encoders import encode_picture, to_pil
-from image_codec import Picture
-from options import Options
 from super_resolution import SuperResolution
+from superres.images.encoders import encode_picture, to_pil
+from superres.images.image_codec import Picture
+from superres.images.options import Options
 
 REPEATS = 3
 

@@ -12,11 +12,11 @@ import numpy.typing as npt
 from PIL import Image
 from skimage import data
 
-from image_codec import Picture
-from options import Options
-from pixels import DeepPixels, Pixels
-from resampling import DEEP_PER_LEVEL, to_levels
 from super_resolution import SuperResolution
+from superres.images.image_codec import Picture
+from superres.images.options import Options
+from superres.images.pixels import DeepPixels, Pixels
+from superres.images.resampling import DEEP_PER_LEVEL, to_levels
 
 Floats = npt.NDArray[np.float64]
 BICUBIC, LANCZOS = Image.Resampling.BICUBIC, Image.Resampling.LANCZOS

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-import machine
+from superres import machine
 from training.network import SCALE, layer_shapes
 
 MATRIX_SIDE = 2048

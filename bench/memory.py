@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
-from formats import FORMATS
+from superres.images.formats import FORMATS
 from testkit.service import Service, run_service
 
 SAMPLE_SECONDS = 0.05

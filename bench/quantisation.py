@@ -16,10 +16,15 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from skimage import data
 
-from opencv_engine import load_network
-from openvino_engine import is_extreme, load_guarded, load_quantised, measure_contrasts
-from pixels import Pixels
-from settings import EMBEDDED_MODEL_PATH
+from superres.engines.opencv_engine import load_network
+from superres.engines.openvino_engine import (
+    is_extreme,
+    load_guarded,
+    load_quantised,
+    measure_contrasts,
+)
+from superres.images.pixels import Pixels
+from superres.settings import EMBEDDED_MODEL_PATH
 from testkit.pictures import largest_difference
 from training.drawings import draw_picture
 

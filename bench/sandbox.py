@@ -14,10 +14,10 @@ from io import BytesIO
 from PIL import Image
 from skimage import data
 
-from encoders import encode_picture
-from image_codec import Picture, decode_image, read_header
-from options import Options
-from sandboxed_codec import SandboxedCodec, share_picture
+from superres.images.encoders import encode_picture
+from superres.images.image_codec import Picture, decode_image, read_header
+from superres.images.options import Options
+from superres.service.sandboxed_codec import SandboxedCodec, share_picture
 from testkit.pictures import encode
 from testkit.service import read_peak_memory_mb
 

@@ -27,14 +27,14 @@ import matplotlib.pyplot as plt
 from bench.contenders import make_pixels
 from bench.machine_facts import count_network_flops, describe_machine, measure_matrix_gigaflops
 from bench.memory import enhance, make_photo
-from engine import Engine
-from lanes import Network
-from opencv_engine import EMBEDDED_PROFILE
-from options import MODEL_SCALE
-from pixels import Pixels
-from settings import EMBEDDED_MODEL_PATH
+from superres.engines.engine import Engine
+from superres.engines.lanes import Network
+from superres.engines.opencv_engine import EMBEDDED_PROFILE
+from superres.engines.upscaler import Upscaler
+from superres.images.options import MODEL_SCALE
+from superres.images.pixels import Pixels
+from superres.settings import EMBEDDED_MODEL_PATH
 from testkit.service import run_service
-from upscaler import Upscaler
 
 SIDES = (128, 256, 316, 512, 1000, 1414, 2000, 2828)  # to 8 megapixels
 CONTENDER_SIDES = {

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from databases import Database, PostgresDatabase, SqliteDatabase
-from jobs import Jobs
-from jobs_schema import SCHEMA, make_owner
+from superres.jobs.databases import Database, PostgresDatabase, SqliteDatabase
+from superres.jobs.jobs import Jobs
+from superres.jobs.jobs_schema import SCHEMA, make_owner
 from testkit.postgres import run_postgres
 
 QUEUED = 100

@@ -18,14 +18,14 @@ import cv2
 import numpy as np
 from skimage import data
 
-from lanes import Network
-from opencv_engine import EMBEDDED_PROFILE, load_network
-from openvino_engine import load_quantised
-from options import MODEL_SCALE
-from pixels import Pixels
-from settings import EMBEDDED_MODEL_PATH
+from superres.engines.lanes import Network
+from superres.engines.opencv_engine import EMBEDDED_PROFILE, load_network
+from superres.engines.openvino_engine import load_quantised
+from superres.engines.tiling import split_image
+from superres.images.options import MODEL_SCALE
+from superres.images.pixels import Pixels
+from superres.settings import EMBEDDED_MODEL_PATH
 from testkit.pictures import largest_difference
-from tiling import split_image
 
 ROUNDS = 5
 PIXELS_A_ROUND = 100_000

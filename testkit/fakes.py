@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lanes import Network
-from options import MODEL_SCALE
-from pixels import Pixels
+from superres.engines.lanes import Network
+from superres.images.options import MODEL_SCALE
+from superres.images.pixels import Pixels
 from training.network import Weights
 
 

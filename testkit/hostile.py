@@ -8,7 +8,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from gif_file import find_pixels
+from superres.images.gif_file import find_pixels
 
 # What an upload may have.
 ROOM = 16 * 1024 * 1024 - 1024

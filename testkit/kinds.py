@@ -11,11 +11,11 @@ import numpy as np
 from PIL import Image, ImageCms
 from skimage import data
 
-from encoders import encode_picture
-from image_codec import decode_image
-from options import Options
+from superres.engines.upscaler import Upscaler
+from superres.images.encoders import encode_picture
+from superres.images.image_codec import decode_image
+from superres.images.options import Options
 from testkit.pictures import encode
-from upscaler import Upscaler
 
 PHOTO = Image.fromarray(data.astronaut()[60:132, 180:276])  # 96x72
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

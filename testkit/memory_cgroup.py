@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from machine import CGROUP_DIR, read_words
+from superres.machine import CGROUP_DIR, read_words
 
 # The kernel empties a group a little after its last process has ended.
 EMPTY_SECONDS = 5

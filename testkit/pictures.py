@@ -7,10 +7,10 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from pixels import Pixels
-from result_cache import StoredResult, generate_file_hash
-from runner import Result
-from upload import Upload
+from superres.images.pixels import Pixels
+from superres.service.runner import Result
+from superres.service.upload import Upload
+from superres.store.result_cache import StoredResult, generate_file_hash
 
 
 def encode(image: Image.Image, image_format: str, **options: object) -> bytes:

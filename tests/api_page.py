@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from api_docs import CONTRACT_PATH
+from superres.web.api_docs import CONTRACT_PATH
 
 
 def follow(contract: dict[str, Any], item: dict[str, Any]) -> dict[str, Any]:

@@ -13,18 +13,18 @@ from PIL import Image
 from skimage import data
 
 from app import create_app
-from databases import PostgresDatabase
-from engine import Engine
-from opencv_engine import OTHER_PROFILE
-from pixels import Pixels
-from runner import Runner
-from settings import Settings
 from super_resolution import SuperResolution
+from superres.engines.engine import Engine
+from superres.engines.opencv_engine import OTHER_PROFILE
+from superres.engines.upscaler import Upscaler
+from superres.images.pixels import Pixels
+from superres.jobs.databases import PostgresDatabase
+from superres.service.runner import Runner
+from superres.settings import Settings
 from testkit.app_client import AppMaker, BufferedClient
 from testkit.fakes import FakeModel
 from testkit.pictures import encode
 from testkit.postgres import run_postgres
-from upscaler import Upscaler
 
 
 @pytest.fixture

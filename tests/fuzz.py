@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from errors import ServiceError
-from result_cache import generate_file_hash
-from sandboxed_codec import SandboxedCodec
+from superres.errors import ServiceError
+from superres.service.sandboxed_codec import SandboxedCodec
+from superres.store.result_cache import generate_file_hash
 from testkit.kinds import KINDS
 from testkit.service import read_peak_memory_mb
 

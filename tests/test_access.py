@@ -9,8 +9,8 @@ from flask.testing import FlaskClient
 from PIL import Image
 from werkzeug.test import TestResponse
 
-from origins import parse_origins
-from settings import Settings
+from superres.origins import parse_origins
+from superres.settings import Settings
 from testkit.pictures import encode
 
 AppMaker = Callable[[Settings], Flask]

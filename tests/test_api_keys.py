@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
-from api_keys import ApiKeys, hash_key, make_key
 from app import create_app
-from errors import ConfigError
-from settings import Settings
+from superres.errors import ConfigError
+from superres.settings import Settings
+from superres.web.api_keys import ApiKeys, hash_key, make_key
 from testkit.app_client import AppMaker, assert_problem, upload
 from testkit.pictures import PNG
 from testkit.service import PROJECT_DIR
@@ -143,7 +143,7 @@ def test_service_does_not_start_with_a_wrong_file(
 
 def test_command_prints_a_line_for_the_file_and_the_key_for_its_owner(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "api_keys.py", "anna"],
+        [sys.executable, "-m", "superres.web.api_keys", "anna"],
         cwd=PROJECT_DIR,
         capture_output=True,
         text=True,

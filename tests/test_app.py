@@ -13,14 +13,14 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from app import create_app
-from result_cache import generate_file_hash
-from runner import Runner
-from settings import Settings
+from superres.service.runner import Runner
+from superres.service.upload import Upload
+from superres.settings import Settings
+from superres.store.result_cache import generate_file_hash
+from superres.web.uploads import file_stem
 from testkit.app_client import assert_problem, upload
 from testkit.fakes import FakeModel
 from testkit.pictures import PNG, encode
-from upload import Upload
-from uploads import file_stem
 
 AppMaker = Callable[[Settings], Flask]
 CUT_SHORT = encode(Image.effect_noise((50, 50), 80), "PNG")[:1500]

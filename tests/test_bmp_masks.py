@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from errors import UndecodableImage, UnsupportedUpload
-from image_codec import Picture, decode_image, read_header
+from superres.errors import UndecodableImage, UnsupportedUpload
+from superres.images.image_codec import Picture, decode_image, read_header
 
 WIDTH, HEIGHT = 23, 11
 ROW, COLUMN = np.mgrid[:HEIGHT, :WIDTH]

@@ -5,7 +5,7 @@ import pytest
 from flask import Flask, Response
 
 from cache_headers import apply_cache_headers, get_cache_headers
-from cache_policy import set_cache_policy
+from superres.web.cache_policy import set_cache_policy
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-import cache_limiter
-from cache_limiter import CacheLimiter
-from disk import MEGABYTE
-from errors import ResultTooLarge
-from result_cache import ResultCache, ResultNote
+from superres.disk import MEGABYTE
+from superres.errors import ResultTooLarge
+from superres.store import cache_limiter
+from superres.store.cache_limiter import CacheLimiter
+from superres.store.result_cache import ResultCache, ResultNote
 from testkit.waiting import wait_until
 
 DAY = 86400

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cleanup_cache import cleanup_old_cache
-from result_cache import ResultCache, ResultNote
-from settings import PROJECT_DIR
+from superres.settings import PROJECT_DIR
+from superres.store.result_cache import ResultCache, ResultNote
 
 DAY = 86400
 KEYS = "0123456789"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from settings import PROJECT_DIR
+from superres.settings import PROJECT_DIR
 from testkit.service import run_service
 
 PAGES = ("README.md", "docs/scripts.md", "docs/http.md", "docs/operations.md")

@@ -12,8 +12,8 @@ import yaml
 from flask import Flask
 from flask.testing import FlaskClient
 
-from api_keys import hash_key, make_key
 from app import VERSION
+from superres.web.api_keys import hash_key, make_key
 from testkit.service import PROJECT_DIR, Service, run_service
 from tests.api_page import render
 from tests.contract_hooks import PICTURES
@@ -100,7 +100,11 @@ def test_contract_names_every_route_and_no_other(app: Flask) -> None:
 
 
 def test_contract_has_every_problem_code(app: Flask) -> None:
-    codes = set(re.findall(r'^    code = "(\w+)"', (PROJECT_DIR / "errors.py").read_text(), re.M))
+    codes = set(
+        re.findall(
+            r'^    code = "(\w+)"', (PROJECT_DIR / "superres" / "errors.py").read_text(), re.M
+        )
+    )
     text = (PROJECT_DIR / "openapi.yaml").read_text()
     # Nobody reads the first; the others are told in a job's status only, or are faults.
     unread = {"client_left", "cancelled", "internal_error", "upload_lost"}

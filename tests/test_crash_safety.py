@@ -12,7 +12,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from result_cache import ResultCache, ResultNote
+from superres.store.result_cache import ResultCache, ResultNote
 from testkit.pictures import encode
 from testkit.service import PROJECT_DIR, Service, cache_on_tmpfs, run_service
 from testkit.waiting import wait_until
@@ -21,7 +21,7 @@ from testkit.waiting import wait_until
 WRITER = """
 import os, sys
 from pathlib import Path
-from result_cache import ResultCache, ResultNote
+from superres.store.result_cache import ResultCache, ResultNote
 cache = ResultCache(Path(sys.argv[1]))
 name = "a" * 64 + "." + "b" * 12 + ".png"
 print("writing", flush=True)

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from errors import ServiceError, UndecodableImage, UnsupportedUpload
-from image_codec import decode_image, read_header
-from jpeg_file import AFTER_SCAN
-from png_file import count_bytes
+from superres.errors import ServiceError, UndecodableImage, UnsupportedUpload
+from superres.images.image_codec import decode_image, read_header
+from superres.images.jpeg_file import AFTER_SCAN
+from superres.images.png_file import count_bytes
 from testkit.pictures import encode
 
 PHOTO = Image.fromarray(data.astronaut()[60:220, 120:360])  # 240x160

@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 from skimage import data
 
-import dask_tiles
-from dask_tiles import Cluster, load_on_cluster
-from errors import ConfigError
-from lanes import Progress
-from pixels import Pixels
-from settings import EMBEDDED_MODEL_PATH, Settings
 from super_resolution import SuperResolution
+from superres.engines import dask_tiles
+from superres.engines.dask_tiles import Cluster, load_on_cluster
+from superres.engines.lanes import Progress
+from superres.engines.upscaler import Upscaler
+from superres.errors import ConfigError
+from superres.images.pixels import Pixels
+from superres.settings import EMBEDDED_MODEL_PATH, Settings
 from testkit.dask_cluster import DaskCluster, make_certificates, run_dask
 from testkit.service import find_free_port
-from upscaler import Upscaler
 
 PICTURE: Pixels = np.ascontiguousarray(data.astronaut()[:400, :400, ::-1])
 

@@ -10,10 +10,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from databases import PostgresDatabase, SqliteDatabase
-from errors import DatabaseDown
-from jobs import Jobs
-from jobs_schema import FIRST, SCHEMA
+from superres.errors import DatabaseDown
+from superres.jobs.databases import PostgresDatabase, SqliteDatabase
+from superres.jobs.jobs import Jobs
+from superres.jobs.jobs_schema import FIRST, SCHEMA
 from testkit.postgres import PostgresServer, run_pgbouncer, run_server
 from testkit.service import find_free_port
 from testkit.tcp_proxy import TcpProxy, run_tcp_proxy
@@ -51,7 +51,7 @@ Connect = Callable[..., PostgresDatabase]
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a process ask again at once, which else pauses."""
-    monkeypatch.setattr("database.DOWN_SECONDS", 0.0)
+    monkeypatch.setattr("superres.jobs.database.DOWN_SECONDS", 0.0)
 
 
 def submit(table: Jobs, name: str) -> str:
@@ -124,7 +124,7 @@ def test_server_that_is_no_primary_any_more_is_left_for_the_one_that_is(
 def test_table_that_somebody_locks_takes_no_more_connections(
     postgres_url: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("postgres_database.STATEMENT_SECONDS", 1.0)
+    monkeypatch.setattr("superres.jobs.postgres_database.STATEMENT_SECONDS", 1.0)
     table, onlooker = Jobs(connect(postgres_url), "a"), connect(postgres_url, ())
     locker = connect(postgres_url, ())
     ticket = submit(table, "name")
@@ -143,7 +143,7 @@ def test_table_that_somebody_locks_takes_no_more_connections(
 def test_process_that_freezes_in_a_step_gives_the_tables_back(
     postgres_url: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("postgres_database.IDLE_TRANSACTION_SECONDS", 0.5)
+    monkeypatch.setattr("superres.jobs.postgres_database.IDLE_TRANSACTION_SECONDS", 0.5)
     frozen = connect(postgres_url)
     frozen.execute("BEGIN")
     frozen.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
@@ -204,7 +204,7 @@ def test_column_that_was_missing_for_a_while_costs_no_restart(
 def test_full_disk_of_the_server_refuses_writes_and_goes_on_reading(
     postgres_url: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("database.DOWN_SECONDS", 1e6)  # once down, down until the end
+    monkeypatch.setattr("superres.jobs.database.DOWN_SECONDS", 1e6)  # once down, down until the end
     table, other = Jobs(connect(postgres_url), "a"), connect(postgres_url, ())
     ticket = submit(table, "name")
     # What the server says where it cannot extend a file.
@@ -262,7 +262,7 @@ def test_pgbouncer_serves_all_statements_and_keeps_no_setting(
 def test_table_that_is_locked_behind_pgbouncer_takes_no_more_connections(
     pooled_url: str, postgres_url: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("postgres_database.STATEMENT_SECONDS", 1.0)
+    monkeypatch.setattr("superres.jobs.postgres_database.STATEMENT_SECONDS", 1.0)
     table, onlooker = Jobs(connect(pooled_url), "a"), connect(postgres_url, ())
     ticket = submit(table, "name")
     with psycopg.connect(postgres_url) as locker:
@@ -307,7 +307,7 @@ def proxied_url(postgres_url: str, proxy: TcpProxy) -> str:
 def test_line_that_swallows_everything_costs_no_restart(
     proxied_url: str, proxy: TcpProxy, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("postgres_database.STATEMENT_SECONDS", 1.0)
+    monkeypatch.setattr("superres.jobs.postgres_database.STATEMENT_SECONDS", 1.0)
     table = Jobs(connect(proxied_url), "a")
     ticket = submit(table, "name")
     proxy.swallows = True
@@ -321,7 +321,7 @@ def test_line_that_swallows_everything_costs_no_restart(
 def test_line_that_goes_silent_while_the_schema_is_looked_at_is_left_at_once(
     proxied_url: str, proxy: TcpProxy, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("postgres_database.STATEMENT_SECONDS", 1.0)
+    monkeypatch.setattr("superres.jobs.postgres_database.STATEMENT_SECONDS", 1.0)
     table, other = Jobs(connect(proxied_url), "a"), connect(proxied_url)
     ticket = submit(table, "name")
     migrate = PostgresDatabase._migrate
@@ -344,7 +344,7 @@ def test_line_that_goes_silent_while_the_schema_is_looked_at_is_left_at_once(
 def test_nobody_waits_for_who_tries_a_database_that_is_down(
     server: PostgresServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("database.LOCK_SECONDS", 1e3)
+    monkeypatch.setattr("superres.jobs.database.LOCK_SECONDS", 1e3)
     table = Jobs(connect(server.url), "a")
     ticket = submit(table, "name")
     server.stop()

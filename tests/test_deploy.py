@@ -71,6 +71,7 @@ def is_in_context(name: str) -> bool:
 def test_image_has_every_module_and_data_file_of_the_service() -> None:
     copied = (PROJECT_DIR / "Containerfile").read_text()
     assert "COPY *.py LICENSE openapi.yaml" in copied
+    assert "COPY superres superres" in copied
     assert "COPY web web" in copied
     patterns = re.findall(r"models/\S+", copied)
     models = [path.name for path in (PROJECT_DIR / "models").iterdir() if path.is_file()]
@@ -79,6 +80,7 @@ def test_image_has_every_module_and_data_file_of_the_service() -> None:
     modules = [path.name for path in PROJECT_DIR.glob("*.py")]
     for name in (
         *modules,
+        "superres",
         "LICENSE",
         "openapi.yaml",
         "web",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from api_keys import hash_key, make_key
+from superres.web.api_keys import hash_key, make_key
 from testkit.service import PROJECT_DIR, find_free_port, run_service
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from api_keys import hash_key, make_key
+from superres.web.api_keys import hash_key, make_key
 from testkit.command_line import command, draw, names_in, run
 from testkit.service import PROJECT_DIR, Service, run_service, unshare_mounts
 from testkit.waiting import WAIT_SECONDS, wait_until

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 from PIL.ExifTags import IFD, Base
 
-from image_codec import decode_image, read_header
-from metadata import read_orientation
 from super_resolution import SuperResolution
+from superres.engines.upscaler import Upscaler
+from superres.images.image_codec import decode_image, read_header
+from superres.images.metadata import read_orientation
 from testkit.fakes import FakeModel
 from testkit.kinds import (
     DEEP,
@@ -28,7 +29,6 @@ from testkit.kinds import (
     soft_disc,
 )
 from testkit.pictures import encode, make_png
-from upscaler import Upscaler
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,9 +6,9 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from errors import UndecodableImage, UnsupportedUpload
-from file_kinds import ACCEPTED_NAMES, REFUSED, START_BYTES
-from image_codec import decode_image, read_header
+from superres.errors import UndecodableImage, UnsupportedUpload
+from superres.images.file_kinds import ACCEPTED_NAMES, REFUSED, START_BYTES
+from superres.images.image_codec import decode_image, read_header
 from testkit.hostile import tiff, tiff_picture
 from testkit.pictures import encode
 

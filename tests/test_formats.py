@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from formats import FORMATS, find_format
-from options import MAX_QUALITY
-from result_name import NAME_PATTERN
+from superres.images.formats import FORMATS, find_format
+from superres.images.options import MAX_QUALITY
+from superres.store.result_name import NAME_PATTERN
 from testkit.service import PROJECT_DIR
 
 NAMES = list(FORMATS)

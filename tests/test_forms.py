@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from requests import Request as ClientRequest
 
-from forms import FormParser
+from superres.web.forms import FormParser
 from testkit.pictures import encode
 from testkit.service import Service, run_service
 

@@ -6,9 +6,9 @@ import numpy as np
 from PIL import Image
 
 from super_resolution import SuperResolution
+from superres.engines.upscaler import Upscaler
 from testkit.kinds import enhance
 from testkit.pictures import encode
-from upscaler import Upscaler
 
 # Bayer's matrix of 4x4, whose thresholds give 15 tones between black and white.
 BAYER = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]])

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from errors import ServiceError, TooManyPixels, UndecodableImage, UnsupportedUpload
-from image_codec import decode_image, read_header
+from superres.errors import ServiceError, TooManyPixels, UndecodableImage, UnsupportedUpload
+from superres.images.image_codec import decode_image, read_header
 from testkit.kinds import KINDS, PHOTO
 from testkit.pictures import encode
 from tests.fuzz import MAX_PIXELS, damage

@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from errors import ClientLeft
-from sandbox_helper import GREATEST_NICENESS, PATIENT_NICENESS
-from sandboxed_codec import SandboxedCodec
+from superres.errors import ClientLeft
+from superres.sandbox.sandbox_helper import GREATEST_NICENESS, PATIENT_NICENESS
+from superres.service.sandboxed_codec import SandboxedCodec
 from testkit.hostile import many_scans
 from testkit.waiting import wait_until
 from tests.hostile_load import (

@@ -9,8 +9,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from hosts import is_own_host
-from settings import Settings
+from superres.settings import Settings
+from superres.web.hosts import is_own_host
 from testkit.app_client import assert_problem, upload
 
 AppMaker = Callable[[Settings], Flask]

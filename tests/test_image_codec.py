@@ -6,9 +6,9 @@ import pytest
 from PIL import Image, ImageCms, ImageOps
 from skimage import data
 
-from encoders import encode_png, to_pil
-from errors import ServiceError, TooManyPixels, UndecodableImage, UnsupportedUpload
-from image_codec import Picture, decode_image, read_header
+from superres.errors import ServiceError, TooManyPixels, UndecodableImage, UnsupportedUpload
+from superres.images.encoders import encode_png, to_pil
+from superres.images.image_codec import Picture, decode_image, read_header
 from testkit.pictures import encode, make_png
 
 

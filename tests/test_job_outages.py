@@ -15,13 +15,13 @@ import pytest
 from flask.testing import FlaskClient
 from PIL import Image
 
-import job_keeper
-import result_cache
-from disk import BLOCK_BYTES, DiskSpace
-from errors import DatabaseDown
-from result_cache import generate_file_hash
-from runner import Runner
-from settings import Settings
+from superres.disk import BLOCK_BYTES, DiskSpace
+from superres.errors import DatabaseDown
+from superres.service import job_keeper
+from superres.service.runner import Runner
+from superres.settings import Settings
+from superres.store import result_cache
+from superres.store.result_cache import generate_file_hash
 from testkit.app_client import AppMaker, assert_problem, upload
 from testkit.fakes import FakeModel
 from testkit.pictures import PNG, encode, make_upload
@@ -154,7 +154,7 @@ def test_upload_outlives_a_database_that_was_empty_for_a_while(
     fake_model: FakeModel,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("database.DOWN_SECONDS", 0.0)
+    monkeypatch.setattr("superres.jobs.database.DOWN_SECONDS", 0.0)
     monkeypatch.setattr(job_keeper, "SWEEP_SECONDS", 0.1)
     monkeypatch.setattr(job_keeper, "SPOOL_GRACE_SECONDS", 0.2)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:

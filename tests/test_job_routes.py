@@ -20,22 +20,21 @@ from flask.testing import FlaskClient
 from PIL import Image
 from werkzeug.test import TestResponse
 
-import cache_limiter
-import doubts
-import job_routes
-from errors import ClientLeft
-from gunicorn_worker import Worker
-from job_records import JobStatus
-from job_routes import Preference, read_preference
-from options import DEFAULT_OPTIONS
-from result_cache import generate_file_hash
-from runner import Runner
-from settings import Settings
+from superres.errors import ClientLeft
+from superres.images.options import DEFAULT_OPTIONS
+from superres.jobs.job_records import JobStatus
+from superres.server.gunicorn_worker import Worker
+from superres.service.runner import Runner
+from superres.service.upload import Upload
+from superres.settings import Settings
+from superres.store import cache_limiter, doubts
+from superres.store.result_cache import generate_file_hash
+from superres.web import job_routes
+from superres.web.job_routes import Preference, read_preference
 from testkit.app_client import AppMaker, assert_problem, upload
 from testkit.fakes import FakeModel
 from testkit.pictures import PNG, encode, make_upload
 from testkit.waiting import wait_until
-from upload import Upload
 
 ASYNC = {"Prefer": "respond-async"}
 WAIT_SECONDS = 20
@@ -500,7 +499,7 @@ def test_full_asynchronous_queue_is_busy(
 def test_picture_that_is_sent_too_often_is_busy_and_its_upload_is_not_kept(
     client: FlaskClient, settings: Settings, fake_model: FakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.MAX_TICKETS_OF_JOB", 3)
+    monkeypatch.setattr("superres.jobs.jobs.MAX_TICKETS_OF_JOB", 3)
     fake_model.may_go_on.clear()
     paths = [path_of(send(client, PNG)) for _ in range(3)]
     response = send(client, PNG)

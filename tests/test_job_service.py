@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from databases import Database, PostgresDatabase, SqliteDatabase
-from jobs_schema import SCHEMA
+from superres.jobs.databases import Database, PostgresDatabase, SqliteDatabase
+from superres.jobs.jobs_schema import SCHEMA
 from testkit.pictures import encode
 from testkit.service import Service, run_service
 from testkit.waiting import WAIT_SECONDS, wait_until

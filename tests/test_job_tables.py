@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-import job_upkeep
-import jobs
-from databases import Database, PostgresDatabase, SqliteDatabase
-from errors import Busy, ConfigError, DatabaseDown
-from jobs import Jobs
-from jobs_schema import FIRST, SCHEMA
-from migrations import Migration
+from superres.errors import Busy, ConfigError, DatabaseDown
+from superres.jobs import job_upkeep, jobs
+from superres.jobs.databases import Database, PostgresDatabase, SqliteDatabase
+from superres.jobs.jobs import Jobs
+from superres.jobs.jobs_schema import FIRST, SCHEMA
+from superres.jobs.migrations import Migration
 
 Connect = Callable[..., Database]
 OPEN_SUMS = """SELECT state, (spool IS NOT NULL), count(*), sum(pixels) FROM jobs GROUP BY 1, 2"""

@@ -13,13 +13,12 @@ from typing import Any
 
 import pytest
 
-import job_records
-import jobs
-from databases import Database, PostgresDatabase, SqliteDatabase
-from errors import DatabaseDown
-from job_records import Backlog
-from jobs import Jobs
-from jobs_schema import SCHEMA
+from superres.errors import DatabaseDown
+from superres.jobs import job_records, jobs
+from superres.jobs.databases import Database, PostgresDatabase, SqliteDatabase
+from superres.jobs.job_records import Backlog
+from superres.jobs.jobs import Jobs
+from superres.jobs.jobs_schema import SCHEMA
 from testkit.postgres import run_postgres
 
 Connect = Callable[[], Database]
@@ -335,7 +334,7 @@ def test_sqlite_that_cannot_be_written_is_down_and_recovers(
     obstacle.unlink()
     with pytest.raises(DatabaseDown):  # it is not tried with every request
         table.backlog("name")
-    monkeypatch.setattr("database.DOWN_SECONDS", 0.0)
+    monkeypatch.setattr("superres.jobs.database.DOWN_SECONDS", 0.0)
     table.database._down_until = 0.0
     assert table.backlog("name").jobs == 0
     table.database.close()
@@ -370,7 +369,7 @@ def test_text_that_the_server_refuses_does_not_cost_the_connection(postgres_url:
 def test_server_that_stops_answering_is_given_up(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("postgres_database.STATEMENT_SECONDS", 0.5)
+    monkeypatch.setattr("superres.jobs.postgres_database.STATEMENT_SECONDS", 0.5)
     table = Jobs(PostgresDatabase(postgres_url, SCHEMA), "a")
     (backend,) = table.database.execute("SELECT pg_backend_pid()")[0]
     os.kill(backend, signal.SIGSTOP)

@@ -15,15 +15,15 @@ import pytest
 from PIL import Image, ImageCms
 from PIL.ExifTags import Base
 
-from encoders import encode_picture
-from image_codec import decode_image, read_header
-from metadata import RawText, read_orientation
-from options import Options
-from png_file import make_chunk
+from superres.engines.upscaler import Upscaler
+from superres.images.encoders import encode_picture
+from superres.images.image_codec import decode_image, read_header
+from superres.images.metadata import RawText, read_orientation
+from superres.images.options import Options
+from superres.images.png_file import make_chunk
 from testkit.hostile import tiff, tiff_picture
 from testkit.kinds import GRAY, PHOTO, SRGB, enhance, gray_profile, png_header, reopen, rgb_profile
 from testkit.pictures import encode
-from upscaler import Upscaler
 
 RESULTS = {"png": None, "webp": 90, "jpeg": 90, "avif": 80}
 RESOLUTION_TAGS = ("XResolution", "YResolution", "PixelsPerUnitX", "PixelsPerUnitY")

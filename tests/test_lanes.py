@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from errors import JobCancelled
-from lanes import LANE_NICENESS, FairOrder, Lanes, Network, Progress, Task, Work
-from pixels import Pixels
+from superres.engines.lanes import LANE_NICENESS, FairOrder, Lanes, Network, Progress, Task, Work
+from superres.errors import JobCancelled
+from superres.images.pixels import Pixels
 
 TILE = 100  # pixels of a tile in the simulation; it takes one unit of time
 

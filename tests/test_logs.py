@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from logs import HumanFormatter, RequestIdFilter, current_request_id
+from superres.logs import HumanFormatter, RequestIdFilter, current_request_id
 from testkit.app_client import AppMaker, upload
 from testkit.fakes import FakeModel
 from testkit.service import PROJECT_DIR, run_service

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-import job_keeper
-from database import Database, Row
-from databases import PostgresDatabase, SqliteDatabase
-from errors import DatabaseDown
-from job_upkeep import LEASE_SECONDS
-from jobs import Jobs
-from jobs_schema import SCHEMA
-from options import Options
-from runner import Result, Runner
+from superres.errors import DatabaseDown
+from superres.images.options import Options
+from superres.jobs.database import Database, Row
+from superres.jobs.databases import PostgresDatabase, SqliteDatabase
+from superres.jobs.job_upkeep import LEASE_SECONDS
+from superres.jobs.jobs import Jobs
+from superres.jobs.jobs_schema import SCHEMA
+from superres.service import job_keeper
+from superres.service.runner import Result, Runner
 from testkit.fakes import FakeModel
 from testkit.pictures import make_upload, read
 from testkit.waiting import wait_until

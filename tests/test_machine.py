@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-import machine
-from settings import PROJECT_DIR
+from superres import machine
+from superres.settings import PROJECT_DIR
 
 
 def write_files(folder: Path, files: dict[str, str]) -> None:
@@ -115,7 +115,7 @@ def test_path_that_only_the_host_sees_is_not_looked_for(tmp_path: Path) -> None:
 MIXED_BUFFERS = """
 import sys
 import numpy as np
-from machine import return_large_buffers
+from superres.machine import return_large_buffers
 if sys.argv[1] == "call":
     return_large_buffers()
 def resident():

@@ -7,8 +7,8 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from errors import JobCancelled, TooLargeForMemory
-from memory_admission import HEADROOM_SHARE, Claim, MemoryAdmission, MemoryQueue
+from superres.errors import JobCancelled, TooLargeForMemory
+from superres.service.memory_admission import HEADROOM_SHARE, Claim, MemoryAdmission, MemoryQueue
 
 MEGABYTE = 1024**2
 LIMIT = 1600 * MEGABYTE

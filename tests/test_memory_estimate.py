@@ -11,17 +11,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from confinement import Limits
-from encoders import encode_png
-from image_codec import ImageHeader, Picture
-from memory_estimate import decoding_bytes, encoding_bytes, header_bytes, network_bytes
-from options import Options
-from sandbox import Ending, Sandbox
-from sandboxed_codec import SandboxedCodec, share_picture
+from superres.engines.upscaler import Upscaler
+from superres.images.encoders import encode_png
+from superres.images.image_codec import ImageHeader, Picture
+from superres.images.options import Options
+from superres.sandbox.confinement import Limits
+from superres.sandbox.sandbox import Ending, Sandbox
+from superres.service.memory_estimate import (
+    decoding_bytes,
+    encoding_bytes,
+    header_bytes,
+    network_bytes,
+)
+from superres.service.sandboxed_codec import SandboxedCodec, share_picture
 from testkit.hostile import save
 from testkit.kinds import rgb_profile
 from testkit.tiff_files import write_tiff
-from upscaler import Upscaler
 
 SIZES = ((3, 5), (1100, 1300), (2000, 40))
 EIGHT, SIXTEEN = np.uint8, np.uint16

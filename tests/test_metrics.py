@@ -14,8 +14,8 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
-from lanes import Lanes, Network, Progress, Task
-from settings import Settings
+from superres.engines.lanes import Lanes, Network, Progress, Task
+from superres.settings import Settings
 from testkit.app_client import AppMaker, upload
 from testkit.fakes import FakeModel
 from testkit.pictures import PNG, encode

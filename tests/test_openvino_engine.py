@@ -16,22 +16,27 @@ import pytest
 from PIL import Image, ImageDraw
 from skimage import data
 
-import openvino_engine
 from bench.machine_facts import read_cpu_field
-from errors import ModelError
-from lanes import Network
-from model_files import read_golden_tile
-from opencv_engine import EMBEDDED_PROFILE, load_network
-from openvino_engine import choose_fastest_engine, find_fault, load_guarded, load_quantised
-from pixels import Pixels
-from settings import EMBEDDED_MODEL_PATH
 from super_resolution import SuperResolution
+from superres.engines import openvino_engine
+from superres.engines.lanes import Network
+from superres.engines.model_files import read_golden_tile
+from superres.engines.opencv_engine import EMBEDDED_PROFILE, load_network
+from superres.engines.openvino_engine import (
+    choose_fastest_engine,
+    find_fault,
+    load_guarded,
+    load_quantised,
+)
+from superres.engines.upscaler import Upscaler
+from superres.errors import ModelError
+from superres.images.pixels import Pixels
+from superres.settings import EMBEDDED_MODEL_PATH
 from testkit.fakes import draw_weights
 from testkit.pictures import largest_difference
 from testkit.service import PROJECT_DIR, run_service
 from training.export import build_graph
 from training.network import layer_shapes
-from upscaler import Upscaler
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +289,8 @@ def test_service_stays_with_opencv_where_the_engine_is_no_use(
 
 def test_import_tells_nobody_and_leaves_nothing_in_the_home_folder(tmp_path: Path) -> None:
     code = (
-        "import sys; from openvino_engine import *; load_quantised(EMBEDDED_MODEL_PATH);"
+        "import sys; from superres.engines.openvino_engine import *;"
+        "load_quantised(EMBEDDED_MODEL_PATH);"
         "print([name for name in sys.modules if name.startswith('openvino_telemetry.')])"
     )
     environment = {**os.environ, "HOME": str(tmp_path)}

@@ -4,13 +4,13 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.datastructures import MultiDict
 
-from errors import BadRequest
-from image_codec import ImageHeader
-from memory_estimate import peak_bytes
-from options import Options, read_options
-from pipeline import estimate_cost
-from runner import Runner
-from settings import Settings
+from superres.errors import BadRequest
+from superres.images.image_codec import ImageHeader
+from superres.images.options import Options, read_options
+from superres.service.memory_estimate import peak_bytes
+from superres.service.pipeline import estimate_cost
+from superres.service.runner import Runner
+from superres.settings import Settings
 from testkit.app_client import AppMaker, assert_problem
 from testkit.pictures import PNG
 

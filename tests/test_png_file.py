@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from errors import UndecodableImage, UnsupportedUpload
-from image_codec import Picture, decode_image, read_header
-from metadata import MAX_PROFILE_BYTES, Metadata
-from png_file import make_chunk, read_png, walk_chunks
+from superres.errors import UndecodableImage, UnsupportedUpload
+from superres.images.image_codec import Picture, decode_image, read_header
+from superres.images.metadata import MAX_PROFILE_BYTES, Metadata
+from superres.images.png_file import make_chunk, read_png, walk_chunks
 from testkit.pictures import encode
 
 PICTURE = Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 60, 3), np.uint8))

@@ -16,14 +16,14 @@ from PIL import Image
 from werkzeug.datastructures import Headers
 from werkzeug.test import TestResponse
 
-from api_keys import hash_key, make_key
 from app import create_app
-from errors import ConfigError, RateLimited
-from job_records import Backlog
-from rate_limits import RateLimits
-from result_cache import StoredResult, generate_file_hash
-from runner import Runner
-from settings import Settings
+from superres.errors import ConfigError, RateLimited
+from superres.jobs.job_records import Backlog
+from superres.service.runner import Runner
+from superres.settings import Settings
+from superres.store.result_cache import StoredResult, generate_file_hash
+from superres.web.api_keys import hash_key, make_key
+from superres.web.rate_limits import RateLimits
 from testkit.app_client import AppMaker, assert_problem, upload
 from testkit.fakes import FakeModel
 from testkit.pictures import encode

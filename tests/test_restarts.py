@@ -16,9 +16,9 @@ import httpx
 from PIL import Image
 from skimage import data
 
-from databases import PostgresDatabase, SqliteDatabase
-from jobs import Jobs
-from jobs_schema import SCHEMA
+from superres.jobs.databases import PostgresDatabase, SqliteDatabase
+from superres.jobs.jobs import Jobs
+from superres.jobs.jobs_schema import SCHEMA
 from testkit.pictures import encode
 from testkit.postgres import run_postgres
 from testkit.service import GUNICORN, PROJECT_DIR, Service, run_service, wait_until_ready
@@ -43,7 +43,7 @@ app = original.create_app()
 # Prints how a master and its worker, which it forks, would name the worker.
 NAMES = """
 import os
-from jobs_schema import make_owner, owner_prefix
+from superres.jobs.jobs_schema import make_owner, owner_prefix
 reading, writing = os.pipe()
 worker = os.fork()
 if worker == 0:

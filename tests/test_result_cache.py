@@ -6,8 +6,8 @@ from unittest.mock import Mock
 
 import pytest
 
-import result_cache
-from result_cache import (
+from superres.store import result_cache
+from superres.store.result_cache import (
     FOOTER,
     PayloadFile,
     ResultCache,
@@ -15,7 +15,7 @@ from result_cache import (
     generate_file_hash,
     read_note,
 )
-from result_name import ResultName
+from superres.store.result_name import ResultName
 
 NAME = f"{'a' * 64}.{'b' * 12}.png"
 PAYLOAD = b"picture bytes" * 1000

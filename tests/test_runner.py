@@ -13,20 +13,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from errors import Busy, NotReady, ServiceError, TooManyPixels, UndecodableImage
-from image_codec import ImageHeader
-from memory_estimate import peak_bytes
-from options import Options
-from result_cache import StoredResult, generate_file_hash
-from runner import Result, Runner
-from settings import Settings
 from super_resolution import SuperResolution
+from superres.engines.upscaler import Upscaler
+from superres.errors import Busy, NotReady, ServiceError, TooManyPixels, UndecodableImage
+from superres.images.image_codec import ImageHeader
+from superres.images.options import Options
+from superres.service.memory_estimate import peak_bytes
+from superres.service.runner import Result, Runner
+from superres.service.upload import Upload
+from superres.settings import Settings
+from superres.store.result_cache import StoredResult, generate_file_hash
 from testkit.fakes import FakeModel
 from testkit.hostile import png_chunk
 from testkit.pictures import encode, make_upload, read
 from testkit.waiting import WAIT_SECONDS, wait_until
-from upload import Upload
-from upscaler import Upscaler
 
 
 def pixels_of(content: bytes) -> np.ndarray:

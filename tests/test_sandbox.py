@@ -14,16 +14,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from confinement import Limits
-from errors import Busy, ClientLeft, TooManyPixels, UndecodableImage, UnsupportedUpload
-from image_codec import Picture, decode_image
-from metadata import Metadata
-from options import Options
-from picture_transfer import make_shared_memory, map_sealed, read_picture, write_picture
-from sandbox import Sandbox
-from sandboxed_codec import SandboxedCodec, open_descriptor, share_picture
+from superres.errors import Busy, ClientLeft, TooManyPixels, UndecodableImage, UnsupportedUpload
+from superres.images.image_codec import Picture, decode_image
+from superres.images.metadata import Metadata
+from superres.images.options import Options
+from superres.sandbox.confinement import Limits
+from superres.sandbox.picture_transfer import (
+    make_shared_memory,
+    map_sealed,
+    read_picture,
+    write_picture,
+)
+from superres.sandbox.sandbox import Sandbox
+from superres.service.sandboxed_codec import SandboxedCodec, open_descriptor, share_picture
+from superres.service.upload import SPOOL_BYTES
 from testkit.hostile import ROOM, jpeg_segments, lying_avif, png_chunk, png_header, save
-from upload import SPOOL_BYTES
 
 MAX_PIXELS = 16_000_000
 
@@ -56,7 +61,7 @@ def read_and_decode(codec: SandboxedCodec, content: bytes) -> Picture:
 
 
 def test_decoded_and_encoded_as_in_this_process(codec: SandboxedCodec, upload: BytesIO) -> None:
-    from encoders import encode_picture
+    from superres.images.encoders import encode_picture
 
     picture = read_and_decode(codec, upload.getvalue())
     expected = decode_image(upload, "safe")
@@ -69,7 +74,7 @@ def test_decoded_and_encoded_as_in_this_process(codec: SandboxedCodec, upload: B
 def test_confined_process_reaches_nothing(codec: SandboxedCodec, upload: BytesIO) -> None:
     script = """
 import fcntl, os, signal, socket, sys, threading
-from confinement import Confinement, Limits, SystemCallFilter
+from superres.sandbox.confinement import Confinement, Limits, SystemCallFilter
 confinement = Confinement(SystemCallFilter())
 confinement.finish(Limits(2**28, 5, 1000))
 print(*confinement.locks)
@@ -103,7 +108,7 @@ def test_each_lock_holds_alone() -> None:
     """Without seccomp, Landlock still refuses files; without Landlock, seccomp does."""
     script = """
 import os
-import confinement
+from superres.sandbox import confinement
 {lock}
 try:
     os.open("/etc/passwd", os.O_RDONLY)
@@ -227,7 +232,7 @@ def test_helper_ends_with_its_service(upload: BytesIO) -> None:
     script = """
 import sys
 from io import BytesIO
-from sandboxed_codec import SandboxedCodec
+from superres.service.sandboxed_codec import SandboxedCodec
 codec = SandboxedCodec("safe")
 codec.read_header(BytesIO(open(sys.argv[1], "rb").read()), 10**8)
 print(codec.sandbox.helper_pid, flush=True)
@@ -295,8 +300,8 @@ def test_child_that_is_killed_at_work_can_be_tried_again(codec: SandboxedCodec) 
 def test_helper_that_hangs_is_replaced(upload: BytesIO, monkeypatch: pytest.MonkeyPatch) -> None:
     codec = SandboxedCodec("safe")
     expected = codec.read_header(upload, MAX_PIXELS)
-    monkeypatch.setattr("sandbox.PATIENCE_SECONDS", 1)
-    monkeypatch.setattr("sandbox.PATIENCE_FACTOR", 0)
+    monkeypatch.setattr("superres.sandbox.sandbox.PATIENCE_SECONDS", 1)
+    monkeypatch.setattr("superres.sandbox.sandbox.PATIENCE_FACTOR", 0)
     hanging = codec.sandbox.helper_pid
     assert hanging is not None
     os.kill(hanging, signal.SIGSTOP)
@@ -381,7 +386,7 @@ def test_limits_travel_as_they_are() -> None:
 
 
 def test_sandbox_without_a_helper_says_busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandbox.HELPER", Path("/nonexistent/helper.py"))
+    monkeypatch.setattr("superres.sandbox.sandbox.HELPER", "superres.sandbox.nowhere")
     with pytest.raises(Busy), open_descriptor(BytesIO(b"x")) as descriptor:
         Sandbox().run({"name": "check_header"}, [descriptor], Limits(1, 1, 1), lambda: False)
 

@@ -2,9 +2,9 @@ from typing import Any
 
 import pytest
 
-from errors import Busy, TooCostly
-from scheduler import Scheduler
-from settings import Settings
+from superres.errors import Busy, TooCostly
+from superres.service.scheduler import Scheduler
+from superres.settings import Settings
 
 MICROSECOND = 1e-6
 

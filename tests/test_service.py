@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pixels import Pixels
 from super_resolution import SuperResolution
+from superres.images.pixels import Pixels
 from testkit.pictures import encode
 from testkit.service import (
     GUNICORN,

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from service_answers import EnhanceError
-from service_client import MAX_ATTEMPTS, RemoteEnhancer, check_url
+from superres.cli.service_answers import EnhanceError
+from superres.cli.service_client import MAX_ATTEMPTS, RemoteEnhancer, check_url
 from testkit.command_line import command, draw, names_in, run
 from testkit.service import Service, find_free_port, run_service
 from testkit.waiting import WAIT_SECONDS
@@ -320,7 +320,7 @@ def test_connection_that_breaks_again_and_again_fails_its_picture_alone(
             attempts.append(self.path)
             self.close_connection = True
 
-    monkeypatch.setattr("service_client.MAX_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("superres.cli.service_client.MAX_PAUSE_SECONDS", 0.01)
     with serve(Breaking) as server:
         enhancer = RemoteEnhancer(url_of(server), {})
         with pytest.raises(EnhanceError, match="breaks the connection off"):

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from errors import ConfigError
-from settings import EMBEDDED_MODEL_PATH, Settings
+from superres.errors import ConfigError
+from superres.settings import EMBEDDED_MODEL_PATH, Settings
 
 
 def test_empty_environment_gives_the_defaults() -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-import gunicorn_worker
-from pace import AnswerTransfer, UploadTransfer
+from superres.server import gunicorn_worker
+from superres.web.pace import AnswerTransfer, UploadTransfer
 from testkit.service import Service, connect, run_service
 
 # Twice as many as the service has threads.

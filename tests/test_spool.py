@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from disk import MEGABYTE, DiskSpace
-from errors import Busy, UploadTooLarge
-from settings import Settings
-from spool import FolderSpool
+from superres.disk import MEGABYTE, DiskSpace
+from superres.errors import Busy, UploadTooLarge
+from superres.settings import Settings
+from superres.store.spool import FolderSpool
 
 BLOCK = 4096
 ROOM = 40 * BLOCK

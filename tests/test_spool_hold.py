@@ -14,21 +14,21 @@ import httpx
 import pytest
 from PIL import Image
 
-import spool_hold
-from databases import SqliteDatabase
-from disk import DiskSpace
-from errors import ConfigError, NotStored
-from jobs import Jobs
-from jobs_schema import SCHEMA
-from options import Options
-from runner import Runner
-from settings import Settings
-from spool import FolderSpool
-from spool_hold import SpoolHold
+from superres.disk import DiskSpace
+from superres.engines.upscaler import Upscaler
+from superres.errors import ConfigError, NotStored
+from superres.images.options import Options
+from superres.jobs.databases import SqliteDatabase
+from superres.jobs.jobs import Jobs
+from superres.jobs.jobs_schema import SCHEMA
+from superres.service import spool_hold
+from superres.service.runner import Runner
+from superres.service.spool_hold import SpoolHold
+from superres.settings import Settings
+from superres.store.spool import FolderSpool
 from testkit.pictures import encode, make_upload
 from testkit.service import GUNICORN, PROJECT_DIR, find_free_port, run_service, service_environment
 from testkit.waiting import WAIT_SECONDS, wait_until
-from upscaler import Upscaler
 
 ROOM = 1024**2
 
@@ -91,7 +91,7 @@ def test_sweep_leaves_the_uploads_of_another_table(
     fake_super_resolution: Upscaler,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("job_keeper.SPOOL_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr("superres.service.job_keeper.SPOOL_GRACE_SECONDS", 0.0)
     here, there = (
         Runner(replace(settings, state_dir=tmp_path / state), lambda: fake_super_resolution)
         for state in ("one", "two")

@@ -8,22 +8,21 @@ from pathlib import Path
 
 import pytest
 
-import doubts
-import remote_store
-from errors import StoreDown
-from jobs import Jobs
-from options import Options
-from remote_store import RemoteStore
-from result_cache import StoredResult
-from runner import Runner
-from settings import Settings
-from spool_hold import SpoolHold
+from superres.engines.upscaler import Upscaler
+from superres.errors import StoreDown
+from superres.images.options import Options
+from superres.jobs.jobs import Jobs
+from superres.service.runner import Runner
+from superres.service.spool_hold import SpoolHold
+from superres.settings import Settings
+from superres.store import doubts, remote_store
+from superres.store.remote_store import RemoteStore
+from superres.store.result_cache import StoredResult
+from superres.store.tiers import RemoteSpool
 from testkit.pictures import make_upload, read
 from testkit.s3 import run_s3
 from testkit.s3_proxy import REFUSALS, S3Proxy, run_s3_proxy
 from testkit.waiting import wait_until
-from tiers import RemoteSpool
-from upscaler import Upscaler
 
 MachineMaker = Callable[..., Runner]
 
@@ -132,7 +131,7 @@ def test_job_outlives_a_store_that_fails_for_a_while(
     monkeypatch: pytest.MonkeyPatch,
     fault: str,
 ) -> None:
-    monkeypatch.setattr("local_jobs.DOUBT_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr("superres.service.local_jobs.DOUBT_PAUSE_SECONDS", 0.1)
     here, there = machine(store), machine(store)
     ticket = accept(here)
     with proxy.spoil(fault):
@@ -149,7 +148,7 @@ def test_upload_that_stays_lost_fails(
     store: RemoteStore, machine: MachineMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doubts, "DOUBT_SECONDS", 1.0)
-    monkeypatch.setattr("local_jobs.DOUBT_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr("superres.service.local_jobs.DOUBT_PAUSE_SECONDS", 0.1)
     here, there = machine(store), machine(store)
     ticket = accept(here)
     store.remove(store.list_keys("spool"))

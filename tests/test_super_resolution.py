@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine import Engine
-from errors import ModelError
-from image_codec import Picture
-from lanes import Network, Progress
-from opencv_engine import EMBEDDED_PROFILE, OTHER_PROFILE, load_network
-from pixels import Pixels
-from settings import EMBEDDED_MODEL_PATH
 from super_resolution import SuperResolution
+from superres.engines.engine import Engine
+from superres.engines.lanes import Network, Progress
+from superres.engines.opencv_engine import EMBEDDED_PROFILE, OTHER_PROFILE, load_network
+from superres.engines.upscaler import Upscaler
+from superres.errors import ModelError
+from superres.images.image_codec import Picture
+from superres.images.pixels import Pixels
+from superres.settings import EMBEDDED_MODEL_PATH
 from testkit.fakes import FakeModel, draw_weights
 from testkit.pictures import encode, largest_difference
 from training.export import build_graph
 from training.network import layer_shapes
-from upscaler import Upscaler
 
 
 @pytest.mark.parametrize(
@@ -149,8 +149,8 @@ def test_fingerprint_changes_with_the_model(
 def test_lanes_are_as_many_as_cpus_and_memory_allow(
     monkeypatch: pytest.MonkeyPatch, cpus: int, memory_bytes: int, lanes: int
 ) -> None:
-    monkeypatch.setattr("machine.count_cpus", lambda: cpus)
-    monkeypatch.setattr("machine.available_memory_bytes", lambda: memory_bytes)
+    monkeypatch.setattr("superres.machine.count_cpus", lambda: cpus)
+    monkeypatch.setattr("superres.machine.available_memory_bytes", lambda: memory_bytes)
     model = Upscaler(EMBEDDED_MODEL_PATH, Engine(FakeModel().load, EMBEDDED_PROFILE))
     assert model.lanes == lanes
     model.close()

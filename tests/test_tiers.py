@@ -20,25 +20,23 @@ import psycopg
 import pytest
 from PIL import Image
 
-import doubts
-import remote_store
-import tiers
-from errors import Busy, ConfigError, StoreDown, UploadTooLarge
-from job_records import Claim
-from jobs import Jobs
-from options import Options
-from remote_store import RemoteStore
-from result_cache import StoredResult
-from runner import Runner
-from settings import Settings
+from superres.engines.upscaler import Upscaler
+from superres.errors import Busy, ConfigError, StoreDown, UploadTooLarge
+from superres.images.options import Options
+from superres.jobs.job_records import Claim
+from superres.jobs.jobs import Jobs
+from superres.service.runner import Runner
+from superres.settings import Settings
+from superres.store import doubts, remote_store, tiers
+from superres.store.remote_store import RemoteStore
+from superres.store.result_cache import StoredResult
+from superres.store.tiers import RemoteSpool, TieredCache, result_key
 from testkit.fakes import FakeModel
 from testkit.pictures import make_upload, read
 from testkit.postgres import run_postgres
 from testkit.s3 import S3Server, run_s3
 from testkit.service import PROJECT_DIR
 from testkit.waiting import wait_until
-from tiers import RemoteSpool, TieredCache, result_key
-from upscaler import Upscaler
 
 
 @pytest.fixture(scope="module")

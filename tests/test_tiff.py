@@ -13,9 +13,9 @@ from PIL import Image, ImageCms
 from PIL.ExifTags import IFD, Base
 from skimage import data
 
-from errors import ServiceError, UndecodableImage, UnsupportedUpload
-from image_codec import Picture, decode_image, read_header
-from resampling import to_levels
+from superres.errors import ServiceError, UndecodableImage, UnsupportedUpload
+from superres.images.image_codec import Picture, decode_image, read_header
+from superres.images.resampling import to_levels
 from testkit.hostile import tiff, tiff_picture
 from testkit.pictures import encode
 from testkit.tiff_files import write_tiff

@@ -3,7 +3,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tiling import split_axis, split_image
+from superres.engines.tiling import split_axis, split_image
 
 
 @pytest.mark.parametrize(("max_side", "halo"), [(144, 10), (96, 10), (9, 4)])

@@ -17,9 +17,9 @@ from PIL import Image
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from opencv_engine import load_network
-from openvino_engine import load_quantised
-from settings import EMBEDDED_MODEL_PATH
+from superres.engines.opencv_engine import load_network
+from superres.engines.openvino_engine import load_quantised
+from superres.settings import EMBEDDED_MODEL_PATH
 from training.degradations import BICUBIC, MEASURED
 from training.network import SCALE, Floats
 from training.prepare import crop_centre, read_splits

@@ -1,0 +1,162 @@
+"""The files of the command line: which pictures there are, how their results are called."""
+
+import os
+import re
+import stat
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from superres.images.formats import FORMATS
+
+# HEIC too, though it is not accepted: the service says what to do about it.
+ENDINGS = frozenset(
+    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".dib"}
+    | {".gif", ".avif", ".heic", ".heif"}
+)
+RESULT_NAME = re.compile(
+    rf"_(?:x\d|\d+x\d+|\d+[wh])\.(?:{'|'.join(each.ending for each in FORMATS.values())})"
+)
+
+
+class UnfitPaths(Exception):
+    """What was named cannot be made as it is; the text is for the user."""
+
+
+@dataclass
+class Found:
+    """What lies at the paths that were named.
+
+    Attributes
+    ----------
+    pictures : each with the path of its result
+    skipped : what is left out, and why: files that are no pictures, links to folders
+    unreadable : folders that cannot be searched
+    """
+
+    pictures: list[tuple[Path, Path]] = field(default_factory=list)
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
+    unreadable: list[Path] = field(default_factory=list)
+
+
+def find_pictures(paths: list[Path], output: Path, suffix: str) -> Found:
+    """Return the pictures at some paths; folders are searched to their depth.
+
+    Hidden files are left out, and so is what lies in the output folder and is named like a result.
+
+    Parameters
+    ----------
+    suffix : how the names of results end, `_x3.png`
+
+    Raises
+    ------
+    UnfitPaths
+        A path does not exist, there is no picture, or two of them would have one result.
+    """
+    found = Found()
+    seen: set[Path] = set()
+    whole_output = output.resolve()
+    for path in paths:
+        is_folder = check_path(path)
+        files = list(search(path, found)) if is_folder else [path]
+        if not files:
+            cause = "cannot be searched" if path in found.unreadable else "has no picture in it"
+            raise UnfitPaths(f"the folder {show(path)} {cause}")
+        for file in files:
+            place = file.resolve()
+            is_result = RESULT_NAME.search(file.name) and place.is_relative_to(whole_output)
+            if place in seen or is_result:
+                continue
+            seen.add(place)
+            folder = output / file.relative_to(path).parent if is_folder else output
+            found.pictures.append((file, folder / name_result(file, suffix)))
+    if not found.pictures:
+        raise UnfitPaths(f"there are only results here, in the output folder {show(output)}")
+    for target, number in Counter(target for _, target in found.pictures).items():
+        if number > 1:
+            raise UnfitPaths(
+                f"{number} of the pictures would have the result {show(target)}: enlarge them one "
+                "after the other, each with another -o"
+            )
+    return found
+
+
+def check_path(path: Path) -> bool:
+    """Tell whether a path is a folder, or something else that is there."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        raise UnfitPaths(f"there is no {show(path)}") from None
+    except (OSError, ValueError):
+        raise UnfitPaths(f"{show(path)} cannot be read") from None
+
+
+def search(folder: Path, found: Found) -> Iterator[Path]:
+    """Yield the pictures in a folder and those in it; note what else is there."""
+
+    def note(error: OSError) -> None:
+        found.unreadable.append(Path(error.filename))
+
+    for place, folders, names in os.walk(folder, onerror=note):
+        shown = sorted(name for name in folders if not name.startswith("."))
+        # As `cp -r` and `grep -r` do: links may lead in circles.
+        links = {name for name in shown if (Path(place) / name).is_symlink()}
+        folders[:] = [name for name in shown if name not in links]
+        found.skipped += [(Path(place) / name, "a link to a folder") for name in sorted(links)]
+        for name in sorted(names):
+            if name.startswith("."):  # `._photo.jpg` too: what macOS keeps beside a file
+                continue
+            path = Path(place) / name
+            # A link to nothing is tried, and fails by name; reading a pipe would wait for ever.
+            is_file = path.is_file() or not path.exists()
+            if is_file and path.suffix.lower() in ENDINGS:
+                yield path
+            else:
+                found.skipped.append((path, "no picture"))
+
+
+def name_result(picture: Path, suffix: str) -> str:
+    """Return the name of a picture's result: `photo_x3.png` for photo.png.
+
+    It depends on the picture's own name alone, so that no neighbour can change it. Another ending
+    than the result's stays therefore: photo.jpg becomes `photo.jpg_x3.png`.
+    """
+    is_same = picture.suffix == Path(suffix).suffix
+    # photo.jpg.png must not take the name of photo.jpg.
+    is_single = Path(picture.stem).suffix.lower() not in ENDINGS
+    return (picture.stem if is_same and is_single else picture.name) + suffix
+
+
+def show(path: Path) -> str:
+    """Return a path as a terminal may have it: what is no text or controls it is escaped."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
+
+
+def find_write_fault(folder: Path) -> str | None:
+    """Return why no results can be written to a folder, made if need be; None: they can."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except FileExistsError:
+        return "it is no folder"
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or "it cannot be written to"
+    return None
+
+
+def write_result(path: Path, content: bytes) -> None:
+    """Write a result so that an interrupted write leaves no half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not the result's own name with more to it: that may be as long as names can be.
+    temporary = path.with_name(f".enhance-{os.getpid()}-{threading.get_ident()}")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,60 @@
+"""An engine: what computes a model's tiles, and the constants that were measured for it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from superres import machine
+from superres.engines.lanes import Network
+
+MEMORY_SHARE_FOR_LANES = 0.5
+
+
+@dataclass(frozen=True)
+class ModelProfile:
+    """Constants measured for a model and an engine; results are immutable, so they never adapt.
+
+    Attributes
+    ----------
+    engine : what computes
+    tile : longest side of a tile in input pixels; the least time per pixel (`bench/tiles.py`)
+    halo : border of a tile that is not kept; how far a pixel's surroundings matter
+    lane_bytes : resident memory of one more lane
+    golden_tolerance : levels that the golden tile may differ; None: of another model
+    variant : whatever else of the engine changes results
+    """
+
+    engine: str
+    tile: int
+    halo: int
+    lane_bytes: int
+    golden_tolerance: int | None
+    variant: str = ""
+
+    @property
+    def kept_pixels(self) -> int:
+        """Input pixels of a full tile that are kept."""
+        return (self.tile - 2 * self.halo) ** 2
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Makes networks, one for each lane.
+
+    Attributes
+    ----------
+    load : makes a network of a model's file; raises ModelError or `cv2.error` where it cannot
+    profile : constants of the model in this engine
+    clock : what computing spends, in seconds; defaults to the CPU time of the calling thread
+    """
+
+    load: Callable[[Path], Network]
+    profile: ModelProfile
+    clock: Callable[[], float] = time.thread_time
+
+
+def choose_lanes(profile: ModelProfile) -> int:
+    """Return how many tiles this machine computes at once: a CPU each, and half of the memory."""
+    room = machine.available_memory_bytes() * MEMORY_SHARE_FOR_LANES
+    return max(1, min(machine.count_cpus(), int(room / profile.lane_bytes)))

@@ -1,0 +1,182 @@
+"""Lanes: threads with a network each that compute the tiles of all pictures, in a fair order."""
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from superres.errors import JobCancelled
+from superres.images.pixels import Pixels
+
+# One tile in so many goes to the picture that came first, the others to the one that needs least.
+# So a small picture is held up by a third at most, and the largest gets a quarter of the lanes
+# however many small ones come.
+OLDEST_EVERY = 4
+CANCEL_POLL_SECONDS = 0.1
+# Lanes leave the CPU to threads that answer requests, and to a proxy on the same machine.
+LANE_NICENESS = 10
+
+# One copy of the model, used by one thread at a time:
+# (H, W, 3) BGR uint8 in, (3 H, 3 W, 3) out.
+Network = Callable[[Pixels], Pixels]
+
+
+@dataclass
+class Progress:
+    """How far a picture is; `cancelled` may be set by anybody and stops it within a tile."""
+
+    tiles_total: int = 0
+    tiles_done: int = 0
+    cancelled: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to compute with a network: so many input pixels, for so many tiles."""
+
+    run: Callable[[Network], None]
+    pixels: int
+    tiles: int = 1
+
+
+@dataclass(eq=False)
+class Work:
+    """One picture's tasks that no lane has taken, and how many are being computed."""
+
+    tasks: deque[Task]
+    progress: Progress
+    remaining_pixels: int
+    running: int = 0
+    error: Exception | None = None
+    ended: threading.Event = field(default_factory=threading.Event)
+
+
+class FairOrder:
+    """Least remaining work first, with a share for the oldest; not safe between threads."""
+
+    def __init__(self) -> None:
+        self._works: list[Work] = []  # in the order of arrival
+        self._turn = 0
+
+    def add(self, work: Work) -> None:
+        """Let a picture take part."""
+        self._works.append(work)
+
+    def remove(self, work: Work) -> None:
+        """Forget a picture that has no more tasks."""
+        if work in self._works:
+            self._works.remove(work)
+
+    def __len__(self) -> int:
+        """Return how many pictures have tasks."""
+        return len(self._works)
+
+    def pick(self) -> Work | None:
+        """Return the picture whose task is next."""
+        if not self._works:
+            return None
+        self._turn += 1
+        if self._turn % OLDEST_EVERY == 0:
+            return self._works[0]
+        return min(self._works, key=lambda work: work.remaining_pixels)
+
+
+class Lanes:
+    """Threads that take tasks in fair order; one for each network.
+
+    Attributes
+    ----------
+    busy : how many of them compute now
+    busy_seconds : how long they have computed, added up
+    """
+
+    def __init__(self, networks: Sequence[Network]) -> None:
+        self._order = FairOrder()
+        self._changed = threading.Condition()
+        self._closed = False
+        self.busy = 0
+        self.busy_seconds = 0.0
+        self._threads = [
+            threading.Thread(target=self._serve, args=[network], name=f"lane-{number}", daemon=True)
+            for number, network in enumerate(networks)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def run(self, tasks: Iterable[Task], progress: Progress) -> None:
+        """Compute all tasks of a picture; return, or raise, when no lane works on them any more.
+
+        Raises
+        ------
+        JobCancelled
+            `progress.cancelled` was set.
+        """
+        waiting = deque(tasks)
+        work = Work(waiting, progress, sum(task.pixels for task in waiting))
+        progress.tiles_total = sum(task.tiles for task in waiting)
+        with self._changed:
+            self._order.add(work)
+            self._changed.notify_all()
+        while not work.ended.wait(CANCEL_POLL_SECONDS):
+            if progress.cancelled:
+                with self._changed:
+                    self._drop(work)
+        if work.error is not None:
+            raise work.error
+        if progress.tiles_done < progress.tiles_total:
+            raise JobCancelled("Nobody wants this picture any more.")
+
+    def _serve(self, network: Network) -> None:
+        """Take tasks until the lanes are closed."""
+        with suppress(OSError):  # a sandbox may forbid it
+            # Linux keeps a niceness for each thread.
+            os.nice(LANE_NICENESS)
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._order)
+                work = self._order.pick()
+                if work is None:
+                    return
+                task = work.tasks.popleft()
+                work.running += 1
+                self.busy += 1
+                if not work.tasks:
+                    self._order.remove(work)
+            started = time.perf_counter()
+            try:
+                task.run(network)
+                fault = None
+            except Exception as error:
+                fault = error
+            with self._changed:
+                self.busy -= 1
+                self.busy_seconds += time.perf_counter() - started
+                work.running -= 1
+                if fault is None:
+                    work.remaining_pixels -= task.pixels
+                    work.progress.tiles_done += task.tiles
+                else:
+                    work.error = fault
+                if fault is not None or work.progress.cancelled:
+                    self._drop(work)
+                elif not work.tasks and not work.running:
+                    work.ended.set()
+            del work, task, fault  # they hold on to whole pictures
+
+    def _drop(self, work: Work) -> None:
+        """Leave out what no lane has taken."""
+        work.tasks.clear()
+        self._order.remove(work)
+        if not work.running:
+            work.ended.set()
+
+    def close(self) -> None:
+        """Let the threads end when nothing is left to compute."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()

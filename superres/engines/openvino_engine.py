@@ -1,0 +1,204 @@
+"""The embedded model in 8 bits by OpenVINO: several times faster on processors with VNNI or AMX.
+
+`training/quantize.py` makes it. Patterns of extreme contrast, such as a picture dithered to few
+colours, are beyond the ranges of its 8 bits; tiles with such are computed by OpenCV.
+"""
+
+import logging
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import numpy as np
+
+from superres.engines.engine import Engine, ModelProfile
+from superres.engines.lanes import Network
+from superres.engines.model_files import hash_model, read_golden_tile
+from superres.engines.opencv_engine import EMBEDDED_PROFILE, load_network, make_opencv_engine
+from superres.engines.tiling import split_image
+from superres.errors import ModelError
+from superres.images.options import MODEL_SCALE
+from superres.images.pixels import Pixels
+from superres.settings import EMBEDDED_MODEL_PATH
+
+QUANTISED_MODEL_PATH = EMBEDDED_MODEL_PATH.with_name("EDSR_x3_int8.xml")
+
+# For one lane.
+OPTIONS = {
+    "INFERENCE_NUM_THREADS": 1,
+    "NUM_STREAMS": 1,
+    # Pinned, all lanes would share the first CPU.
+    "ENABLE_CPU_PINNING": False,
+    # What is not in 8 bits, the same on all processors.
+    "INFERENCE_PRECISION_HINT": "f32",
+    # Kernels of former tile shapes: 1 MB for each, without end.
+    "CPU_RUNTIME_CACHE_CAPACITY": 0,
+}
+
+# On the golden tile, beside `cv2.dnn_superres`: 51.9 dB and 5 with VNNI or AMX. AVX-512 without
+# them, 50.05 dB, computes other pixels, and is about as fast as OpenCV.
+LEAST_PSNR = 51.0
+LARGEST_DIFFERENCE = 8
+# Where it gains less (plain AVX2: 1.24), the exact engine is worth more.
+LEAST_SPEED_UP = 1.5
+TIMED_REPEATS = 3  # of the golden tile, on each side
+TIMED_ROUNDS = 3
+
+# Extreme contrasts are beyond the ranges of the 8 bits. Mean absolute Laplacian, in levels: of a
+# colour channel in 4x4 pixels, and of the colour differences (B-G, G-R, R-B) in 16x16. 226
+# photographs, each in four sizes, have at most 386 and 253. Of 3000 small patterns, those within
+# both limits are at most 36 levels from float32, the others up to 137 (`bench/quantisation.py`).
+MOST_CONTRAST = 450
+CONTRAST_WINDOW = 4
+MOST_COLOUR_CONTRAST = 300
+COLOUR_WINDOW = 16
+
+logger = logging.getLogger(__name__)
+
+
+def measure_contrasts(tile: Pixels) -> tuple[float, float]:
+    """Return how fast levels, and colours, of a (H, W, 3) uint8 tile change where they do most."""
+    change = cv2.Laplacian(tile, cv2.CV_16S, borderType=cv2.BORDER_REFLECT_101)
+    contrast = np.abs(change).max(axis=2).astype(np.float32)
+    colours = np.abs(change - np.roll(change, 1, axis=2)).astype(np.float32)
+    return (
+        float(cv2.blur(contrast, (CONTRAST_WINDOW, CONTRAST_WINDOW)).max()),
+        float(cv2.blur(colours, (COLOUR_WINDOW, COLOUR_WINDOW)).max()),
+    )
+
+
+def is_extreme(tile: Pixels) -> bool:
+    """Tell whether 8 bits may damage a tile."""
+    contrast, colour_contrast = measure_contrasts(tile)
+    return contrast > MOST_CONTRAST or colour_contrast > MOST_COLOUR_CONTRAST
+
+
+def import_openvino() -> ModuleType:
+    """Return the package.
+
+    Raises
+    ------
+    ModelError
+        It is not installed, or not whole.
+    """
+    # On import, OpenVINO would send a message to its makers and write to the home folder.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ImportError as error:
+        fault = "SR_ENGINE=openvino needs OpenVINO: pip install -r requirements-openvino.txt"
+        raise ModelError(f"{fault} ({error})") from None
+    module: ModuleType = openvino
+    return module
+
+
+def load_quantised(model_path: Path, quantised_path: Path = QUANTISED_MODEL_PATH) -> Network:
+    """Load the 8-bit model for one thread.
+
+    Parameters
+    ----------
+    model_path : the .pb that it has to come from
+    quantised_path : the .xml, with its .bin beside it
+
+    Raises
+    ------
+    ModelError
+        OpenVINO is not installed, or the 8-bit model was made from another .pb.
+    """
+    openvino = import_openvino()
+    core = openvino.Core()
+    model = core.read_model(quantised_path)
+    if model.get_rt_info(["source_sha256"]).value != hash_model(model_path):
+        raise ModelError(f"SR_ENGINE=openvino is made for the embedded model, not {model_path}")
+    mean = [float(level) for level in model.get_rt_info(["mean_bgr"]).value.split()]
+    request = core.compile_model(model, "CPU", OPTIONS).create_infer_request()
+
+    def network(tile: Pixels) -> Pixels:
+        request.set_input_tensor(openvino.Tensor(tile[np.newaxis]))
+        request.infer()
+        planes = request.get_output_tensor().data[0]
+        # In OpenVINO's graph, adding and rounding would take as long as the network.
+        levels = [
+            cv2.add(plane, level, dtype=cv2.CV_8U)  # type: ignore[call-overload]
+            for plane, level in zip(planes, mean, strict=True)
+        ]
+        return np.asarray(cv2.merge(levels), np.uint8)
+
+    return network
+
+
+def load_guarded(model_path: Path) -> Network:
+    """Load the 8-bit model, and the exact one for tiles that 8 bits would damage."""
+    quantised, exact = load_quantised(model_path), load_network(model_path)
+
+    def network(tile: Pixels) -> Pixels:
+        if not is_extreme(tile):
+            return quantised(tile)
+        height, width = tile.shape[:2]
+        output = np.empty((height * MODEL_SCALE, width * MODEL_SCALE, 3), np.uint8)
+        for part in split_image(height, width, EMBEDDED_PROFILE.tile, EMBEDDED_PROFILE.halo):
+            part.place(exact(part.crop(tile)), output, MODEL_SCALE)
+        return output
+
+    return network
+
+
+def find_fault(quantised: Network, exact: Network) -> str | None:
+    """Say why the 8-bit model should not be used on this machine; None where it should."""
+    golden_input, expected = read_golden_tile()
+    computed = quantised(golden_input)
+    difference = np.abs(computed.astype(np.int16) - expected)
+    psnr = cv2.PSNR(computed, expected)
+    if psnr < LEAST_PSNR or difference.max() > LARGEST_DIFFERENCE:
+        return f"its golden tile is {psnr:.1f} dB and {difference.max()} levels from OpenCV's"
+    tile = np.tile(golden_input, (TIMED_REPEATS, TIMED_REPEATS, 1))
+    speed_up = measure_seconds(exact, tile) / measure_seconds(quantised, tile)
+    if speed_up < LEAST_SPEED_UP:
+        return f"it is only {speed_up:.2f} times as fast as OpenCV"
+    return None
+
+
+def measure_seconds(network: Network, tile: Pixels) -> float:
+    """Return the least seconds that a tile takes; the first call prepares for its shape."""
+    network(tile)
+    seconds = []
+    for _ in range(TIMED_ROUNDS):
+        started = time.perf_counter()
+        network(tile)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def choose_fastest_engine(model_path: Path) -> Engine:
+    """Return OpenVINO where it gains something and computes well, else OpenCV.
+
+    Raises
+    ------
+    ModelError
+        OpenVINO is not installed, or there is no 8-bit form of this model.
+    """
+    files = (QUANTISED_MODEL_PATH, QUANTISED_MODEL_PATH.with_suffix(".bin"))
+    guard = f"guard {MOST_CONTRAST} {MOST_COLOUR_CONTRAST}"
+    variant = " ".join([*map(hash_model, files), guard])
+    cv2.setNumThreads(1)
+    try:
+        fault = find_fault(load_quantised(model_path), load_network(model_path))
+    except RuntimeError as error:
+        # It writes machine code at run time, which systemd's MemoryDenyWriteExecute= forbids.
+        fault = f"it fails: {' '.join(str(error).split())}"
+    if fault is not None:
+        logger.warning("OpenVINO is not used on this machine: %s", fault)
+        return make_opencv_engine(model_path)
+    # Within 5 % of the least time per kept pixel, with AMX (at 224) and with VNNI (256); larger
+    # tiles leave lanes idle at the end of a picture (`bench/tiles.py`).
+    profile = ModelProfile(
+        "openvino",
+        variant=variant,
+        tile=192,
+        halo=10,
+        lane_bytes=120 * 1024**2,
+        golden_tolerance=LARGEST_DIFFERENCE,
+    )
+    return Engine(load_guarded, profile)

@@ -1,0 +1,87 @@
+"""Pure geometry: cut a picture into overlapping tiles of one shape, put the results together.
+
+A tile is computed with a border, the halo, that is thrown away, so that the kept parts meet
+as if the picture had been computed whole. All tiles of a picture have one shape, since `cv2.dnn`
+prepares its buffers anew for each new one, and it is the smallest that needs no more tiles than
+the largest allowed shape: one shape for all pictures took 20 to 30 % longer.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from superres.images.pixels import Pixels
+
+
+@dataclass(frozen=True)
+class Span:
+    """One tile's extent along one axis, in input pixels."""
+
+    start: int
+    stop: int
+    keep_start: int
+    keep_stop: int
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A rectangle to compute, and the part of it to keep."""
+
+    rows: Span
+    columns: Span
+
+    @property
+    def kept_pixels(self) -> int:
+        """Input pixels that only this tile covers."""
+        rows = self.rows.keep_stop - self.rows.keep_start
+        return rows * (self.columns.keep_stop - self.columns.keep_start)
+
+    def crop(self, image: Pixels) -> Pixels:
+        """Cut the tile with its halo out of an (H, W) or (H, W, C) picture; contiguous."""
+        rows, columns = self.rows, self.columns
+        return np.ascontiguousarray(image[rows.start : rows.stop, columns.start : columns.stop])
+
+    def place(self, enlarged: Pixels, output: Pixels, scale: int) -> None:
+        """Copy the kept part of the enlarged tile to its place in the enlarged picture."""
+        rows, columns = self.rows, self.columns
+        top = (rows.keep_start - rows.start) * scale
+        left = (columns.keep_start - columns.start) * scale
+        target = output[
+            rows.keep_start * scale : rows.keep_stop * scale,
+            columns.keep_start * scale : columns.keep_stop * scale,
+        ]
+        target[:] = enlarged[top : top + target.shape[0], left : left + target.shape[1]]
+
+
+def split_axis(length: int, max_side: int, halo: int) -> list[Span]:
+    """Cut an axis into as few overlapping spans of one side as possible.
+
+    Parameters
+    ----------
+    length : length of the axis in pixels, at least 1
+    max_side : longest allowed span; an axis not longer than this is one span
+    halo : pixels at a span's inner ends that are not kept; ``2 * halo < max_side``
+    """
+    if length <= max_side:
+        return [Span(0, length, 0, length)]
+    count = math.ceil((length - 2 * halo) / (max_side - 2 * halo))
+    side = math.ceil((length + 2 * halo * (count - 1)) / count)
+    spans = []
+    keep_start = 0
+    for index in range(count):
+        # The last one is shifted inwards by what rounding up has added.
+        start = min(index * (side - 2 * halo), length - side)
+        keep_stop = length if index == count - 1 else start + side - halo
+        spans.append(Span(start, start + side, keep_start, keep_stop))
+        keep_start = keep_stop
+    return spans
+
+
+def split_image(height: int, width: int, max_side: int, halo: int) -> Iterator[Tile]:
+    """Yield the tiles of a picture, row by row; their kept parts cover it exactly once."""
+    columns = split_axis(width, max_side, halo)
+    for rows in split_axis(height, max_side, halo):
+        for span in columns:
+            yield Tile(rows, span)

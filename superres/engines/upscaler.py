@@ -1,0 +1,198 @@
+"""A loaded model: enlarges pictures tile by tile, on as many lanes as there are CPUs.
+
+A `cv2.dnn` network is not thread-safe, and OpenCV's own threads serve one call at a time. So the
+model is loaded once for each lane, a lane computes one tile on one thread, and as many lanes as
+CPUs keep them all busy.
+"""
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from superres.engines.engine import Engine, choose_lanes
+from superres.engines.lanes import Lanes, Network, Progress, Task
+from superres.engines.model_files import hash_model, read_golden_tile
+from superres.engines.tiling import Tile, split_image
+from superres.errors import ModelError
+from superres.images.enlargement import enlarge_picture
+from superres.images.image_codec import Picture
+from superres.images.options import DEFAULT_OPTIONS, MODEL_SCALE, Options
+from superres.images.pixels import Pixels
+
+# How fast old tile times are forgotten in the measured speed.
+SPEED_MEMORY = 0.98
+
+
+class Upscaler:
+    """An EDSR x3 model in an engine, loaded and ready.
+
+    Parameters
+    ----------
+    model_path : frozen TensorFlow graph of an EDSR x3
+    engine : what computes
+    lanes : tiles computed at once; 0 takes as many as CPUs and memory allow
+
+    Raises
+    ------
+    ModelError
+        The file is missing, damaged, or no EDSR x3 model.
+    """
+
+    def __init__(self, model_path: Path, engine: Engine, lanes: int = 0) -> None:
+        self.model_path = model_path
+        self.model_sha256 = hash_model(model_path)
+        self.profile = engine.profile
+        self.lanes = lanes or choose_lanes(engine.profile)
+
+        cv2.setNumThreads(1)
+        self._clock = engine.clock
+        self._speed_lock = threading.Lock()
+        self._tile_seconds = self._tile_pixels = 0.0
+        try:
+            # One after another: two threads that read a model at once fail now and then.
+            networks = [engine.load(model_path) for _ in range(self.lanes)]
+            with ThreadPoolExecutor(self.lanes) as pool:
+                enlarges = all(pool.map(self._warm_up, set(networks)))
+        except cv2.error:
+            enlarges = False
+        if not enlarges:
+            raise ModelError(f"{model_path} is no EDSR x{MODEL_SCALE} model that OpenCV can run")
+        self._lanes = Lanes(networks)
+
+    def _warm_up(self, network: Network) -> bool:
+        """Prepare a network for the tile's shape, and tell whether it enlarges."""
+        side = self.profile.tile
+        ramp = np.linspace(0, 255, side, dtype=np.uint8)
+        probe = np.ascontiguousarray(np.broadcast_to(ramp[None, :, None], (side, side, 3)))
+        network(probe)
+        started = self._clock()
+        enlarged = network(probe)
+        self._record_speed(self._clock() - started, self.profile.kept_pixels)
+        same_size = enlarged.shape == (side * MODEL_SCALE, side * MODEL_SCALE, 3)
+        return same_size and enlarged.min() < enlarged.max()
+
+    def _record_speed(self, seconds: float, pixels: int) -> None:
+        """Note what some pixels took of a CPU, which decoders and encoders may share."""
+        with self._speed_lock:
+            self._tile_seconds = self._tile_seconds * SPEED_MEMORY + seconds
+            self._tile_pixels = self._tile_pixels * SPEED_MEMORY + pixels
+
+    @property
+    def seconds_per_pixel(self) -> float:
+        """Recent time per input pixel, in seconds, with all lanes at work and nothing else."""
+        with self._speed_lock:
+            return self._tile_seconds / self._tile_pixels / self.lanes
+
+    @property
+    def lanes_busy(self) -> int:
+        """How many lanes compute now."""
+        return self._lanes.busy
+
+    @property
+    def lane_seconds(self) -> float:
+        """How long the lanes have computed, added up, in seconds."""
+        return self._lanes.busy_seconds
+
+    @property
+    def fingerprint(self) -> str:
+        """Everything about model and engine that changes the bytes of a result."""
+        profile = self.profile
+        tiles = f"tile {profile.tile} halo {profile.halo}"
+        engine = f"{profile.engine} {profile.variant}".strip()
+        return f"{self.model_sha256} x{MODEL_SCALE} {engine} {tiles}"
+
+    def matches_golden_tile(self) -> bool:
+        """Compare the embedded model's golden tile with what it computes on this machine.
+
+        Other models have no golden tile; loading has shown that they enlarge.
+        """
+        if self.profile.golden_tolerance is None:
+            return True
+        golden_input, expected = read_golden_tile()
+        difference = np.abs(self.upscale(golden_input).astype(np.int16) - expected)
+        return int(difference.max()) <= self.profile.golden_tolerance
+
+    def upscale(self, image: Pixels) -> Pixels:
+        """Enlarge one picture three times: see `upscale_all`."""
+        return self.upscale_all([image])[0]
+
+    def upscale_all(
+        self, images: Sequence[Pixels], progress: Progress | None = None
+    ) -> list[Pixels]:
+        """Enlarge three times; pictures of several threads share the lanes tile by tile.
+
+        Equal tiles, such as those of a flat background, are computed once.
+
+        Parameters
+        ----------
+        images : (H, W, 3) uint8, BGR, or (H, W) uint8, grey; any number of one size
+        progress : told how far this is, and asked whether to stop
+
+        Returns
+        -------
+        (3 H, 3 W, 3) or (3 H, 3 W) uint8 for each
+
+        Raises
+        ------
+        JobCancelled
+            `progress.cancelled` was set.
+        """
+        outputs = []
+        equal_tiles: dict[bytes, list[tuple[Tile, Pixels, Pixels]]] = {}
+        for image in images:
+            height, width = image.shape[:2]
+            output = np.empty(
+                (height * MODEL_SCALE, width * MODEL_SCALE, *image.shape[2:]), np.uint8
+            )
+            outputs.append(output)
+            for tile in split_image(height, width, self.profile.tile, self.profile.halo):
+                digest = hashlib.blake2b(tile.crop(image).data, digest_size=16).digest()
+                equal_tiles.setdefault(digest, []).append((tile, image, output))
+
+        def make_task(group: list[tuple[Tile, Pixels, Pixels]]) -> Task:
+            return Task(
+                lambda network: self._compute_tile(network, group),
+                group[0][0].kept_pixels,
+                len(group),
+            )
+
+        self._lanes.run(map(make_task, equal_tiles.values()), progress or Progress())
+        return outputs
+
+    def _compute_tile(self, network: Network, group: list[tuple[Tile, Pixels, Pixels]]) -> None:
+        """Compute the first of some equal tiles and copy the result to the places of all."""
+        first, image, _ = group[0]
+        crop = first.crop(image)
+        started = self._clock()
+        if crop.ndim == 2:
+            coloured = network(np.repeat(crop[:, :, np.newaxis], 3, axis=2))
+            enlarged = np.asarray(cv2.cvtColor(coloured, cv2.COLOR_BGR2GRAY), np.uint8)
+        else:
+            enlarged = network(crop)
+        seconds = self._clock() - started
+        # Of small tiles most of the time is overhead; they would make large pictures look slow.
+        if 2 * first.kept_pixels >= self.profile.kept_pixels:
+            self._record_speed(seconds, first.kept_pixels)
+        for tile, _, output in group:
+            tile.place(enlarged, output, MODEL_SCALE)
+
+    def enlarge(
+        self,
+        picture: Picture,
+        options: Options = DEFAULT_OPTIONS,
+        progress: Progress | None = None,
+    ) -> Picture:
+        """Enlarge a decoded picture to the size that its options name."""
+        width, height = options.result_size(*picture.size)
+        return enlarge_picture(
+            picture, lambda each: self.upscale_all(each, progress), width, height
+        )
+
+    def close(self) -> None:
+        """Let the lanes end."""
+        self._lanes.close()

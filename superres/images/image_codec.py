@@ -1,0 +1,271 @@
+"""Bytes -> pixels: header check before decoding, orientation, transparency, bit depth, profile.
+
+Pixels are BGR inside the service, since that is what OpenCV's network and encoder want.
+Pillow is the decoder: `cv2.imdecode` turns some pictures by their EXIF orientation itself and
+drops colour profiles. OpenCV only adds the lower 8 bits that Pillow drops of a PNG's 16-bit colour;
+a TIFF's samples are put together in `tiff.py`.
+"""
+
+from dataclasses import dataclass
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from superres.errors import TooManyPixels, UndecodableImage, UnsupportedUpload
+from superres.images.bit_depth import (
+    DEEP_BITS,
+    find_transparent_pixels,
+    read_deep_colour,
+    read_deep_grey,
+    read_depth,
+    scale_transparent_colour,
+)
+from superres.images.cut_files import IS_DAMAGED
+from superres.images.gif_file import find_small_frame
+from superres.images.metadata import (
+    Metadata,
+    convert_to_srgb,
+    fit_profile,
+    profile_space,
+    read_dpi,
+    read_exif,
+    read_orientation,
+    read_profile,
+)
+from superres.images.picture_file import (
+    PictureFile,
+    open_picture,
+    open_tiff_picture,
+    translate_decoder_errors,
+)
+from superres.images.pixels import DeepPixels, Pixels
+from superres.images.png_file import HEADER_IS_DAMAGED
+from superres.images.resampling import to_levels
+from superres.images.tiff_directory import read_form
+
+# Changes whenever the same upload may give other bytes: it is part of every result's name.
+CODEC_VERSION = "4"
+# libpng writes no side longer than 1,000,000: of a result three times larger.
+MAX_SIDE = 333_333
+# EXIF orientations that exchange width and height.
+TURNED = frozenset({5, 6, 7, 8})
+GREY_MODES = frozenset({"1", "L", "LA", "La"})
+UNUSUAL_MODES = frozenset({"CMYK", "LAB", "HSV", "YCbCr"})
+# The size is checked here, against the settings, before any pixel is decoded.
+Image.MAX_IMAGE_PIXELS = None
+
+
+NO_METADATA = Metadata()
+Samples = TypeVar("Samples", Pixels, DeepPixels)
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What a picture's header says, before decoding.
+
+    Attributes
+    ----------
+    width, height : in pixels, upright
+    has_alpha : it has transparency
+    is_deep : it has 16 bits a sample
+    """
+
+    width: int
+    height: int
+    has_alpha: bool = False
+    is_deep: bool = False
+
+    @property
+    def pixels(self) -> int:
+        """Number of pixels."""
+        return self.width * self.height
+
+    @property
+    def cost_pixels(self) -> int:
+        """Input pixels that the network computes: transparency is a second picture."""
+        return self.pixels * (2 if self.has_alpha else 1)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture, upright.
+
+    Attributes
+    ----------
+    pixels : (H, W, 3) uint8, BGR; (H, W) where it is grey
+    alpha : (H, W) uint8, 255 is opaque; None where the file has no transparency
+    deep : (H, W, 3) BGR or (H, W, 1) grey, uint16, where the file has 16 bits a sample
+    metadata : profile, EXIF and resolution
+    """
+
+    pixels: Pixels
+    alpha: Pixels | None = None
+    deep: DeepPixels | None = None
+    metadata: Metadata = NO_METADATA
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+    @property
+    def is_grey(self) -> bool:
+        """Whether it has one sample a pixel."""
+        return self.pixels.ndim == 2
+
+
+def open_image(file: BinaryIO, with_pixels: bool = False) -> PictureFile:
+    """Read a picture's header and refuse what the service does not take.
+
+    Parameters
+    ----------
+    with_pixels : see `open_picture`
+
+    Raises
+    ------
+    UnsupportedUpload
+        No accepted format, an animation, several pages, or samples that are not accepted.
+    UndecodableImage
+        An accepted format with a damaged header.
+    """
+    file.seek(0)
+    with translate_decoder_errors(HEADER_IS_DAMAGED):
+        form = read_form(file)
+        if form is not None:
+            return open_tiff_picture(file, form)
+    picture = open_picture(file, with_pixels)
+    image = picture.image
+    with translate_decoder_errors(HEADER_IS_DAMAGED):
+        # MPO is what Pillow calls the multi-picture JPEG of phones: its first picture is the photo.
+        if getattr(image, "is_animated", False) and image.format != "MPO":
+            raise UnsupportedUpload(
+                "Animations and files of several pages are not accepted; send one picture."
+            )
+    return picture
+
+
+def read_header(file: BinaryIO, max_pixels: int) -> ImageHeader:
+    """Check format and size without decoding.
+
+    Raises
+    ------
+    TooManyPixels
+        More than `max_pixels`, or a side that no result can have.
+    UnsupportedUpload, UndecodableImage
+        As `open_image`.
+    """
+    opened = open_image(file)
+    image, samples = opened.image, opened.samples
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise UndecodableImage("The picture has no pixels.")
+    if width * height > max_pixels or max(width, height) > MAX_SIDE:
+        raise TooManyPixels(
+            f"The picture has {width} x {height} pixels; at most {max_pixels:,} are accepted, "
+            f"and {MAX_SIDE:,} a side."
+        )
+    with translate_decoder_errors(HEADER_IS_DAMAGED):
+        # Pillow exchanges a TIFF's width and height itself.
+        if read_orientation(image) in TURNED and image.format != "TIFF":
+            width, height = height, width
+        if samples is not None:
+            layout = samples.layout
+            return ImageHeader(width, height, layout.alpha is not None, layout.is_deep)
+        is_deep = read_depth(image, file) == DEEP_BITS or image.mode.startswith("I;16")
+        has_alpha = image.has_transparency_data or find_small_frame(image) is not None
+        return ImageHeader(width, height, has_alpha, is_deep)
+
+
+def turn_upright(array: Samples, orientation: int) -> Samples:
+    """Undo an EXIF orientation, 1 to 8 (Exif 2.32, tag 274)."""
+    if orientation in TURNED:
+        array = array.swapaxes(0, 1)
+    if orientation in {2, 3, 6, 7}:
+        array = array[:, ::-1]
+    if orientation in {3, 4, 7, 8}:
+        array = array[::-1]
+    return np.ascontiguousarray(array)
+
+
+def convert_unusual(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, bytes | None]:
+    """Convert samples that are neither RGB nor grey, and return the profile of what they become."""
+    is_rgb = profile is not None and profile_space(profile) == "RGB"
+    # YCbCr and HSV are ways to write the samples of an RGB space.
+    kept = profile if is_rgb and image.mode in {"YCbCr", "HSV"} else None
+    return convert_to_srgb(image, profile), kept
+
+
+def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
+    """Decode a picture: turned upright, BGR or grey, with its depth and metadata.
+
+    Parameters
+    ----------
+    keep_metadata : see `read_exif`
+
+    Raises
+    ------
+    UndecodableImage
+        The pixels are damaged or cut short.
+    UnsupportedUpload
+        As `open_image`.
+    """
+    opened = open_image(file, with_pixels=True)
+    frame = find_small_frame(opened.image)
+    file, image, samples = opened.file, opened.image, opened.samples
+    with translate_decoder_errors(IS_DAMAGED):
+        depth = read_depth(image, file)
+        if samples is None:
+            opened.load()
+        orientation = read_orientation(image)
+        exif, dpi, profile = read_exif(image, keep_metadata), read_dpi(image), read_profile(image)
+        deep: DeepPixels | None = None
+        alpha: Pixels | None = None
+        if samples is not None:
+            pixels, alpha, deep = samples.read(profile)
+            profile = profile if samples.keeps_profile else None
+        elif image.mode.startswith("I;16"):
+            grey = read_deep_grey(image)
+            colour = image.info.get("transparency")
+            if colour is not None:
+                alpha = np.where(grey == colour, 0, 255).astype(np.uint8)
+            deep, pixels = grey[:, :, np.newaxis], to_levels(grey)
+        else:
+            colour = image.info.get("transparency")
+            scale_transparent_colour(image, depth)
+            if image.mode in UNUSUAL_MODES:
+                image, profile = convert_unusual(image, profile)
+            is_grey = image.mode in GREY_MODES or (opened.png is not None and opened.png.is_grey)
+            has_alpha = image.has_transparency_data
+            channels = np.asarray(image.convert("RGBA" if has_alpha else "RGB"))
+            pixels = channels[:, :, 2::-1]
+            alpha = channels[:, :, 3] if has_alpha else None
+            if frame is not None:
+                left, top, right, bottom = frame
+                alpha = np.zeros(pixels.shape[:2], np.uint8)
+                alpha[top:bottom, left:right] = 255
+            if depth == DEEP_BITS:
+                deep = read_deep_colour(file, pixels)
+                if deep is None:
+                    raise UndecodableImage("The picture's samples of 16 bits are damaged.")
+                exact = find_transparent_pixels(deep, colour)
+                alpha = alpha if exact is None else exact
+                deep = deep[:, :, 1:2] if is_grey else deep
+                pixels = to_levels(deep)
+                pixels = np.repeat(pixels, 3, axis=2) if is_grey else pixels
+            if is_grey:
+                pixels = pixels[:, :, 1]
+    if image.format == "BMP" and alpha is not None and not alpha.any():
+        alpha = None  # many programs leave zeros there and mean nothing by them
+    profile, is_colour = fit_profile(profile, is_grey=pixels.ndim == 2)
+    if is_colour:
+        pixels = np.repeat(pixels[:, :, np.newaxis], 3, axis=2)
+        deep = None if deep is None else np.repeat(deep, 3, axis=2)
+    if dpi is not None and orientation in TURNED:
+        dpi = dpi[::-1]
+    return Picture(
+        turn_upright(pixels, orientation),
+        None if alpha is None else turn_upright(alpha, orientation),
+        None if deep is None else turn_upright(deep, orientation),
+        Metadata(profile, exif, dpi),
+    )

@@ -1,0 +1,164 @@
+"""What a client can choose about a result: its format and its size."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from superres.errors import BadRequest
+from superres.images.formats import FORMATS, Format, find_format
+
+MODEL_SCALE = 3
+SCALES = (2, 3, 4)
+MAX_QUALITY = 100
+MAX_DIGITS = 9
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of one result; all of them are part of its name.
+
+    Attributes
+    ----------
+    format : one of the names in `FORMATS`
+    quality : of a lossy format, 1 to 100; None where there is no loss
+    scale : how many times larger; None where width or height is given
+    width, height : of the result in pixels; one alone keeps the proportions
+    """
+
+    format: str = "png"
+    quality: int | None = None
+    scale: int | None = MODEL_SCALE
+    width: int | None = None
+    height: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the options as the jobs table keeps them."""
+        return asdict(self)
+
+    @property
+    def suffix(self) -> str:
+        """How the result's file name ends: `_x3.png`, `_800x600.jpg`, `_800w.webp`."""
+        ending = FORMATS[self.format].ending
+        if self.scale is not None:
+            return f"_x{self.scale}.{ending}"
+        if self.width is not None and self.height is not None:
+            return f"_{self.width}x{self.height}.{ending}"
+        return f"_{self.width}w.{ending}" if self.width is not None else f"_{self.height}h.{ending}"
+
+    def result_size(self, width: int, height: int) -> tuple[int, int]:
+        """Return the result's width and height for an upright input's, in pixels."""
+        if self.scale is not None:
+            return width * self.scale, height * self.scale
+        if self.width is not None and self.height is not None:
+            return self.width, self.height
+        if self.width is not None:
+            return self.width, max(round(height * self.width / width), 1)
+        assert self.height is not None
+        return max(round(width * self.height / height), 1), self.height
+
+
+DEFAULT_OPTIONS = Options()
+OPTION_NAMES = (*(field.name for field in fields(Options)), "lossless")
+
+
+def find_unknown(kept: Mapping[str, Any]) -> list[str]:
+    """Return what a newer version can choose and this one cannot, of options in the jobs table.
+
+    Returns
+    -------
+    Names of options, and of a format.
+    """
+    known = {field.name for field in fields(Options)}
+    unknown = [name for name in kept if name not in known]
+    image_format = str(kept.get("format", Options.format))
+    return unknown if image_format in FORMATS else [*unknown, image_format]
+
+
+def read_whole_number(name: str, text: str, least: int, most: int) -> int:
+    """Read an option that is a number."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
+        raise BadRequest(f"{name} must be a whole number, not {text[:20]!r}.")
+    number = int(text)
+    if not least <= number <= most:
+        raise BadRequest(f"{name} must be from {least} to {most}.")
+    return number
+
+
+def refuse_unknown(names: Iterable[str], besides: Collection[str] = ()) -> None:
+    """Refuse options that do not exist: whoever misspells one would get another result unawares.
+
+    Names that begin with `_` pass; libraries add such to queries, and forms (`_charset_`).
+
+    Raises
+    ------
+    BadRequest
+        One does not exist; names it, and those that do.
+    """
+    for name in names:
+        if name not in OPTION_NAMES and name not in besides and not name.startswith("_"):
+            known = ", ".join(OPTION_NAMES)
+            raise BadRequest(f"There is no option {name[:40]!r}; there are {known}.")
+
+
+def read_options(
+    values: Mapping[str, Sequence[str]],
+    files: Collection[str] = (),
+    besides: Collection[str] = (),
+) -> Options:
+    """Read the options out of form fields or query parameters.
+
+    Parameters
+    ----------
+    values : texts of form fields and query parameters by name
+    files : names of fields that were sent as files, where options have no meaning
+    besides : names that are no options, and belong there
+
+    Raises
+    ------
+    BadRequest
+        An option does not exist; or a value is wrong, given twice, or has no meaning beside
+        another one; names the field.
+    """
+    refuse_unknown([*values, *files], besides)
+    for name in OPTION_NAMES:
+        if name in files:
+            raise BadRequest(f"{name} was sent as a file; send it as text.")
+    given: dict[str, str] = {}
+    for name in OPTION_NAMES:
+        texts = values.get(name, ())
+        if len(texts) > 1:
+            raise BadRequest(f"{name} is given {len(texts)} times.")
+        if texts and texts[0]:  # empty fields of a form are not given
+            given[name] = texts[0].lower()
+
+    def number(name: str, least: int, most: int) -> int | None:
+        return read_whole_number(name, given[name], least, most) if name in given else None
+
+    image_format = find_format(given.get("format", "png"))
+    if image_format is None:
+        raise BadRequest(f"format must be one of {', '.join(FORMATS)}.")
+    quality = read_quality(image_format, given, number)
+    width, height = number("width", 1, 10**MAX_DIGITS), number("height", 1, 10**MAX_DIGITS)
+    scale = number("scale", min(SCALES), max(SCALES))
+    if width is None and height is None:
+        scale = scale or MODEL_SCALE
+    elif scale is not None:
+        raise BadRequest("scale has no meaning beside width or height.")
+    return Options(image_format.name, quality, scale, width, height)
+
+
+def read_quality(
+    image_format: Format, given: dict[str, str], number: Callable[[str, int, int], int | None]
+) -> int | None:
+    """Return the quality that a lossy result has; None where there is no loss."""
+    lossless = given.get("lossless", "false")
+    if lossless not in {"true", "false"}:
+        raise BadRequest("lossless must be true or false.")
+    if lossless == "true" and not image_format.has_lossless:
+        raise BadRequest(f"lossless has no meaning for {image_format.name}.")
+    quality = number("quality", 1, MAX_QUALITY)
+    if image_format.default_quality is None or lossless == "true":
+        if quality is not None:
+            raise BadRequest("quality has no meaning for a result without loss.")
+        return None
+    return quality or image_format.default_quality

@@ -1,0 +1,196 @@
+"""A picture's file as Pillow shall see it: without what would make it refuse a good picture."""
+
+import contextlib
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from PIL import Image, UnidentifiedImageError
+
+from superres.errors import UndecodableImage, UnsupportedUpload
+from superres.images import bmp_masks
+from superres.images.cut_files import IS_DAMAGED, complete_webp, explain_cut
+from superres.images.file_kinds import START_BYTES, explain_kind, find_accepted, find_kind
+from superres.images.gif_file import complete_gif
+from superres.images.jpeg_file import JpegFile, check_complete, complete_jpeg, read_jpeg
+from superres.images.metadata import drop_xmp
+from superres.images.png_file import HEADER_IS_DAMAGED, SIGNATURE, PngFile, missing_share, read_png
+from superres.images.tiff import open_tiff
+from superres.images.tiff_directory import Form
+from superres.images.tiff_samples import TiffSamples
+
+ACCEPTED_FORMATS = ("PNG", "JPEG", "WEBP", bmp_masks.NAME, "BMP", "GIF", "AVIF")
+JPEG_START = b"\xff\xd8\xff"
+# What Pillow's decoders raise for damaged files, each seen or documented there.
+DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+    EOFError,
+    struct.error,
+    zlib.error,
+)
+
+
+@contextlib.contextmanager
+def translate_decoder_errors(message: str) -> Iterator[None]:
+    """Turn what a decoder raises for damaged files into UndecodableImage."""
+    try:
+        yield
+    except DECODER_ERRORS as error:
+        if is_fault_of_machine(error):
+            raise
+        raise UndecodableImage(message) from None
+
+
+def is_fault_of_machine(error: Exception) -> bool:
+    """Tell whether reading the file failed, rather than decoding it."""
+    return isinstance(error, OSError) and error.errno is not None
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """A picture whose header was read.
+
+    Attributes
+    ----------
+    file : what Pillow reads, which may be another than the upload
+    image : as Pillow opened it
+    png, jpeg : what is known of these formats beside
+    samples : a TIFF's, where Pillow does not read these
+    """
+
+    file: BinaryIO
+    image: Image.Image
+    png: PngFile | None = None
+    jpeg: JpegFile | None = None
+    samples: TiffSamples | None = None
+
+    def load(self) -> None:
+        """Decode the pixels.
+
+        Raises
+        ------
+        UndecodableImage
+            They are damaged, or not all there.
+        """
+        try:
+            self.image.load()
+        except DECODER_ERRORS as error:
+            if is_fault_of_machine(error):
+                raise
+            raise UndecodableImage(explain_damage(self.file, self.image, IS_DAMAGED)) from None
+        if self.jpeg is not None:
+            check_complete(self.image, self.file, self.jpeg)
+        if self.png is not None:
+            # Where the packed pixels end too early, Pillow leaves the rest black.
+            with contextlib.suppress(zlib.error):
+                if missing_share(self.file) > 0:
+                    raise UndecodableImage(explain_damage(self.file, self.image, IS_DAMAGED))
+
+
+def open_picture(file: BinaryIO, with_pixels: bool) -> PictureFile:
+    """Read a picture's header.
+
+    Parameters
+    ----------
+    with_pixels : they will be decoded, too: what the end of the file lacks is mended
+
+    Raises
+    ------
+    UnsupportedUpload
+        No accepted format.
+    UndecodableImage
+        An accepted format with a damaged header.
+    """
+    file.seek(0)
+    start = file.read(START_BYTES)
+    # Pillow's AVIF reader takes HEIC for damaged AVIF.
+    if start[4:8] == b"ftyp" and find_kind(start) is not None:
+        raise UnsupportedUpload(explain_kind(start))
+    png = jpeg = None
+    with translate_decoder_errors(HEADER_IS_DAMAGED):
+        if start.startswith(SIGNATURE):
+            png = read_png(file)
+            file = png.file
+        elif start.startswith(JPEG_START) and with_pixels:
+            file.seek(0)
+            jpeg = read_jpeg(file.read())
+            file = complete_jpeg(file, jpeg)
+        elif start.startswith(b"GIF8") and with_pixels:
+            file = complete_gif(file)
+        elif start.startswith(b"RIFF") and start[8:12] == b"WEBP":
+            file = complete_webp(file)
+    image = identify(file, start)
+    if png is not None:
+        image.info.update(png.info)
+    drop_xmp(image)
+    return PictureFile(file, image, png, jpeg)
+
+
+def open_tiff_picture(file: BinaryIO, form: Form) -> PictureFile:
+    """Read a TIFF's header.
+
+    Raises
+    ------
+    UnsupportedUpload, UndecodableImage
+        As `open_tiff`.
+    """
+    try:
+        image, samples = open_tiff(file, form)
+    except DECODER_ERRORS as error:
+        if is_fault_of_machine(error):
+            raise
+        raise UndecodableImage(explain_damage(file, None, HEADER_IS_DAMAGED)) from None
+    drop_xmp(image)
+    return PictureFile(file, image, samples=samples)
+
+
+def identify(file: BinaryIO, start: bytes) -> Image.Image:
+    """Let Pillow open a file, or say why it cannot.
+
+    Parameters
+    ----------
+    start : the file's first `START_BYTES`
+    """
+    file.seek(0)
+    try:
+        return Image.open(file, formats=ACCEPTED_FORMATS)
+    except DECODER_ERRORS as error:
+        if is_fault_of_machine(error):
+            raise
+        accepted = find_accepted(start)
+        if accepted is None and isinstance(error, UnidentifiedImageError):
+            raise UnsupportedUpload(explain_kind(start)) from None
+        message = HEADER_IS_DAMAGED
+        if accepted is not None:
+            message = (
+                f"The file begins as {accepted} does, but its header is damaged, cut short, or of "
+                "a kind that is not accepted."
+            )
+        raise UndecodableImage(explain_damage(file, None, message)) from None
+
+
+def explain_damage(file: BinaryIO, image: Image.Image | None, otherwise: str) -> str:
+    """Return what is wrong with a file that cannot be decoded.
+
+    Raises
+    ------
+    UnsupportedUpload
+        It is a kind of JPEG that is not accepted.
+    """
+    with contextlib.suppress(*DECODER_ERRORS):
+        file.seek(0)
+        if file.read(len(JPEG_START)) == JPEG_START:
+            file.seek(0)
+            read_jpeg(file.read())
+        return explain_cut(file, image) or otherwise
+    return otherwise

@@ -1,0 +1,269 @@
+"""A PNG as libpng reads it: which of its chunks count, so that no other can spoil the picture.
+
+Pillow refuses a picture for a megabyte of text, for a profile of two and for a wrong check sum in a
+comment, and takes transparency that libpng ignores. So it is given the chunks alone that make the
+pixels; what the others say is read here.
+"""
+
+import contextlib
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, BinaryIO
+
+from superres.errors import UndecodableImage, UnsupportedUpload
+from superres.images.metadata import EXIF_IS_TEXT, MAX_PROFILE_BYTES
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# A chunk is a length, a name, the content and a check sum of name and content.
+CHUNK_HEAD, CHUNK_SUM = 8, 4
+HEADER = struct.Struct(">IIBBBBB")
+GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
+SAMPLES = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGBA: 4}
+MAX_PALETTE_BYTES = 3 * 256
+# Programs that write PNGs take chunks of 8 KB and more; the largest upload in chunks of a byte cost
+# seconds of a processor.
+MAX_CHUNKS = 65_536
+# First column and row, and steps, of each pass of an interlaced picture.
+PASSES = (
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
+    *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+)
+# Whose name begins with a capital is needed for the pixels (PNG 1.2, 3.3); there are no others.
+CRITICAL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
+# Chunks that are read, where they stand before the pixels; no other is.
+EARLY_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"iCCP", b"pHYs", b"acTL", b"fcTL"})
+# How ImageMagick writes EXIF for readers that do not know `eXIf`; of all texts this alone counts.
+EXIF_TEXT = b"Raw profile type exif\0"
+MAX_TEXT_BYTES = 256 * 1024
+PIECE_BYTES = 1024**2
+METRES_AN_INCH = 0.0254
+PER_METRE = 1
+HEADER_IS_DAMAGED = "The picture's header is damaged or cut short."
+
+
+@dataclass(frozen=True)
+class PngFile:
+    """What counts of a PNG.
+
+    Attributes
+    ----------
+    file : the same picture with no chunks but those that make the pixels
+    info : what the others say, by the names that Pillow has for it
+    is_grey : it has one colour sample a pixel, and no palette
+    """
+
+    file: BinaryIO
+    info: dict[str, Any]
+    is_grey: bool
+
+
+def read_png(file: BinaryIO) -> PngFile:
+    """Read the chunks of a PNG that count.
+
+    Ancillary chunks that are damaged, twice there or too late are left out, as libpng leaves them.
+
+    Raises
+    ------
+    UndecodableImage
+        A check sum is wrong in a chunk that the pixels need, where libpng refuses the picture, too.
+    UnsupportedUpload
+        It is written for programs of iPhones alone.
+    """
+    file.seek(0)
+    chunks, pixels = collect_chunks(file.read())
+    if b"IHDR" not in chunks:
+        raise UndecodableImage(HEADER_IS_DAMAGED)
+    if not pixels:
+        raise UndecodableImage("The file ends, or is damaged, before the picture's first pixel.")
+    _, _, depth, colour_type, *_ = HEADER.unpack(chunks[b"IHDR"])
+    parts = [SIGNATURE, make_chunk(b"IHDR", chunks[b"IHDR"])]
+    if colour_type == PALETTE:
+        palette = chunks.get(b"PLTE", b"")
+        if not palette or len(palette) % 3 or len(palette) > MAX_PALETTE_BYTES:
+            raise UndecodableImage("The picture's palette is missing or damaged.")
+        parts.append(make_chunk(b"PLTE", palette))
+    if is_animated(chunks):
+        parts += [make_chunk(name, chunks[name]) for name in (b"acTL", b"fcTL") if name in chunks]
+    parts += [pixels, make_chunk(b"IEND", b"")]
+    info = read_info(chunks)
+    info["transparency"] = read_transparency(chunks, depth, colour_type)
+    found = {name: value for name, value in info.items() if value is not None}
+    return PngFile(BytesIO(b"".join(parts)), found, colour_type in {GREY, GREY_ALPHA})
+
+
+def walk_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield each chunk's name, and where its content begins and ends, if the file is so long.
+
+    Raises
+    ------
+    UndecodableImage
+        There are more chunks than any program writes.
+    """
+    number, position = 0, len(SIGNATURE)
+    unpack, last = struct.Struct(">I4s").unpack_from, len(content) - CHUNK_HEAD
+    while position <= last:
+        length, name = unpack(content, position)
+        start = position + CHUNK_HEAD
+        position = start + length + CHUNK_SUM
+        number += 1
+        if number > MAX_CHUNKS:
+            raise UndecodableImage(f"The PNG is in more than {MAX_CHUNKS:,} pieces; save it anew.")
+        yield name, start, start + length
+
+
+def is_sound(content: bytes, name: bytes, start: int, end: int) -> bool:
+    """Tell whether a chunk's check sum is right."""
+    found = zlib.crc32(memoryview(content)[start:end], zlib.crc32(name))
+    return content[end : end + CHUNK_SUM] == struct.pack(">I", found)
+
+
+def collect_chunks(content: bytes) -> tuple[dict[bytes, bytes], bytes]:
+    """Return the contents of the chunks that count, and all of the pixels' chunks in a row."""
+    chunks: dict[bytes, bytes] = {}
+    first = last = 0
+    rest = b""
+    for name, start, end in walk_chunks(content):
+        if name == b"IDAT":
+            if first == 0:
+                first = last = start - CHUNK_HEAD
+            elif last != start - CHUNK_HEAD:
+                continue  # image data behind another chunk do not count
+            if end + CHUNK_SUM > len(content):
+                rest = make_chunk(name, content[start:end])  # what the file still has of it
+            elif is_sound(content, name, start, end):
+                last = end + CHUNK_SUM
+            else:
+                raise UndecodableImage("The picture is damaged: its check sum is wrong.")
+        elif name == b"IEND":
+            break
+        elif name == b"eXIf" or (first == 0 and name in EARLY_CHUNKS):
+            if name not in chunks and is_sound(content, name, start, end):
+                chunks[name] = content[start:end]
+            elif name == b"IHDR" or (name == b"PLTE" and has_palette(chunks)):
+                raise UndecodableImage(HEADER_IS_DAMAGED)
+        elif (
+            name in {b"tEXt", b"zTXt"}
+            and content.startswith(EXIF_TEXT, start)
+            and is_sound(content, name, start, end)
+        ):
+            chunks.setdefault(name, content[start:end])
+        elif name == b"CgBI":
+            raise UnsupportedUpload(
+                "It is a PNG for programs of iPhones (CgBI); open it on a Mac and export it as PNG."
+            )
+        elif name.isalpha() and name[:1].isupper() and name not in CRITICAL_CHUNKS:
+            raise UndecodableImage("The PNG has parts that nobody knows how to read.")
+    return chunks, content[first:last] + rest
+
+
+def has_palette(chunks: dict[bytes, bytes]) -> bool:
+    """Tell whether the pixels are numbers of colours in a palette."""
+    header = chunks.get(b"IHDR", b"")
+    return len(header) == HEADER.size and HEADER.unpack(header)[3] == PALETTE
+
+
+def is_animated(chunks: dict[bytes, bytes]) -> bool:
+    """Tell whether there are more pictures than the one of the pixels' chunks."""
+    frames = int.from_bytes(chunks.get(b"acTL", b"")[:4])
+    return frames > 1 or (frames == 1 and b"fcTL" not in chunks)
+
+
+def read_info(chunks: dict[bytes, bytes]) -> dict[str, Any]:
+    """Return profile, EXIF and resolution; None for each that is not there."""
+    profile, exif = unpack_profile(chunks.get(b"iCCP")), chunks.get(b"eXIf")
+    text = unpack_exif_text(chunks) if exif is None else None
+    dpi = None
+    with contextlib.suppress(struct.error):
+        horizontal, vertical, unit = struct.unpack(">IIB", chunks.get(b"pHYs", b""))
+        if unit == PER_METRE:
+            dpi = (horizontal * METRES_AN_INCH, vertical * METRES_AN_INCH)
+    return {"icc_profile": profile, "exif": exif or text, EXIF_IS_TEXT: text, "dpi": dpi}
+
+
+def unpack(packed: bytes, max_bytes: int) -> bytes | None:
+    """Return what was packed; None where that is damaged or longer than `max_bytes`."""
+    with contextlib.suppress(zlib.error):
+        content = zlib.decompressobj().decompress(packed, max_bytes + 1)
+        return content if len(content) <= max_bytes else None
+    return None
+
+
+def unpack_profile(chunk: bytes | None) -> bytes | None:
+    """Return the profile of an iCCP chunk: its name, a zero, the method, and the packed profile."""
+    if chunk is None:
+        return None
+    _, _, rest = chunk.partition(b"\0")
+    return unpack(rest[1:], MAX_PROFILE_BYTES) if rest[:1] == b"\0" else None
+
+
+def unpack_exif_text(chunks: dict[bytes, bytes]) -> bytes | None:
+    """Return EXIF that is written as text: three lines of heading, then hexadecimal digits."""
+    text = chunks.get(b"tEXt", b"")[len(EXIF_TEXT) :]
+    if b"zTXt" in chunks:
+        text = unpack(chunks[b"zTXt"][len(EXIF_TEXT) + 1 :], MAX_TEXT_BYTES) or b""
+    with contextlib.suppress(ValueError):
+        digits = b"".join(text[:MAX_TEXT_BYTES].split(b"\n")[3:])
+        return bytes.fromhex(digits.decode("ascii")) or None
+    return None
+
+
+def read_transparency(chunks: dict[bytes, bytes], depth: int, colour_type: int) -> object:
+    """Return a tRNS chunk as Pillow notes it; None where there is none that counts.
+
+    Pillow's own reading takes the alpha 10 at the end of a palette's for a line feed.
+    """
+    chunk = chunks.get(b"tRNS", b"")
+    if colour_type == PALETTE:
+        colours = min(len(chunks[b"PLTE"]) // 3, 2**depth)
+        is_early = list(chunks).index(b"tRNS") < list(chunks).index(b"PLTE") if chunk else False
+        return chunk if 0 < len(chunk) <= colours and not is_early else None
+    if colour_type not in {GREY, RGB} or len(chunk) != 2 * SAMPLES[colour_type]:
+        return None
+    samples = struct.unpack(f">{SAMPLES[colour_type]}H", chunk)
+    samples = tuple(sample & (2**depth - 1) for sample in samples)
+    if depth == 1:
+        return samples[0] * 255
+    return samples if colour_type == RGB else samples[0]
+
+
+def missing_share(file: BinaryIO) -> float:
+    """Return the share of the pixels that the file of a `PngFile` does not have.
+
+    Raises
+    ------
+    zlib.error
+        What it has is damaged.
+    """
+    file.seek(0)
+    content = file.read()
+    expected, found, stream = 0, 0, zlib.decompressobj()
+    for name, start, end in walk_chunks(content):
+        if name == b"IHDR":
+            expected = count_bytes(content[start:end])
+        elif name == b"IDAT":
+            packed: bytes = content[start:end]
+            while packed and not stream.eof and found < expected:
+                found += len(stream.decompress(packed, PIECE_BYTES))
+                packed = stream.unconsumed_tail
+    return max(0.0, 1 - found / expected) if expected else 0.0
+
+
+def count_bytes(header: bytes) -> int:
+    """Return how many bytes the pixels of a picture are when they are unpacked."""
+    width, height, depth, colour_type, _, _, is_interlaced = HEADER.unpack(header)
+    bits = depth * SAMPLES.get(colour_type, 0)
+    total = 0
+    for left, top, across, down in PASSES if is_interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        if columns > 0 and rows > 0:
+            total += rows * (1 + -(-columns * bits // 8))  # a row begins with its filter's number
+    return total
+
+
+def make_chunk(name: bytes, content: bytes) -> bytes:
+    """Return a PNG chunk: length, name, content, check sum of the two."""
+    body = name + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))

@@ -1,0 +1,1 @@
+"""The jobs table: its states, its schema, and its two databases."""

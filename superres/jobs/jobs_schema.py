@@ -1,0 +1,164 @@
+"""The tables of the jobs, and how their owners are named."""
+
+import os
+import secrets
+import socket
+
+from superres.jobs.migrations import Migration
+
+# Queued jobs: the smallest first, and each second of waiting is worth so many input pixels. All
+# wait at the same pace, so that the order never changes, and an index keeps it.
+PIXELS_A_SECOND_OF_WAITING = 20_000
+TURN = f"(pixels + created * {PIXELS_A_SECOND_OF_WAITING})"
+
+# Tables without a version are these: releases up to now made them with every connection.
+FIRST = (
+    """CREATE TABLE IF NOT EXISTS jobs (
+        name TEXT PRIMARY KEY, state TEXT NOT NULL, options TEXT NOT NULL,
+        pixels BIGINT NOT NULL, spool TEXT,
+        tiles_done INTEGER NOT NULL DEFAULT 0, tiles_total INTEGER NOT NULL DEFAULT 0,
+        attempts INTEGER NOT NULL DEFAULT 0, owner TEXT,
+        lease_until DOUBLE PRECISION NOT NULL DEFAULT 0,
+        wanted_until DOUBLE PRECISION NOT NULL DEFAULT 0, problem TEXT,
+        created DOUBLE PRECISION NOT NULL, updated DOUBLE PRECISION NOT NULL)""",
+    # Not a partial index: SQLite takes one only where a query repeats its very condition.
+    "CREATE INDEX IF NOT EXISTS jobs_state ON jobs (state)",
+    "CREATE INDEX IF NOT EXISTS jobs_updated ON jobs (updated)",
+    """CREATE TABLE IF NOT EXISTS tickets (
+        ticket TEXT PRIMARY KEY, name TEXT NOT NULL, withdrawn INTEGER NOT NULL DEFAULT 0,
+        created DOUBLE PRECISION NOT NULL)""",
+    "CREATE INDEX IF NOT EXISTS tickets_name ON tickets (name)",
+    "CREATE INDEX IF NOT EXISTS tickets_created ON tickets (created)",
+)
+
+# Sums that would need all rows are kept beside them, by triggers: whatever writes the rows, a
+# process of an older version too, keeps them right. In PostgreSQL each connection has a row of its
+# own, so that none waits for another's commit.
+TOTALS = (
+    """CREATE TABLE totals (
+        what TEXT NOT NULL, spooled INTEGER NOT NULL, slot INTEGER NOT NULL,
+        number BIGINT NOT NULL, pixels BIGINT NOT NULL, PRIMARY KEY (what, spooled, slot))""",
+    """INSERT INTO totals
+        SELECT state, CASE WHEN spool IS NULL THEN 0 ELSE 1 END, 0, count(*), sum(pixels)
+        FROM jobs GROUP BY 1, 2""",
+    "INSERT INTO totals SELECT 'tickets', 0, 0, count(*), 0 FROM tickets",
+    # The turn serves what jobs_state did, which a process of the first release may make again.
+    "DROP INDEX IF EXISTS jobs_state",
+    f"CREATE INDEX jobs_turn ON jobs (state, {TURN})",
+    # Where many large ones wait, the smallest is taken beside them.
+    "CREATE INDEX jobs_size ON jobs (state, pixels)",
+    "CREATE INDEX jobs_spool ON jobs (spool)",
+    # What the table is called by those who keep something for it elsewhere.
+    "CREATE TABLE identity (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL)",
+    # Whose uploads the jobs have: see spool_hold.py.
+    """CREATE TABLE spool_hold (
+        one INTEGER PRIMARY KEY CHECK (one = 1), spool TEXT NOT NULL, place TEXT NOT NULL,
+        renewed DOUBLE PRECISION NOT NULL)""",
+)
+
+
+def sqlite_count(what: str, spooled: str, pixels: str, sign: str) -> str:
+    """Return the statement, of a trigger of SQLite, that counts a row."""
+    return f"""INSERT INTO totals VALUES ({what}, {spooled}, 0, {sign}1, {sign}{pixels})
+        ON CONFLICT (what, spooled, slot) DO UPDATE SET
+            number = number + excluded.number, pixels = pixels + excluded.pixels;"""
+
+
+def sqlite_job(row: str, sign: str) -> str:
+    """Return the statement that counts a row of the jobs."""
+    return sqlite_count(f"{row}.state", f"({row}.spool IS NOT NULL)", f"{row}.pixels", sign)
+
+
+SQLITE_TRIGGERS = (
+    f"CREATE TRIGGER jobs_in AFTER INSERT ON jobs BEGIN {sqlite_job('NEW', '')} END",
+    f"CREATE TRIGGER jobs_out AFTER DELETE ON jobs BEGIN {sqlite_job('OLD', '-')} END",
+    f"""CREATE TRIGGER jobs_change AFTER UPDATE OF state, pixels, spool ON jobs
+        WHEN OLD.state <> NEW.state OR OLD.pixels <> NEW.pixels
+            OR (OLD.spool IS NULL) <> (NEW.spool IS NULL)
+        BEGIN {sqlite_job("OLD", "-")} {sqlite_job("NEW", "")} END""",
+    f"""CREATE TRIGGER tickets_in AFTER INSERT ON tickets
+        BEGIN {sqlite_count("'tickets'", "0", "0", "")} END""",
+    f"""CREATE TRIGGER tickets_out AFTER DELETE ON tickets
+        BEGIN {sqlite_count("'tickets'", "0", "0", "-")} END""",
+)
+
+
+def postgres_function(table: str, kind: str, pixels: str) -> str:
+    """Return the function that counts the rows of a statement, one change for each kind of them.
+
+    Not row by row, and in a fixed order: two statements that change many rows, each of which locks
+    its job and then a total, would wait for each other.
+    """
+    old = f"SELECT {kind}, -count(*) AS number, -sum({pixels}) AS pixels FROM before GROUP BY 1, 2"
+    new = f"SELECT {kind}, count(*) AS number, sum({pixels}) AS pixels FROM after GROUP BY 1, 2"
+
+    def add(rows: str) -> str:
+        return f"""INSERT INTO totals
+            SELECT what, spooled, mod(pg_backend_pid(), 16), sum(number), sum(pixels)
+            FROM ({rows}) AS changes GROUP BY what, spooled
+            HAVING sum(number) <> 0 OR sum(pixels) <> 0 ORDER BY what, spooled
+            ON CONFLICT (what, spooled, slot) DO UPDATE SET
+                number = totals.number + excluded.number,
+                pixels = totals.pixels + excluded.pixels;"""
+
+    return f"""CREATE FUNCTION count_{table}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF TG_OP = 'INSERT' THEN {add(new)}
+        ELSIF TG_OP = 'DELETE' THEN {add(old)}
+        ELSE {add(f"{old} UNION ALL {new}")} END IF;
+        RETURN NULL; END $$"""
+
+
+def postgres_trigger(table: str, event: str, rows: str) -> str:
+    """Return the statement that makes a table count a kind of change."""
+    return f"""CREATE TRIGGER {table}_{event} AFTER {event} ON {table} REFERENCING {rows}
+        FOR EACH STATEMENT EXECUTE FUNCTION count_{table}()"""
+
+
+OLD_ROWS, NEW_ROWS = "OLD TABLE AS before", "NEW TABLE AS after"
+POSTGRES_TRIGGERS = (
+    postgres_function(
+        "jobs", "state AS what, CASE WHEN spool IS NULL THEN 0 ELSE 1 END AS spooled", "pixels"
+    ),
+    postgres_function("tickets", "'tickets' AS what, 0 AS spooled", "0"),
+    postgres_trigger("jobs", "INSERT", NEW_ROWS),
+    postgres_trigger("jobs", "DELETE", OLD_ROWS),
+    postgres_trigger("jobs", "UPDATE", f"{OLD_ROWS} {NEW_ROWS}"),
+    postgres_trigger("tickets", "INSERT", NEW_ROWS),
+    postgres_trigger("tickets", "DELETE", OLD_ROWS),
+)
+
+SCHEMA = (
+    Migration(version=1, oldest_code=1, sqlite=FIRST, postgres=FIRST),
+    Migration(
+        version=2,
+        oldest_code=1,
+        sqlite=(
+            *TOTALS,
+            *SQLITE_TRIGGERS,
+            "INSERT INTO identity VALUES (1, lower(hex(randomblob(8))))",
+        ),
+        postgres=(
+            # No row may change between the count and the triggers; reading goes on.
+            "LOCK TABLE jobs, tickets IN SHARE ROW EXCLUSIVE MODE",
+            *TOTALS,
+            *POSTGRES_TRIGGERS,
+            """INSERT INTO identity
+                VALUES (1, substr(md5(random()::text || clock_timestamp()::text), 1, 16))""",
+        ),
+    ),
+)
+
+
+# Made by the master, and known to the workers that it forks, however often it reads its settings
+# again. Containers may share a host's name and have equal process numbers.
+MASTER = secrets.token_hex(8)
+
+
+def owner_prefix(pid: int) -> str:
+    """Return how the names of all owners begin that were processes of this number and master."""
+    return f"{socket.gethostname()}:{MASTER}:{pid}:"
+
+
+def make_owner() -> str:
+    """Return a name for this process that no other one has or had."""
+    return owner_prefix(os.getpid()) + secrets.token_hex(4)

@@ -1,0 +1,1 @@
+"""Processes that may die, in which pictures are opened and made."""

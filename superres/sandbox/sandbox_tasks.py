@@ -1,0 +1,149 @@
+"""What a confined child does with one picture: check its header, decode it, or encode a result."""
+
+import json
+import mmap
+import os
+import socket
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+from io import BytesIO
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from superres.errors import ServiceError, TooManyPixels
+from superres.images.encoders import encode_picture
+from superres.images.formats import FORMATS
+from superres.images.image_codec import Picture, decode_image, read_header
+from superres.images.metadata import Metadata, convert_to_srgb
+from superres.images.options import Options
+from superres.sandbox.confinement import Confinement, Limits
+from superres.sandbox.picture_transfer import SHARED, read_picture, write_picture
+
+# A damaged file may make a decoder warn a hundred thousand times.
+MAX_WARNINGS_SHOWN = 3
+MAX_WARNING_LENGTH = 200
+STATUS_BYTES = 8192
+PIXELS_OF_WARM_UP = np.zeros((8, 8, 3), np.uint8)
+
+
+def check_header(task: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+    """Read the header of the file in the first descriptor."""
+    max_pixels = task["max_pixels"]
+    # Some of Pillow's readers make room for the picture before anybody can ask for its size.
+    Image.MAX_IMAGE_PIXELS = max_pixels
+    try:
+        with os.fdopen(descriptors[0], "rb") as file:
+            return asdict(read_header(file, max_pixels))
+    except Image.DecompressionBombError:
+        raise TooManyPixels(
+            f"The picture has over twice as many pixels as the {max_pixels:,} that are accepted."
+        ) from None
+
+
+def decode(task: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+    """Decode the file in the first descriptor into the shared memory of the second."""
+    with os.fdopen(descriptors[0], "rb") as file:
+        return write_picture(decode_image(file, task["keep_metadata"]), descriptors[1])
+
+
+def encode(task: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+    """Encode the picture in the first descriptor into the shared memory of the second."""
+    source, target = descriptors
+    memory = mmap.mmap(source, os.fstat(source).st_size, SHARED, mmap.PROT_READ)
+    picture = read_picture(memory, task["picture"])
+    payload = encode_picture(picture, Options(**task["options"]))
+    view = memoryview(payload).cast("B")
+    while view:
+        view = view[os.write(target, view) :]
+    return {}
+
+
+TASKS: dict[str, Callable[[dict[str, Any], list[int]], dict[str, Any]]] = {
+    "check_header": check_header,
+    "decode": decode,
+    "encode": encode,
+}
+
+
+class WarningCollector:
+    """Counts warnings, and shows the first few: a file must not fill the log."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def note(self, message: Warning | str, *_others: object, **_more: object) -> None:
+        """Take the place of `warnings.showwarning`."""
+        shown = len(self._counts) < MAX_WARNINGS_SHOWN
+        self._counts[str(message)[:MAX_WARNING_LENGTH] if shown else ""] += 1
+
+    def summary(self) -> str:
+        """Return the first warnings, and how many there were in all."""
+        texts = [text for text in self._counts if text]
+        return f"{self._counts.total()} warnings: {'; '.join(texts)}" if self._counts else ""
+
+
+def read_peak(status: int) -> int:
+    """Return the most bytes that this process has had, but for those of mapped files.
+
+    How much of a library is mapped at once, 40 MB or 70, is the kernel's choice, by how the file
+    lies in its cache; it is no process's own memory.
+
+    Parameters
+    ----------
+    status : descriptor of the process's `/proc/self/status`
+    """
+    words = os.pread(status, STATUS_BYTES, 0).split()
+    peak, files = (int(words[words.index(name) + 1]) for name in (b"VmHWM:", b"RssFile:"))
+    return (peak - files) * 1024
+
+
+def perform(
+    task: dict[str, Any],
+    connection: socket.socket,
+    descriptors: list[int],
+    confinement: Confinement,
+    status: int,
+) -> None:
+    """Finish this process's confinement, do a task, and send what came of it.
+
+    Parameters
+    ----------
+    status : see `read_peak`
+    """
+    collector = WarningCollector()
+    warnings.simplefilter("always")
+    warnings.showwarning = collector.note
+    before = read_peak(status)
+    confinement.finish(Limits(**task["limits"]))
+    reply: dict[str, Any] = {"locks": confinement.locks}
+    try:
+        reply["result"] = TASKS[task["name"]](task, descriptors)
+    except ServiceError as error:
+        reply["refused"] = type(error).__name__, error.message
+    except MemoryError:
+        reply["out_of_memory"] = True
+    reply["peak_bytes"] = read_peak(status) - before
+    sys.stderr.write(collector.summary())
+    sys.stderr.flush()
+    connection.send(json.dumps(reply).encode())
+
+
+def warm_up() -> None:
+    """Use each decoder and encoder once: what they load later, a confined child cannot."""
+    cv2.setNumThreads(1)
+    for image_format in FORMATS:
+        quality = None if image_format == "png" else 50
+        for alpha in (None, PIXELS_OF_WARM_UP[:, :, 0]):
+            picture = Picture(PIXELS_OF_WARM_UP, alpha, metadata=Metadata(dpi=(72, 72)))
+            decode_image(BytesIO(encode_picture(picture, Options(image_format, quality))))
+    for image_format in ("TIFF", "BMP", "GIF"):
+        buffer = BytesIO()
+        Image.fromarray(PIXELS_OF_WARM_UP).save(buffer, image_format)
+        decode_image(buffer)
+    convert_to_srgb(Image.new("LAB", (8, 8)), None)

@@ -1,0 +1,1 @@
+"""gunicorn: its worker."""

@@ -1,0 +1,106 @@
+"""What this process and the jobs table tell each other of a job: whose it is, and how it ended."""
+
+import time
+from contextlib import suppress
+from typing import Any
+
+from superres.errors import (
+    Busy,
+    DatabaseDown,
+    JobCancelled,
+    NoRoom,
+    NotStored,
+    ServiceError,
+    StoreDown,
+)
+from superres.service.job import Job, Outcome
+from superres.service.resources import Resources
+
+# How often a result that another process makes is looked for.
+CLAIM_POLL_SECONDS = 0.1
+
+
+def describe(error: ServiceError) -> dict[str, Any]:
+    """Return an error as the jobs table keeps it."""
+    return {"status": error.status, "code": error.code, "message": error.message}
+
+
+class JobClaims:
+    """Claims jobs for requests that wait, and notes how jobs end; without the table, too."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._table = resources.table
+        self._spool = resources.spool
+        self._counters = resources.counters
+        self._max_sync_seconds = resources.settings.max_sync_seconds
+
+    def note_wish(self, job: Job) -> None:
+        """Tell the table, where it has the job, that a request waits for it."""
+        if job.is_claimed:
+            with suppress(DatabaseDown):
+                self._table.extend_interest(job.name, self._max_sync_seconds)
+
+    def is_wanted(self, job: Job) -> bool:
+        """Tell whether a job that no request here waits for is wanted all the same."""
+        if not job.is_claimed:
+            return False
+        try:
+            self._table.extend_interest(job.name, 0)
+            cancelled = self._table.cancel_unless_wanted(job.name)
+        except DatabaseDown:
+            return job.is_asynchronous
+        if cancelled is not None:
+            self._spool.remove(cancelled.spool)
+        return cancelled is None
+
+    def claim(self, job: Job) -> None:
+        """Wait until this process owns the job in the table.
+
+        Another may have had it until then, and stored its result.
+        """
+        has_waited = False
+        while job.keep and not job.is_claimed:
+            if job.progress.cancelled:
+                raise JobCancelled("Nobody wants this picture any more.")
+            try:
+                if has_waited and self._table.is_done(job.name):
+                    return
+                if self._table.claim(
+                    job.name,
+                    job.options.as_dict(),
+                    job.place.pixels,
+                    self._max_sync_seconds,
+                ):
+                    # Never set to False here: the keeper may have claimed it meanwhile.
+                    job.is_claimed = True
+                    if job.progress.cancelled:
+                        self._table.requeue(job.name)
+            except DatabaseDown:
+                self._counters.add("jobs_unavailable")
+                return  # this process alone still computes each result once
+            if not job.is_claimed:
+                if job.waiters == 0:
+                    raise JobCancelled("Nobody waits for this picture any more.")
+                time.sleep(CLAIM_POLL_SECONDS)
+                has_waited = True
+
+    def record_end(self, job: Job, outcome: Outcome) -> None:
+        """Tell the table how a job ended; a cancelled one is in it already, or handed over."""
+        if not job.is_claimed or job.progress.cancelled:
+            return
+        error = outcome.error
+        try:
+            if isinstance(error, (Busy, NotStored, JobCancelled)):
+                # It may succeed later, or elsewhere, if there is an upload for that. No job is to
+                # blame for a store that is down, or a disk that is full.
+                counts = not isinstance(error, (NoRoom, StoreDown))
+                self._table.requeue(job.name, counts)
+            else:
+                problem = describe(error) if error else None
+                tiles = job.progress.tiles_total
+                self._spool.remove(self._table.finish(job.name, problem, tiles))
+                if job.is_asynchronous and error is not None and error.status >= 500:
+                    self._counters.add("job_faults")
+        except DatabaseDown:
+            # The keeper gives it back: whoever claims it then finds what is stored.
+            self._counters.add("jobs_unavailable")

@@ -1,0 +1,126 @@
+"""From a job's upload to its stored result: decode, enlarge, encode, store."""
+
+import logging
+import os
+
+from superres.errors import (
+    ClientLeft,
+    JobCancelled,
+    NoRoom,
+    NotStored,
+    ResultTooLarge,
+    ServiceError,
+    StoreDown,
+    UndecodableImage,
+)
+from superres.images.encoders import check_result_size
+from superres.images.image_codec import ImageHeader
+from superres.images.options import MODEL_SCALE, Options
+from superres.service.job import InMemory, Job, Outcome, Stored
+from superres.service.memory_admission import Claim
+from superres.service.memory_estimate import computing_bytes, peak_bytes
+from superres.service.resources import Resources
+from superres.service.sandboxed_codec import share_picture
+from superres.store.result_cache import ResultNote
+
+logger = logging.getLogger(__name__)
+
+
+def estimate_cost(header: ImageHeader, options: Options) -> int:
+    """Return what a picture costs, in input pixels of the network.
+
+    A result that is large for its input costs its own pixels' share: it is resampled and encoded.
+    """
+    width, height = options.result_size(header.width, header.height)
+    return max(header.cost_pixels, width * height // MODEL_SCALE**2)
+
+
+class Pipeline:
+    """Computes results."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._settings = resources.settings
+        self._model_loader = resources.model_loader
+        self._cache = resources.cache
+        self._codec = resources.codec
+        self._memory = resources.memory
+        self._counters = resources.counters
+
+    def compute(self, job: Job) -> Outcome:
+        """Make a job's result, and store it where it may be kept."""
+        # Another process, or a job that ended a moment ago, may have stored it meanwhile.
+        try:
+            stored = self._cache.open(job.name)
+        except StoreDown:
+            # Who waits can have the result without the store; a ticket cannot.
+            if job.is_asynchronous:
+                raise
+            stored = None
+        if stored is not None:
+            stored.file.close()
+            return Stored(stored.note)
+        try:
+            return self._make(job)
+        except ClientLeft:
+            raise JobCancelled("Nobody wants this picture any more.") from None
+
+    def _make(self, job: Job) -> Outcome:
+        def is_cancelled() -> bool:
+            return job.progress.cancelled
+
+        need = job.header, job.options, job.file.seek(0, os.SEEK_END)
+        claim = Claim(computing_bytes(*need), peak_bytes(*need), job.place.pixels)
+        with self._memory.hold(claim, is_cancelled):
+            with job.measure("decode"):
+                picture = self._codec.decode(job.file, job.header, is_cancelled)
+            actual = ImageHeader(*picture.size, picture.alpha is not None, picture.deep is not None)
+            # A file can say behind its pixels what the header check cannot see: a turn, say, which
+            # makes 1,600 times as much of a picture whose width is given.
+            if (
+                computing_bytes(actual, job.options, 0) > claim.computing_bytes
+                or peak_bytes(actual, job.options, 0) > claim.peak_bytes
+                or estimate_cost(actual, job.options) > job.place.pixels
+            ):
+                raise UndecodableImage("What the picture's header says is not what it is.")
+            with job.measure("upscale"):
+                size = job.options.result_size(*picture.size)
+                check_result_size(*size, job.options, self._settings.max_output_pixels)
+                enlarged = self._model_loader.get().enlarge(picture, job.options, job.progress)
+            self._counters.add("inferences")
+            self._counters.add("inference_pixels", job.header.pixels)
+            self._counters.add("inference_seconds", job.stage_seconds["upscale"])
+            width, height = enlarged.size
+            self._memory.grow(claim, is_cancelled)
+            with job.measure("encode"), share_picture(enlarged, job.options) as shared:
+                del picture, enlarged
+                payload = self._codec.encode(shared, job.options, is_cancelled)
+            note = ResultNote.describe(payload, width, height)
+            if not job.keep:
+                return InMemory(note, payload)
+            with job.measure("store"):
+                return self._store(job.name, note, payload)
+
+    def _store(self, name: str, note: ResultNote, payload: memoryview) -> Stored | InMemory:
+        """Store a result; where that is not possible, its clients get it all the same."""
+        reason: ServiceError = NotStored("The result cannot be stored now.")
+        try:
+            self._cache.store(name, payload, note)
+            stored = self._cache.open(name)
+        except ResultTooLarge as error:
+            # Who waits gets it all the same; an asynchronous job has nothing to show, ever.
+            return InMemory(note, payload, error.renew())
+        except (OSError, StoreDown) as error:
+            # The operator has to mend what is broken.
+            self._counters.add("cache_write_errors")
+            logger.error("cannot store a result: %s", error)
+            if isinstance(error, StoreDown):
+                reason = error.renew()
+            else:
+                reason = NoRoom("There is no room for the result now.")
+            return InMemory(note, payload, reason)
+        if stored is None:
+            # Something else is in its place, or it cannot be read.
+            self._counters.add("cache_write_errors")
+            return InMemory(note, payload, reason)
+        stored.file.close()
+        return Stored(note, payload)

@@ -1,0 +1,116 @@
+"""What all who make results in this process share: stores, jobs table, model, admission."""
+
+import os
+from collections.abc import Callable
+from typing import BinaryIO
+
+from superres import machine
+from superres.engines.model_loader import ModelLoader
+from superres.engines.upscaler import Upscaler
+from superres.images.encoders import check_result_size
+from superres.images.image_codec import CODEC_VERSION, ImageHeader
+from superres.images.options import DEFAULT_OPTIONS, MODEL_SCALE, Options
+from superres.jobs.databases import open_database
+from superres.jobs.jobs import Jobs
+from superres.jobs.jobs_schema import SCHEMA, make_owner
+from superres.service.counters import Counters
+from superres.service.memory_admission import MemoryAdmission
+from superres.service.memory_estimate import peak_bytes
+from superres.service.sandboxed_codec import HasLeft, SandboxedCodec
+from superres.service.scheduler import Scheduler
+from superres.service.spool_hold import SpoolHold
+from superres.settings import Settings
+from superres.store.cache_limiter import CacheLimiter
+from superres.store.remote_store import RemoteStore
+from superres.store.result_name import ResultName
+from superres.store.tiers import open_tiers
+
+# For requests, results on their way, and whatever else is not a picture.
+SPARE_MEMORY_SHARE = 1 / 16
+
+
+class Resources:
+    """Owns what the parts of the service share; knows none of them.
+
+    Parameters
+    ----------
+    settings : limits and folders
+    load : makes the model; called once
+
+    Attributes
+    ----------
+    table : the jobs of all processes
+    cache, spool : results, and uploads of accepted jobs
+    remote : the store that machines share, if they do
+    spool_hold : whether the jobs in the table have their uploads here
+    codec : opens pictures' bytes
+    memory : who may hold pictures
+    counters : statistics since the start
+    is_draining : the server is stopping: nothing new is begun
+    """
+
+    def __init__(self, settings: Settings, load: Callable[[], Upscaler]) -> None:
+        self.settings = settings
+        self.counters = Counters()
+        self.limiter = CacheLimiter(
+            settings.cache_dir,
+            settings.cache_max_mb,
+            settings.cache_min_free_mb,
+            settings.cache_max_age_days,
+        )
+        self.remote = None
+        if settings.store_url:
+            # Uploads are there only where the machines share their jobs.
+            self.remote = RemoteStore(settings.store_url, is_marked=bool(settings.database_url))
+        self.cache, self.spool = open_tiers(settings, self.remote, self.limiter)
+        self.model_loader = ModelLoader(load)
+        self.scheduler = Scheduler(settings, lambda: self.model_loader.get().seconds_per_pixel)
+        self.codec = SandboxedCodec(settings.keep_metadata, settings.max_upload_bytes)
+        self.memory = MemoryAdmission(self._measure_memory)
+        self.table = Jobs(open_database(settings, SCHEMA), make_owner())
+        self.spool_hold = SpoolHold(self.table, self.spool)
+        self.is_draining = False
+
+    @property
+    def can_finish_jobs(self) -> bool:
+        """Whether this process could bring a job to its end now."""
+        can_store = self.cache.can_write() and (self.remote is None or self.remote.can_write())
+        is_able = self.spool_hold.is_held and self.model_loader.is_sound
+        return can_store and is_able and not self.is_draining
+
+    def _measure_memory(self) -> int:
+        """Return what pictures in work may take of this machine's memory, in bytes."""
+        # What comes with the model is no picture's.
+        self.model_loader.get()
+        available = machine.available_memory_bytes() * (1 - SPARE_MEMORY_SHARE)
+        for_pictures = max(int(available) - self.codec.headers_bytes, 0)
+        return min(self.settings.max_decoded_bytes or for_pictures, for_pictures)
+
+    def read_header(
+        self, file: BinaryIO, options: Options, has_left: HasLeft = lambda: False
+    ) -> ImageHeader:
+        """Check a picture's size, its result's, and what that takes, before it is decoded.
+
+        Raises
+        ------
+        ServiceError
+            The picture is refused.
+        """
+        max_output = self.settings.max_output_pixels
+        # Whatever the final size, the network makes a picture three times larger.
+        max_input = min(self.settings.max_input_pixels, max_output // MODEL_SCALE**2)
+        header = self.codec.read_header(file, max_input, has_left)
+        size = options.result_size(header.width, header.height)
+        check_result_size(*size, options, max_output)
+        self.memory.check(peak_bytes(header, options, file.seek(0, os.SEEK_END)), header.pixels)
+        return header
+
+    def result_name(self, key: str, options: Options = DEFAULT_OPTIONS) -> str:
+        """Return the name of an upload's result: see `ResultName`."""
+        ingredients = (
+            self.model_loader.get().fingerprint,
+            f"codec {CODEC_VERSION}",
+            *(f"{name} {value}" for name, value in sorted(options.as_dict().items())),
+            f"metadata {self.settings.keep_metadata}",
+        )
+        return str(ResultName.make(key, ingredients, options.format))

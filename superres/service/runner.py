@@ -1,0 +1,286 @@
+"""From an upload to its result: look it up, or compute it once for everybody who waits for it."""
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from superres.engines.upscaler import Upscaler
+from superres.errors import (
+    ClientLeft,
+    DatabaseDown,
+    NotReady,
+    StoreDown,
+)
+from superres.images.image_codec import ImageHeader
+from superres.images.options import DEFAULT_OPTIONS, Options
+from superres.service.charges import FREE, Charge, Reservation
+from superres.service.job import Failed, InMemory, Job, Stored
+from superres.service.job_keeper import JobKeeper
+from superres.service.local_jobs import MAX_CLAIMED, LocalJobs
+from superres.service.pipeline import Pipeline, estimate_cost
+from superres.service.resources import Resources
+from superres.service.sandboxed_codec import HasLeft
+from superres.service.submissions import Submissions
+from superres.service.upload import Upload
+from superres.settings import Settings
+from superres.store.result_cache import ResultNote, StoredResult
+
+# A client that has left is noticed within this.
+LEFT_POLL_SECONDS = 0.25
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A result, as a stored file or, where it could not be stored, as bytes."""
+
+    name: str
+    note: ResultNote
+    content: StoredResult | memoryview
+    hit: bool
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Runner:
+    """Computes results, each once, and keeps them.
+
+    Parameters
+    ----------
+    settings : limits and folders
+    load : makes the model; called once, by `start` or the first upload
+
+    Attributes
+    ----------
+    submissions : takes uploads whose clients do not wait
+    """
+
+    def __init__(self, settings: Settings, load: Callable[[], Upscaler]) -> None:
+        self.settings = settings
+        self.resources = resources = Resources(settings, load)
+        self.cache = resources.cache
+        self.spool = resources.spool
+        self.jobs = resources.table
+        self.model_loader = resources.model_loader
+        self.scheduler = resources.scheduler
+        self.result_name = resources.result_name
+        self._counters = resources.counters
+        self.spool_hold = resources.spool_hold
+        self._local_jobs = LocalJobs(
+            resources,
+            Pipeline(resources),
+            threads=settings.max_waiting_requests + MAX_CLAIMED,
+        )
+        self.keeper = JobKeeper(
+            self.jobs, self.spool, settings.job_ttl_seconds, executor=self._local_jobs
+        )
+        self.submissions = Submissions(resources, self._local_jobs, self.keeper)
+
+    def start(self) -> None:
+        """Load the model and begin with queued jobs; must not be called before the server forks.
+
+        Raises
+        ------
+        StartupError
+            The model cannot be used, or uploads would be lost.
+        """
+        self.spool_hold.start()
+        self.model_loader.get()
+        self.resources.codec.start()
+        self.resources.limiter.start()
+        self.keeper.start()
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the server is stopping."""
+        return self.resources.is_draining
+
+    def begin_draining(self) -> None:
+        """Bring to its end what has begun, and begin nothing new; safe in a signal handler."""
+        self.resources.is_draining = True
+
+    def check_ready(self) -> None:
+        """Raise NotReady, which says why, unless uploads can be computed now."""
+        self.model_loader.check_loaded()
+        if self.is_draining:
+            raise NotReady("The service is stopping.", retry_after_seconds=1)
+
+    def is_ready(self) -> bool:
+        """Tell whether uploads can be computed now."""
+        try:
+            self.check_ready()
+        except NotReady:
+            return False
+        return True
+
+    def find(self, key: str, options: Options = DEFAULT_OPTIONS) -> Result | None:
+        """Return an upload's result if it is stored."""
+        result = self.open_result(self.result_name(key, options))
+        self._counters.add("cache_misses" if result is None else "cache_hits")
+        return result
+
+    def open_result(self, name: str) -> Result | None:
+        """Return a result if it is stored."""
+        stored = self.cache.open(name)
+        return Result(name, stored.note, stored, hit=True) if stored else None
+
+    def enhance(
+        self,
+        upload: Upload,
+        options: Options = DEFAULT_OPTIONS,
+        keep: bool = True,
+        has_left: HasLeft = lambda: False,
+        charge: Charge = FREE,
+    ) -> Result:
+        """Return an upload's result, waiting for it where it is not stored.
+
+        Parameters
+        ----------
+        upload : it is closed, or the job that computes the result takes its file
+        keep : False leaves nothing behind on the server
+        has_left : tells whether the client is gone; then the job ends, unless others want it
+        charge : pays where the result has to be computed, and nobody else has asked for it
+
+        Raises
+        ------
+        ServiceError
+            The picture is refused, the queue is full, or time ran out.
+        """
+        try:
+            found = self.find(upload.key, options)
+            if found is not None:
+                return found
+            self.model_loader.refuse_unsound()
+            header = self.resources.read_header(upload.file, options, has_left)
+            name = self.result_name(upload.key, options)
+            with self.scheduler.waiting_request():
+                while True:
+                    job, reservation = self._join_or_start(
+                        name, upload, header, options, keep, charge
+                    )
+                    self._wait(job, has_left)
+                    if reservation is not None:
+                        if isinstance(job.outcome, Stored) and job.outcome.payload is None:
+                            # Another process has computed it meanwhile.
+                            reservation.give_back()
+                        break
+                    # Somebody may have cancelled the job just before this request joined it.
+                    if not (isinstance(job.outcome, Failed) and job.outcome.was_cancelled):
+                        break
+            return self._collect(job)
+        finally:
+            upload.close()
+
+    def _join_or_start(
+        self,
+        name: str,
+        upload: Upload,
+        header: ImageHeader,
+        options: Options,
+        keep: bool,
+        charge: Charge,
+    ) -> tuple[Job, Reservation | None]:
+        """Let a request wait for a job.
+
+        Returns
+        -------
+        The job, and where it was started for this request, what is reserved for it.
+        """
+        joined = self._local_jobs.join(name, keep)
+        if joined is not None:
+            return joined, None
+        reservation = charge.reserve(estimate_cost(header, options))
+        is_new = False
+        try:
+            job, is_new = self._local_jobs.start(name, upload, header, options, keep)
+        finally:
+            if not is_new:
+                reservation.give_back()
+        return job, reservation if is_new else None
+
+    def _wait(self, job: Job, has_left: Callable[[], bool]) -> None:
+        """Wait until a job has ended, the client has left, or time is over."""
+        deadline = time.monotonic() + self.settings.max_sync_seconds
+        left = False
+        try:
+            while not job.ended.wait(LEFT_POLL_SECONDS):
+                if has_left():
+                    left = True
+                    raise ClientLeft("The client has closed the connection.")
+                if time.monotonic() > deadline:
+                    raise self.scheduler.busy("The result is not ready yet; send the file again.")
+        finally:
+            self._local_jobs.leave(job, left)
+
+    def _collect(self, job: Job) -> Result:
+        """Return an ended job's result to one who waited for it."""
+        outcome = job.outcome
+        if isinstance(outcome, Failed) and not outcome.was_cancelled:
+            raise outcome.error.renew()
+        in_memory: Result | None = None
+        if isinstance(outcome, Stored | InMemory) and outcome.payload is not None:
+            content = outcome.payload
+            in_memory = Result(job.name, outcome.note, content, False, job.stage_seconds)
+        if in_memory is not None and isinstance(outcome, InMemory):
+            return in_memory
+        try:
+            # Another process may have stored what was cancelled here.
+            stored = self.cache.open(job.name)
+        except StoreDown:
+            if in_memory is None:
+                raise
+            return in_memory
+        if stored is not None:
+            return Result(job.name, stored.note, stored, False, job.stage_seconds)
+        if in_memory is not None:
+            return in_memory
+        if isinstance(outcome, Failed):
+            raise self.scheduler.busy("The computation was interrupted; send the file again.", 0)
+        raise self.scheduler.busy("The result was removed at once; send the file again.")
+
+    def stop(self) -> None:
+        """Hand asynchronous jobs over to whoever comes next; the process is about to end."""
+        self.begin_draining()
+        # In this order: the keeper may be claiming a job at this moment.
+        self.keeper.stop()
+        self.resources.limiter.stop()
+        self._local_jobs.stop()
+        with suppress(DatabaseDown):
+            self.jobs.release_all()
+        self.spool_hold.stop()
+        self.jobs.database.close()
+        self.resources.codec.sandbox.close()
+
+    def statistics(self) -> dict[str, int | float]:
+        """Return counters since the start, and what is in the cache now."""
+        sizes = [file.size_bytes for file in self.cache.scan()]
+        counts, model = self._counters, self.model_loader.model
+        remote = self.resources.remote
+        lookups = counts["cache_hits"] + counts["cache_misses"]
+        return {
+            "cache_size": len(sizes),
+            "cache_bytes": sum(sizes),
+            "spool_bytes": self.spool.used_bytes,
+            "cache_hits": counts["cache_hits"],
+            "cache_misses": counts["cache_misses"],
+            "cache_hit_rate": counts["cache_hits"] / lookups if lookups else 0.0,
+            "cache_write_errors": counts["cache_write_errors"],
+            "cache_damaged": self.cache.damaged,
+            "store_errors": remote.errors if remote else 0,
+            "cache_evictions": self.resources.limiter.evictions,
+            "inferences": counts["inferences"],
+            "inference_pixels": counts["inference_pixels"],
+            "inference_seconds": counts["inference_seconds"],
+            "lanes": model.lanes if model else 0,
+            "lanes_busy": model.lanes_busy if model else 0,
+            "lane_seconds": model.lane_seconds if model else 0.0,
+            "queue_length": len(self._local_jobs),
+            "queue_pixels": self.scheduler.queued_pixels,
+            "decoded_bytes": self.resources.memory.used_bytes,
+            "sandbox_deaths": self.resources.codec.deaths,
+            "waiting_requests": self.scheduler.waiting_requests,
+            "jobs_unavailable": counts["jobs_unavailable"],
+            "job_faults": counts["job_faults"],
+        }

@@ -1,0 +1,190 @@
+"""Admission: which requests may wait, and which pictures may be queued."""
+
+import itertools
+import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+from superres.engines.lanes import OLDEST_EVERY
+from superres.errors import Busy, TooCostly
+from superres.settings import DRAINS_AT_ONCE, Settings
+
+UPLOADS_RETRY_SECONDS = 5
+
+
+@dataclass(eq=False)
+class Place:
+    """A picture's place in this process's queue; whoever got it releases it.
+
+    Attributes
+    ----------
+    pixels : what the picture costs, in input pixels
+    arrival : its number in the order of arrival
+    is_waited_for : False for that of an asynchronous job
+    """
+
+    pixels: int
+    arrival: int
+    is_waited_for: bool
+    _scheduler: "Scheduler"
+
+    def release(self) -> None:
+        """Take the picture out of the queue; a second time nothing happens."""
+        self._scheduler.forget(self)
+
+
+class Scheduler:
+    """Keeps the queue within the settings' limits; all methods are safe to call from any thread.
+
+    Parameters
+    ----------
+    settings : the limits
+    seconds_per_pixel : returns the measured time per input pixel, in seconds
+    """
+
+    def __init__(self, settings: Settings, seconds_per_pixel: Callable[[], float]) -> None:
+        self._settings = settings
+        self._seconds_per_pixel = seconds_per_pixel
+        self._state = threading.RLock()
+        # Long polls have slots of their own: they must not keep uploads from waiting.
+        self._polling = threading.BoundedSemaphore(settings.max_long_polls)
+        self._reading = threading.BoundedSemaphore(settings.max_uploads_at_once)
+        self._draining = threading.BoundedSemaphore(DRAINS_AT_ONCE)
+        self._places: set[Place] = set()
+        self._arrivals = itertools.count()
+        self.waiting_requests = 0
+
+    @contextmanager
+    def reading_upload(self) -> Iterator[None]:
+        """Count an upload while it is read, so that slow clients cannot take every thread.
+
+        Raises
+        ------
+        Busy
+            As many uploads are being read as may.
+        """
+        if not self._reading.acquire(blocking=False):
+            raise Busy("Too many uploads are under way.", UPLOADS_RETRY_SECONDS)
+        try:
+            yield
+        finally:
+            self._reading.release()
+
+    def draining(self) -> AbstractContextManager[bool]:
+        """Count a refused upload that is read away; False: it must not be."""
+        return take_slot(self._draining)
+
+    def long_poll(self) -> AbstractContextManager[bool]:
+        """Count a request that waits for a job's status to change; False: it must not wait."""
+        return take_slot(self._polling)
+
+    @contextmanager
+    def waiting_request(self) -> Iterator[None]:
+        """Count a request while it waits for a result.
+
+        Raises
+        ------
+        Busy
+            As many requests wait as may.
+        """
+        with self._state:
+            if self.waiting_requests >= self._settings.max_waiting_requests:
+                raise self.busy("Too many requests are waiting.")
+            self.waiting_requests += 1
+        try:
+            yield
+        finally:
+            with self._state:
+                self.waiting_requests -= 1
+
+    @property
+    def queued_pixels(self) -> int:
+        """Input pixels of all pictures that wait or are computed here."""
+        with self._state:
+            return sum(place.pixels for place in self._places)
+
+    def admit(self, pixels: int) -> Place:
+        """Add a picture that a request waits for to the queue, until its place is released.
+
+        Raises
+        ------
+        TooCostly
+            Alone on the machine, this picture would take longer than a request may wait.
+        Busy
+            Later there will be room, or time enough.
+        """
+        max_seconds = self._settings.max_sync_seconds
+        seconds_alone = pixels * self._seconds_per_pixel()
+        if seconds_alone > max_seconds:
+            raise TooCostly(
+                f"Computing this picture takes about {seconds_alone:.0f} seconds; a request may "
+                f"take {max_seconds}. Send it with the header 'Prefer: respond-async'."
+            )
+        with self._state:
+            # An empty queue takes any picture that may be computed at all.
+            waited_for = sum(place.pixels for place in self._places if place.is_waited_for)
+            excess = waited_for + pixels - self._settings.max_queue_pixels
+            if excess > 0 and waited_for:
+                raise self.busy("The queue is full.", excess)
+            late_seconds = self._predict_seconds(pixels) - max_seconds
+            if late_seconds > 0:
+                raise Busy("The queue is too long for this picture.", math.ceil(late_seconds))
+            return self._add(pixels, is_waited_for=True)
+
+    def _predict_seconds(self, pixels: int) -> float:
+        """Return how long a picture that comes now takes, as the lanes' fair order has it.
+
+        Smaller ones go first; larger ones take no more than the share of the oldest.
+        """
+        others = [place.pixels for place in self._places]
+        ahead = sum(other for other in others if other <= pixels)
+        share = 1 - 1 / OLDEST_EVERY if any(other > pixels for other in others) else 1
+        return (pixels + ahead) * self._seconds_per_pixel() / share
+
+    def check_room(self, pixels: int, open_pixels: int, open_jobs: int = 0) -> None:
+        """Raise Busy unless a picture fits into the queue of asynchronous jobs.
+
+        Parameters
+        ----------
+        open_pixels : input pixels of all jobs that are queued or running, here or elsewhere
+        open_jobs : their number
+        """
+        if open_jobs >= self._settings.max_queue_jobs:
+            raise self.busy("The queue of asynchronous jobs is full.", open_pixels // open_jobs)
+        excess = open_pixels + pixels - self._settings.max_queue_pixels
+        if excess > 0 and open_pixels > 0:
+            raise self.busy("The queue of asynchronous jobs is full.", excess)
+
+    def enter(self, pixels: int) -> Place:
+        """Add an asynchronous job's picture to what is computed here, until it is released."""
+        with self._state:
+            return self._add(pixels, is_waited_for=False)
+
+    def _add(self, pixels: int, is_waited_for: bool) -> Place:
+        place = Place(pixels, next(self._arrivals), is_waited_for, self)
+        self._places.add(place)
+        return place
+
+    def forget(self, place: Place) -> None:
+        """Take a picture out of the queue."""
+        with self._state:
+            self._places.discard(place)
+
+    def busy(self, message: str, pixels_to_wait_for: int | None = None) -> Busy:
+        """Make the error for a client who had better return when so much is computed, or all."""
+        pixels = self.queued_pixels if pixels_to_wait_for is None else pixels_to_wait_for
+        seconds = math.ceil(pixels * self._seconds_per_pixel())
+        return Busy(message, retry_after_seconds=max(seconds, 1))
+
+
+@contextmanager
+def take_slot(slots: threading.BoundedSemaphore) -> Iterator[bool]:
+    """Hold a slot until the block ends; yield whether there was one."""
+    has_slot = slots.acquire(blocking=False)
+    try:
+        yield has_slot
+    finally:
+        if has_slot:
+            slots.release()

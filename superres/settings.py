@@ -1,0 +1,344 @@
+"""Settings: every SR_* variable, read once, all faults reported together."""
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import limits
+from limits import RateLimitItem
+
+from superres.disk import MEGABYTE
+from superres.errors import ConfigError
+from superres.origins import parse_origins, serialize_origin
+
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+MODEL_FILE_NAME = "EDSR_x3.pb"
+EMBEDDED_MODEL_PATH = PROJECT_DIR / "models" / MODEL_FILE_NAME
+
+URL_PATTERN = re.compile(r"[A-Za-z0-9:/._~%\[\]-]+")
+HOST_PATTERN = re.compile(r"\.?[a-z0-9-]+(\.[a-z0-9-]+)*")
+# Multipart boundaries and part headers around the file itself.
+MULTIPART_OVERHEAD_BYTES = 64 * 1024
+# 80x80, smaller than what anybody enlarges in thousands.
+PIXELS_OF_A_SMALL_JOB = 6400
+MIN_QUEUE_JOBS = 100
+# Refused uploads that are read away at once; the clients of others may see a reset connection.
+DRAINS_AT_ONCE = 8
+
+logger = logging.getLogger(__name__)
+
+
+def parse_path(text: str) -> Path:
+    """Read a path; ``~`` is the home folder."""
+    return Path(text).expanduser()
+
+
+def parse_model_path(text: str) -> Path:
+    """Read the path of a model file, or of a folder that holds ``EDSR_x3.pb``."""
+    path = parse_path(text)
+    return path / MODEL_FILE_NAME if path.is_dir() else path
+
+
+def parse_positive(text: str) -> int:
+    """Read a whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise ValueError("must be at least 1")
+    return number
+
+
+def parse_non_negative(text: str) -> int:
+    """Read a whole number of at least 0."""
+    number = int(text)
+    if number < 0:
+        raise ValueError("must be at least 0")
+    return number
+
+
+def parse_boolean(text: str) -> bool:
+    """Read true or false, in the usual spellings."""
+    word = text.strip().lower()
+    if word in {"true", "1", "yes", "on"}:
+        return True
+    if word in {"false", "0", "no", "off"}:
+        return False
+    raise ValueError("must be true or false")
+
+
+def parse_public_url(text: str) -> str:
+    """Read the URL under which clients reach the service, with its path prefix."""
+    url = text.strip().rstrip("/")
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must be a URL such as https://sr.example/prefix")
+    if parts.query or parts.fragment or not URL_PATTERN.fullmatch(url):
+        raise ValueError("must have no query, no fragment and no unencoded characters")
+    serialize_origin(parts)  # its host and port must be ones
+    return url
+
+
+def parse_hosts(text: str) -> tuple[str, ...]:
+    """Read host names separated by commas; one with a leading dot stands for all below it."""
+    names = tuple(part.strip().lower() for part in text.split(",") if part.strip())
+    for name in names:
+        if not HOST_PATTERN.fullmatch(name):
+            raise ValueError(f"{name!r} is no name such as sr.example or .sr.example")
+    return names
+
+
+def parse_database_url(text: str) -> str:
+    """Read the URL of a PostgreSQL database."""
+    if not text.startswith(("postgresql://", "postgres://")):
+        raise ValueError("must begin with postgresql://")
+    return text
+
+
+def parse_store_url(text: str) -> str:
+    """Read the URL of a store that machines share."""
+    url = text.strip()
+    parts = urlsplit(url)
+    if parts.scheme == "s3" and parts.hostname:
+        return url
+    if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
+        return url
+    raise ValueError("must be s3://bucket, s3://bucket/prefix or file:///folder")
+
+
+def parse_scheduler(text: str) -> str:
+    """Read the address of a Dask scheduler."""
+    address = text.strip()
+    parts = urlsplit(address)
+    if parts.scheme != "tls" or not parts.hostname or not parts.port:
+        raise ValueError("must be tls://host:port")
+    return address
+
+
+def parse_log_format(text: str) -> str:
+    """Read how the log is written."""
+    choice = text.strip().lower()
+    if choice not in {"human", "json"}:
+        raise ValueError("must be human or json")
+    return choice
+
+
+def parse_rate(text: str) -> RateLimitItem:
+    """Read so much in so much time, such as `60/minute`."""
+    rates = limits.parse_many(text.strip())
+    if len(rates) != 1 or rates[0].amount < 1:
+        raise ValueError("must be one rate, of at least 1")
+    return rates[0]
+
+
+def parse_keep_metadata(text: str) -> str:
+    """Read which metadata is kept."""
+    choice = text.strip().lower()
+    if choice not in {"all", "safe", "none"}:
+        raise ValueError("must be all, safe or none")
+    return choice
+
+
+def parse_engine(text: str) -> str:
+    """Read what computes the network."""
+    engine = text.strip().lower()
+    if engine not in {"opencv", "openvino"}:
+        raise ValueError("must be opencv or openvino")
+    return engine
+
+
+def setting(default: object, parse: Callable[[str], object], help_text: str) -> Any:
+    """Declare a setting: its default, how its text is read, and what it means."""
+    return field(default=default, metadata={"parse": parse, "help": help_text})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an operator can choose. The variable of a field is ``SR_`` and its name in capitals."""
+
+    bind: str = setting("0.0.0.0:7860", str.strip, "address and port to listen on")
+    model_path: Path = setting(
+        EMBEDDED_MODEL_PATH,
+        parse_model_path,
+        "EDSR x3 model as a TensorFlow .pb, or the folder that holds EDSR_x3.pb",
+    )
+    engine: str = setting(
+        "opencv",
+        parse_engine,
+        "opencv, or openvino: several times faster on processors with VNNI or AMX, for the "
+        "embedded model only; needs requirements-openvino.txt",
+    )
+    cache_dir: Path = setting(
+        PROJECT_DIR / "data" / "cache", parse_path, "folder of the stored results"
+    )
+    state_dir: Path = setting(
+        PROJECT_DIR / "data" / "state",
+        parse_path,
+        "folder of the jobs table (SQLite): a local disk, not the folder of the results",
+    )
+    database_url: str = setting(
+        "",
+        parse_database_url,
+        "postgresql://... for a jobs table that several machines share; empty: SQLite",
+    )
+    store_url: str = setting(
+        "",
+        parse_store_url,
+        "s3://bucket/prefix or file:///folder: where machines share results and the uploads of "
+        "accepted jobs; empty: the folder of the results alone; needs requirements-store.txt",
+    )
+    job_ttl_seconds: int = setting(
+        86400, parse_positive, "how long the status of an asynchronous job can be asked for"
+    )
+    cache_max_mb: int = setting(
+        1024,
+        parse_positive,
+        "what stored results take on the disk; beyond, the least recently used go",
+    )
+    cache_min_free_mb: int = setting(
+        512,
+        parse_non_negative,
+        "space left free on their file system; below, likewise, and asynchronous uploads get 503",
+    )
+    cache_max_age_days: int = setting(30, parse_positive, "results that nobody used for so long go")
+    spool_max_mb: int = setting(
+        512,
+        parse_positive,
+        "what uploads of accepted jobs take on the disk; beyond, others get 503, and so does a "
+        "client whose uploads take a quarter of it",
+    )
+    lanes: int = setting(
+        0, parse_non_negative, "tiles computed at once; 0: as many as CPUs and memory allow"
+    )
+    dask_scheduler: str = setting(
+        "",
+        parse_scheduler,
+        "tls://host:8786 of a Dask cluster that computes the tiles; empty: this machine; needs "
+        "requirements-cluster.txt",
+    )
+    keep_metadata: str = setting(
+        "safe",
+        parse_keep_metadata,
+        "EXIF in results: all; safe: author, camera and exposure, no place; none",
+    )
+    max_upload_bytes: int = setting(16 * 1024**2, parse_positive, "largest accepted file")
+    max_input_pixels: int = setting(16_000_000, parse_positive, "most pixels of an upload")
+    max_output_pixels: int = setting(144_000_000, parse_positive, "most pixels of a result")
+    max_decoded_bytes: int = setting(
+        0,
+        parse_non_negative,
+        "most memory for pictures in work; 0: what the machine or its cgroup has",
+    )
+    max_queue_pixels: int = setting(
+        64_000_000,
+        parse_positive,
+        "most input pixels that waiting requests have in the queue, and asynchronous jobs "
+        "likewise; of these, at most one for each 6400 of them",
+    )
+    max_uploads_at_once: int = setting(32, parse_positive, "most uploads that are read at once")
+    upload_timeout_seconds: int = setting(
+        30, parse_positive, "longest pause of a client in the middle of its upload"
+    )
+    max_waiting_requests: int = setting(
+        64, parse_positive, "most requests that wait for a result at once"
+    )
+    max_sync_seconds: int = setting(240, parse_positive, "longest time that a request waits")
+    api_keys_file: Path | None = setting(
+        None,
+        parse_path,
+        "file of API keys (`python -m superres.web.api_keys NAME >> FILE`); empty: none needed",
+    )
+    rate_limit_requests: RateLimitItem | None = setting(
+        None, parse_rate, "requests of one client to /api, such as 60/minute; empty: no limit"
+    )
+    rate_limit_pixels: RateLimitItem | None = setting(
+        None,
+        parse_rate,
+        "pixels of one client that have to be computed, such as 20000000/hour: the upload's, or a "
+        "ninth of the result's where that is more; empty: no limit",
+    )
+    rate_limit_store: str = setting(
+        "memory://", str.strip, "where they are counted; redis://host:6379 for several machines"
+    )
+    cors_enabled: bool = setting(True, parse_boolean, "false leaves the CORS headers to the proxy")
+    cors_origins: tuple[str, ...] = setting(
+        (),
+        parse_origins,
+        "origins allowed to use /api, separated by commas: https://app.example, or another scheme "
+        "of apps and extensions (capacitor://localhost, chrome-extension://...), never null or "
+        "file://, which any page can have; empty: any",
+    )
+    cors_max_age_seconds: int = setting(
+        86400, parse_non_negative, "how long browsers may remember a preflight"
+    )
+    public_url: str = setting(
+        "", parse_public_url, "URL of the service as clients see it; empty: from the request"
+    )
+    trusted_hosts: tuple[str, ...] = setting(
+        (),
+        parse_hosts,
+        "host names by which browsers may reach the service, beside that of SR_PUBLIC_URL, "
+        "addresses and localhost; .sr.example: all below it; both empty: local names",
+    )
+    log_format: str = setting("human", parse_log_format, "human or json")
+    trusted_proxies: int = setting(
+        0, parse_non_negative, "number of proxies in front whose X-Forwarded-* are believed"
+    )
+
+    @property
+    def max_queue_jobs(self) -> int:
+        """Most asynchronous jobs in the queue: photographs reach the limit of pixels before.
+
+        Each is an upload and a row, however few pixels it has.
+        """
+        return max(self.max_queue_pixels // PIXELS_OF_A_SMALL_JOB, MIN_QUEUE_JOBS)
+
+    @property
+    def max_long_polls(self) -> int:
+        """Most requests that wait for a job's status to change at once."""
+        return max(self.max_waiting_requests // 2, 1)
+
+    @property
+    def spool_max_bytes(self) -> int:
+        """What uploads of accepted jobs take on the disk, at most."""
+        return self.spool_max_mb * MEGABYTE
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Largest request body: the largest file, and multipart headers around it."""
+        return self.max_upload_bytes + MULTIPART_OVERHEAD_BYTES
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> "Settings":
+        """Read all settings.
+
+        Raises
+        ------
+        ConfigError
+            Lists every variable that cannot be read.
+        """
+        values: dict[str, Any] = {}
+        faults = []
+        variables = {f"SR_{item.name.upper()}": item for item in fields(cls)}
+        for variable, item in variables.items():
+            text = environ.get(variable, "")
+            if not text.strip():
+                continue
+            try:
+                values[item.name] = item.metadata["parse"](text)
+            except ValueError as error:
+                # What may hold a password is not shown.
+                shown = "..." if "@" in text else repr(text)
+                faults.append(f"{variable}={shown}: {error}")
+        unknown = sorted(
+            name for name in environ if name.startswith("SR_") and name not in variables
+        )
+        for name in unknown:  # perhaps another program's; perhaps misspelt
+            logger.warning("%s is no setting of this service", name)
+        if values.get("dask_scheduler") and values.get("engine") == "openvino":
+            faults.append("SR_DASK_SCHEDULER: its workers have no SR_ENGINE=openvino")
+        if faults:
+            raise ConfigError("\n".join(["wrong settings:", *(f"  {fault}" for fault in faults)]))
+        return cls(**values)

@@ -1,0 +1,164 @@
+"""Keeps a service's disk within its limits: results in bytes and in age, and the free reserve."""
+
+import errno
+import logging
+import threading
+import time
+from pathlib import Path
+
+from superres.disk import MEGABYTE, DiskSpace, free_bytes
+from superres.errors import ResultTooLarge
+from superres.store.eviction import SECONDS_A_DAY, choose_doomed, remove_files
+from superres.store.result_cache import ResultCache
+
+# A cleanup makes some room, so that not every further result needs one.
+ROOM_AFTER_CLEANUP = 0.9
+# What was stored or served so lately is spared: somebody is about to fetch it. But clients choose
+# what they ask for, so it is spared only up to this, in limits.
+SPARE_SECONDS = 60
+MOST_WITH_SPARED = 1.1
+# Where what is spared holds more than the limit, the folder is read again after so much more.
+GROWTH_BETWEEN_CLEANUPS = 0.02
+# Age is counted in days, and the other limits are kept at each write.
+SWEEP_SECONDS = 3600.0
+
+logger = logging.getLogger(__name__)
+
+
+class CacheLimiter(DiskSpace):
+    """Keeps results within their limits while a service writes, and some of the disk free.
+
+    The least recently used go. Where nothing is left to go, nothing is written.
+
+    Parameters
+    ----------
+    folder : of the stored results
+    max_size_mb : of the results together, on disk
+    min_free_mb : what stays free on the file system, whoever fills it
+    max_age_days : results that nobody used for longer go
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        max_size_mb: float,
+        min_free_mb: float,
+        max_age_days: float = float("inf"),
+    ) -> None:
+        self.folder = folder
+        self.evictions = 0
+        self._cache = ResultCache(folder)
+        self._max_bytes = max_size_mb * MEGABYTE
+        self._min_free_bytes = min_free_mb * MEGABYTE
+        self._max_age_seconds = max_age_days * SECONDS_A_DAY
+        self._lock = threading.Lock()
+        # Of stored results; what other processes store or remove is seen at the next cleanup.
+        self._size_bytes: int | None = None
+        self._clean_above = self._max_bytes
+        self._promised_bytes = 0  # to all who write now, on the disk or not yet
+        self._writing_bytes = 0  # of these, to results
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        """Begin to look after age; a thread of its own, since a large folder takes seconds."""
+        threading.Thread(target=self._repeat, name="cache-limiter", daemon=True).start()
+
+    def stop(self) -> None:
+        """End that."""
+        self._stopped.set()
+
+    def _repeat(self) -> None:
+        while True:
+            try:
+                self.sweep()
+            except Exception:
+                # This thread must live as long as the process.
+                logger.exception("cleaning the cache failed")
+            if self._stopped.wait(SWEEP_SECONDS):
+                return
+
+    def sweep(self) -> None:
+        """Remove what is too old, and count anew."""
+        with self._lock:
+            self._clean(0, is_result=False)
+
+    def take(self, size_bytes: int, is_result: bool = True) -> None:
+        """Hold room for what is about to be written, removing results for it.
+
+        Raises
+        ------
+        OSError
+            There would be none even without the results that may go.
+        ResultTooLarge
+            There never would be.
+        """
+        if is_result and size_bytes > MOST_WITH_SPARED * self._max_bytes:
+            raise ResultTooLarge(
+                f"The result has {size_bytes / MEGABYTE:.0f} MB, more than is kept here; send the "
+                "picture without 'Prefer: respond-async'."
+            )
+        with self._lock:
+            if self._size_bytes is None:
+                self._size_bytes = sum(file.size_bytes for file in self._cache.scan())
+            is_large = (
+                is_result
+                and self._size_bytes + self._writing_bytes + size_bytes > self._clean_above
+            )
+            if (is_large or self._missing_bytes(size_bytes) > 0) and not self._clean(
+                size_bytes, is_result
+            ):
+                raise OSError(errno.ENOSPC, "No room within the limits of the cache")
+            self._promised_bytes += size_bytes
+            self._writing_bytes += size_bytes if is_result else 0
+
+    def give_back(self, size_bytes: int, is_result: bool = True) -> None:
+        """Hold room no longer: what was written is on the disk now, or will not come."""
+        with self._lock:
+            self._promised_bytes -= size_bytes
+            self._writing_bytes -= size_bytes if is_result else 0
+
+    def note_stored(self, size_bytes: int) -> None:
+        """Count a result that was stored."""
+        with self._lock:
+            if self._size_bytes is not None:
+                self._size_bytes += size_bytes
+
+    def _missing_bytes(self, size_bytes: int) -> float:
+        """Return how far the free space would be below its reserve with so much more."""
+        free = free_bytes(self.folder) - self._promised_bytes - size_bytes
+        return self._min_free_bytes - free
+
+    def _clean(self, size_bytes: int, is_result: bool) -> bool:
+        """Count anew and remove what has to go; tell whether there is room for so much more."""
+        self._cache.remove_leftovers()
+        now = time.time()
+        files = list(self._cache.scan())
+        stored_bytes = sum(file.size_bytes for file in files)
+        total_bytes = stored_bytes + self._cache.count_foreign_bytes() + self._writing_bytes
+        total_bytes += size_bytes if is_result else 0
+        excess = must_go = missing_bytes = self._missing_bytes(size_bytes)
+        if missing_bytes > 0:
+            excess += (1 - ROOM_AFTER_CLEANUP) * stored_bytes
+        if total_bytes > self._max_bytes:
+            excess = max(excess, total_bytes - ROOM_AFTER_CLEANUP * self._max_bytes)
+        if total_bytes > MOST_WITH_SPARED * self._max_bytes:
+            must_go = max(must_go, total_bytes - self._max_bytes)
+        doomed = choose_doomed(
+            files,
+            excess,
+            too_old=now - self._max_age_seconds,
+            spared=now - SPARE_SECONDS,
+            excess_of_spared=must_go,
+        )
+        summary = remove_files(self._cache, doomed, dry_run=False)
+        if doomed:
+            logger.info("the cache crossed a limit: %s", summary)
+        self.evictions += summary.removed
+        self._size_bytes = stored_bytes - summary.removed_bytes
+        total_bytes -= summary.removed_bytes
+        most_bytes = MOST_WITH_SPARED * self._max_bytes
+        growth_bytes = GROWTH_BETWEEN_CLEANUPS * self._max_bytes
+        self._clean_above = min(max(self._max_bytes, total_bytes + growth_bytes), most_bytes)
+        # The disk's own count may lag, and lags where a removed result is still being sent.
+        has_space = missing_bytes <= summary.removed_bytes
+        return has_space and (total_bytes <= most_bytes or not is_result)

@@ -1,0 +1,309 @@
+"""Content-hash cache: results as files in one folder, under names that change with their content.
+
+A stored file is the result's own bytes, then a JSON note, then the note's length and a magic
+word. The note makes a file prove itself: length, digest and size of the picture travel in the
+same atomic rename as the bytes. Viewers ignore what follows a picture, so the files open as usual.
+"""
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import logging
+import os
+import secrets
+import struct
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from superres.disk import DiskSpace, bytes_on_disk, round_to_blocks
+from superres.store.result_name import ResultName
+
+TEMPORARY_PREFIX = ".writing-"
+# This process has taken the room for its own files; those of others count as they are found.
+OWN_PREFIX = f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-"
+MAGIC = b"SRc1"
+FOOTER = struct.Struct(">I4s")
+MAX_NOTE_BYTES = 4096
+# Names whose files are known to be whole; beyond, all are checked anew.
+MAX_REMEMBERED = 10_000
+# No write takes this long: a temporary file of this age has lost its writer.
+LEFTOVER_SECONDS = 3600
+READ_CHUNK_BYTES = 1024 * 1024
+PROBE_BYTES = 1024 * 1024
+# File systems that have no hard links answer with one of these.
+NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
+
+logger = logging.getLogger(__name__)
+
+
+def generate_file_hash(image_data: bytes) -> str:
+    """Return the SHA-256 of an upload in hex: the content hash that results are kept under."""
+    return hashlib.sha256(image_data).hexdigest()
+
+
+def hash_file(file: BinaryIO) -> str:
+    """Return `generate_file_hash` of a file, read from its start in pieces."""
+    file.seek(0)
+    digest = hashlib.sha256()
+    while chunk := file.read(READ_CHUNK_BYTES):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class ResultNote:
+    """What is known of a result's bytes.
+
+    Attributes
+    ----------
+    length : number of bytes
+    sha256 : their digest in hex
+    width, height : the picture's size in pixels
+    """
+
+    length: int
+    sha256: str
+    width: int
+    height: int
+
+    @classmethod
+    def describe(cls, payload: bytes | memoryview, width: int, height: int) -> "ResultNote":
+        """Make the note of a result's bytes."""
+        return cls(len(payload), hashlib.sha256(payload).hexdigest(), width, height)
+
+    @property
+    def etag(self) -> str:
+        """The strong entity tag, without its quotes."""
+        return self.sha256[:32]
+
+
+class PayloadFile(io.FileIO):
+    """A stored file that ends, for whoever reads it, where the result's own bytes end."""
+
+    payload_end: int | None = None
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read up to `size` bytes, or all that is left of the result."""
+        if self.payload_end is None:
+            return super().read(-1 if size is None else size)
+        left = max(self.payload_end - self.tell(), 0)
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
+@dataclass(frozen=True)
+class StoredResult:
+    """A stored result, open for reading at its first byte; whoever holds it closes it."""
+
+    file: PayloadFile
+    note: ResultNote
+    modified: float
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A stored result as the folder lists it; `last_used` in seconds since the epoch."""
+
+    name: str
+    size_bytes: int  # on disk, in whole blocks
+    last_used: float
+
+
+# Inode, size and modification time: a file with the same three has not been written since.
+FileIdentity = tuple[int, int, int]
+
+
+def identify(status: os.stat_result) -> FileIdentity:
+    """Return what tells a file from another one, or from itself written anew."""
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def read_note(file: PayloadFile) -> ResultNote | None:
+    """Read the note at a stored file's end; None where the file is not whole."""
+    try:
+        file.seek(-FOOTER.size, os.SEEK_END)
+        size, magic = FOOTER.unpack(file.read(FOOTER.size))
+        if magic != MAGIC or size > MAX_NOTE_BYTES:
+            return None
+        payload_length = file.seek(-FOOTER.size - size, os.SEEK_END)
+        note = ResultNote(**json.loads(file.read(size)))
+    except (OSError, ValueError, TypeError):
+        return None
+    return note if note.length == payload_length else None
+
+
+class ResultCache:
+    """Stored results in a folder, which is made when first needed.
+
+    Several threads and processes may share the folder. `damaged` counts the files that were found
+    damaged; they are removed and their results computed again.
+
+    Parameters
+    ----------
+    space : the room that files are written to
+    """
+
+    def __init__(self, folder: Path, space: DiskSpace | None = None) -> None:
+        self.folder = folder
+        self.damaged = 0
+        self._space = space or DiskSpace()
+        self._refused_bytes = 0
+        self._verified: dict[str, FileIdentity] = {}
+
+    def open(self, name: str) -> StoredResult | None:
+        """Open a stored result and note its use; None where there is none.
+
+        A damaged file is removed, so that the result is computed again.
+        """
+        path = self.folder / name
+        try:
+            file = PayloadFile(path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            logger.error("cannot read %s: %s", name, error.strerror)
+            return None
+        status = os.fstat(file.fileno())
+        note = read_note(file)
+        if note is None or not self._verify(name, file, note, status):
+            file.close()
+            logger.error("removing a damaged result: %s", name)
+            self.damaged += 1
+            self.remove(name)
+            return None
+        # File systems mounted with relatime do not note reads, and cleanup goes by last use.
+        with contextlib.suppress(OSError):
+            os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))
+        file.seek(0)
+        return StoredResult(file, note, status.st_mtime)
+
+    def _verify(
+        self, name: str, file: PayloadFile, note: ResultNote, status: os.stat_result
+    ) -> bool:
+        """Compare a result's bytes with their digest, once for each file as it is on disk."""
+        identity = identify(status)
+        file.payload_end = note.length
+        if self._verified.get(name) != identity:
+            if hash_file(file) != note.sha256:
+                return False
+            self._remember_as_whole(name, identity)
+        return True
+
+    def _remember_as_whole(self, name: str, identity: FileIdentity) -> None:
+        if len(self._verified) >= MAX_REMEMBERED:
+            self._verified.clear()
+        self._verified[name] = identity
+
+    def contains(self, name: str) -> bool:
+        """Tell whether a result is stored, without noting a use."""
+        return (self.folder / name).is_file()
+
+    def store(self, name: str, payload: bytes | memoryview, note: ResultNote) -> None:
+        """Write a result so that at every moment either all of it or nothing has its name.
+
+        The first complete write of a name wins: its bytes may already be in somebody's cache.
+
+        Raises
+        ------
+        OSError
+            The folder cannot be written, or there is no room; nothing is left behind.
+        ResultTooLarge
+            The result has more bytes than all results may have.
+        """
+        note_bytes = json.dumps(asdict(note)).encode()
+        try:
+            with self._write([payload, note_bytes, FOOTER.pack(len(note_bytes), MAGIC)]) as file:
+                identity = identify(file.stat())
+                self._publish(file, name)
+                self._remember_as_whole(name, identity)
+        except OSError:
+            self._refused_bytes = max(len(payload), PROBE_BYTES)
+            raise
+
+    def can_write(self) -> bool:
+        """Tell whether the folder took what was last stored, or takes as much now."""
+        if self._refused_bytes:
+            pieces = [bytes(PROBE_BYTES)] * -(-self._refused_bytes // PROBE_BYTES)
+            with contextlib.suppress(OSError), self._write(pieces):
+                self._refused_bytes = 0
+        return not self._refused_bytes
+
+    @contextlib.contextmanager
+    def _write(self, pieces: Iterable[bytes | memoryview]) -> Iterator[Path]:
+        """Write a file that has no name of a result yet; it is removed when the block ends."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=OWN_PREFIX, dir=self.folder)
+        length = taken = 0
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                for piece in pieces:
+                    length += len(piece)
+                    more = round_to_blocks(length) - taken
+                    self._space.take(more)
+                    taken += more
+                    file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())
+            yield Path(temporary)
+        finally:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
+            self._space.give_back(taken)
+
+    def _publish(self, temporary: Path, name: str) -> None:
+        """Give a written file its name, unless another has it."""
+        path = self.folder / name
+        size_bytes = bytes_on_disk(temporary.stat())
+        try:
+            path.hardlink_to(temporary)
+        except FileExistsError:
+            return
+        except OSError as error:
+            if error.errno not in NO_HARD_LINKS:
+                raise
+            temporary.replace(path)
+        self._space.note_stored(size_bytes)
+
+    def remove(self, name: str) -> bool:
+        """Remove a stored result; True when it is gone, whoever removed it."""
+        try:
+            (self.folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            logger.error("cannot remove %s: %s", name, error.strerror)
+            return False
+        return True
+
+    def remove_leftovers(self) -> int:
+        """Remove what writers that were killed have left; return how many files."""
+        removed = 0
+        for name, status in self._list_files():
+            is_old = time.time() - status.st_mtime > LEFTOVER_SECONDS
+            if name.startswith(TEMPORARY_PREFIX) and is_old:
+                removed += self.remove(name)
+        return removed
+
+    def scan(self) -> Iterator[StoredFile]:
+        """Yield every stored result."""
+        for name, status in self._list_files():
+            if ResultName.parse(name):
+                last_used = max(status.st_atime, status.st_mtime)
+                yield StoredFile(name, bytes_on_disk(status), last_used)
+
+    def count_foreign_bytes(self) -> int:
+        """Return what files take that other processes write, or that killed ones have left."""
+        return sum(
+            bytes_on_disk(status)
+            for name, status in self._list_files()
+            if name.startswith(TEMPORARY_PREFIX) and not name.startswith(OWN_PREFIX)
+        )
+
+    def _list_files(self) -> Iterator[tuple[str, os.stat_result]]:
+        with contextlib.suppress(OSError), os.scandir(self.folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    yield entry.name, entry.stat(follow_symlinks=False)

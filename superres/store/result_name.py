@@ -1,0 +1,58 @@
+"""What a stored result is called: `<content hash>.<variant>.<format>`."""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+from superres.images.formats import FORMATS, Format
+
+KEY_PATTERN = re.compile(r"[0-9a-f]{64}")
+VARIANT_LENGTH = 12
+NAME_PATTERN = re.compile(
+    rf"({KEY_PATTERN.pattern})\.([0-9a-f]{{{VARIANT_LENGTH}}})\.({'|'.join(FORMATS)})"
+)
+
+
+@dataclass(frozen=True)
+class ResultName:
+    """The parts of a result's name.
+
+    Attributes
+    ----------
+    key : SHA-256 of the upload, in hex
+    variant : stands for everything else that changes the result's bytes, so that what is cached
+        under a name stays right for good
+    format : of the result
+    """
+
+    key: str
+    variant: str
+    format: Format
+
+    @classmethod
+    def make(cls, key: str, ingredients: Iterable[str], format_name: str) -> Self:
+        """Return the name of an upload's result.
+
+        Parameters
+        ----------
+        ingredients : everything but the upload that changes the result's bytes
+        """
+        digest = hashlib.sha256("; ".join(ingredients).encode()).hexdigest()
+        return cls(key, digest[:VARIANT_LENGTH], FORMATS[format_name])
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Read a name; None: it is none."""
+        found = NAME_PATTERN.fullmatch(text)
+        return cls(found[1], found[2], FORMATS[found[3]]) if found else None
+
+    def __str__(self) -> str:
+        """Return the name."""
+        return f"{self.key}.{self.variant}.{self.format.name}"
+
+
+def upload_key(name: str) -> str:
+    """Return the SHA-256 in a name, which may be one of a newer version with other formats."""
+    return name.partition(".")[0]

@@ -1,0 +1,1 @@
+"""HTTP: routes, CORS, keys, limits, uploads, problems, metrics, the page."""

@@ -1,0 +1,128 @@
+"""API keys: which there are, and whether a request has one.
+
+    python -m superres.web.api_keys NAME >> keys
+
+prints a line for the file that `SR_API_KEYS_FILE` names, `NAME:SHA-256 of the key`, and the key
+itself to the terminal. Removing a line takes its key back. The file is read again when it changes.
+"""
+
+import hashlib
+import hmac
+import logging
+import re
+import secrets
+import sys
+import threading
+from pathlib import Path
+
+from superres.errors import ConfigError
+
+LINE_PATTERN = re.compile(r"([A-Za-z0-9._-]{1,64}):([0-9a-f]{64})")
+KEY_PREFIX = "sr_"
+KEY_BYTES = 32
+
+logger = logging.getLogger(__name__)
+
+
+def make_key() -> str:
+    """Return a new key: 256 random bits, which no dictionary has, so that a plain hash suffices."""
+    return KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
+
+
+def hash_key(key: str) -> str:
+    """Return what the file keeps of a key."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def parse_keys(text: str) -> dict[str, str]:
+    """Read a keys file: hash -> name. Empty lines and those that begin with # do not count.
+
+    Raises
+    ------
+    ConfigError
+        Names the lines that are no keys.
+    """
+    keys, faults = {}, []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        match = LINE_PATTERN.fullmatch(line.strip())
+        if match is None:
+            faults.append(str(number))
+        else:
+            keys[match[2]] = match[1]
+    if faults:
+        raise ConfigError(f"no NAME:SHA-256 in line {', '.join(faults)}")
+    return keys
+
+
+class ApiKeys:
+    """The keys of a file, as it is now.
+
+    Attributes
+    ----------
+    are_stale : the file was changed to what cannot be read, so that the former keys hold
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read, or has a line that is no key.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self.are_stale = False
+        try:
+            self._version = self._stat()
+            self._keys = parse_keys(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read the API keys {path}: {error.strerror}") from None
+        except (ConfigError, UnicodeDecodeError) as error:
+            raise ConfigError(f"the API keys {path}: {error}") from None
+
+    def _stat(self) -> tuple[int, ...]:
+        status = self._path.stat()
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+    def find(self, key: str) -> str | None:
+        """Return the name of a key's owner; None where there is no such key."""
+        self._reload_if_changed()
+        digest = hash_key(key)
+        # All are compared, each in constant time: how long it takes tells nothing.
+        names = [name for known, name in self._keys.items() if hmac.compare_digest(known, digest)]
+        return names[0] if names else None
+
+    def _reload_if_changed(self) -> None:
+        """Read a changed file; what cannot be read leaves the keys as they are."""
+        with self._lock:
+            try:
+                version = self._stat()
+                if version == self._version:
+                    return
+                self._version = version
+                self._keys = parse_keys(self._path.read_text(encoding="utf-8"))
+            except (OSError, ConfigError, UnicodeDecodeError) as error:
+                if not self.are_stale:
+                    logger.error("the API keys stay as they were: %s", error)
+                self.are_stale = True
+                self._version = ()
+                return
+            self.are_stale = False
+            logger.info("%d API keys", len(self._keys))
+
+
+def main() -> None:
+    """Command line."""
+    if len(sys.argv) != 2 or not LINE_PATTERN.fullmatch(f"{sys.argv[1]}:{'0' * 64}"):
+        sys.exit(
+            "usage: python -m superres.web.api_keys NAME >> keys\n"
+            "NAME has letters, digits, '.', '_' and '-'"
+        )
+    key = make_key()
+    print(f"{sys.argv[1]}:{hash_key(key)}")
+    print(f"The key, which is shown only now: {key}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

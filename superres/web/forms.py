@@ -1,0 +1,244 @@
+"""A multipart form, read by Werkzeug's decoder, with words for what is wrong with it.
+
+Werkzeug's own loop over its decoder (`MultiPartParser`) takes a form that it cannot read for an
+empty one, so that a client would be told that a field is missing. It also reads no file name but in
+UTF-8, and takes a part without one for text, whatever its Content-Type (RFC 7578, 4.2 and 4.4).
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from typing import IO, Any
+
+from flask import Request
+from werkzeug.datastructures import FileStorage, Headers
+from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.formparser import FormDataParser
+from werkzeug.sansio.multipart import (
+    Data,
+    Epilogue,
+    Event,
+    Field,
+    File,
+    MultipartDecoder,
+    NeedData,
+    State,
+)
+
+from superres.errors import BadRequest, UnsupportedUpload
+
+# The field of the picture; of all files its bytes alone are kept.
+FIELD = "image"
+PIECE_BYTES = 64 * 1024
+# Of a part's headers, and of all texts together: options take less than a kilobyte. Each request
+# that waits keeps its form.
+MAX_HEADER_BYTES, MAX_TEXT_BYTES = 16 * 1024, 64 * 1024
+# A picture's name where the client says none.
+DEFAULT_NAME = "image"
+LET_CLIENT = "Let the browser or client set the Content-Type of a form itself."
+# What does not change a part's bytes.
+PLAIN_ENCODINGS = frozenset({"", "7bit", "8bit", "binary"})
+# Werkzeug ends a boundary at the first character that is none of a token, such as the = in
+# boundary=----=_Part_1, for which the quotes are often left out.
+BARE_BOUNDARY = re.compile(r';\s*boundary=([^";\s]+)\s*(?:;|$)', re.IGNORECASE)
+# Likewise, where file names are concerned: filename=my photo.png
+BARE_FILE_NAME = re.compile(r';\s*filename=(?!")([^;]*)', re.IGNORECASE)
+EXTENDED_FILE_NAME = re.compile(r';\s*filename\*="?([^";]*)"?', re.IGNORECASE)
+READABLE = re.compile("(utf-8|iso-8859-1|us-ascii)'[^']*'.", re.IGNORECASE)
+# A backslash that escapes no quote: that of a Windows path, or of a name that ends with one.
+PATH_BACKSLASH = re.compile(r'\\(?!"(?!\s*(?:;|$)))')
+# As browsers write line ends in names (HTML, 4.10.21.8); Werkzeug reads their %22 itself.
+ENCODED_LINE_END = re.compile("%0[AD]")
+
+
+def clean_disposition(text: str) -> str:
+    """Return a part's Content-Disposition so that Werkzeug reads the file name that was meant."""
+    text = PATH_BACKSLASH.sub("/", text)
+    text = BARE_FILE_NAME.sub(lambda found: f'; filename="{found[1].strip()}"', text)
+    text = ENCODED_LINE_END.sub(" ", text)
+    # .NET sends both. This one is preferred wherever it stands (RFC 6266, 4.3); to Werkzeug, the
+    # last one is, and one that it cannot decode, too.
+    if extended := EXTENDED_FILE_NAME.search(text):
+        text = text.replace(extended[0], "")
+        if READABLE.match(extended[1]) or "filename=" not in text.lower():
+            text = f"{text}; filename*={extended[1].strip()}"
+    return text
+
+
+class FormDecoder(MultipartDecoder):
+    """Werkzeug's decoder, for the headers that real clients send too."""
+
+    def _parse_headers(self, data: bytes | bytearray) -> Headers:
+        if len(data) > MAX_HEADER_BYTES:
+            raise RequestEntityTooLarge
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            data = data.decode("latin-1").encode()
+        headers = super()._parse_headers(data)
+        if "Content-Disposition" in headers:
+            headers["Content-Disposition"] = clean_disposition(headers["Content-Disposition"])
+        return headers
+
+    def read(self, piece: bytes | None) -> Iterator[Event]:
+        """Yield what another piece of the form has in it; None is the form's end.
+
+        Raises
+        ------
+        BadRequest
+            It cannot be read; says what is wrong.
+        """
+        try:
+            self.receive_data(piece)
+            while not isinstance(event := self.next_event(), NeedData | Epilogue):
+                yield event
+        except (ValueError, RequestEntityTooLarge) as error:
+            raise BadRequest(self._describe(error)) from None
+
+    def _describe(self, error: Exception) -> str:
+        """Say what is wrong with a form that the decoder has given up on."""
+        if self.state is State.PREAMBLE:
+            name = self.boundary.decode()[:70]
+            return f"The boundary of the Content-Type, {name!r}, is not in the form. {LET_CLIENT}"
+        if isinstance(error, RequestEntityTooLarge):
+            if self.state is State.PART:
+                return "A part of the form has headers that are too long."
+            return f"The form has more than {self.max_parts} fields."
+        if self.state is State.PART and (
+            not self.complete or self.buffer.startswith((b"\r", b"\n"))
+        ):
+            return "A part of the form has no Content-Disposition, which names its field."
+        return "The form is cut short: its closing boundary is missing."
+
+
+@dataclass
+class Part:
+    """One field of a form.
+
+    Attributes
+    ----------
+    file_name : None where it is text
+    content : empty where it is a file that nobody wants
+    """
+
+    name: str
+    file_name: str | None
+    headers: Headers
+    content: IO[bytes]
+    is_kept: bool = True
+
+
+class FormParser(FormDataParser):
+    """Reads multipart forms; what has no meaning to it, Werkzeug's own."""
+
+    def parse(
+        self,
+        stream: IO[bytes],
+        mimetype: str,
+        content_length: int | None,
+        options: dict[str, str] | None = None,
+    ) -> tuple[IO[bytes], Any, Any]:
+        """Read a form's text fields and files.
+
+        Raises
+        ------
+        BadRequest
+            The form is cut short or malformed; says what is wrong.
+        UnsupportedUpload
+            A part of it is encoded.
+        """
+        if mimetype != "multipart/form-data":
+            return super().parse(stream, mimetype, content_length, options)
+        boundary = (options or {}).get("boundary", "")
+        if not boundary or not boundary.isascii():
+            raise BadRequest(f"The Content-Type has no boundary. {LET_CLIENT}")
+        decoder = FormDecoder(
+            boundary.encode(), self.max_form_memory_size, max_parts=self.max_form_parts
+        )
+        parts: list[Part] = []
+        try:
+            self._read_parts(stream, decoder, content_length, parts)
+        except BaseException:
+            for part in parts:
+                part.content.close()
+            raise
+        texts, files = [], []
+        for part in parts:
+            part.content.seek(0)
+            if part.file_name is None:
+                texts.append((part.name, part.content.read().decode(errors="replace")))
+            else:
+                storage = FileStorage(part.content, part.file_name, part.name, headers=part.headers)
+                files.append((part.name, storage))
+        return stream, self.cls(texts), self.cls(files)
+
+    def _read_parts(
+        self,
+        stream: IO[bytes],
+        decoder: FormDecoder,
+        content_length: int | None,
+        parts: list[Part],
+    ) -> None:
+        """Append the form's parts."""
+        has_any = False
+        while piece := stream.read(PIECE_BYTES):
+            has_any = True
+            if decoder.state is not State.EPILOGUE:
+                self._take(decoder.read(piece), content_length, parts)
+        if not has_any:
+            raise BadRequest("The form is empty.")
+        self._take(decoder.read(None), content_length, parts)
+
+    def _take(self, events: Iterator[Event], content_length: int | None, parts: list[Part]) -> None:
+        """Begin parts, and fill the last one."""
+        for event in events:
+            if isinstance(event, Field | File):
+                is_first = all(part.name != event.name for part in parts)
+                parts.append(self._begin_part(event, content_length, is_first))
+            elif isinstance(event, Data):
+                part = parts[-1]
+                if part.is_kept:
+                    part.content.write(event.data)
+                texts = [each.content.tell() for each in parts if each.file_name is None]
+                if part.file_name is None and sum(texts) > MAX_TEXT_BYTES:
+                    raise BadRequest(
+                        f"The text field {part.name[:40]!r} is too long; a file has a file name, "
+                        "or a Content-Type such as image/png."
+                    )
+
+    def _begin_part(self, event: Field | File, content_length: int | None, is_first: bool) -> Part:
+        if not event.name:
+            raise BadRequest("A part of the form has no name; it must have that of its field.")
+        if event.headers.get("Content-Transfer-Encoding", "").lower() not in PLAIN_ENCODINGS:
+            raise UnsupportedUpload(
+                "A Content-Transfer-Encoding is not accepted; send the file as it is."
+            )
+        media_type = event.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if isinstance(event, File):
+            file_name = event.filename
+        elif is_picture_type(media_type):
+            file_name = DEFAULT_NAME
+        else:
+            return Part(event.name, None, event.headers, BytesIO())
+        if event.name != FIELD or not is_first:
+            return Part(event.name, file_name, event.headers, BytesIO(), is_kept=False)
+        content = self.stream_factory(content_length, media_type, file_name, None)
+        return Part(event.name, file_name, event.headers, content)
+
+
+def is_picture_type(media_type: str) -> bool:
+    """Tell whether a picture comes with this media type."""
+    return media_type.startswith("image/") or media_type == "application/octet-stream"
+
+
+class FormRequest(Request):
+    """A request whose forms are read so."""
+
+    form_data_parser_class = FormParser
+
+    @property
+    def mimetype_params(self) -> dict[str, str]:
+        """The Content-Type's parameters."""
+        found = BARE_BOUNDARY.search(self.headers.get("Content-Type", ""))
+        return {**super().mimetype_params, **({"boundary": found[1]} if found else {})}

@@ -1,0 +1,148 @@
+"""What Prometheus is told at `/metrics`: requests as they are answered, the rest when it asks."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+from flask import Flask, Response, g, request
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    ProcessCollector,
+)
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from superres.errors import DatabaseDown, ServiceError
+from superres.service.runner import Runner
+from superres.web.cache_policy import set_cache_policy
+
+# From a hit to the longest time that a request may wait, in seconds.
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 240)
+# Clients choose methods; each would be a time series of its own.
+METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS"})
+
+# Statistic of the runner -> name and help of its metric.
+GAUGES = {
+    "cache_size": ("sr_cache_results", "Stored results."),
+    "cache_bytes": ("sr_cache_bytes", "What the stored results take on the disk."),
+    "spool_bytes": ("sr_spool_bytes", "What uploads of accepted jobs take on the disk."),
+    "queue_length": ("sr_queue_pictures", "Pictures that wait or are computed."),
+    "queue_pixels": ("sr_queue_pixels", "Input pixels that wait or are computed."),
+    "waiting_requests": ("sr_waiting_requests", "Requests that wait for a result."),
+    "decoded_bytes": ("sr_decoded_bytes", "Memory that pictures in work hold."),
+    "lanes": ("sr_lanes", "Tiles that can be computed at once."),
+    "lanes_busy": ("sr_lanes_busy", "Tiles that are computed now."),
+}
+COUNTERS = {
+    "cache_hits": ("sr_cache_hits", "Uploads whose result was stored."),
+    "cache_misses": ("sr_cache_misses", "Uploads whose result was not stored."),
+    "cache_evictions": ("sr_cache_evictions", "Results removed to keep the cache's limits."),
+    "cache_write_errors": ("sr_cache_write_errors", "Results that could not be stored."),
+    "cache_damaged": ("sr_cache_damaged", "Stored results found damaged and removed."),
+    "store_errors": ("sr_store_errors", "Times that the shared store did not work."),
+    "inferences": ("sr_inferences", "Pictures computed."),
+    "inference_pixels": ("sr_inference_pixels", "Input pixels of the pictures computed."),
+    "inference_seconds": ("sr_inference_seconds", "Time of pictures on the lanes, waiting too."),
+    "lane_seconds": ("sr_lane_seconds", "Time that lanes have computed, all added up."),
+    "sandbox_deaths": ("sr_sandbox_deaths", "Pictures that ended the process that opened them."),
+    "jobs_unavailable": ("sr_jobs_unavailable", "Times that the jobs table could not be used."),
+    "job_faults": ("sr_job_faults", "Asynchronous jobs that failed by a fault of the service."),
+}
+
+
+class RunnerCollector(Collector):
+    """Asks the runner when Prometheus asks."""
+
+    def __init__(self, runner: Runner, version: str) -> None:
+        self._runner = runner
+        self._version = version
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield what is true now."""
+        yield InfoMetricFamily("sr_build", "The service.", {"version": self._version})
+        statistics = self._runner.statistics()
+        for statistic, (name, text) in GAUGES.items():
+            yield GaugeMetricFamily(name, text, statistics[statistic])
+        for statistic, (name, text) in COUNTERS.items():
+            yield CounterMetricFamily(name, text, statistics[statistic])
+        loader = self._runner.model_loader
+        yield GaugeMetricFamily("sr_ready", "1: uploads can be computed.", self._runner.is_ready())
+        if loader.model is not None:
+            labels = {
+                "name": loader.model.model_path.name,
+                "sha256": loader.model.model_sha256,
+                "engine": loader.model.profile.engine,
+            }
+            yield InfoMetricFamily("sr_model", "The model.", labels)
+            yield GaugeMetricFamily(
+                "sr_seconds_per_pixel",
+                "Recent time per input pixel with all lanes at work.",
+                loader.model.seconds_per_pixel,
+            )
+        jobs = GaugeMetricFamily("sr_jobs", "Rows of the jobs table by state.", labels=["state"])
+        pixels = GaugeMetricFamily(
+            "sr_jobs_pixels", "Input pixels of jobs that have not ended.", labels=["state"]
+        )
+        with contextlib.suppress(DatabaseDown):  # no value is better than an old one
+            for state, number in self._runner.jobs.count_states().items():
+                jobs.add_metric([state], number)
+            for state, number in self._runner.jobs.open_pixels().items():
+                pixels.add_metric([state], number)
+        yield from (jobs, pixels)
+
+
+def all_codes(kind: type[ServiceError] = ServiceError) -> set[str]:
+    """Return the codes of all errors that the service names."""
+    return {kind.code}.union(*map(all_codes, kind.__subclasses__()))
+
+
+def install_metrics(
+    app: Flask, runner: Runner, version: str, faults: Mapping[str, Callable[[], bool]]
+) -> None:
+    """Count what is answered, and answer at `/metrics`.
+
+    Parameters
+    ----------
+    faults : of other parts of the service, name of the metric -> tells whether it is there now
+    """
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    GCCollector(registry=registry)
+    registry.register(RunnerCollector(runner, version))
+    labels = ["route", "method"]
+    requests = Counter("sr_requests", "Answers.", [*labels, "status"], registry=registry)
+    seconds = Histogram(
+        "sr_request_seconds", "Time to an answer.", labels, buckets=BUCKETS, registry=registry
+    )
+    refused = Counter("sr_refused", "Problems answered, by code.", ["code"], registry=registry)
+    for code in all_codes():
+        # From 0 on, so that the first one is an increase.
+        refused.labels(code)
+    for name, is_there in faults.items():
+        Gauge(name, "1: see the log.", registry=registry).set_function(is_there)
+
+    @app.after_request
+    def count(response: Response) -> Response:
+        route = request.url_rule.rule if request.url_rule else "none"
+        method = request.method if request.method in METHODS else "other"
+        requests.labels(route, method, response.status_code).inc()
+        seconds.labels(route, method).observe(time.perf_counter() - g.started)
+        if "problem_code" in g:
+            refused.labels(g.problem_code).inc()
+        return response
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        set_cache_policy("live_status")
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return Response(encode(registry), content_type=content_type)

@@ -1,0 +1,82 @@
+"""Every error as application/problem+json (RFC 9457), in words that give nothing away."""
+
+import logging
+from datetime import UTC, datetime
+from http import HTTPStatus
+
+from flask import Flask, Response, g, has_app_context, jsonify
+from werkzeug.exceptions import HTTPException
+
+from superres.errors import BadRequest, ResultNotFound, ServiceError, UploadTooLarge
+
+# Code and words for what Flask and Werkzeug refuse themselves; their own may name internals.
+REFUSALS = {
+    400: (BadRequest.code, "The request is malformed or was cut short."),
+    404: (ResultNotFound.code, "There is nothing at this address."),
+    405: ("method_not_allowed", "This address does not take this method."),
+    413: (UploadTooLarge.code, "The upload is too large."),
+}
+
+logger = logging.getLogger(__name__)
+
+
+def utc_now() -> str:
+    """Return the current time as an ISO 8601 text in UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def problem_members(status: int, code: str, message: str) -> dict[str, str | int | None]:
+    """Return the members of a problem."""
+    return {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": message,
+        "error": message,
+        "code": code,
+        # None of them for what gunicorn refuses before the application sees it.
+        "request_id": g.get("request_id") if has_app_context() else None,
+        "timestamp": utc_now(),
+    }
+
+
+def make_problem(status: int, code: str, message: str) -> Response:
+    """Make a problem answer."""
+    g.problem_code = code
+    response = jsonify(problem_members(status, code, message))
+    response.status_code = status
+    response.mimetype = "application/problem+json"
+    return response
+
+
+def answer_service_error(error: ServiceError) -> Response:
+    """Answer an error that the service names itself."""
+    response = make_problem(error.status, error.code, error.message)
+    if error.retry_after_seconds is not None:
+        response.headers["Retry-After"] = str(error.retry_after_seconds)
+    return response
+
+
+def answer_http_exception(error: HTTPException) -> Response:
+    """Answer an error that Flask or Werkzeug raised, keeping headers such as Allow."""
+    status = error.code or 500
+    phrase = HTTPStatus(status).phrase
+    code, message = REFUSALS.get(status, (phrase.lower().replace(" ", "_"), f"{phrase}."))
+    response = make_problem(status, code, message)
+    for name, value in error.get_headers():
+        if name.lower() != "content-type":
+            response.headers[name] = value
+    return response
+
+
+def answer_unexpected_error(error: Exception) -> Response:
+    """Answer a fault of the service."""
+    logger.error("the service failed", exc_info=error)
+    return make_problem(500, ServiceError.code, "The service failed; the operator's log says why.")
+
+
+def install_problems(app: Flask) -> None:
+    """Register the handlers."""
+    app.register_error_handler(ServiceError, answer_service_error)
+    app.register_error_handler(HTTPException, answer_http_exception)
+    app.register_error_handler(Exception, answer_unexpected_error)

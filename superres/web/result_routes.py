@@ -1,0 +1,82 @@
+"""Stored results: `GET /api/result` finds one by its upload's hash, `GET /cache/<name>` sends."""
+
+from flask import Flask, Response, jsonify, request
+from werkzeug.wsgi import wrap_file
+
+from superres.errors import BadRequest, NotStored, ResultNotFound
+from superres.images.options import read_options
+from superres.service.runner import Runner
+from superres.store.result_cache import READ_CHUNK_BYTES, StoredResult
+from superres.store.result_name import KEY_PATTERN, ResultName
+from superres.web.addresses import Addresses
+from superres.web.cache_policy import set_cache_policy
+from superres.web.preconditions import evaluate_preconditions
+from superres.web.problems import make_problem
+
+RETRY_SECONDS = 60
+
+
+class ResultRoutes:
+    """Finds and sends stored results."""
+
+    def __init__(self, runner: Runner, addresses: Addresses) -> None:
+        self._runner = runner
+        self._addresses = addresses
+
+    def install(self, app: Flask) -> None:
+        """Register the routes."""
+        app.get("/api/result")(self.find)
+        app.get("/cache/<name>")(self.send)
+
+    def find(self) -> Response:
+        """Answer where an upload's result is, and whether it is there."""
+        keys = request.args.getlist("sha256")
+        if len(keys) != 1 or not KEY_PATTERN.fullmatch(keys[0]):
+            raise BadRequest("sha256 must be given once, as 64 lower-case hexadecimal digits.")
+        options = read_options(request.args.to_dict(flat=False), besides={"sha256"})
+        name = self._runner.result_name(keys[0], options)
+        exists = self._runner.cache.contains(name)
+        return jsonify(name=name, url=self._addresses.result(name), exists=exists)
+
+    def send(self, name: str) -> Response:
+        """Answer with a stored result, or that the client's copy is good."""
+        cache = self._runner.cache
+        parts = ResultName.parse(name)
+        stored = cache.open(name) if parts else None
+        if stored is None and parts and cache.contains(name):
+            raise NotStored("The result cannot be read now.", RETRY_SECONDS)
+        if stored is None or parts is None:
+            raise ResultNotFound("No result has this name; it may have been cleaned up.")
+        content_type = parts.format.media_type
+        status = evaluate_preconditions(request, stored.note.etag, stored.modified)
+        if status is not None or request.method == "HEAD":
+            stored.file.close()
+        if status == 412:
+            return make_problem(
+                412, "precondition_failed", "The result is not the one that the request asks for."
+            )
+        if status == 304:
+            response = Response(status=304)
+        elif request.method == "HEAD":
+            response = Response(content_type=content_type)
+            response.content_length = stored.note.length
+        else:
+            response = send_content(stored, stored.note.length, content_type)
+        response.last_modified = stored.modified  # type: ignore[assignment]  # takes seconds too
+        response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+        set_cache_policy("enhanced_image", stored.note.etag)
+        return response
+
+
+def send_content(content: StoredResult | memoryview, length: int, content_type: str) -> Response:
+    """Answer with a result's bytes; gunicorn hands a file to the kernel's sendfile."""
+    if isinstance(content, StoredResult):
+        body = wrap_file(request.environ, content.file)
+        response = Response(body, direct_passthrough=True, content_type=content_type)
+    else:
+        # In pieces: a copy for each of those who wait for the same result would fill the memory.
+        starts = range(0, length, READ_CHUNK_BYTES)
+        body = (bytes(content[start : start + READ_CHUNK_BYTES]) for start in starts)
+        response = Response(body, content_type=content_type)
+    response.content_length = length
+    return response

@@ -1,0 +1,60 @@
+"""How the service fares: `GET /api/health`, `/api/ready` and `/api/stats`."""
+
+import time
+
+from flask import Flask, Response, jsonify
+
+from superres.service.runner import Runner
+from superres.web.cache_policy import set_cache_policy
+from superres.web.problems import utc_now
+
+
+class StatusRoutes:
+    """Tells how the service fares.
+
+    Parameters
+    ----------
+    version : of the service
+    """
+
+    def __init__(self, runner: Runner, version: str) -> None:
+        self._runner = runner
+        self._version = version
+        self._started_at = time.monotonic()
+
+    def install(self, app: Flask) -> None:
+        """Register the routes."""
+        app.get("/api/health")(self.show_health)
+        app.get("/api/ready")(self.show_ready)
+        app.get("/api/stats")(self.show_statistics)
+
+    def show_health(self) -> Response:
+        """Answer while the process lives."""
+        set_cache_policy("live_status")
+        model = self._runner.model_loader.model
+        return jsonify(
+            status="healthy",
+            service="super-resolution",
+            timestamp=utc_now(),
+            version=self._version,
+            model=self._runner.settings.model_path.name,
+            model_sha256=model.model_sha256 if model else None,
+            engine=model.profile.engine if model else None,
+            sandbox=self._runner.resources.codec.sandbox.locks,
+        )
+
+    def show_ready(self) -> Response:
+        """Answer where uploads can be computed."""
+        set_cache_policy("live_status")
+        self._runner.check_ready()
+        return jsonify(status="ready", timestamp=utc_now())
+
+    def show_statistics(self) -> Response:
+        """Answer with numbers since the start."""
+        return jsonify(
+            cache_dir=self._runner.settings.cache_dir.name,
+            model_loaded=self._runner.model_loader.model is not None,
+            service_uptime=round(time.monotonic() - self._started_at, 1),
+            timestamp=utc_now(),
+            **self._runner.statistics(),
+        )

@@ -1,0 +1,215 @@
+"""Read the uploaded picture out of a request: a multipart field `image`, or the raw body."""
+
+import contextlib
+import errno
+import math
+import re
+import select
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import PurePosixPath
+from typing import BinaryIO, cast
+
+from gunicorn.http.errors import ParseException
+from werkzeug.exceptions import ClientDisconnected
+from werkzeug.wrappers import Request
+
+from superres.errors import BadRequest, Busy, UnsupportedUpload, UploadTimeout, UploadTooLarge
+from superres.images.file_kinds import ACCEPTED_NAMES
+from superres.service.upload import SPOOL_BYTES, Upload
+from superres.store.result_cache import READ_CHUNK_BYTES, hash_file
+from superres.web.forms import DEFAULT_NAME, FIELD, is_picture_type
+from superres.web.pace import UploadTransfer, watch
+
+HOW_TO_UPLOAD = (
+    f"Send a picture ({ACCEPTED_NAMES}) as multipart/form-data in the field '{FIELD}' "
+    f"(curl -F {FIELD}=@photo.jpg), or as the body with its own Content-Type "
+    "(curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg')."
+)
+MAX_STEM_LENGTH = 100
+# File systems take 255 bytes, of which an ending has some.
+MAX_STEM_BYTES = 200
+# Control characters, what a quoted string would have to escape, and marks that turn text round:
+# with these a name may show another ending than it has.
+UNWANTED = re.compile('[\x00-\x1f\x7f-\x9f"\\\\\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]')
+LEAST_BYTES_PER_SECOND = 32 * 1024
+TOO_SLOW = "The upload takes too long."
+# The connection broke, or gunicorn found a malformed chunk.
+BROKEN_BODY = (OSError, ParseException)
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+NO_ROOM_RETRY_SECONDS = 60
+# How much of a refused upload is read away, and for how long.
+MAX_DRAIN_BYTES = 64 * 1024**2
+MAX_DRAIN_SECONDS = 10
+MAX_DRAIN_PAUSE_SECONDS = 1
+DRAIN_PIECE_BYTES = 16 * 1024
+
+
+@contextlib.contextmanager
+def limit_time(
+    request: Request, pause_seconds: float, grace_seconds: float, least_per_second: float
+) -> Iterator[Callable[[], bool]]:
+    """Let reading the request's body fail when the client pauses, or is too slow in all.
+
+    gunicorn's threads have no such limits, and a slow client would keep its thread for ever.
+
+    Yields
+    ------
+    tells whether it was too slow
+    """
+    connection = request.environ.get("gunicorn.socket")
+    if connection is None:
+        yield lambda: False
+        return
+    former = connection.gettimeout()
+    connection.settimeout(pause_seconds)
+    try:
+        with watch(UploadTransfer(connection, grace_seconds, least_per_second)) as transfer:
+            yield lambda: transfer.is_over
+    finally:
+        connection.settimeout(former)
+
+
+def has_left(request: Request) -> bool:
+    """Tell whether the client has closed the connection while it should wait for the answer.
+
+    Behind Nginx too, which closes its connection to the service when its client leaves.
+    """
+    connection = request.environ.get("gunicorn.socket")
+    if connection is None:
+        return False
+    poll = select.poll()
+    # Sees the end behind bytes that were not read, and beneath TLS.
+    poll.register(connection, select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
+def read_upload(request: Request, max_bytes: int, timeout_seconds: float) -> Upload:
+    """Read the picture file of a request.
+
+    Raises
+    ------
+    BadRequest
+        The form is malformed, or has no single file named `image`.
+    UnsupportedUpload
+        The Content-Type or Content-Encoding is none that carries a picture here.
+    UploadTooLarge
+        The file has more than `max_bytes`.
+    UploadTimeout
+        The client sent nothing for `timeout_seconds`, or after these less than
+        `LEAST_BYTES_PER_SECOND` on average.
+    Busy
+        The file system for temporary files is full.
+    """
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise UnsupportedUpload("A Content-Encoding is not accepted; send the file as it is.")
+    mimetype = request.mimetype
+    try:
+        with limit_time(
+            request, timeout_seconds, timeout_seconds, LEAST_BYTES_PER_SECOND
+        ) as is_too_slow:
+            if mimetype == "multipart/form-data":
+                file, name = take_form_file(request)
+            elif is_picture_type(mimetype):
+                file, name = spool_body(request), ""
+            else:
+                raise UnsupportedUpload(HOW_TO_UPLOAD)
+    except ClientDisconnected as error:
+        # Werkzeug's word for whatever went wrong with the connection.
+        if is_too_slow():
+            raise UploadTimeout(TOO_SLOW) from None
+        if isinstance(error.__context__, TimeoutError):
+            raise UploadTimeout(f"Nothing was sent for {timeout_seconds} seconds.") from None
+        raise
+    except (*BROKEN_BODY, BadRequest) as error:
+        if is_too_slow():
+            raise UploadTimeout(TOO_SLOW) from None
+        if isinstance(error, BadRequest):
+            raise
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise Busy("There is no room for an upload now.", NO_ROOM_RETRY_SECONDS) from error
+        raise BadRequest("The upload was cut short or is malformed.") from None
+    try:
+        size = file.seek(0, 2)
+        if size > max_bytes:
+            raise UploadTooLarge(f"The file has more than {max_bytes:,} bytes.")
+        if size == 0:
+            raise BadRequest("The file is empty.")
+        return Upload(file, hash_file(file), file_stem(name))
+    except BaseException:
+        file.close()
+        raise
+
+
+def take_form_file(request: Request) -> tuple[BinaryIO, str]:
+    """Take the file of the field `image` out of a multipart form, with its name."""
+    files = request.files.getlist(FIELD)
+    if FIELD in request.form:
+        raise BadRequest(
+            f"The field '{FIELD}' is text; it must be a file, with a file name or a Content-Type "
+            f"such as image/png. {HOW_TO_UPLOAD}"
+        )
+    if not files:
+        raise BadRequest(f"The form has no file in the field '{FIELD}'. {HOW_TO_UPLOAD}")
+    if len(files) > 1:
+        raise BadRequest(f"The form has {len(files)} files in the field '{FIELD}'; send one.")
+    storage = files[0]
+    if not storage.filename:
+        raise BadRequest(
+            f"The file in the field '{FIELD}' has an empty name, as where none was chosen."
+        )
+    # The request closes its files when it ends; a result that others wait for needs this one.
+    file, storage.stream = storage.stream, BytesIO()
+    return cast(BinaryIO, file), storage.filename
+
+
+def spool_body(request: Request) -> BinaryIO:
+    """Copy a request's body to a temporary file; the request's own limit on its length holds.
+
+    Raises
+    ------
+    BadRequest
+        The body is shorter than its Content-Length, which gunicorn does not tell.
+    """
+    file = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115  # handed on open
+    try:
+        while chunk := request.stream.read(READ_CHUNK_BYTES):
+            file.write(chunk)
+        if request.content_length is not None and file.tell() < request.content_length:
+            raise BadRequest("The upload was cut short.")
+    except BaseException:
+        file.close()
+        raise
+    return cast(BinaryIO, file)
+
+
+def drain_body(request: Request) -> None:
+    """Read away what a client still sends of an upload that is refused.
+
+    gunicorn closes the connection with the rest unread; the client then sees a reset connection
+    instead of the answer (seen with bodies over the limit).
+    """
+    if not request.environ.get("wsgi.input_terminated"):
+        return  # this server does not tell where the body ends
+    stream = request.environ["wsgi.input"]
+    left = MAX_DRAIN_BYTES
+    deadline = time.monotonic() + MAX_DRAIN_SECONDS
+    with (
+        contextlib.suppress(*BROKEN_BODY),
+        limit_time(request, MAX_DRAIN_PAUSE_SECONDS, MAX_DRAIN_SECONDS, math.inf),
+    ):
+        while left > 0 and time.monotonic() < deadline:
+            piece = stream.read(DRAIN_PIECE_BYTES)
+            if not piece:
+                return
+            left -= len(piece)
+
+
+def file_stem(name: str) -> str:
+    """Return a client's file name without folders, ending and control characters."""
+    stem = PurePosixPath(name.replace("\\", "/")).stem
+    clean = UNWANTED.sub("", stem)[:MAX_STEM_LENGTH]
+    short = clean.encode()[:MAX_STEM_BYTES].decode(errors="ignore")
+    return short.strip(" .") or DEFAULT_NAME
