@@ -1,5 +1,6 @@
 # make run       start the service on port 7860
 # make run-fast  the same with OpenVINO
+# make check     lint, types and the tests of single modules: a minute or two
 # make test      everything that must pass before a change is merged
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +9,7 @@ AUDIT := .venv-audit
 STOCK_MODEL := models/stock/EDSR_x3.pb
 STOCK_SHA256 := 3baa3740fdb8ee9c52f1a41d69fa74cb9feef0fa9bfeec24f0ee58b928068e9a
 
-.PHONY: run run-fast test lint format stock-model bench bench-tiles bench-memory bench-jobs \
+.PHONY: run run-fast check test lint format stock-model bench bench-tiles bench-memory bench-jobs \
 	bench-encoders bench-fidelity bench-sandbox fuzz faults soak cluster audit audit-packages clean
 .DELETE_ON_ERROR:
 
@@ -19,6 +20,9 @@ run: $(VENV)/run-installed
 run-fast: export SR_ENGINE ?= openvino
 run-fast: $(VENV)/openvino-installed
 	exec $(BIN)/gunicorn --config gunicorn.conf.py app:app
+
+check: lint
+	$(BIN)/pytest --numprocesses 2 tests/unit
 
 test: lint
 	./install_package.sh curl curl --version

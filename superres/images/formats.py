@@ -14,7 +14,7 @@ class Format:
     ending : of files for people; clients may call the format by this, too
     max_side : longest side in pixels that it, or its usual library, has
     encoder_bytes : memory that encoding takes for each pixel of the result, opaque and transparent,
-        the result itself and its file included (`tests/test_memory_estimate.py`)
+        the result itself and its file included (`tests/integration/test_memory_estimate.py`)
     has_alpha : it has transparency
     has_lossless : it can be without loss
     default_quality : of 1 to 100; None where it is always without loss

@@ -1,6 +1,7 @@
 """What a picture takes of the machine's memory at its peak, in bytes.
 
-Measured on noise, which no decoder or encoder makes small, by `tests/test_memory_estimate.py`.
+Measured on noise, which no decoder or encoder makes small, by
+`tests/integration/test_memory_estimate.py`.
 """
 
 from superres.images.formats import FORMATS

@@ -1,0 +1,1 @@
+"""Tests with real servers, databases and programs on loopback."""
