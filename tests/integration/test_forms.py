@@ -242,7 +242,7 @@ def test_client_that_waits_for_100_continue_gets_it_and_its_result(service: Serv
     connection.close()
 
 
-def test_a_librarys_form_with_options_is_read(service: Service) -> None:
+def test_form_of_a_library_with_options_is_read(service: Service) -> None:
     prepared = ClientRequest(
         "POST",
         service.url,
