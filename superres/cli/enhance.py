@@ -66,7 +66,7 @@ INTERRUPTED = 130
 NOTHING_MORE_CAN_BE_WRITTEN = frozenset({ENOSPC, EDQUOT, EROFS})
 EPILOG = f"""
 A result is named after its picture: photo_x3.png for photo.png, photo.jpg_x3.png for photo.jpg.
-What is in the output folder already is not made again, so the same command goes on after Ctrl-C.
+What is in the output folder already is not made again, so the same command resumes after Ctrl-C.
 In folders, hidden files are left out and files that are no pictures are named at the end.
 
 environment:

@@ -1,4 +1,4 @@
-"""The embedded model in 8 bits by OpenVINO: several times faster on processors with VNNI or AMX.
+"""The embedded model in 8 bits with OpenVINO: several times faster on processors with VNNI or AMX.
 
 `training/quantize.py` makes it. Patterns of extreme contrast, such as a picture dithered to few
 colours, are beyond the ranges of its 8 bits; tiles with such are computed by OpenCV.

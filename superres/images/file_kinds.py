@@ -11,7 +11,7 @@ HEIC_BRANDS = frozenset(
     {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
     | {b"mif2", b"miaf", b"avci", b"avcs", b"jpeg", b"vvic"}
 )
-REFUSED = f"The file is no picture of an accepted format ({ACCEPTED_NAMES})"
+REFUSED = f"The file is not an image in a supported format ({ACCEPTED_NAMES})"
 CONVERT = "open it in a program that can, and save it as PNG or JPEG"
 HEIC = (
     "a HEIC or HEIF picture",
@@ -155,7 +155,7 @@ def is_utf8(start: bytes) -> bool:
 
 
 def explain_kind(start: bytes) -> str:
-    """Return what a client is told about a file that is no picture of an accepted format."""
+    """Return what a client is told about a file that is not an image in a supported format."""
     kind = find_kind(start)
     return f"{REFUSED}." if kind is None else describe(kind)
 

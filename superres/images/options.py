@@ -143,7 +143,7 @@ def read_options(
     if width is None and height is None:
         scale = scale or MODEL_SCALE
     elif scale is not None:
-        raise BadRequest("scale has no meaning beside width or height.")
+        raise BadRequest("scale cannot be combined with width or height.")
     return Options(image_format.name, quality, scale, width, height)
 
 
@@ -155,10 +155,10 @@ def read_quality(
     if lossless not in {"true", "false"}:
         raise BadRequest("lossless must be true or false.")
     if lossless == "true" and not image_format.has_lossless:
-        raise BadRequest(f"lossless has no meaning for {image_format.name}.")
+        raise BadRequest(f"lossless cannot be combined with format={image_format.name}.")
     quality = number("quality", 1, MAX_QUALITY)
     if image_format.default_quality is None or lossless == "true":
         if quality is not None:
-            raise BadRequest("quality has no meaning for a result without loss.")
+            raise BadRequest("quality cannot be combined with a lossless result.")
         return None
     return quality or image_format.default_quality

@@ -33,8 +33,8 @@ from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 from gunicorn.workers.workertmp import WorkerTmp
 
 from superres.errors import BadRequest
-from superres.web.pace import AnswerTransfer, end_slow_transfers, watch
 from superres.web.problems import problem_members
+from superres.web.slow_clients import AnswerTransfer, end_slow_transfers, watch
 
 # How long a client may take for a request's headers; shorter while many threads wait for such.
 HEADER_SECONDS = 10.0

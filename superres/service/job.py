@@ -12,7 +12,7 @@ from superres.errors import JobCancelled, ServiceError
 from superres.images.image_codec import ImageHeader
 from superres.images.options import Options
 from superres.service.scheduler import Place
-from superres.store.result_cache import ResultNote
+from superres.store.result_cache import ResultInfo
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Stored:
     error : None
     """
 
-    note: ResultNote
+    info: ResultInfo
     payload: memoryview | None = None
     error = None
 
@@ -39,7 +39,7 @@ class InMemory:
     error : why it is not stored; None where it was not to be
     """
 
-    note: ResultNote
+    info: ResultInfo
     payload: memoryview
     error: ServiceError | None = None
 

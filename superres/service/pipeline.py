@@ -21,7 +21,7 @@ from superres.service.memory_admission import Claim
 from superres.service.memory_estimate import computing_bytes, peak_bytes
 from superres.service.resources import Resources
 from superres.service.sandboxed_codec import share_picture
-from superres.store.result_cache import ResultNote
+from superres.store.result_cache import ResultInfo
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Pipeline:
             stored = None
         if stored is not None:
             stored.file.close()
-            return Stored(stored.note)
+            return Stored(stored.info)
         try:
             return self._make(job)
         except ClientLeft:
@@ -94,21 +94,21 @@ class Pipeline:
             with job.measure("encode"), share_picture(enlarged, job.options) as shared:
                 del picture, enlarged
                 payload = self._codec.encode(shared, job.options, is_cancelled)
-            note = ResultNote.describe(payload, width, height)
+            info = ResultInfo.describe(payload, width, height)
             if not job.keep:
-                return InMemory(note, payload)
+                return InMemory(info, payload)
             with job.measure("store"):
-                return self._store(job.name, note, payload)
+                return self._store(job.name, info, payload)
 
-    def _store(self, name: str, note: ResultNote, payload: memoryview) -> Stored | InMemory:
+    def _store(self, name: str, info: ResultInfo, payload: memoryview) -> Stored | InMemory:
         """Store a result; where that is not possible, its clients get it all the same."""
         reason: ServiceError = NotStored("The result cannot be stored now.")
         try:
-            self._cache.store(name, payload, note)
+            self._cache.store(name, payload, info)
             stored = self._cache.open(name)
         except ResultTooLarge as error:
             # Who waits gets it all the same; an asynchronous job has nothing to show, ever.
-            return InMemory(note, payload, error.renew())
+            return InMemory(info, payload, error.renew())
         except (OSError, StoreDown) as error:
             # The operator has to mend what is broken.
             self._counters.add("cache_write_errors")
@@ -117,10 +117,10 @@ class Pipeline:
                 reason = error.renew()
             else:
                 reason = NoRoom("There is no room for the result now.")
-            return InMemory(note, payload, reason)
+            return InMemory(info, payload, reason)
         if stored is None:
             # Something else is in its place, or it cannot be read.
             self._counters.add("cache_write_errors")
-            return InMemory(note, payload, reason)
+            return InMemory(info, payload, reason)
         stored.file.close()
-        return Stored(note, payload)
+        return Stored(info, payload)

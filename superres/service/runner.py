@@ -25,7 +25,7 @@ from superres.service.sandboxed_codec import HasLeft
 from superres.service.submissions import Submissions
 from superres.service.upload import Upload
 from superres.settings import Settings
-from superres.store.result_cache import ResultNote, StoredResult
+from superres.store.result_cache import ResultInfo, StoredResult
 
 # A client that has left is noticed within this.
 LEFT_POLL_SECONDS = 0.25
@@ -38,7 +38,7 @@ class Result:
     """A result, as a stored file or, where it could not be stored, as bytes."""
 
     name: str
-    note: ResultNote
+    info: ResultInfo
     content: StoredResult | memoryview
     hit: bool
     stage_seconds: dict[str, float] = field(default_factory=dict)
@@ -124,7 +124,7 @@ class Runner:
     def open_result(self, name: str) -> Result | None:
         """Return a result if it is stored."""
         stored = self.cache.open(name)
-        return Result(name, stored.note, stored, hit=True) if stored else None
+        return Result(name, stored.info, stored, hit=True) if stored else None
 
     def enhance(
         self,
@@ -222,7 +222,7 @@ class Runner:
         in_memory: Result | None = None
         if isinstance(outcome, Stored | InMemory) and outcome.payload is not None:
             content = outcome.payload
-            in_memory = Result(job.name, outcome.note, content, False, job.stage_seconds)
+            in_memory = Result(job.name, outcome.info, content, False, job.stage_seconds)
         if in_memory is not None and isinstance(outcome, InMemory):
             return in_memory
         try:
@@ -233,7 +233,7 @@ class Runner:
                 raise
             return in_memory
         if stored is not None:
-            return Result(job.name, stored.note, stored, False, job.stage_seconds)
+            return Result(job.name, stored.info, stored, False, job.stage_seconds)
         if in_memory is not None:
             return in_memory
         if isinstance(outcome, Failed):

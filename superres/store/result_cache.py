@@ -57,7 +57,7 @@ def hash_file(file: BinaryIO) -> str:
 
 
 @dataclass(frozen=True)
-class ResultNote:
+class ResultInfo:
     """What is known of a result's bytes.
 
     Attributes
@@ -73,7 +73,7 @@ class ResultNote:
     height: int
 
     @classmethod
-    def describe(cls, payload: bytes | memoryview, width: int, height: int) -> "ResultNote":
+    def describe(cls, payload: bytes | memoryview, width: int, height: int) -> "ResultInfo":
         """Make the note of a result's bytes."""
         return cls(len(payload), hashlib.sha256(payload).hexdigest(), width, height)
 
@@ -101,7 +101,7 @@ class StoredResult:
     """A stored result, open for reading at its first byte; whoever holds it closes it."""
 
     file: PayloadFile
-    note: ResultNote
+    info: ResultInfo
     modified: float
 
 
@@ -123,7 +123,7 @@ def identify(status: os.stat_result) -> FileIdentity:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def read_note(file: PayloadFile) -> ResultNote | None:
+def read_info(file: PayloadFile) -> ResultInfo | None:
     """Read the note at a stored file's end; None where the file is not whole."""
     try:
         file.seek(-FOOTER.size, os.SEEK_END)
@@ -131,10 +131,10 @@ def read_note(file: PayloadFile) -> ResultNote | None:
         if magic != MAGIC or size > MAX_NOTE_BYTES:
             return None
         payload_length = file.seek(-FOOTER.size - size, os.SEEK_END)
-        note = ResultNote(**json.loads(file.read(size)))
+        info = ResultInfo(**json.loads(file.read(size)))
     except (OSError, ValueError, TypeError):
         return None
-    return note if note.length == payload_length else None
+    return info if info.length == payload_length else None
 
 
 class ResultCache:
@@ -169,8 +169,8 @@ class ResultCache:
             logger.error("cannot read %s: %s", name, error.strerror)
             return None
         status = os.fstat(file.fileno())
-        note = read_note(file)
-        if note is None or not self._verify(name, file, note, status):
+        info = read_info(file)
+        if info is None or not self._verify(name, file, info, status):
             file.close()
             logger.error("removing a damaged result: %s", name)
             self.damaged += 1
@@ -180,16 +180,16 @@ class ResultCache:
         with contextlib.suppress(OSError):
             os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))
         file.seek(0)
-        return StoredResult(file, note, status.st_mtime)
+        return StoredResult(file, info, status.st_mtime)
 
     def _verify(
-        self, name: str, file: PayloadFile, note: ResultNote, status: os.stat_result
+        self, name: str, file: PayloadFile, info: ResultInfo, status: os.stat_result
     ) -> bool:
         """Compare a result's bytes with their digest, once for each file as it is on disk."""
         identity = identify(status)
-        file.payload_end = note.length
+        file.payload_end = info.length
         if self._verified.get(name) != identity:
-            if hash_file(file) != note.sha256:
+            if hash_file(file) != info.sha256:
                 return False
             self._remember_as_whole(name, identity)
         return True
@@ -203,7 +203,7 @@ class ResultCache:
         """Tell whether a result is stored, without noting a use."""
         return (self.folder / name).is_file()
 
-    def store(self, name: str, payload: bytes | memoryview, note: ResultNote) -> None:
+    def store(self, name: str, payload: bytes | memoryview, info: ResultInfo) -> None:
         """Write a result so that at every moment either all of it or nothing has its name.
 
         The first complete write of a name wins: its bytes may already be in somebody's cache.
@@ -215,7 +215,7 @@ class ResultCache:
         ResultTooLarge
             The result has more bytes than all results may have.
         """
-        note_bytes = json.dumps(asdict(note)).encode()
+        note_bytes = json.dumps(asdict(info)).encode()
         try:
             with self._write([payload, note_bytes, FOOTER.pack(len(note_bytes), MAGIC)]) as file:
                 identity = identify(file.stat())

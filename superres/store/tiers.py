@@ -20,7 +20,7 @@ from superres.store.result_cache import (
     ResultCache,
     StoredResult,
     hash_file,
-    read_note,
+    read_info,
 )
 from superres.store.result_name import upload_key
 from superres.store.spool import FolderSpool, Spool, make_spool_name, measure_length
@@ -51,13 +51,13 @@ def result_key(name: str) -> str:
 
 
 def is_whole(path: Path) -> bool:
-    """Compare a result's file with the digest in its note."""
+    """Compare a result's file with the digest in its info."""
     with PayloadFile(path) as file:
-        note = read_note(file)
-        if note is None:
+        info = read_info(file)
+        if info is None:
             return False
-        file.payload_end = note.length
-        return hash_file(file) == note.sha256
+        file.payload_end = info.length
+        return hash_file(file) == info.sha256
 
 
 class TieredCache(ResultCache):

@@ -71,7 +71,7 @@ class EnhanceRoutes:
         else:
             result = runner.enhance(upload, options, keep, lambda: has_left(request), self._charge)
         g.cache_hit = result.hit
-        g.pixels = result.note.width * result.note.height
+        g.pixels = result.info.width * result.info.height
         if prefers_json([FORMATS[options.format].media_type]):
             return self._make_json(result)
         response = make_picture(result, upload.stem, options)
@@ -89,8 +89,8 @@ class EnhanceRoutes:
         return jsonify(
             status="success",
             url=self._addresses.result(result.name),
-            width=result.note.width,
-            height=result.note.height,
+            width=result.info.width,
+            height=result.info.height,
             cache_hit=result.hit,
             process_time=round(time.perf_counter() - g.started, 3),
         )
@@ -110,13 +110,13 @@ class EnhanceRoutes:
 def make_picture(result: Result, stem: str, options: Options) -> Response:
     """Answer with a result's picture."""
     content_type = FORMATS[options.format].media_type
-    response = send_content(result.content, result.note.length, content_type)
+    response = send_content(result.content, result.info.length, content_type)
     response.headers["X-Cache-Hit"] = "true" if result.hit else "false"
     response.headers["Content-Disposition"] = disposition(f"{stem}{options.suffix}", options)
     stages = [f"{name};dur={1000 * took:.1f}" for name, took in result.stage_seconds.items()]
     if stages:
         response.headers["Server-Timing"] = ", ".join(stages)
-    set_cache_policy("enhanced_image", result.note.etag)
+    set_cache_policy("enhanced_image", result.info.etag)
     return response
 
 

@@ -48,7 +48,7 @@ class ResultRoutes:
         if stored is None or parts is None:
             raise ResultNotFound("No result has this name; it may have been cleaned up.")
         content_type = parts.format.media_type
-        status = evaluate_preconditions(request, stored.note.etag, stored.modified)
+        status = evaluate_preconditions(request, stored.info.etag, stored.modified)
         if status is not None or request.method == "HEAD":
             stored.file.close()
         if status == 412:
@@ -59,12 +59,12 @@ class ResultRoutes:
             response = Response(status=304)
         elif request.method == "HEAD":
             response = Response(content_type=content_type)
-            response.content_length = stored.note.length
+            response.content_length = stored.info.length
         else:
-            response = send_content(stored, stored.note.length, content_type)
+            response = send_content(stored, stored.info.length, content_type)
         response.last_modified = stored.modified  # type: ignore[assignment]  # takes seconds too
         response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
-        set_cache_policy("enhanced_image", stored.note.etag)
+        set_cache_policy("enhanced_image", stored.info.etag)
         return response
 
 

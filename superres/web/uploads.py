@@ -21,7 +21,7 @@ from superres.images.file_kinds import ACCEPTED_NAMES
 from superres.service.upload import SPOOL_BYTES, Upload
 from superres.store.result_cache import READ_CHUNK_BYTES, hash_file
 from superres.web.forms import DEFAULT_NAME, FIELD, is_picture_type
-from superres.web.pace import UploadTransfer, watch
+from superres.web.slow_clients import UploadTransfer, watch
 
 HOW_TO_UPLOAD = (
     f"Send a picture ({ACCEPTED_NAMES}) as multipart/form-data in the field '{FIELD}' "

@@ -139,7 +139,7 @@ def test_failed_upload_says_why_in_words(page: Page, tmp_path: Path, photo: Path
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     page.set_input_files("#files", [broken, photo])
-    wait_for_state(page, "The file is no picture of an accepted format")
+    wait_for_state(page, "The file is not an image in a supported format")
     wait_for_state(page, "done", 1)
     assert page.locator("#queue button").first.inner_text() == "Remove"
 

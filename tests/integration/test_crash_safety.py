@@ -12,7 +12,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from superres.store.result_cache import ResultCache, ResultNote
+from superres.store.result_cache import ResultCache, ResultInfo
 from testkit.pictures import encode
 from testkit.service import PROJECT_DIR, Service, cache_on_tmpfs, run_service
 from testkit.waiting import wait_until
@@ -21,13 +21,13 @@ from testkit.waiting import wait_until
 WRITER = """
 import os, sys
 from pathlib import Path
-from superres.store.result_cache import ResultCache, ResultNote
+from superres.store.result_cache import ResultCache, ResultInfo
 cache = ResultCache(Path(sys.argv[1]))
 name = "a" * 64 + "." + "b" * 12 + ".png"
 print("writing", flush=True)
 while True:
     payload = os.urandom(2_000_000)
-    cache.store(name, payload, ResultNote.describe(payload, 1, 1))
+    cache.store(name, payload, ResultInfo.describe(payload, 1, 1))
     cache.remove(name)
 """
 NAME = f"{'a' * 64}.{'b' * 12}.png"
@@ -59,7 +59,7 @@ def test_writer_killed_at_any_moment_leaves_a_whole_result_or_none(tmp_path: Pat
         stored = ResultCache(tmp_path).open(NAME)
         if stored is not None:
             with stored.file:
-                assert ResultNote.describe(stored.file.read(), 1, 1) == stored.note
+                assert ResultInfo.describe(stored.file.read(), 1, 1) == stored.info
         leftovers += len(list(tmp_path.glob(".writing-*")))
     assert leftovers > 0, "no kill came during a write: the test has shown nothing"
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from superres.server import gunicorn_worker
-from superres.web.pace import AnswerTransfer, UploadTransfer
+from superres.web.slow_clients import AnswerTransfer, UploadTransfer
 from testkit.service import Service, connect, run_service
 
 # Twice as many as the service has threads.

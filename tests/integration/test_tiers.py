@@ -203,7 +203,7 @@ def test_result_of_one_machine_is_a_hit_on_the_other(
     content, tiles = read(made), fake_model.tiles
     assert there.cache.contains(made.name)
     found = there.enhance(make_upload(1))
-    assert (read(found), found.hit, found.note) == (content, True, made.note)
+    assert (read(found), found.hit, found.info) == (content, True, made.info)
     assert fake_model.tiles == tiles
     # From then on it is in the folder there, too, and counts for its limits.
     assert [file.name for file in there.cache.scan()] == [made.name]
@@ -217,7 +217,7 @@ def test_result_that_another_machine_stored_meanwhile_wins(
     made = here.enhance(make_upload(1))
     content = read(made)
     assert isinstance(there.cache, TieredCache)
-    there.cache.store(made.name, b"computed here as well", made.note)
+    there.cache.store(made.name, b"computed here as well", made.info)
     stored = there.cache.open(made.name)
     assert stored is not None
     with stored.file as file:

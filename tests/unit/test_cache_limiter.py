@@ -12,7 +12,7 @@ from superres.disk import MEGABYTE
 from superres.errors import ResultTooLarge
 from superres.store import cache_limiter
 from superres.store.cache_limiter import CacheLimiter
-from superres.store.result_cache import ResultCache, ResultNote
+from superres.store.result_cache import ResultCache, ResultInfo
 from testkit.waiting import wait_until
 
 DAY = 86400
@@ -27,7 +27,7 @@ def name_of(number: int) -> str:
 
 
 def store(cache: ResultCache, number: int, payload: bytes = PAYLOAD) -> None:
-    cache.store(name_of(number), payload, ResultNote.describe(payload, 10, 10))
+    cache.store(name_of(number), payload, ResultInfo.describe(payload, 10, 10))
 
 
 def numbers_left(cache: ResultCache) -> list[int]:

@@ -10,7 +10,7 @@ import pytest
 
 from cleanup_cache import cleanup_old_cache
 from superres.settings import PROJECT_DIR
-from superres.store.result_cache import ResultCache, ResultNote
+from superres.store.result_cache import ResultCache, ResultInfo
 
 DAY = 86400
 KEYS = "0123456789"
@@ -27,7 +27,7 @@ def cache(tmp_path: Path) -> ResultCache:
     cache = ResultCache(tmp_path / "cache")
     now = time.time()
     for number in range(10):
-        cache.store(name_of(number), PAYLOAD, ResultNote.describe(PAYLOAD, 10, 10))
+        cache.store(name_of(number), PAYLOAD, ResultInfo.describe(PAYLOAD, 10, 10))
         os.utime(cache.folder / name_of(number), (now - number * DAY, now - 20 * DAY))
     return cache
 
@@ -74,7 +74,7 @@ def test_sizes_are_those_of_blocks(cache: ResultCache) -> None:
     for file in list(cache.scan()):
         cache.remove(file.name)
     for number in range(10):
-        cache.store(name_of(number), b"tiny", ResultNote.describe(b"tiny", 1, 1))
+        cache.store(name_of(number), b"tiny", ResultInfo.describe(b"tiny", 1, 1))
         os.utime(cache.folder / name_of(number), (time.time() - number * DAY,) * 2)
     summary = cleanup_old_cache(max_size_mb=4 * 4096 / 1024**2, cache_dir=cache.folder)
     assert numbers_left(cache) == [0, 1, 2, 3]
@@ -150,7 +150,7 @@ def test_command_cleans_and_tells(cache: ResultCache) -> None:
 
 
 def test_command_deletes_an_uploads_results_and_names_the_addresses(cache: ResultCache) -> None:
-    note = ResultNote.describe(PAYLOAD, 10, 10)
+    note = ResultInfo.describe(PAYLOAD, 10, 10)
     cache.store(name_of(4, "b"), PAYLOAD, note)
     done = run_command(cache.folder, "--delete", "4" * 64)
     assert done.returncode == 0

@@ -11,9 +11,9 @@ from superres.store.result_cache import (
     FOOTER,
     PayloadFile,
     ResultCache,
-    ResultNote,
+    ResultInfo,
     generate_file_hash,
-    read_note,
+    read_info,
 )
 from superres.store.result_name import ResultName
 
@@ -26,8 +26,8 @@ def cache(tmp_path: Path) -> ResultCache:
     return ResultCache(tmp_path / "cache")
 
 
-def store(cache: ResultCache, payload: bytes = PAYLOAD) -> ResultNote:
-    note = ResultNote.describe(payload, width=30, height=20)
+def store(cache: ResultCache, payload: bytes = PAYLOAD) -> ResultInfo:
+    note = ResultInfo.describe(payload, width=30, height=20)
     cache.store(NAME, payload, note)
     return note
 
@@ -53,8 +53,8 @@ def test_stored_result_comes_back_with_its_note(cache: ResultCache) -> None:
     stored = cache.open(NAME)
     assert stored is not None
     with stored.file:
-        assert stored.note == note
-        assert stored.note.etag == note.sha256[:32]
+        assert stored.info == note
+        assert stored.info.etag == note.sha256[:32]
         assert stored.file.read(7) == PAYLOAD[:7]
         assert stored.file.read() == PAYLOAD[7:]
         assert stored.file.read(100) == b""
@@ -100,7 +100,7 @@ def test_payload_grown_or_shrunk_inside_the_file_is_noticed(cache: ResultCache) 
     path = cache.folder / NAME
     path.write_bytes(b"more" + path.read_bytes())
     with PayloadFile(path) as file:
-        assert read_note(file) is None
+        assert read_info(file) is None
     assert read(cache) is None
 
 
@@ -217,7 +217,7 @@ def test_folder_that_refused_a_result_is_tried_again_before_the_next(
     occupied.touch()
     payload = b"result"
     with pytest.raises(OSError):  # which one, the system decides
-        cache.store(NAME, payload, ResultNote.describe(payload, 1, 1))
+        cache.store(NAME, payload, ResultInfo.describe(payload, 1, 1))
     assert not cache.can_write()
     occupied.unlink()
     assert cache.can_write()

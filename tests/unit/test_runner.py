@@ -66,7 +66,7 @@ def test_upload_is_computed_and_then_a_hit(make_runner: RunnerMaker) -> None:
     assert pixels_of(content)[0, 0].tolist() == [7, 50, 60]
     second = runner.enhance(make_upload(7))
     assert second.hit
-    assert (read(second), second.name, second.note) == (content, first.name, first.note)
+    assert (read(second), second.name, second.info) == (content, first.name, first.info)
     assert runner.statistics()["inferences"] == 1
 
 
