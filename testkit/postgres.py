@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,6 +100,7 @@ def run_pgbouncer(
         wait_until(lambda: "process up" in (folder / "log").read_text())
         yield f"postgresql://sr@127.0.0.1:{port}/postgres"
     finally:
-        # At once: from PgBouncer 1.23 on, SIGTERM waits until the last client has left.
-        process.send_signal(signal.SIGQUIT)
+        # At once: from PgBouncer 1.23 on, SIGTERM waits until the last client has left, and before
+        # that nothing else is a signal to end at once.
+        process.kill()
         process.wait(WAIT_SECONDS)

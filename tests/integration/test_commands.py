@@ -62,8 +62,8 @@ def test_commands_work_as_they_are_written(page: str, folder: Path, tmp_path: Pa
         # With --fail, an answer that is an error fails the script.
         script = script.replace("curl ", "curl --fail --silent --show-error ")
         command = ["bash", "-euo", "pipefail", "-c", script]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True)
+    assert done.returncode == 0, f"{done.stdout[-500:]!r}\n{done.stderr.decode()}"
     written = [*folder.glob("out.*"), *folder.glob("out/*")]
     for path in written:
         with Image.open(path) as image:

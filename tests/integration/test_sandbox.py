@@ -28,6 +28,7 @@ from superres.sandbox.picture_transfer import (
 from superres.sandbox.sandbox import Sandbox
 from superres.service.sandboxed_codec import SandboxedCodec, open_descriptor, share_picture
 from superres.service.upload import SPOOL_BYTES
+from superres.settings import PROJECT_DIR
 from testkit.hostile import ROOM, jpeg_segments, lying_avif, png_chunk, png_header, save
 
 MAX_PIXELS = 16_000_000
@@ -238,7 +239,7 @@ codec.read_header(BytesIO(open(sys.argv[1], "rb").read()), 10**8)
 print(codec.sandbox.helper_pid, flush=True)
 sys.stdin.read()
 """
-    path = Path(__file__).parent.parent / "models" / "golden_input.png"
+    path = PROJECT_DIR / "models" / "golden_input.png"
     service = subprocess.Popen(
         [sys.executable, "-c", script, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
