@@ -15,9 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from superres.jobs.databases import Database, PostgresDatabase, SqliteDatabase
+from superres.jobs.database import Database
 from superres.jobs.jobs import Jobs
 from superres.jobs.jobs_schema import SCHEMA, make_owner
+from superres.jobs.postgres_database import PostgresDatabase
+from superres.jobs.sqlite_database import SqliteDatabase
 from testkit.postgres import run_postgres
 
 QUEUED = 100

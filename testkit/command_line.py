@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from testkit.service import PROJECT_DIR
+from superres.settings import PROJECT_DIR
 from testkit.waiting import WAIT_SECONDS
 
 

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from testkit.service import PROJECT_DIR, find_free_port
+from superres.settings import PROJECT_DIR
+from testkit.service import find_free_port
 
 START_SECONDS = 60
 

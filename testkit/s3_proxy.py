@@ -7,6 +7,8 @@ from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
+from testkit.serving import serving
+
 BODY_SECONDS = 60
 # Each piece comes before anybody who waits for the next one gives up.
 TRICKLE_PIECES, TRICKLE_SECONDS = 100, 1.0
@@ -157,12 +159,9 @@ def flip(content: bytes) -> bytes:
 @contextmanager
 def run_s3_proxy(target: str) -> Iterator[S3Proxy]:
     """Run a proxy in front of a server until the block ends."""
-    with S3Proxy(target) as proxy:
-        thread = threading.Thread(target=proxy.serve_forever, args=[0.05], daemon=True)
-        thread.start()
+    proxy = S3Proxy(target)
+    with serving(proxy):
         try:
             yield proxy
         finally:
             proxy.fault = ""
-            proxy.shutdown()
-            thread.join()

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import httpx
 
-PROJECT_DIR = Path(__file__).resolve().parent.parent
+from superres.settings import PROJECT_DIR
+
 MOUNTS = Path("/proc/self/mountinfo")
 GUNICORN = (sys.executable, "-m", "gunicorn", "app:app")
 START_SECONDS = 60

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from testkit.serving import serving
+
 PIECE_BYTES = 65536
 
 
@@ -73,12 +75,9 @@ class Connection(socketserver.BaseRequestHandler):
 @contextmanager
 def run_tcp_proxy(target_port: int) -> Iterator[TcpProxy]:
     """Run a proxy in front of a server on loopback until the block ends."""
-    with TcpProxy(target_port) as proxy:
-        thread = threading.Thread(target=proxy.serve_forever, args=[0.05], daemon=True)
-        thread.start()
+    proxy = TcpProxy(target_port)
+    with serving(proxy):
         try:
             yield proxy
         finally:
             proxy.swallows = False
-            proxy.shutdown()
-            thread.join()

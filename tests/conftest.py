@@ -18,7 +18,7 @@ from superres.engines.engine import Engine
 from superres.engines.opencv_engine import OTHER_PROFILE
 from superres.engines.upscaler import Upscaler
 from superres.images.pixels import Pixels
-from superres.jobs.databases import PostgresDatabase
+from superres.jobs.postgres_database import PostgresDatabase
 from superres.service.runner import Runner
 from superres.settings import Settings
 from testkit.app_client import AppMaker, BufferedClient

@@ -8,8 +8,6 @@ from superres.jobs.postgres_database import PostgresDatabase
 from superres.jobs.sqlite_database import SqliteDatabase
 from superres.settings import Settings
 
-__all__ = ["Database", "PostgresDatabase", "SqliteDatabase", "open_database"]
-
 
 def open_database(settings: Settings, schema: Sequence[Migration]) -> Database:
     """Return the settings' database; nothing is connected yet."""

@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 
-from superres.jobs.databases import Database
+from superres.jobs.database import Database
 from superres.jobs.job_records import Backlog
 from superres.jobs.jobs_schema import TURN
 

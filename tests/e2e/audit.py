@@ -17,8 +17,9 @@ import httpx
 from PIL import Image
 from skimage import data
 
+from superres.settings import PROJECT_DIR
 from testkit.pictures import encode
-from testkit.service import PROJECT_DIR, run_service
+from testkit.service import run_service
 from tests.e2e.nginx import HOST, Nginx, run_nginx
 
 # REDbot asks a name server, which does not know the name.

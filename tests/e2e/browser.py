@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any, Protocol
 
 from playwright.sync_api import Browser, sync_playwright
+
+from testkit.serving import serving
 
 # A name that is not localhost, so that its pages are no secure context.
 INSECURE_HOST = "sr.test"
@@ -83,9 +84,6 @@ class EmptyPage(BaseHTTPRequestHandler):
 @contextmanager
 def run_site() -> Iterator[str]:
     """Serve an empty page on loopback; yield its origin."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), EmptyPage) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), EmptyPage)
+    with serving(server):
         yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()

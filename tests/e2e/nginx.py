@@ -12,7 +12,8 @@ from pathlib import Path
 
 import httpx
 
-from testkit.service import PROJECT_DIR, find_free_port
+from superres.settings import PROJECT_DIR
+from testkit.service import find_free_port
 
 HOST = "sr.example"
 START_SECONDS = 20

@@ -12,9 +12,10 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from skimage import data
 
+from superres.settings import PROJECT_DIR
 from superres.web.api_keys import hash_key, make_key
 from testkit.pictures import encode
-from testkit.service import PROJECT_DIR, Service, run_service
+from testkit.service import Service, run_service
 from tests.e2e.browser import INSECURE_HOST, run_chromium
 
 TIMEOUT = 60_000

@@ -9,11 +9,10 @@ from flask.testing import FlaskClient
 
 from app import create_app
 from superres.errors import ConfigError
-from superres.settings import Settings
+from superres.settings import PROJECT_DIR, Settings
 from superres.web.api_keys import ApiKeys, hash_key, make_key
 from testkit.app_client import AppMaker, assert_problem, upload
 from testkit.pictures import PNG
-from testkit.service import PROJECT_DIR
 
 KEY = make_key()
 

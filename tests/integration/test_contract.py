@@ -13,8 +13,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app import VERSION
+from superres.settings import PROJECT_DIR
 from superres.web.api_keys import hash_key, make_key
-from testkit.service import PROJECT_DIR, Service, run_service
+from testkit.service import Service, run_service
 from tests.api_page import render
 from tests.contract_hooks import PICTURES
 

@@ -12,9 +12,10 @@ import httpx
 import pytest
 from PIL import Image
 
+from superres.settings import PROJECT_DIR
 from superres.store.result_cache import ResultCache, ResultInfo
 from testkit.pictures import encode
-from testkit.service import PROJECT_DIR, Service, cache_on_tmpfs, run_service
+from testkit.service import Service, cache_on_tmpfs, run_service
 from testkit.waiting import wait_until
 
 # Writes results for ever: the same name again and again, so that each write also races a reader.

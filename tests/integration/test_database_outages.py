@@ -11,9 +11,10 @@ import psycopg
 import pytest
 
 from superres.errors import DatabaseDown
-from superres.jobs.databases import PostgresDatabase, SqliteDatabase
 from superres.jobs.jobs import Jobs
 from superres.jobs.jobs_schema import FIRST, SCHEMA
+from superres.jobs.postgres_database import PostgresDatabase
+from superres.jobs.sqlite_database import SqliteDatabase
 from testkit.postgres import PostgresServer, run_pgbouncer, run_server
 from testkit.service import find_free_port
 from testkit.tcp_proxy import TcpProxy, run_tcp_proxy

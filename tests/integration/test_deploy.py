@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 import yaml
 
-from testkit.service import PROJECT_DIR
+from superres.settings import PROJECT_DIR
 
 UNITS = sorted(path.name for path in (PROJECT_DIR / "deploy").glob("super-resolution*"))
 

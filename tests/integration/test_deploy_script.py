@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from superres.settings import PROJECT_DIR
 from superres.web.api_keys import hash_key, make_key
-from testkit.service import PROJECT_DIR, find_free_port, run_service
+from testkit.service import find_free_port, run_service
 
 
 def run_script(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

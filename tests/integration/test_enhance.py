@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from superres.settings import PROJECT_DIR
 from superres.web.api_keys import hash_key, make_key
 from testkit.command_line import command, draw, names_in, run
-from testkit.service import PROJECT_DIR, Service, run_service, unshare_mounts
+from testkit.service import Service, run_service, unshare_mounts
 from testkit.waiting import WAIT_SECONDS, wait_until
 
 

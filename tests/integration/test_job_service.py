@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from superres.jobs.databases import Database, PostgresDatabase, SqliteDatabase
+from superres.jobs.database import Database
 from superres.jobs.jobs_schema import SCHEMA
+from superres.jobs.postgres_database import PostgresDatabase
+from superres.jobs.sqlite_database import SqliteDatabase
 from testkit.pictures import encode
 from testkit.service import Service, run_service
 from testkit.waiting import WAIT_SECONDS, wait_until

@@ -11,10 +11,12 @@ import pytest
 
 from superres.errors import Busy, ConfigError, DatabaseDown
 from superres.jobs import job_upkeep, jobs
-from superres.jobs.databases import Database, PostgresDatabase, SqliteDatabase
+from superres.jobs.database import Database
 from superres.jobs.jobs import Jobs
 from superres.jobs.jobs_schema import FIRST, SCHEMA
 from superres.jobs.migrations import Migration
+from superres.jobs.postgres_database import PostgresDatabase
+from superres.jobs.sqlite_database import SqliteDatabase
 
 Connect = Callable[..., Database]
 OPEN_SUMS = """SELECT state, (spool IS NOT NULL), count(*), sum(pixels) FROM jobs GROUP BY 1, 2"""

@@ -15,10 +15,12 @@ import pytest
 
 from superres.errors import DatabaseDown
 from superres.jobs import job_records, jobs
-from superres.jobs.databases import Database, PostgresDatabase, SqliteDatabase
+from superres.jobs.database import Database
 from superres.jobs.job_records import Backlog
 from superres.jobs.jobs import Jobs
 from superres.jobs.jobs_schema import SCHEMA
+from superres.jobs.postgres_database import PostgresDatabase
+from superres.jobs.sqlite_database import SqliteDatabase
 from testkit.postgres import run_postgres
 
 Connect = Callable[[], Database]

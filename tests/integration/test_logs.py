@@ -8,9 +8,10 @@ import httpx
 import pytest
 
 from superres.logs import HumanFormatter, RequestIdFilter, current_request_id
+from superres.settings import PROJECT_DIR
 from testkit.app_client import AppMaker, upload
 from testkit.fakes import FakeModel
-from testkit.service import PROJECT_DIR, run_service
+from testkit.service import run_service
 
 
 def format_human(message: str, **extra: object) -> str:

@@ -11,10 +11,11 @@ import pytest
 from superres.errors import DatabaseDown
 from superres.images.options import Options
 from superres.jobs.database import Database, Row
-from superres.jobs.databases import PostgresDatabase, SqliteDatabase
 from superres.jobs.job_upkeep import LEASE_SECONDS
 from superres.jobs.jobs import Jobs
 from superres.jobs.jobs_schema import SCHEMA
+from superres.jobs.postgres_database import PostgresDatabase
+from superres.jobs.sqlite_database import SqliteDatabase
 from superres.service import job_keeper
 from superres.service.runner import Result, Runner
 from testkit.fakes import FakeModel

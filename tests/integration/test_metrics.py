@@ -15,11 +15,11 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families
 
 from superres.engines.lanes import Lanes, Network, Progress, Task
-from superres.settings import Settings
+from superres.settings import PROJECT_DIR, Settings
 from testkit.app_client import AppMaker, upload
 from testkit.fakes import FakeModel
 from testkit.pictures import PNG, encode
-from testkit.service import PROJECT_DIR, run_service, wait_until_ready
+from testkit.service import run_service, wait_until_ready
 
 
 def read_metrics(text: str) -> dict[str, float]:

@@ -31,10 +31,10 @@ from superres.engines.openvino_engine import (
 from superres.engines.upscaler import Upscaler
 from superres.errors import ModelError
 from superres.images.pixels import Pixels
-from superres.settings import EMBEDDED_MODEL_PATH
+from superres.settings import EMBEDDED_MODEL_PATH, PROJECT_DIR
 from testkit.fakes import draw_weights
 from testkit.pictures import largest_difference
-from testkit.service import PROJECT_DIR, run_service
+from testkit.service import run_service
 from training.export import build_graph
 from training.network import layer_shapes
 

@@ -16,12 +16,14 @@ import httpx
 from PIL import Image
 from skimage import data
 
-from superres.jobs.databases import PostgresDatabase, SqliteDatabase
 from superres.jobs.jobs import Jobs
 from superres.jobs.jobs_schema import SCHEMA
+from superres.jobs.postgres_database import PostgresDatabase
+from superres.jobs.sqlite_database import SqliteDatabase
+from superres.settings import PROJECT_DIR
 from testkit.pictures import encode
 from testkit.postgres import run_postgres
-from testkit.service import GUNICORN, PROJECT_DIR, Service, run_service, wait_until_ready
+from testkit.service import GUNICORN, Service, run_service, wait_until_ready
 from testkit.waiting import WAIT_SECONDS, wait_until
 from tests.faults import SERVE
 

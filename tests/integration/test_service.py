@@ -16,15 +16,9 @@ from PIL import Image, ImageOps
 
 from super_resolution import SuperResolution
 from superres.images.pixels import Pixels
+from superres.settings import PROJECT_DIR
 from testkit.pictures import encode
-from testkit.service import (
-    GUNICORN,
-    PROJECT_DIR,
-    Service,
-    find_free_port,
-    run_service,
-    service_environment,
-)
+from testkit.service import GUNICORN, Service, find_free_port, run_service, service_environment
 
 # As long as the shipped proxy waits.
 WAIT_SECONDS = 300

@@ -19,6 +19,7 @@ from superres.cli.service_answers import EnhanceError
 from superres.cli.service_client import MAX_ATTEMPTS, RemoteEnhancer, check_url
 from testkit.command_line import command, draw, names_in, run
 from testkit.service import Service, find_free_port, run_service
+from testkit.serving import serving
 from testkit.waiting import WAIT_SECONDS
 
 
@@ -43,14 +44,9 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serve(handler: type[Handler], port: int = 0) -> Iterator[ThreadingHTTPServer]:
-    with ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
+    with serving(server):
+        yield server
 
 
 def url_of(server: ThreadingHTTPServer) -> str:
@@ -194,17 +190,12 @@ class ExistingByTls(Existing):
 def serve_tls(certificate: Path) -> Iterator[int]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
-    with ThreadingHTTPServer(("127.0.0.1", 0), ExistingByTls) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        # What a client does that trusts nobody is no news.
-        server.handle_error = lambda *_: None  # type: ignore[method-assign]
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), ExistingByTls)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    # What a client does that trusts nobody is no news.
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]
+    with serving(server):
+        yield server.server_port
 
 
 def test_untrusted_certificate_ends_the_run_and_says_how_to_trust_it(

@@ -192,7 +192,7 @@ def test_request_that_waits_is_answered_without_the_store(
 
     def go_away(table: Jobs, *arguments: object) -> bool:
         proxy.fault = "no bucket"
-        return claim(table, *arguments)  # type: ignore[arg-type]
+        return claim(table, *arguments)  # type: ignore[arg-type]  # handed on as they came
 
     monkeypatch.setattr(Jobs, "claim", go_away)
     try:

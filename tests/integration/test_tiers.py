@@ -26,7 +26,7 @@ from superres.images.options import Options
 from superres.jobs.job_records import Claim
 from superres.jobs.jobs import Jobs
 from superres.service.runner import Runner
-from superres.settings import Settings
+from superres.settings import PROJECT_DIR, Settings
 from superres.store import doubts, remote_store, tiers
 from superres.store.remote_store import RemoteStore
 from superres.store.result_cache import StoredResult
@@ -35,7 +35,6 @@ from testkit.fakes import FakeModel
 from testkit.pictures import make_upload, read
 from testkit.postgres import run_postgres
 from testkit.s3 import S3Server, run_s3
-from testkit.service import PROJECT_DIR
 from testkit.waiting import wait_until
 
 

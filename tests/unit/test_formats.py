@@ -9,8 +9,8 @@ import yaml
 
 from superres.images.formats import FORMATS, find_format
 from superres.images.options import MAX_QUALITY
+from superres.settings import PROJECT_DIR
 from superres.store.result_name import NAME_PATTERN
-from testkit.service import PROJECT_DIR
 
 NAMES = list(FORMATS)
 MEDIA_TYPES = [each.media_type for each in FORMATS.values()]
