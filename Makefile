@@ -1,15 +1,26 @@
 # make run       start the service on port 7860
 # make run-fast  the same with OpenVINO
+# make install EXTRAS="postgres s3"   what some settings need (docs/settings.md)
 # make check     lint, types and the tests of single modules: a minute or two
 # make test      everything that must pass before a change is merged
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 AUDIT := .venv-audit
-STOCK_MODEL := models/stock/EDSR_x3.pb
+UV := uv==0.13.9
+EXTRAS ?=
+STOCK_MODEL := data/stock/EDSR_x3.pb
 STOCK_SHA256 := 3baa3740fdb8ee9c52f1a41d69fa74cb9feef0fa9bfeec24f0ee58b928068e9a
 
-.PHONY: run run-fast check test lint format stock-model bench bench-tiles bench-memory bench-jobs \
+# $(1): extras and groups of uv.lock. pip installs them, since it knows this machine's index and
+# certificates; uv only reads the lock.
+define install_locked
+	$(BIN)/pip install --quiet $(UV)
+	$(BIN)/uv export --quiet --frozen --no-emit-project $(1) --output-file $(VENV)/locked.txt
+	$(BIN)/pip install --quiet --require-hashes --requirement $(VENV)/locked.txt
+endef
+
+.PHONY: run run-fast install lock check test lint format stock-model bench bench-tiles bench-memory bench-jobs \
 	bench-encoders bench-fidelity bench-sandbox fuzz faults soak cluster audit audit-packages clean
 .DELETE_ON_ERROR:
 
@@ -55,17 +66,26 @@ $(BIN)/pip:
 	./install_package.sh python3-venv $(PYTHON) -c 'import ensurepip, venv'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/run-installed: requirements.txt | $(BIN)/pip
-	$(BIN)/pip install --quiet --requirement requirements.txt
+$(VENV)/run-installed: requirements.txt pyproject.toml | $(BIN)/pip
+	$(BIN)/pip install --quiet --require-hashes --requirement requirements.txt
+	$(BIN)/pip install --quiet --no-deps --editable .
 	touch $@
 
-$(VENV)/openvino-installed: requirements-openvino.txt $(VENV)/run-installed
-	$(BIN)/pip install --quiet --requirement requirements-openvino.txt
+$(VENV)/openvino-installed: uv.lock $(VENV)/run-installed
+	$(call install_locked,--extra openvino)
 	touch $@
 
-$(VENV)/test-installed: requirements.txt requirements-test.txt requirements-postgres.txt requirements-client.txt requirements-openvino.txt requirements-redis.txt requirements-store.txt requirements-cluster.txt training/requirements.txt | $(BIN)/pip
-	$(BIN)/pip install --quiet --requirement requirements-test.txt
-	touch $@ $(VENV)/run-installed
+$(VENV)/test-installed: uv.lock $(VENV)/run-installed
+	$(call install_locked,--all-extras --group test)
+	touch $@
+
+install: $(VENV)/run-installed
+	$(call install_locked,$(addprefix --extra ,$(EXTRAS)))
+
+# The newest versions that pyproject.toml allows.
+lock: $(VENV)/test-installed
+	$(BIN)/uv lock --upgrade
+	$(BIN)/uv export --quiet --frozen --no-emit-project --no-annotate > requirements.txt
 
 # OpenCV's own EDSR x3, 38 MB, to use with SR_MODEL_PATH or to compare with.
 stock-model: $(STOCK_MODEL)
@@ -82,8 +102,8 @@ $(STOCK_MODEL): | $(VENV)/run-installed
 bench: $(VENV)/bench-installed $(STOCK_MODEL)
 	$(BIN)/python -m bench.speed --json bench/speed.json --chart docs/speed.png
 
-$(VENV)/bench-installed: requirements-bench.txt $(VENV)/test-installed
-	$(BIN)/pip install --quiet --requirement requirements-bench.txt
+$(VENV)/bench-installed: $(VENV)/test-installed
+	$(call install_locked,--all-extras --group bench)
 	touch $@
 
 bench-tiles: $(VENV)/test-installed
@@ -139,13 +159,13 @@ audit: $(VENV)/test-installed $(AUDIT)/installed
 
 # Known vulnerabilities of the pinned packages; asks PyPI.
 audit-packages: $(AUDIT)/installed
-	$(AUDIT)/bin/pip-audit --strict --disable-pip --no-deps \
-		--requirement requirements-replica.txt --requirement requirements-openvino.txt \
-		--requirement requirements-cluster.txt --requirement requirements-client.txt
+	$(BIN)/uv export --quiet --frozen --no-emit-project --all-extras --output-file $(AUDIT)/packages.txt
+	$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes --requirement $(AUDIT)/packages.txt
 
-$(AUDIT)/installed: requirements-audit.txt | $(BIN)/pip
+$(AUDIT)/installed: uv.lock $(VENV)/test-installed
 	$(PYTHON) -m venv $(AUDIT) >&2
-	$(AUDIT)/bin/pip install --quiet --requirement requirements-audit.txt >&2
+	$(BIN)/uv export --quiet --frozen --only-group audit --output-file $(AUDIT)/locked.txt >&2
+	$(AUDIT)/bin/pip install --quiet --require-hashes --requirement $(AUDIT)/locked.txt >&2
 	touch $@
 
 clean:

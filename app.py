@@ -1,18 +1,18 @@
 """The Flask application: `create_app` puts its parts together, and `python app.py` serves it."""
 
 import os
-import sys
 import time
 
 from flask import Flask, Response, g, request
 
 from cache_headers import install_cache_headers
 from super_resolution import SuperResolution
+from superres import __version__
 from superres.engines.dask_tiles import load_on_cluster
 from superres.engines.openvino_engine import choose_fastest_engine
 from superres.engines.upscaler import Upscaler
 from superres.service.runner import Runner
-from superres.settings import PROJECT_DIR, Settings
+from superres.settings import Settings
 from superres.web.access import install_access
 from superres.web.addresses import Addresses
 from superres.web.api_docs import install_api_docs
@@ -27,7 +27,6 @@ from superres.web.result_routes import ResultRoutes
 from superres.web.status_routes import StatusRoutes
 from superres.web.web_pages import install_web_pages
 
-VERSION = "0.1.0"
 # A form has the picture and a few options.
 MAX_FORM_PARTS = 32
 NO_PAGE = "default-src 'none'; frame-ancestors 'none'"
@@ -65,7 +64,7 @@ def create_app(settings: Settings | None = None, super_resolution: Upscaler | No
     install_metrics(
         app,
         runner,
-        VERSION,
+        __version__,
         {
             "sr_api_keys_stale": lambda: keys is not None and keys.are_stale,
             "sr_rate_limits_down": lambda: rate_limits.are_down,
@@ -77,7 +76,7 @@ def create_app(settings: Settings | None = None, super_resolution: Upscaler | No
     install_problems(app)
     jobs.install(app)
     ResultRoutes(runner, addresses).install(app)
-    StatusRoutes(runner, VERSION).install(app)
+    StatusRoutes(runner, __version__).install(app)
     install_web_pages(app, settings)
     install_api_docs(app)
     return app
@@ -104,15 +103,9 @@ def finish_request(response: Response) -> Response:
     return response
 
 
-def run_server() -> None:
-    """Serve with gunicorn and its configuration file beside this one: `python app.py`."""
-    from gunicorn.app.wsgiapp import WSGIApplication
-
-    sys.argv = ["gunicorn", "--config", str(PROJECT_DIR / "gunicorn.conf.py"), "app:app"]
-    WSGIApplication("%(prog)s [OPTIONS]").run()
-
-
 if __name__ == "__main__":
-    run_server()
+    from superres.server.start import start_server
+
+    start_server()
 else:
     app = create_app()

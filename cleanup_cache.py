@@ -3,18 +3,22 @@
     python cleanup_cache.py --max-age-days 30 --max-size-mb 1024 [--dry-run]
     python cleanup_cache.py --delete SHA256
 
+`superres clean` is the same.
+
 Results that nobody used for longest go first. Safe beside a running service and beside a second
 cleanup: a result that is being sent stays readable to its end, and one that is gone is computed
 again when it is wanted. A running service keeps its limits itself; this is for keeping others, and
 for times without one. Never imports OpenCV, so that it starts at once.
 """
 
-import argparse
+import math
 import os
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+
+import click
 
 from superres.disk import MEGABYTE
 from superres.errors import ConfigError, StoreDown
@@ -24,6 +28,20 @@ from superres.store.remote_store import RemoteStore
 from superres.store.result_cache import ResultCache
 from superres.store.result_name import KEY_PATTERN
 from superres.store.tiers import results_folder
+
+EPILOG = """
+\b
+environment:
+  SR_CACHE_DIR   folder of the results, or SR_DATA_DIR with cache/ in it
+  SR_STORE_URL   store that machines share, which --delete cleans too
+  SR_PUBLIC_URL  what stands before the addresses that --delete prints
+
+\b
+exit codes:
+  0  done
+  1  a setting is wrong, or something could not be removed
+  2  wrong arguments
+"""
 
 
 def cleanup_old_cache(
@@ -88,56 +106,84 @@ def delete_upload(key: str, settings: Settings, dry_run: bool) -> CleanupSummary
     return summary
 
 
-def parse_sha256(text: str) -> str:
-    """Read a SHA-256 in hex."""
-    if not KEY_PATTERN.fullmatch(text.lower()):
-        raise argparse.ArgumentTypeError("must be 64 hexadecimal digits")
-    return text.lower()
+class Sha256(click.ParamType[str]):
+    """A SHA-256 in hex."""
+
+    name = "sha256"
+
+    def convert(
+        self, value: str, parameter: click.Parameter | None, context: click.Context | None
+    ) -> str:
+        """Return it in small letters."""
+        if not KEY_PATTERN.fullmatch(value.lower()):
+            self.fail("must be 64 hexadecimal digits", parameter, context)
+        return value.lower()
 
 
-def parse_limit(text: str) -> float:
-    """Read a number that is not negative."""
-    number = float(text)
-    if not number >= 0:
-        raise argparse.ArgumentTypeError("must be at least 0")
-    return number
+class Limit(click.ParamType[float]):
+    """A number that is not negative; `click.FloatRange` takes NaN."""
+
+    name = "number"
+
+    def convert(
+        self, value: str | float, parameter: click.Parameter | None, context: click.Context | None
+    ) -> float:
+        """Return the number."""
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not number >= 0:
+            self.fail("must be a number of at least 0", parameter, context)
+        return number
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns 0, or 1 when the settings are wrong or a file could not be removed."""
-    parser = argparse.ArgumentParser(description="Clean the cache of stored results.")
-    parser.add_argument("--max-age-days", type=parse_limit, default=30.0)
-    parser.add_argument("--max-size-mb", type=parse_limit, default=1024.0)
-    parser.add_argument("--cache-dir", type=Path, help="instead of SR_CACHE_DIR")
-    parser.add_argument("--dry-run", action="store_true", help="remove nothing, only tell")
-    parser.add_argument(
-        "--delete",
-        type=parse_sha256,
-        metavar="SHA256",
-        help="remove the results of the upload with this SHA-256, and nothing else",
-    )
-    chosen = parser.parse_args(arguments)
+@click.command(epilog=EPILOG)
+@click.option(
+    "--max-age-days",
+    type=Limit(),
+    default=30,
+    show_default=True,
+    help="Remove results that nobody used for so long.",
+)
+@click.option(
+    "--max-size-mb",
+    type=Limit(),
+    default=1024,
+    show_default=True,
+    help="Remove more, until the rest takes at most so much of the disk.",
+)
+@click.option("--cache-dir", type=click.Path(path_type=Path), help="Instead of SR_CACHE_DIR.")
+@click.option("--dry-run", is_flag=True, help="Remove nothing, only tell.")
+@click.option(
+    "--delete",
+    type=Sha256(),
+    metavar="SHA256",
+    help="Remove the results of the upload with this SHA-256, and nothing else.",
+)
+def clean(
+    max_age_days: float,
+    max_size_mb: float,
+    cache_dir: Path | None,
+    dry_run: bool,
+    delete: str | None,
+) -> None:
+    """Clean the cache of stored results, those unused for longest first."""
     try:
         settings = Settings.from_env(os.environ)
-    except ConfigError as fault:
-        print(fault, file=sys.stderr)
-        return 1
-    folder = chosen.cache_dir or settings.cache_dir
-    if chosen.delete:
-        try:
-            summary = delete_upload(
-                chosen.delete, replace(settings, cache_dir=folder), chosen.dry_run
+        folder = cache_dir or settings.cache_dir
+        if delete:
+            summary = delete_upload(delete, replace(settings, cache_dir=folder), dry_run)
+        else:
+            summary = cleanup_old_cache(
+                max_age_days, max_size_mb, cache_dir=folder, dry_run=dry_run
             )
-        except (ConfigError, StoreDown) as fault:
-            print(fault, file=sys.stderr)
-            return 1
-    else:
-        summary = cleanup_old_cache(
-            chosen.max_age_days, chosen.max_size_mb, cache_dir=folder, dry_run=chosen.dry_run
-        )
-    print(f"dry run: {summary}" if chosen.dry_run else summary)
-    return 1 if summary.failed else 0
+    except (ConfigError, StoreDown) as fault:
+        click.echo(fault, err=True)
+        sys.exit(1)
+    click.echo(f"dry run: {summary}" if dry_run else summary)
+    sys.exit(1 if summary.failed else 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    clean()

@@ -9,7 +9,7 @@ from superres.engines.opencv_engine import make_opencv_engine
 from superres.engines.upscaler import Upscaler
 from superres.images.encoders import to_pil
 from superres.images.image_codec import decode_image
-from superres.settings import EMBEDDED_MODEL_PATH
+from superres.paths import EMBEDDED_MODEL_PATH
 
 
 class SuperResolution(Upscaler):

@@ -17,9 +17,9 @@ from super_resolution import SuperResolution
 from superres.images.image_codec import Picture
 from superres.images.options import MODEL_SCALE
 from superres.images.pixels import Pixels
-from superres.settings import PROJECT_DIR
+from superres.paths import PROJECT_DIR
 
-STOCK_MODEL = PROJECT_DIR / "models" / "stock" / "EDSR_x3.pb"
+STOCK_MODEL = PROJECT_DIR / "data" / "stock" / "EDSR_x3.pb"
 # Left, top, right, bottom in the input.
 CROP = (50, 0, 110, 50)
 GAP = 8

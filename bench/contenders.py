@@ -21,10 +21,10 @@ from super_resolution import SuperResolution
 from superres.engines.opencv_engine import load_network
 from superres.images.options import MODEL_SCALE
 from superres.images.pixels import Pixels
-from superres.settings import EMBEDDED_MODEL_PATH, PROJECT_DIR
+from superres.paths import EMBEDDED_MODEL_PATH, PROJECT_DIR
 from testkit.service import read_peak_memory_mb
 
-STOCK_MODEL = PROJECT_DIR / "models" / "stock" / "EDSR_x3.pb"
+STOCK_MODEL = PROJECT_DIR / "data" / "stock" / "EDSR_x3.pb"
 WARM_UP_SIDE = 128
 
 Enlarge = Callable[[Pixels], object]

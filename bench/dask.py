@@ -23,10 +23,10 @@ from skimage import data
 from super_resolution import SuperResolution
 from superres.engines import dask_tiles
 from superres.images.pixels import Pixels
-from superres.settings import EMBEDDED_MODEL_PATH, PROJECT_DIR
+from superres.paths import EMBEDDED_MODEL_PATH, PROJECT_DIR
 from testkit.dask_cluster import DaskCluster, run_dask, wait_for_workers
 
-STOCK_MODEL = PROJECT_DIR / "models" / "stock" / "EDSR_x3.pb"
+STOCK_MODEL = PROJECT_DIR / "data" / "stock" / "EDSR_x3.pb"
 PAUSE_SECONDS = 0.05
 TILES = 2000
 

@@ -13,7 +13,7 @@ import numpy as np
 from bench.contenders import make_pixels
 from superres.engines.openvino_engine import OPTIONS, QUANTISED_MODEL_PATH, import_openvino
 from superres.images.pixels import Pixels
-from superres.settings import EMBEDDED_MODEL_PATH
+from superres.paths import EMBEDDED_MODEL_PATH
 
 RUNS = 10
 

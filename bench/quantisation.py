@@ -24,7 +24,7 @@ from superres.engines.openvino_engine import (
     measure_contrasts,
 )
 from superres.images.pixels import Pixels
-from superres.settings import EMBEDDED_MODEL_PATH
+from superres.paths import EMBEDDED_MODEL_PATH
 from testkit.pictures import largest_difference
 from training.drawings import draw_picture
 

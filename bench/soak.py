@@ -30,7 +30,7 @@ import numpy as np
 import yaml
 
 from bench.memory import make_photo
-from superres.settings import PROJECT_DIR
+from superres.paths import PROJECT_DIR
 from testkit.service import Service, find_free_port, run_service
 
 DASHBOARD = PROJECT_DIR / "deploy" / "grafana-dashboard.json"

@@ -33,7 +33,7 @@ from superres.engines.opencv_engine import EMBEDDED_PROFILE
 from superres.engines.upscaler import Upscaler
 from superres.images.options import MODEL_SCALE
 from superres.images.pixels import Pixels
-from superres.settings import EMBEDDED_MODEL_PATH
+from superres.paths import EMBEDDED_MODEL_PATH
 from testkit.service import run_service
 
 SIDES = (128, 256, 316, 512, 1000, 1414, 2000, 2828)  # to 8 megapixels

@@ -24,7 +24,7 @@ from superres.engines.openvino_engine import load_quantised
 from superres.engines.tiling import split_image
 from superres.images.options import MODEL_SCALE
 from superres.images.pixels import Pixels
-from superres.settings import EMBEDDED_MODEL_PATH
+from superres.paths import EMBEDDED_MODEL_PATH
 from testkit.pictures import largest_difference
 
 ROUNDS = 5

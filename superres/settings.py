@@ -1,26 +1,34 @@
 """Settings: every SR_* variable, read once, all faults reported together."""
 
 import logging
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import limits
 from limits import RateLimitItem
 
 from superres.disk import MEGABYTE
 from superres.errors import ConfigError
-from superres.origins import parse_origins, serialize_origin
+from superres.origins import parse_origins
+from superres.paths import DEFAULT_DATA_DIR, EMBEDDED_MODEL_PATH
+from superres.setting_parsers import (
+    parse_boolean,
+    parse_database_url,
+    parse_engine,
+    parse_hosts,
+    parse_keep_metadata,
+    parse_log_format,
+    parse_model_path,
+    parse_non_negative,
+    parse_path,
+    parse_positive,
+    parse_public_url,
+    parse_rate,
+    parse_scheduler,
+    parse_store_url,
+)
 
-PROJECT_DIR = Path(__file__).resolve().parent.parent
-MODEL_FILE_NAME = "EDSR_x3.pb"
-EMBEDDED_MODEL_PATH = PROJECT_DIR / "models" / MODEL_FILE_NAME
-
-URL_PATTERN = re.compile(r"[A-Za-z0-9:/._~%\[\]-]+")
-HOST_PATTERN = re.compile(r"\.?[a-z0-9-]+(\.[a-z0-9-]+)*")
 # Multipart boundaries and part headers around the file itself.
 MULTIPART_OVERHEAD_BYTES = 64 * 1024
 # 80x80, smaller than what anybody enlarges in thousands.
@@ -30,123 +38,6 @@ MIN_QUEUE_JOBS = 100
 DRAINS_AT_ONCE = 8
 
 logger = logging.getLogger(__name__)
-
-
-def parse_path(text: str) -> Path:
-    """Read a path; ``~`` is the home folder."""
-    return Path(text).expanduser()
-
-
-def parse_model_path(text: str) -> Path:
-    """Read the path of a model file, or of a folder that holds ``EDSR_x3.pb``."""
-    path = parse_path(text)
-    return path / MODEL_FILE_NAME if path.is_dir() else path
-
-
-def parse_positive(text: str) -> int:
-    """Read a whole number of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise ValueError("must be at least 1")
-    return number
-
-
-def parse_non_negative(text: str) -> int:
-    """Read a whole number of at least 0."""
-    number = int(text)
-    if number < 0:
-        raise ValueError("must be at least 0")
-    return number
-
-
-def parse_boolean(text: str) -> bool:
-    """Read true or false, in the usual spellings."""
-    word = text.strip().lower()
-    if word in {"true", "1", "yes", "on"}:
-        return True
-    if word in {"false", "0", "no", "off"}:
-        return False
-    raise ValueError("must be true or false")
-
-
-def parse_public_url(text: str) -> str:
-    """Read the URL under which clients reach the service, with its path prefix."""
-    url = text.strip().rstrip("/")
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError("must be a URL such as https://sr.example/prefix")
-    if parts.query or parts.fragment or not URL_PATTERN.fullmatch(url):
-        raise ValueError("must have no query, no fragment and no unencoded characters")
-    serialize_origin(parts)  # its host and port must be ones
-    return url
-
-
-def parse_hosts(text: str) -> tuple[str, ...]:
-    """Read host names separated by commas; one with a leading dot stands for all below it."""
-    names = tuple(part.strip().lower() for part in text.split(",") if part.strip())
-    for name in names:
-        if not HOST_PATTERN.fullmatch(name):
-            raise ValueError(f"{name!r} is no name such as sr.example or .sr.example")
-    return names
-
-
-def parse_database_url(text: str) -> str:
-    """Read the URL of a PostgreSQL database."""
-    if not text.startswith(("postgresql://", "postgres://")):
-        raise ValueError("must begin with postgresql://")
-    return text
-
-
-def parse_store_url(text: str) -> str:
-    """Read the URL of a store that machines share."""
-    url = text.strip()
-    parts = urlsplit(url)
-    if parts.scheme == "s3" and parts.hostname:
-        return url
-    if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
-        return url
-    raise ValueError("must be s3://bucket, s3://bucket/prefix or file:///folder")
-
-
-def parse_scheduler(text: str) -> str:
-    """Read the address of a Dask scheduler."""
-    address = text.strip()
-    parts = urlsplit(address)
-    if parts.scheme != "tls" or not parts.hostname or not parts.port:
-        raise ValueError("must be tls://host:port")
-    return address
-
-
-def parse_log_format(text: str) -> str:
-    """Read how the log is written."""
-    choice = text.strip().lower()
-    if choice not in {"human", "json"}:
-        raise ValueError("must be human or json")
-    return choice
-
-
-def parse_rate(text: str) -> RateLimitItem:
-    """Read so much in so much time, such as `60/minute`."""
-    rates = limits.parse_many(text.strip())
-    if len(rates) != 1 or rates[0].amount < 1:
-        raise ValueError("must be one rate, of at least 1")
-    return rates[0]
-
-
-def parse_keep_metadata(text: str) -> str:
-    """Read which metadata is kept."""
-    choice = text.strip().lower()
-    if choice not in {"all", "safe", "none"}:
-        raise ValueError("must be all, safe or none")
-    return choice
-
-
-def parse_engine(text: str) -> str:
-    """Read what computes the network."""
-    engine = text.strip().lower()
-    if engine not in {"opencv", "openvino"}:
-        raise ValueError("must be opencv or openvino")
-    return engine
 
 
 def setting(default: object, parse: Callable[[str], object], help_text: str) -> Any:
@@ -168,15 +59,21 @@ class Settings:
         "opencv",
         parse_engine,
         "opencv, or openvino: several times faster on processors with VNNI or AMX, for the "
-        "embedded model only; needs requirements-openvino.txt",
+        "embedded model only; needs the extra openvino",
+    )
+    data_dir: Path = setting(
+        DEFAULT_DATA_DIR,
+        parse_path,
+        "folder of all that is kept, in a checkout its data/, else data/ in the working folder",
     )
     cache_dir: Path = setting(
-        PROJECT_DIR / "data" / "cache", parse_path, "folder of the stored results"
+        DEFAULT_DATA_DIR / "cache", parse_path, "folder of the stored results, in SR_DATA_DIR"
     )
     state_dir: Path = setting(
-        PROJECT_DIR / "data" / "state",
+        DEFAULT_DATA_DIR / "state",
         parse_path,
-        "folder of the jobs table (SQLite): a local disk, not the folder of the results",
+        "folder of the jobs table (SQLite), in SR_DATA_DIR: a local disk, not the folder of the "
+        "results",
     )
     database_url: str = setting(
         "",
@@ -187,7 +84,7 @@ class Settings:
         "",
         parse_store_url,
         "s3://bucket/prefix or file:///folder: where machines share results and the uploads of "
-        "accepted jobs; empty: the folder of the results alone; needs requirements-store.txt",
+        "accepted jobs; empty: the folder of the results alone; needs the extra s3",
     )
     job_ttl_seconds: int = setting(
         86400, parse_positive, "how long the status of an asynchronous job can be asked for"
@@ -216,7 +113,7 @@ class Settings:
         "",
         parse_scheduler,
         "tls://host:8786 of a Dask cluster that computes the tiles; empty: this machine; needs "
-        "requirements-cluster.txt",
+        "the extra cluster",
     )
     keep_metadata: str = setting(
         "safe",
@@ -332,6 +229,9 @@ class Settings:
                 # What may hold a password is not shown.
                 shown = "..." if "@" in text else repr(text)
                 faults.append(f"{variable}={shown}: {error}")
+        if "data_dir" in values:
+            values.setdefault("cache_dir", values["data_dir"] / "cache")
+            values.setdefault("state_dir", values["data_dir"] / "state")
         unknown = sorted(
             name for name in environ if name.startswith("SR_") and name not in variables
         )

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from superres.settings import PROJECT_DIR
 from testkit.waiting import WAIT_SECONDS
 
 
@@ -20,7 +19,7 @@ def draw(path: Path, seed: int, side: int = 48) -> Path:
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, str(PROJECT_DIR / "enhance.py"), *(str(each) for each in arguments)]
+    return [sys.executable, "-m", "superres", "enhance", *(str(each) for each in arguments)]
 
 
 def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from superres.settings import PROJECT_DIR
+from superres.paths import PROJECT_DIR
 from testkit.service import find_free_port
 
 START_SECONDS = 60

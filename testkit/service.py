@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from superres.settings import PROJECT_DIR
+from superres.paths import PROJECT_DIR
 
 MOUNTS = Path("/proc/self/mountinfo")
 GUNICORN = (sys.executable, "-m", "gunicorn", "app:app")

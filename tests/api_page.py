@@ -45,8 +45,8 @@ def render(contract: dict[str, Any]) -> str:
     lines = [
         "# The API",
         "",
-        "Made from [openapi.yaml](../openapi.yaml) by `python -m tests.api_page`; a service shows "
-        "it at `/docs/`.",
+        "Made from [openapi.yaml](../superres/web/openapi.yaml) by `python -m tests.api_page`; "
+        "a service shows it at `/docs/`.",
         "",
         contract["info"]["description"].strip(),
     ]

@@ -29,8 +29,8 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
+from superres.paths import EMBEDDED_MODEL_PATH
 from superres.service.memory_estimate import NETWORK_BYTES
-from superres.settings import EMBEDDED_MODEL_PATH
 from testkit.pictures import encode
 from testkit.service import (
     GUNICORN,

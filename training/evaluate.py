@@ -1,11 +1,12 @@
-"""Measure models on pictures that no training has seen.
+r"""Measure models on pictures that no training has seen.
 
-    python -m training.evaluate models/EDSR_x3.pb OTHER.pb --photos PHOTOS --index PHOTOS/index.csv
+    python -m training.evaluate superres/models/EDSR_x3.pb OTHER.pb \
+        --photos PHOTOS --index PHOTOS/index.csv
 
 PSNR in dB and SSIM on Y with a border of the scale left out, for each degradation, against
 Pillow's bicubic enlargement. Without photographs, scikit-image's own pictures are measured:
 
-    python -m training.evaluate models/EDSR_x3.pb
+    python -m training.evaluate superres/models/EDSR_x3.pb
 """
 
 import argparse
@@ -19,7 +20,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from superres.engines.opencv_engine import load_network
 from superres.engines.openvino_engine import load_quantised
-from superres.settings import EMBEDDED_MODEL_PATH
+from superres.paths import EMBEDDED_MODEL_PATH
 from training.degradations import BICUBIC, MEASURED
 from training.network import SCALE, Floats
 from training.prepare import crop_centre, read_splits

@@ -1,6 +1,6 @@
 """Weights <-> frozen TensorFlow GraphDef, as ``cv2.dnn_superres`` reads it.
 
-    python -m training.export WEIGHTS.npz models/EDSR_x3.pb
+    python -m training.export WEIGHTS.npz superres/models/EDSR_x3.pb
 
 writes the graph, a golden tile (input and the network's own output, which the
 service compares at start-up), and SHA256SUMS beside it.

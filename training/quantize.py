@@ -1,9 +1,9 @@
 """The embedded model with 8-bit weights and activations, for OpenVINO.
 
-    python -m venv .venv-openvino
-    .venv-openvino/bin/pip install -r training/requirements-quantize.txt
-    .venv-openvino/bin/python -m training.quantize models/EDSR_x3.pb models/EDSR_x3_int8.xml \
-        --photos PHOTOS --index PHOTOS/index.csv
+    python3 -m venv .venv-openvino && .venv-openvino/bin/pip install --upgrade pip
+    .venv-openvino/bin/pip install --editable '.[openvino]' --group quantize
+    .venv-openvino/bin/python -m training.quantize superres/models/EDSR_x3.pb \
+        superres/models/EDSR_x3_int8.xml --photos PHOTOS --index PHOTOS/index.csv
 
 Post-training quantisation by NNCF with the largest values seen as ranges: its default ranges clip,
 up to 74 levels of 255. The additions, the first and last convolution and the nearest-neighbour

@@ -1,11 +1,12 @@
-"""Train EDSR x3 on packed crops, resumably.
+r"""Train EDSR x3 on packed crops, resumably.
 
-    python -m training.train data/crops.npz data/run --start models/EDSR_x3.pb --minutes 600
+    python -m training.train data/crops.npz data/run --minutes 600 \
+        --start superres/models/EDSR_x3.pb
 
 writes `checkpoint.pt` every few minutes, when it is interrupted, and at its end, and `best.npz`
 whenever the validation figure improves. The same command goes on where the run stopped. Then
 
-    python -m training.export data/run/best.npz models/EDSR_x3.pb
+    python -m training.export data/run/best.npz superres/models/EDSR_x3.pb
 
 L1 loss, Adam, cosine to zero over the minutes of the run, a moving average of the weights, flips
 and rotations, larger crops for the last part.

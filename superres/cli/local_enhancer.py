@@ -1,48 +1,36 @@
-"""Enlarges pictures in the process of the command line, without a service."""
+"""Upscales pictures in the process of the command line, without a service."""
 
-import sys
 import warnings
 from collections.abc import Callable
 from io import BytesIO
 
 from superres.cli.service_answers import EnhanceError, Interrupted, Unusable
+from superres.engines.lanes import Progress
+from superres.engines.opencv_engine import make_opencv_engine
+from superres.engines.upscaler import Upscaler
 from superres.errors import ServiceError, StartupError
+from superres.images.encoders import check_result_size, encode_picture
+from superres.images.image_codec import decode_image
 from superres.images.options import Options
-from superres.settings import PROJECT_DIR
+from superres.paths import EMBEDDED_MODEL_PATH
 
 MAX_LOCAL_PIXELS = 400_000_000
 
 
 class LocalEnhancer:
-    """Enlarges in this process; the bytes are those of the service.
+    """Upscales in this process; the bytes are those of the service.
 
     Raises
     ------
     Unusable
-        A package or the model cannot be loaded.
+        The model cannot be loaded.
     """
 
     def __init__(self, options: Options) -> None:
-        try:
-            from superres.engines.lanes import Progress as TileProgress
-            from superres.engines.opencv_engine import make_opencv_engine
-            from superres.engines.upscaler import Upscaler
-            from superres.images.encoders import check_result_size, encode_picture
-            from superres.images.image_codec import decode_image
-            from superres.settings import EMBEDDED_MODEL_PATH
-        except ImportError as error:
-            needed = PROJECT_DIR / "requirements.txt"
-            raise Unusable(
-                f"--local computes here, and {error.name or 'a package'} cannot be loaded: "
-                f"{sys.executable} -m pip install -r {needed}"
-            ) from None
         # What Pillow says of damaged files; whether they can be read, the result says.
         warnings.simplefilter("ignore")
         self._options = options
-        self._check_size = check_result_size
-        self._decode, self._encode = decode_image, encode_picture
-        self._make_progress = TileProgress
-        self._progress = TileProgress()
+        self._progress = Progress()
         self._is_stopped = False
         try:
             engine = make_opencv_engine(EMBEDDED_MODEL_PATH)
@@ -53,16 +41,16 @@ class LocalEnhancer:
     def enhance(self, content: bytes, report: Callable[[float], None]) -> bytes:
         """Return the result of a picture file."""
         # A new one for each picture: it counts tiles.
-        progress = self._progress = self._make_progress()
+        progress = self._progress = Progress()
         if self._is_stopped:
             raise Interrupted
         try:
-            picture = self._decode(BytesIO(content))
+            picture = decode_image(BytesIO(content))
             report(0.1)
             size = self._options.result_size(*picture.size)
-            self._check_size(*size, self._options, MAX_LOCAL_PIXELS)
+            check_result_size(*size, self._options, MAX_LOCAL_PIXELS)
             enlarged = self._model.enlarge(picture, self._options, progress)
-            return bytes(self._encode(enlarged, self._options))
+            return bytes(encode_picture(enlarged, self._options))
         except ServiceError as error:
             if self._is_stopped:
                 raise Interrupted from None

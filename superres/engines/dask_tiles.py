@@ -98,7 +98,7 @@ class Cluster:
             from distributed.utils import LoopRunner
         except ImportError:
             raise ConfigError(
-                "SR_DASK_SCHEDULER needs distributed: pip install -r requirements-cluster.txt"
+                "SR_DASK_SCHEDULER needs the extra cluster: pip install '.[cluster]'"
             ) from None
         self._distributed = distributed
         # One for all clients: each would leave a thread behind when it cannot connect.

@@ -7,7 +7,7 @@ from pathlib import Path
 from superres.errors import ModelError
 from superres.images.image_codec import decode_image
 from superres.images.pixels import Pixels
-from superres.settings import EMBEDDED_MODEL_PATH
+from superres.paths import EMBEDDED_MODEL_PATH
 
 
 def read_expected_sha256(model_path: Path) -> str | None:

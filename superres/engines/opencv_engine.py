@@ -9,7 +9,7 @@ from superres.engines.engine import Engine, ModelProfile
 from superres.engines.lanes import Network
 from superres.engines.model_files import hash_model, read_expected_sha256
 from superres.images.options import MODEL_SCALE
-from superres.settings import EMBEDDED_MODEL_PATH
+from superres.paths import EMBEDDED_MODEL_PATH
 
 # At most 1/255 from the untiled result, on photographs and on binary noise. From 120 to 152 the
 # time per pixel is the same within 2 %; beyond, two lanes outgrow a cache of 32 MB. One wrong level

@@ -21,7 +21,7 @@ from superres.engines.tiling import split_image
 from superres.errors import ModelError
 from superres.images.options import MODEL_SCALE
 from superres.images.pixels import Pixels
-from superres.settings import EMBEDDED_MODEL_PATH
+from superres.paths import EMBEDDED_MODEL_PATH
 
 QUANTISED_MODEL_PATH = EMBEDDED_MODEL_PATH.with_name("EDSR_x3_int8.xml")
 
@@ -88,7 +88,7 @@ def import_openvino() -> ModuleType:
     try:
         import openvino
     except ImportError as error:
-        fault = "SR_ENGINE=openvino needs OpenVINO: pip install -r requirements-openvino.txt"
+        fault = "SR_ENGINE=openvino needs the extra openvino: pip install '.[openvino]'"
         raise ModelError(f"{fault} ({error})") from None
     module: ModuleType = openvino
     return module
@@ -181,7 +181,7 @@ def choose_fastest_engine(model_path: Path) -> Engine:
     """
     files = (QUANTISED_MODEL_PATH, QUANTISED_MODEL_PATH.with_suffix(".bin"))
     guard = f"guard {MOST_CONTRAST} {MOST_COLOUR_CONTRAST}"
-    variant = " ".join([*map(hash_model, files), guard])
+    variant = " ".join([import_openvino().get_version(), *map(hash_model, files), guard])
     cv2.setNumThreads(1)
     try:
         fault = find_fault(load_quantised(model_path), load_network(model_path))

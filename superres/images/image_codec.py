@@ -44,7 +44,8 @@ from superres.images.png_file import HEADER_IS_DAMAGED
 from superres.images.resampling import to_levels
 from superres.images.tiff_directory import read_form
 
-# Changes whenever the same upload may give other bytes: it is part of every result's name.
+# Changes whenever this code may give other bytes for the same upload: it is part of every result's
+# name, beside the libraries' versions (libraries.py).
 CODEC_VERSION = "4"
 # libpng writes no side longer than 1,000,000: of a result three times larger.
 MAX_SIDE = 333_333

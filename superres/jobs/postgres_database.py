@@ -48,7 +48,7 @@ class PostgresDatabase(Database):
             import psycopg
         except ImportError:
             raise ConfigError(
-                "SR_DATABASE_URL needs psycopg: pip install -r requirements-postgres.txt"
+                "SR_DATABASE_URL needs the extra postgres: pip install '.[postgres]'"
             ) from None
         self._psycopg = psycopg
         self._url = url

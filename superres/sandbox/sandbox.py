@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from superres.errors import Busy, ClientLeft
+from superres.paths import PROJECT_DIR
 from superres.sandbox.confinement import Limits
-from superres.settings import PROJECT_DIR
 
 HELPER = "superres.sandbox.sandbox_helper"
 MAX_MESSAGE_BYTES = 64 * 1024

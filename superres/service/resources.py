@@ -9,6 +9,7 @@ from superres.engines.model_loader import ModelLoader
 from superres.engines.upscaler import Upscaler
 from superres.images.encoders import check_result_size
 from superres.images.image_codec import CODEC_VERSION, ImageHeader
+from superres.images.libraries import list_libraries
 from superres.images.options import DEFAULT_OPTIONS, MODEL_SCALE, Options
 from superres.jobs.databases import open_database
 from superres.jobs.jobs import Jobs
@@ -110,6 +111,7 @@ class Resources:
         ingredients = (
             self.model_loader.get().fingerprint,
             f"codec {CODEC_VERSION}",
+            *list_libraries(),
             *(f"{name} {value}" for name, value in sorted(options.as_dict().items())),
             f"metadata {self.settings.keep_metadata}",
         )

@@ -15,6 +15,7 @@ from superres.errors import Busy, ClientLeft, JobCancelled, ServiceError, Undeco
 from superres.images.formats import PNG
 from superres.images.image_codec import MAX_SIDE, ImageHeader, Picture
 from superres.images.options import Options
+from superres.paths import EMBEDDED_MODEL_PATH
 from superres.sandbox.confinement import Limits
 from superres.sandbox.picture_transfer import (
     Description,
@@ -33,7 +34,6 @@ from superres.service.memory_estimate import (
     header_slack_bytes,
 )
 from superres.service.upload import SPOOL_BYTES
-from superres.settings import EMBEDDED_MODEL_PATH
 
 # Two of the largest files have their headers checked at once, and beside them small ones, which so
 # never wait for large ones.

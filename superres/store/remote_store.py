@@ -73,9 +73,7 @@ class RemoteStore:
             import obstore
             from obstore import exceptions, store
         except ImportError:
-            raise ConfigError(
-                "SR_STORE_URL needs obstore: pip install -r requirements-store.txt"
-            ) from None
+            raise ConfigError("SR_STORE_URL needs the extra s3: pip install '.[s3]'") from None
         self._obstore = obstore
         self._reading: ObjectStore
         self._writing: ObjectStore

@@ -1,16 +1,16 @@
 """The contract at /openapi.json, and a page at /docs/ that shows it by Swagger UI."""
 
 from importlib.resources import files
+from pathlib import Path
 
 import yaml
 from flask import Flask, Response, redirect
 from werkzeug.wrappers import Response as AnyResponse
 
 from superres.errors import ResultNotFound
-from superres.settings import PROJECT_DIR
 from superres.web.web_pages import WebFile, send
 
-CONTRACT_PATH = PROJECT_DIR / "openapi.yaml"
+CONTRACT_PATH = Path(__file__).with_name("openapi.yaml")
 # Swagger UI sets styles in its elements, and has its icons in data: URLs.
 CONTENT_SECURITY_POLICY = "; ".join(
     [

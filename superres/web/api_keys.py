@@ -1,9 +1,7 @@
 """API keys: which there are, and whether a request has one.
 
-    python -m superres.web.api_keys NAME >> keys
-
-prints a line for the file that `SR_API_KEYS_FILE` names, `NAME:SHA-256 of the key`, and the key
-itself to the terminal. Removing a line takes its key back. The file is read again when it changes.
+The file that `SR_API_KEYS_FILE` names has a line `NAME:SHA-256 of the key` for each, which
+`superres key NAME` makes. Removing a line revokes its key. The file is read again when it changes.
 """
 
 import hashlib
@@ -11,13 +9,13 @@ import hmac
 import logging
 import re
 import secrets
-import sys
 import threading
 from pathlib import Path
 
 from superres.errors import ConfigError
 
-LINE_PATTERN = re.compile(r"([A-Za-z0-9._-]{1,64}):([0-9a-f]{64})")
+NAME_PATTERN = r"[A-Za-z0-9._-]{1,64}"
+LINE_PATTERN = re.compile(rf"({NAME_PATTERN}):([0-9a-f]{{64}})")
 KEY_PREFIX = "sr_"
 KEY_BYTES = 32
 
@@ -110,19 +108,3 @@ class ApiKeys:
                 return
             self.are_stale = False
             logger.info("%d API keys", len(self._keys))
-
-
-def main() -> None:
-    """Command line."""
-    if len(sys.argv) != 2 or not LINE_PATTERN.fullmatch(f"{sys.argv[1]}:{'0' * 64}"):
-        sys.exit(
-            "usage: python -m superres.web.api_keys NAME >> keys\n"
-            "NAME has letters, digits, '.', '_' and '-'"
-        )
-    key = make_key()
-    print(f"{sys.argv[1]}:{hash_key(key)}")
-    print(f"The key, which is shown only now: {key}", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    main()

@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 from flask import Flask, Response, request
 
 from superres.errors import ResultNotFound
-from superres.settings import PROJECT_DIR, Settings
+from superres.settings import Settings
 from superres.web.cache_policy import set_cache_policy
 
-WEB_DIR = PROJECT_DIR / "web"
+PAGE_DIR = Path(__file__).with_name("page")
 CONTENT_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -75,7 +75,7 @@ def send(file: WebFile) -> Response:
 
 def install_web_pages(app: Flask, settings: Settings) -> None:
     """Register the page and its files."""
-    files = read_files(WEB_DIR)
+    files = read_files(PAGE_DIR)
     digest = hashlib.sha256(b"".join(file.content for file in files.values()))
     version = digest.hexdigest()[:12]
     index = files.pop("index.html")

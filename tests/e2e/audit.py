@@ -17,7 +17,7 @@ import httpx
 from PIL import Image
 from skimage import data
 
-from superres.settings import PROJECT_DIR
+from superres.paths import PROJECT_DIR
 from testkit.pictures import encode
 from testkit.service import run_service
 from tests.e2e.nginx import HOST, Nginx, run_nginx

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from superres.settings import PROJECT_DIR
+from superres.paths import PROJECT_DIR
 from testkit.service import find_free_port
 
 HOST = "sr.example"

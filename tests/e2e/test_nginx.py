@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from superres.settings import PROJECT_DIR
+from superres.paths import PROJECT_DIR
 from superres.web.job_routes import MAX_LONG_POLL_SECONDS
 from testkit.pictures import encode
 from testkit.service import Service, find_free_port, run_service

@@ -12,8 +12,8 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from skimage import data
 
-from superres.settings import PROJECT_DIR
 from superres.web.api_keys import hash_key, make_key
+from superres.web.web_pages import PAGE_DIR
 from testkit.pictures import encode
 from testkit.service import Service, run_service
 from tests.e2e.browser import INSECURE_HOST, run_chromium
@@ -255,7 +255,7 @@ def test_client_module_is_revalidated_and_open_to_all_origins(service: Service) 
         module = httpx.get(f"{service.url}/static/{name}", headers=headers)
         assert module.headers["Cache-Control"] == "no-cache"
         assert module.headers["Access-Control-Allow-Origin"] == "*"
-        assert module.content == (PROJECT_DIR / "web" / name).read_bytes()
+        assert module.content == (PAGE_DIR / name).read_bytes()
         tag = {"If-None-Match": module.headers["ETag"]}
         assert httpx.get(f"{service.url}/static/{name}", headers=tag).status_code == 304
     assert httpx.get(f"{service.url}/static/page.js").status_code == 404

@@ -9,7 +9,8 @@ from flask.testing import FlaskClient
 
 from app import create_app
 from superres.errors import ConfigError
-from superres.settings import PROJECT_DIR, Settings
+from superres.paths import PROJECT_DIR
+from superres.settings import Settings
 from superres.web.api_keys import ApiKeys, hash_key, make_key
 from testkit.app_client import AppMaker, assert_problem, upload
 from testkit.pictures import PNG
@@ -142,7 +143,7 @@ def test_service_does_not_start_with_a_wrong_file(
 
 def test_command_prints_a_line_for_the_file_and_the_key_for_its_owner(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "superres.web.api_keys", "anna"],
+        [sys.executable, "-m", "superres", "key", "anna"],
         cwd=PROJECT_DIR,
         capture_output=True,
         text=True,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from superres.settings import PROJECT_DIR
+from superres.paths import PROJECT_DIR
 from testkit.service import run_service
 
 PAGES = ("README.md", "docs/scripts.md", "docs/http.md", "docs/operations.md")
@@ -44,8 +44,7 @@ def folder(tmp_path: Path, photo_jpeg: bytes) -> Path:
     for name in ("photo.jpg", "poster.jpg"):
         (place / name).write_bytes(photo_jpeg)
     Image.new("RGB", (40, 30), "teal").save(place / "folder" / "tile.png")
-    for name in ("enhance.py", "cleanup_cache.py"):
-        (place / name).symlink_to(PROJECT_DIR / name)
+    (place / "cleanup_cache.py").symlink_to(PROJECT_DIR / "cleanup_cache.py")
     return place
 
 

@@ -12,8 +12,9 @@ import yaml
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app import VERSION
-from superres.settings import PROJECT_DIR
+from superres import __version__
+from superres.paths import PROJECT_DIR
+from superres.web.api_docs import CONTRACT_PATH
 from superres.web.api_keys import hash_key, make_key
 from testkit.service import Service, run_service
 from tests.api_page import render
@@ -82,7 +83,7 @@ def test_schemathesis_finds_no_answer_that_the_contract_does_not_have(service: S
 
 
 def test_contract_names_every_route_and_no_other(app: Flask) -> None:
-    contract = yaml.safe_load((PROJECT_DIR / "openapi.yaml").read_text())
+    contract = yaml.safe_load(CONTRACT_PATH.read_text())
     described = {
         (re.sub(r"{(\w+)}", r"<\1>", path), method.upper())
         for path, operations in contract["paths"].items()
@@ -97,7 +98,7 @@ def test_contract_names_every_route_and_no_other(app: Flask) -> None:
         if method != "HEAD" or rule.rule.startswith("/cache/")
     }
     assert described == routes
-    assert contract["info"]["version"] == VERSION
+    assert contract["info"]["version"] == __version__
 
 
 def test_contract_has_every_problem_code(app: Flask) -> None:
@@ -106,7 +107,7 @@ def test_contract_has_every_problem_code(app: Flask) -> None:
             r'^    code = "(\w+)"', (PROJECT_DIR / "superres" / "errors.py").read_text(), re.M
         )
     )
-    text = (PROJECT_DIR / "openapi.yaml").read_text()
+    text = CONTRACT_PATH.read_text()
     # Nobody reads the first; the others are told in a job's status only, or are faults.
     unread = {"client_left", "cancelled", "internal_error", "upload_lost"}
     assert {code for code in codes if f"`{code}`" not in text} == unread
@@ -127,5 +128,5 @@ def test_contract_and_its_page_are_served(client: FlaskClient) -> None:
 
 
 def test_page_of_the_docs_is_made_from_the_contract() -> None:
-    contract = yaml.safe_load((PROJECT_DIR / "openapi.yaml").read_text())
+    contract = yaml.safe_load(CONTRACT_PATH.read_text())
     assert (PROJECT_DIR / "docs" / "api.md").read_text() == render(contract)

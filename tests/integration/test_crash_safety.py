@@ -12,7 +12,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from superres.settings import PROJECT_DIR
+from superres.paths import PROJECT_DIR
 from superres.store.result_cache import ResultCache, ResultInfo
 from testkit.pictures import encode
 from testkit.service import Service, cache_on_tmpfs, run_service

@@ -21,7 +21,8 @@ from superres.engines.lanes import Progress
 from superres.engines.upscaler import Upscaler
 from superres.errors import ConfigError
 from superres.images.pixels import Pixels
-from superres.settings import EMBEDDED_MODEL_PATH, Settings
+from superres.paths import EMBEDDED_MODEL_PATH
+from superres.settings import Settings
 from testkit.dask_cluster import DaskCluster, make_certificates, run_dask
 from testkit.service import find_free_port
 

@@ -2,13 +2,14 @@
 
 import re
 import subprocess
+import tomllib
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 import pytest
 import yaml
 
-from superres.settings import PROJECT_DIR
+from superres.paths import PROJECT_DIR
 
 UNITS = sorted(path.name for path in (PROJECT_DIR / "deploy").glob("super-resolution*"))
 
@@ -68,38 +69,31 @@ def is_in_context(name: str) -> bool:
     return result
 
 
-def test_image_has_every_module_and_data_file_of_the_service() -> None:
-    copied = (PROJECT_DIR / "Containerfile").read_text()
-    assert "COPY *.py LICENSE openapi.yaml" in copied
-    assert "COPY superres superres" in copied
-    assert "COPY web web" in copied
-    patterns = re.findall(r"models/\S+", copied)
-    models = [path.name for path in (PROJECT_DIR / "models").iterdir() if path.is_file()]
-    for name in models:
-        assert any(fnmatch(f"models/{name}", pattern) for pattern in patterns)
-    modules = [path.name for path in PROJECT_DIR.glob("*.py")]
-    for name in (
-        *modules,
-        "superres",
-        "LICENSE",
-        "openapi.yaml",
-        "web",
-        *(f"models/{each}" for each in models),
-    ):
+def test_image_has_what_the_wheel_is_built_from() -> None:
+    copied = re.findall(
+        r"^COPY (?!--from)(.*) \S+$", (PROJECT_DIR / "Containerfile").read_text(), re.M
+    )
+    patterns = " ".join(copied).split()
+    needed = ["pyproject.toml", "uv.lock", "superres", "LICENSE", "README.md"]
+    needed += [path.name for path in PROJECT_DIR.glob("*.py")]
+    for name in needed:
         assert is_in_context(name), name
+        assert any(fnmatch(name, pattern) for pattern in patterns), name
+    assert is_in_context("superres/models/EDSR_x3.pb")
     assert not is_in_context("testkit/service.py")
     assert not is_in_context(".git")
 
 
-def test_image_can_be_built_with_every_requirements_file_that_is_named_for_it() -> None:
-    texts = [PROJECT_DIR / "Containerfile", *(PROJECT_DIR / "docs").glob("*.md")]
-    texts += (PROJECT_DIR / "deploy").glob("*.yaml")
+def test_every_extra_that_is_named_exists() -> None:
+    project = tomllib.loads((PROJECT_DIR / "pyproject.toml").read_text())["project"]
+    texts = [PROJECT_DIR / "Containerfile", PROJECT_DIR / "Makefile"]
+    texts += [*(PROJECT_DIR / "docs").glob("*.md"), *(PROJECT_DIR / "deploy").glob("*.yaml")]
+    texts += (PROJECT_DIR / "superres").rglob("*.py")
+    pattern = r"EXTRAS=\"?([a-z][a-z0-9 ]*)|'\.\[([a-z0-9,]+)\]'|the extra `?([a-z0-9]+)"
     named = {
-        file for text in texts for file in re.findall(r"REQUIREMENTS=(\S+?\.txt)", text.read_text())
+        extra
+        for text in texts
+        for found in re.findall(pattern, text.read_text())
+        for extra in re.findall(r"[a-z0-9]+", " ".join(found))
     }
-    assert named >= {"requirements.txt", "requirements-openvino.txt", "requirements-replica.txt"}
-    while named:
-        file = named.pop()
-        assert is_in_context(file), file
-        assert fnmatch(file, "requirements*.txt")  # what the Containerfile copies
-        named.update(re.findall(r"^-r (\S+)", (PROJECT_DIR / file).read_text(), re.M))
+    assert named == set(project["optional-dependencies"])

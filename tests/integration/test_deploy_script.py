@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from superres.settings import PROJECT_DIR
+from superres.paths import EMBEDDED_MODEL_PATH, PROJECT_DIR
 from superres.web.api_keys import hash_key, make_key
 from testkit.service import find_free_port, run_service
 
@@ -32,7 +32,7 @@ def test_script_passes_a_development_service(tmp_path: Path) -> None:
 
 
 def test_script_tells_an_allowed_origin_from_a_refused_one(tmp_path: Path) -> None:
-    picture = PROJECT_DIR / "models" / "golden_input.png"
+    picture = EMBEDDED_MODEL_PATH.with_name("golden_input.png")
     with run_service(tmp_path, cors_origins="https://a.example") as service:
         allowed = run_script(f"{service.url}/", "https://a.example", str(picture))
         refused = run_script(service.url, "https://b.example", str(picture))

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from superres.settings import PROJECT_DIR
 from superres.web.api_keys import hash_key, make_key
 from testkit.command_line import command, draw, names_in, run
 from testkit.service import Service, run_service, unshare_mounts
@@ -175,8 +173,12 @@ def test_wrong_arguments_end_with_2(tmp_path: Path) -> None:
         ([picture, "--url", "//localhost:7860"], "looks like http://localhost:7860"),
         ([picture, "--url", "http://"], "no address"),
         ([picture, "--url", "http://localhost:78600"], "no address"),
-        ([picture, "--format", "gif"], "png, webp, jpeg, avif"),
+        ([picture, "--format", "gif"], "'avif'"),
         ([picture, "--nothing"], "--nothing"),
+        (["-"], "add -o -"),
+        (["-", picture, "-o", "-"], "takes one picture"),
+        ([tmp_path / "in", "-o", "-"], "not a folder"),
+        ([tmp_path / "missing.png", "-o", "-"], "there is no"),
     ):
         done = run(*arguments)
         assert done.returncode == 2, done.stderr
@@ -188,28 +190,42 @@ def test_help_has_choices_exit_codes_and_the_key(columns: str) -> None:
     done = run("--help", COLUMNS=columns)
     assert done.returncode == 0
     text = " ".join(done.stdout.split())
-    for words in ("webp, jpeg, avif", "2, 3, 4", "SR_API_KEY", "exit codes: 0 ", " 130 "):
+    for words in ("[png|webp|jpeg|jpg|avif]", "[2|3|4]", "SR_API_KEY", "exit codes: 0 ", " 130 "):
         assert words in text
 
 
-@pytest.mark.parametrize(
-    ("package", "option", "file"),
-    [("cv2", "--local", "requirements.txt"), ("httpx", "--help", "requirements-client.txt")],
-)
-def test_missing_package_is_named_with_what_to_install(
-    tmp_path: Path, package: str, option: str, file: str
-) -> None:
-    # In front of the one that is installed.
-    missing = f"raise ModuleNotFoundError(name={package!r})"
-    (tmp_path / "packages").mkdir()
-    (tmp_path / "packages" / f"{package}.py").write_text(missing)
+def test_pipe_takes_one_picture_and_gives_its_result(service: Service, tmp_path: Path) -> None:
     picture = draw(tmp_path / "a.png", 1)
-    arguments = (picture, "-o", tmp_path / "out", option)
-    done = run(*arguments, PYTHONPATH=str(tmp_path / "packages"))
-    assert done.returncode == 2
-    assert f"{package}" in done.stderr
-    assert f"{sys.executable} -m pip install -r {PROJECT_DIR / file}" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert run(picture, "-o", tmp_path / "out", "--url", service.url).returncode == 0
+    expected = (tmp_path / "out" / "a_x3.png").read_bytes()
+    for source in ("-", picture):
+        for place in (("--url", service.url), ("--local",)):
+            done = run_in_pipe(picture.read_bytes(), source, "-o", "-", *place)
+            assert (done.returncode, done.stderr) == (0, b"")
+            assert done.stdout == expected
+
+
+def test_pipe_says_what_fails_and_gives_nothing(service: Service, tmp_path: Path) -> None:
+    for place in (("--url", service.url), ("--local",)):
+        done = run_in_pipe(b"no picture", "-", "-o", "-", *place)
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert b"/dev/stdin: " in done.stderr
+    picture = draw(tmp_path / "a.png", 1)
+    # Its reader is gone.
+    script = '"$@" | true'
+    arguments = command(picture, "-o", "-", "--url", service.url)
+    done = subprocess.run(["bash", "-c", script, "bash", *arguments], capture_output=True)
+    assert b"Traceback" not in done.stderr
+
+
+def run_in_pipe(content: bytes, *arguments: object) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        command(*arguments),
+        input=content,
+        capture_output=True,
+        timeout=WAIT_SECONDS,
+        check=False,
+    )
 
 
 def test_full_disk_ends_the_run_and_leaves_no_half_file(service: Service, tmp_path: Path) -> None:

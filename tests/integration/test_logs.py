@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from superres.logs import HumanFormatter, RequestIdFilter, current_request_id
-from superres.settings import PROJECT_DIR
+from superres.paths import PROJECT_DIR
 from testkit.app_client import AppMaker, upload
 from testkit.fakes import FakeModel
 from testkit.service import run_service

@@ -15,7 +15,8 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families
 
 from superres.engines.lanes import Lanes, Network, Progress, Task
-from superres.settings import PROJECT_DIR, Settings
+from superres.paths import PROJECT_DIR
+from superres.settings import Settings
 from testkit.app_client import AppMaker, upload
 from testkit.fakes import FakeModel
 from testkit.pictures import PNG, encode

@@ -20,7 +20,7 @@ from superres.jobs.jobs import Jobs
 from superres.jobs.jobs_schema import SCHEMA
 from superres.jobs.postgres_database import PostgresDatabase
 from superres.jobs.sqlite_database import SqliteDatabase
-from superres.settings import PROJECT_DIR
+from superres.paths import PROJECT_DIR
 from testkit.pictures import encode
 from testkit.postgres import run_postgres
 from testkit.service import GUNICORN, Service, run_service, wait_until_ready

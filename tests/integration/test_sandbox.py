@@ -18,6 +18,7 @@ from superres.errors import Busy, ClientLeft, TooManyPixels, UndecodableImage, U
 from superres.images.image_codec import Picture, decode_image
 from superres.images.metadata import Metadata
 from superres.images.options import Options
+from superres.paths import EMBEDDED_MODEL_PATH
 from superres.sandbox.confinement import Limits
 from superres.sandbox.picture_transfer import (
     make_shared_memory,
@@ -28,7 +29,6 @@ from superres.sandbox.picture_transfer import (
 from superres.sandbox.sandbox import Sandbox
 from superres.service.sandboxed_codec import SandboxedCodec, open_descriptor, share_picture
 from superres.service.upload import SPOOL_BYTES
-from superres.settings import PROJECT_DIR
 from testkit.hostile import ROOM, jpeg_segments, lying_avif, png_chunk, png_header, save
 
 MAX_PIXELS = 16_000_000
@@ -239,7 +239,7 @@ codec.read_header(BytesIO(open(sys.argv[1], "rb").read()), 10**8)
 print(codec.sandbox.helper_pid, flush=True)
 sys.stdin.read()
 """
-    path = PROJECT_DIR / "models" / "golden_input.png"
+    path = EMBEDDED_MODEL_PATH.with_name("golden_input.png")
     service = subprocess.Popen(
         [sys.executable, "-c", script, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )

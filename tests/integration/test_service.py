@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from super_resolution import SuperResolution
 from superres.images.pixels import Pixels
-from superres.settings import PROJECT_DIR
+from superres.paths import PROJECT_DIR
 from testkit.pictures import encode
 from testkit.service import GUNICORN, Service, find_free_port, run_service, service_environment
 

@@ -21,10 +21,11 @@ from superres.images.options import Options
 from superres.jobs.jobs import Jobs
 from superres.jobs.jobs_schema import SCHEMA
 from superres.jobs.sqlite_database import SqliteDatabase
+from superres.paths import PROJECT_DIR
 from superres.service import spool_hold
 from superres.service.runner import Runner
 from superres.service.spool_hold import SpoolHold
-from superres.settings import PROJECT_DIR, Settings
+from superres.settings import Settings
 from superres.store.spool import FolderSpool
 from testkit.pictures import encode, make_upload
 from testkit.service import GUNICORN, find_free_port, run_service, service_environment

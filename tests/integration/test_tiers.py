@@ -25,8 +25,9 @@ from superres.errors import Busy, ConfigError, StoreDown, UploadTooLarge
 from superres.images.options import Options
 from superres.jobs.job_records import Claim
 from superres.jobs.jobs import Jobs
+from superres.paths import PROJECT_DIR
 from superres.service.runner import Runner
-from superres.settings import PROJECT_DIR, Settings
+from superres.settings import Settings
 from superres.store import doubts, remote_store, tiers
 from superres.store.remote_store import RemoteStore
 from superres.store.result_cache import StoredResult

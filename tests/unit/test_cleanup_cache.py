@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cleanup_cache import cleanup_old_cache
-from superres.settings import PROJECT_DIR
+from superres.paths import PROJECT_DIR
 from superres.store.result_cache import ResultCache, ResultInfo
 
 DAY = 86400

@@ -11,7 +11,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from super_resolution import SuperResolution
 from superres.engines.opencv_engine import load_network
 from superres.images.pixels import Pixels
-from superres.settings import EMBEDDED_MODEL_PATH
+from superres.paths import EMBEDDED_MODEL_PATH
 from testkit.fakes import draw_weights
 from testkit.pictures import largest_difference
 from training.export import build_graph, draw_golden_input, read_weights, write_model

@@ -9,8 +9,9 @@ import yaml
 
 from superres.images.formats import FORMATS, find_format
 from superres.images.options import MAX_QUALITY
-from superres.settings import PROJECT_DIR
 from superres.store.result_name import NAME_PATTERN
+from superres.web.api_docs import CONTRACT_PATH
+from superres.web.web_pages import PAGE_DIR
 
 NAMES = list(FORMATS)
 MEDIA_TYPES = [each.media_type for each in FORMATS.values()]
@@ -18,18 +19,18 @@ MEDIA_TYPES = [each.media_type for each in FORMATS.values()]
 
 @pytest.fixture(scope="module")
 def contract() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((PROJECT_DIR / "openapi.yaml").read_text())
+    found: dict[str, Any] = yaml.safe_load(CONTRACT_PATH.read_text())
     return found
 
 
 def test_page_offers_every_format() -> None:
-    page = (PROJECT_DIR / "web" / "index.html").read_text()
+    page = (PAGE_DIR / "index.html").read_text()
     (choices,) = re.findall(r'<select id="format">(.*?)</select>', page, re.DOTALL)
     assert re.findall(r'<option value="(\w+)"', choices) == NAMES
 
 
 def test_page_names_files_by_their_endings() -> None:
-    script = (PROJECT_DIR / "web" / "page.js").read_text()
+    script = (PAGE_DIR / "page.js").read_text()
     renamed = {each.name: each.ending for each in FORMATS.values() if each.ending != each.name}
     found = re.findall(r'format === "(\w+)" \? "(\w+)" : format', script)
     assert found

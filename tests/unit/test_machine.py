@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from superres import machine
-from superres.settings import PROJECT_DIR
+from superres.paths import PROJECT_DIR
 
 
 def write_files(folder: Path, files: dict[str, str]) -> None:

@@ -1,11 +1,15 @@
+import zlib
 from dataclasses import replace
+from types import ModuleType
 
+import cv2
 import pytest
 from flask.testing import FlaskClient
 from werkzeug.datastructures import MultiDict
 
 from superres.errors import BadRequest
 from superres.images.image_codec import ImageHeader
+from superres.images.libraries import PILLOW_PARTS, list_libraries
 from superres.images.options import Options, read_options
 from superres.service.memory_estimate import peak_bytes
 from superres.service.pipeline import estimate_cost
@@ -138,6 +142,23 @@ def test_no_two_different_results_share_a_name(
     names = {runner.result_name(key, options) for options in chosen}
     other: Runner = make_app(replace(settings, keep_metadata="none")).extensions["runner"]
     assert len(names | {other.result_name(key)}) == len(chosen) + 1
+
+
+@pytest.mark.parametrize("library", [(cv2, "__version__"), (zlib, "ZLIB_RUNTIME_VERSION")])
+def test_name_depends_on_the_versions_of_the_libraries(
+    runner: Runner, library: tuple[ModuleType, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = runner.result_name("0" * 64)
+    assert runner.result_name("0" * 64) == before
+    monkeypatch.setattr(*library, "0.0.1")
+    assert runner.result_name("0" * 64) != before
+
+
+def test_name_depends_on_every_part_of_pillow() -> None:
+    parts = list_libraries()
+    # None is a part of that name that this Pillow does not know.
+    assert {part.partition(" ")[0] for part in parts} > set(PILLOW_PARTS)
+    assert not [part for part in parts if part.endswith(" None")]
 
 
 @pytest.mark.parametrize(

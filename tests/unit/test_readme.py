@@ -7,7 +7,8 @@ from pathlib import Path
 
 from superres.errors import ClientLeft, ServiceError
 from superres.images.formats import AVIF, JPEG, WEBP
-from superres.settings import PROJECT_DIR, Settings
+from superres.paths import PROJECT_DIR
+from superres.settings import Settings
 
 DOCS = PROJECT_DIR / "docs"
 
@@ -42,7 +43,7 @@ def test_table_of_errors_has_every_code_that_a_client_may_read() -> None:
 
 def test_links_lead_somewhere() -> None:
     pages = [*PROJECT_DIR.glob("*.md"), *PROJECT_DIR.glob("docs/*.md")]
-    for page in (*pages, PROJECT_DIR / "models" / "README.md"):
+    for page in (*pages, PROJECT_DIR / "superres/models/README.md"):
         for link in re.findall(r"\]\((?!\w+:)([^)\s]+)\)", page.read_text()):
             file, _, anchor = link.partition("#")
             target = page.parent / file if file else page
@@ -59,13 +60,9 @@ def test_architecture_lists_every_module_with_the_first_words_of_its_docstring()
     text = (DOCS / "architecture.md").read_text()
     listed = dict(re.findall(r"^\| `(\w+)\.py` \| (.+) \|$", text, re.M))
     paths = [*PROJECT_DIR.glob("superres/**/*.py"), *PROJECT_DIR.glob("*.py")]
-    # The launcher's namesake is listed; a room's own words are its heading's.
-    modules = [
-        path
-        for path in paths
-        if path.name not in {"__init__.py", "gunicorn.conf.py"}
-        and path != PROJECT_DIR / "enhance.py"
-    ]
+    # A room's own words are its heading's.
+    unlisted = {"__init__.py", "__main__.py", "gunicorn.conf.py"}
+    modules = [path for path in paths if path.name not in unlisted]
     docstrings = {path.stem: ast.get_docstring(ast.parse(path.read_text())) for path in modules}
     assert listed == {
         name: (words or "").partition("\n\n")[0].replace("\n", " ")

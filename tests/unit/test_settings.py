@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from superres.errors import ConfigError
-from superres.settings import EMBEDDED_MODEL_PATH, Settings
+from superres.paths import EMBEDDED_MODEL_PATH
+from superres.settings import Settings
 
 
 def test_empty_environment_gives_the_defaults() -> None:

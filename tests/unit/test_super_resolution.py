@@ -16,7 +16,7 @@ from superres.engines.upscaler import Upscaler
 from superres.errors import ModelError
 from superres.images.image_codec import Picture
 from superres.images.pixels import Pixels
-from superres.settings import EMBEDDED_MODEL_PATH
+from superres.paths import EMBEDDED_MODEL_PATH
 from testkit.fakes import FakeModel, draw_weights
 from testkit.pictures import encode, largest_difference
 from training.export import build_graph

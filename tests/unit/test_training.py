@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from superres.settings import EMBEDDED_MODEL_PATH
+from superres.paths import EMBEDDED_MODEL_PATH
 from training import evaluate, prepare
 from training.degradations import MEASURED, degrade_at_random, reduce
 from training.drawings import draw_picture

@@ -1,0 +1,39 @@
+"""The command `superres`: its subcommands, each imported only when it is used.
+
+A service that has loaded what draws progress bars would keep it in memory for nothing.
+"""
+
+from importlib import import_module
+
+import click
+
+from superres import __version__
+
+# Each has its own name in its module.
+MODULES = {
+    "serve": "superres.cli.serve",
+    "enhance": "superres.cli.enhance",
+    "clean": "cleanup_cache",
+    "key": "superres.cli.key",
+}
+
+
+class Subcommands(click.Group):
+    """Imports a subcommand when it is asked for."""
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        """Return the names, in the order in which they are needed."""
+        return list(MODULES)
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        """Return a subcommand; None: there is none of that name."""
+        if name not in MODULES:
+            return None
+        command: click.Command = getattr(import_module(MODULES[name]), name)
+        return command
+
+
+@click.command(cls=Subcommands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def superres() -> None:
+    """Upscale pictures with EDSR x3: as a service, or from the command line."""

@@ -1,0 +1,28 @@
+"""`superres key`: makes an API key."""
+
+import re
+
+import click
+
+from superres.web.api_keys import NAME_PATTERN, hash_key, make_key
+
+
+def check_name(_context: click.Context, _parameter: click.Parameter, name: str) -> str:
+    """Refuse a name that a line of the file cannot have."""
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise click.BadParameter("has 1 to 64 letters, digits, '.', '_' and '-'")
+    return name
+
+
+@click.command()
+@click.argument("name", callback=check_name)
+def key(name: str) -> None:
+    """Make an API key for NAME.
+
+    Prints a line for the file of SR_API_KEYS_FILE, `superres key NAME >> FILE`, and the key itself
+    to the terminal. Removing the line revokes the key; a running service reads the file again when
+    it changes.
+    """
+    new_key = make_key()
+    click.echo(f"{name}:{hash_key(new_key)}")
+    click.echo(f"The key, which is shown only now: {new_key}", err=True)

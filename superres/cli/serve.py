@@ -1,0 +1,44 @@
+"""`superres serve`: the service, with gunicorn."""
+
+import textwrap
+from dataclasses import MISSING, fields
+
+import click
+
+from superres.server.start import start_server
+from superres.settings import Settings
+
+HELP_WIDTH = 72
+
+
+def describe_settings() -> str:
+    """Return a line for each setting: its variable, default and meaning."""
+    lines = []
+    for item in fields(Settings):
+        assert item.default is not MISSING
+        default = "" if item.default in ((), None, "") else f" [{item.default}]"
+        meaning = textwrap.fill(item.metadata["help"], HELP_WIDTH)
+        lines.append(f"SR_{item.name.upper()}{default}\n{textwrap.indent(meaning, '  ')}")
+    return "\n".join(lines)
+
+
+EPILOG = f"""
+\b
+environment, with [defaults]:
+{describe_settings()}
+
+\b
+exit codes:
+  0  stopped by SIGTERM or Ctrl-C
+  1  a setting is wrong, or the address is taken
+  3  the model cannot be loaded
+"""
+
+
+@click.command(epilog=EPILOG)
+def serve() -> None:
+    """Serve the API and its page, at http://localhost:7860 unless SR_BIND is set.
+
+    All settings are environment variables.
+    """
+    start_server()

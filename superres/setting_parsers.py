@@ -1,0 +1,131 @@
+"""What a setting's text may be: each function reads one kind, or says what it must be."""
+
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import limits
+from limits import RateLimitItem
+
+from superres.origins import serialize_origin
+from superres.paths import MODEL_FILE_NAME
+
+URL_PATTERN = re.compile(r"[A-Za-z0-9:/._~%\[\]-]+")
+HOST_PATTERN = re.compile(r"\.?[a-z0-9-]+(\.[a-z0-9-]+)*")
+
+
+def parse_path(text: str) -> Path:
+    """Read a path; ``~`` is the home folder."""
+    return Path(text).expanduser()
+
+
+def parse_model_path(text: str) -> Path:
+    """Read the path of a model file, or of a folder that holds ``EDSR_x3.pb``."""
+    path = parse_path(text)
+    return path / MODEL_FILE_NAME if path.is_dir() else path
+
+
+def parse_positive(text: str) -> int:
+    """Read a whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise ValueError("must be at least 1")
+    return number
+
+
+def parse_non_negative(text: str) -> int:
+    """Read a whole number of at least 0."""
+    number = int(text)
+    if number < 0:
+        raise ValueError("must be at least 0")
+    return number
+
+
+def parse_boolean(text: str) -> bool:
+    """Read true or false, in the usual spellings."""
+    word = text.strip().lower()
+    if word in {"true", "1", "yes", "on"}:
+        return True
+    if word in {"false", "0", "no", "off"}:
+        return False
+    raise ValueError("must be true or false")
+
+
+def parse_public_url(text: str) -> str:
+    """Read the URL under which clients reach the service, with its path prefix."""
+    url = text.strip().rstrip("/")
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must be a URL such as https://sr.example/prefix")
+    if parts.query or parts.fragment or not URL_PATTERN.fullmatch(url):
+        raise ValueError("must have no query, no fragment and no unencoded characters")
+    serialize_origin(parts)  # its host and port must be ones
+    return url
+
+
+def parse_hosts(text: str) -> tuple[str, ...]:
+    """Read host names separated by commas; one with a leading dot stands for all below it."""
+    names = tuple(part.strip().lower() for part in text.split(",") if part.strip())
+    for name in names:
+        if not HOST_PATTERN.fullmatch(name):
+            raise ValueError(f"{name!r} is no name such as sr.example or .sr.example")
+    return names
+
+
+def parse_database_url(text: str) -> str:
+    """Read the URL of a PostgreSQL database."""
+    if not text.startswith(("postgresql://", "postgres://")):
+        raise ValueError("must begin with postgresql://")
+    return text
+
+
+def parse_store_url(text: str) -> str:
+    """Read the URL of a store that machines share."""
+    url = text.strip()
+    parts = urlsplit(url)
+    if parts.scheme == "s3" and parts.hostname:
+        return url
+    if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
+        return url
+    raise ValueError("must be s3://bucket, s3://bucket/prefix or file:///folder")
+
+
+def parse_scheduler(text: str) -> str:
+    """Read the address of a Dask scheduler."""
+    address = text.strip()
+    parts = urlsplit(address)
+    if parts.scheme != "tls" or not parts.hostname or not parts.port:
+        raise ValueError("must be tls://host:port")
+    return address
+
+
+def parse_log_format(text: str) -> str:
+    """Read how the log is written."""
+    choice = text.strip().lower()
+    if choice not in {"human", "json"}:
+        raise ValueError("must be human or json")
+    return choice
+
+
+def parse_rate(text: str) -> RateLimitItem:
+    """Read so much in so much time, such as `60/minute`."""
+    rates = limits.parse_many(text.strip())
+    if len(rates) != 1 or rates[0].amount < 1:
+        raise ValueError("must be one rate, of at least 1")
+    return rates[0]
+
+
+def parse_keep_metadata(text: str) -> str:
+    """Read which metadata is kept."""
+    choice = text.strip().lower()
+    if choice not in {"all", "safe", "none"}:
+        raise ValueError("must be all, safe or none")
+    return choice
+
+
+def parse_engine(text: str) -> str:
+    """Read what computes the network."""
+    engine = text.strip().lower()
+    if engine not in {"opencv", "openvino"}:
+        raise ValueError("must be opencv or openvino")
+    return engine

@@ -1,0 +1,114 @@
+"""The wheel in a virtual environment of its own, used from a folder of its own."""
+
+import os
+import subprocess
+import sys
+import venv
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from superres.paths import PROJECT_DIR
+from testkit.command_line import draw, names_in
+from testkit.command_line import run as run_in_checkout
+from testkit.service import Service, run_service
+from testkit.waiting import WAIT_SECONDS
+
+
+@pytest.fixture(scope="module")
+def bin_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the bin folder of a fresh virtual environment that has the wheel."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = ("-m", "build", "--wheel", "--no-isolation", "--outdir", folder, PROJECT_DIR)
+    subprocess.run([sys.executable, *build], check=True, timeout=WAIT_SECONDS)
+    (wheel,) = folder.glob("superres-*.whl")
+    venv.create(folder / "venv", with_pip=True)
+    pip = (folder / "venv" / "bin" / "pip", "install", "--quiet")
+    # The versions that were tested, so that its results are the checkout's.
+    locked = ("--require-hashes", "--requirement", PROJECT_DIR / "requirements.txt")
+    subprocess.run([*pip, *locked], check=True, timeout=WAIT_SECONDS)
+    # Does not look for what it needs elsewhere: everything has to be there.
+    subprocess.run([*pip, "--no-index", wheel], check=True, timeout=WAIT_SECONDS)
+    return folder / "venv" / "bin"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a user's folder, with what whoever follows the tutorial has written there."""
+    place = tmp_path / "user"
+    draw(place / "photo.png", 1)
+    for name in ("app", "super_resolution", "cache_headers", "cleanup_cache", "gunicorn.conf"):
+        (place / f"{name}.py").write_text("raise SystemExit('this is the user's own')")
+    return place
+
+
+def run(bin_dir: Path, folder: Path, *arguments: str, **options: object) -> bytes:
+    """Run the installed command in a folder; return its standard output."""
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("SR_")}
+    done = subprocess.run(
+        [bin_dir / "superres", *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        timeout=WAIT_SECONDS,
+        check=True,
+        **options,  # type: ignore[call-overload]
+    )
+    output: bytes = done.stdout
+    return output
+
+
+@pytest.fixture
+def service(bin_dir: Path, folder: Path) -> Iterator[Service]:
+    command = (str(bin_dir / "superres"), "serve")
+    # Empty is not set: data go where they go by default.
+    log = folder.parent / "log"
+    with run_service(log, command, folder, cache_dir="", state_dir="") as running:
+        yield running
+
+
+def test_wheel_upscales_what_the_checkout_upscales(bin_dir: Path, folder: Path) -> None:
+    picture = folder / "photo.png"
+    run(bin_dir, folder, "enhance", "photo.png", "-o", "out", "--local")
+    assert run_in_checkout(picture, "-o", folder / "ours", "--local").returncode == 0
+    result = (folder / "out" / "photo_x3.png").read_bytes()
+    assert result == (folder / "ours" / "photo_x3.png").read_bytes()
+    with Image.open(BytesIO(result)) as image:
+        assert image.size == (144, 144)
+
+
+def test_wheel_serves_the_page_the_contract_and_results(
+    bin_dir: Path, folder: Path, service: Service
+) -> None:
+    installed = names_in(bin_dir.parent / "lib")
+    picture = (folder / "photo.png").read_bytes()
+    assert httpx.get(service.url).status_code == 200
+    assert httpx.get(f"{service.url}/openapi.json").json()["openapi"]
+    answer = httpx.post(f"{service.url}/api/enhance", files={"image": picture}, timeout=60)
+    assert answer.status_code == 200
+    # The answer was stored: it is found by the command, which asks for the same bytes.
+    asked = ("enhance", "-", "-o", "-", "--url", service.url)
+    assert run(bin_dir, folder, *asked, input=picture) == answer.content
+    cache = folder / "data" / "cache"
+    assert [path for path in cache.iterdir() if path.name.endswith(".png")]
+    assert (folder / "data" / "state").is_dir()
+    told = run(bin_dir, folder, "clean", "--dry-run", "--max-age-days", "0")
+    assert told.startswith(b"dry run: removed 1 result")
+    assert {name for name in names_in(bin_dir.parent / "lib") if "__pycache__" not in name} == {
+        name for name in installed if "__pycache__" not in name
+    }
+
+
+def test_wheel_has_no_module_whose_name_others_have(bin_dir: Path) -> None:
+    (packages,) = bin_dir.parent.glob("lib/python*/site-packages")
+    assert not (packages / "app.py").exists()
+    assert {path.stem for path in packages.glob("*.py")} >= {
+        "super_resolution",
+        "cache_headers",
+        "cleanup_cache",
+    }
+    assert run(bin_dir, packages, "key", "anna").startswith(b"anna:")
