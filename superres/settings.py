@@ -145,7 +145,7 @@ class Settings:
     api_keys_file: Path | None = setting(
         None,
         parse_path,
-        "file of API keys (`python -m superres.web.api_keys NAME >> FILE`); empty: none needed",
+        "file of API keys (`superres key NAME >> FILE`); empty: none needed",
     )
     rate_limit_requests: RateLimitItem | None = setting(
         None, parse_rate, "requests of one client to /api, such as 60/minute; empty: no limit"

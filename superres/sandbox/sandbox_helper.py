@@ -33,10 +33,10 @@ STANDARD_ERROR = 2
 # Header check, decoding or encoding of a small picture takes less of a processor. What takes more
 # gets about a third of a lane's share from then on (`lanes.LANE_NICENESS`): at a niceness of 0 each
 # took what ten lanes do, and files that only cost time held everybody up.
-URGENT_SECONDS = 0.25
+URGENT_SECONDS = 0.05
 PATIENT_NICENESS = 15
 GREATEST_NICENESS = 19
-LOOK_SECONDS = 0.1
+LOOK_SECONDS = 0.03
 
 
 def is_slow(process: int) -> bool:

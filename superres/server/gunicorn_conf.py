@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 
-from gunicorn import util
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
@@ -23,10 +22,6 @@ from superres.settings import DRAINS_AT_ONCE, Settings
 # find one.
 RESERVE_THREADS = 16
 HAND_OVER_SECONDS = 5
-
-# Where the working folder is not there, gunicorn puts it in front of all others, and whatever
-# modules lie in it would stand in for the service's own.
-sys.path.append(util.getcwd())
 
 try:
     settings = Settings.from_env(os.environ)

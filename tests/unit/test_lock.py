@@ -1,9 +1,12 @@
 """uv.lock, requirements.txt and pyproject.toml are in step; so is the version of uv."""
 
+import ast
 import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 from superres.paths import PROJECT_DIR
@@ -24,6 +27,34 @@ def test_lock_has_what_the_project_asks_for() -> None:
 def test_requirements_are_what_the_lock_says() -> None:
     exported = run_uv("export", "--frozen", "--no-emit-project", "--no-annotate").stdout
     assert (PROJECT_DIR / "requirements.txt").read_text() == exported
+
+
+def test_project_asks_for_every_package_that_it_imports() -> None:
+    project = tomllib.loads((PROJECT_DIR / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    asked = {
+        re.split(r"[\[<>=;]", each)[0] for each in (*project["dependencies"], *chain(*extras))
+    } | {project["name"]}
+    modules = [*PROJECT_DIR.glob("*.py"), *(PROJECT_DIR / "superres").rglob("*.py")]
+    imported = {
+        name.partition(".")[0]
+        for module in modules
+        for node in ast.walk(ast.parse(module.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in (
+            [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else [n.name for n in node.names]
+        )
+    }
+    ours = {"superres", *(path.stem for path in PROJECT_DIR.glob("*.py"))}
+    owners = packages_distributions()
+    missing = {
+        name
+        for name in imported - sys.stdlib_module_names - ours
+        if not {owner.lower().replace("_", "-") for owner in owners[name]} & asked
+    }
+    assert missing == set()
 
 
 def test_one_version_of_uv_reads_the_lock_everywhere() -> None:
