@@ -1,4 +1,4 @@
-/** The page at /: a queue of pictures, a viewer, downloads. */
+/** The page at /: a queue of images, a viewer, downloads. */
 
 import { enhance, EnhanceError } from "./client.js";
 import { language, messages } from "./messages.js";
