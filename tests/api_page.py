@@ -45,8 +45,8 @@ def render(contract: dict[str, Any]) -> str:
     lines = [
         "# API reference",
         "",
-        "Generated from [openapi.yaml](../superres/web/openapi.yaml) by `python -m tests.api_page`; "
-        "a running service shows it at `/docs/`.",
+        "Generated from [openapi.yaml](../superres/web/openapi.yaml) by `python -m tests.api_page`;"
+        " a running service shows it at `/docs/`.",
         "",
         contract["info"]["description"].strip(),
     ]
