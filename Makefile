@@ -1,7 +1,7 @@
 # make run       start the service on port 7860
-# make run-fast  the same with OpenVINO
+# make run-fast  same, with OpenVINO
 # make install EXTRAS="postgres s3"   what some settings need (docs/settings.md)
-# make check     lint, types and the tests of single modules: a minute or two
+# make check     lint, types and unit tests: a minute or two
 # make test      everything that must pass before a change is merged
 PYTHON ?= python3
 VENV := .venv
@@ -12,7 +12,7 @@ EXTRAS ?=
 STOCK_MODEL := data/stock/EDSR_x3.pb
 STOCK_SHA256 := 3baa3740fdb8ee9c52f1a41d69fa74cb9feef0fa9bfeec24f0ee58b928068e9a
 
-# $(1): extras and groups of uv.lock. pip installs them, since it knows this machine's index and
+# $(1): extras and groups of uv.lock. pip installs them, because it knows this machine's index and
 # certificates; uv only reads the lock.
 define install_locked
 	$(BIN)/pip install --quiet $(UV)
@@ -27,7 +27,7 @@ endef
 run: $(VENV)/run-installed
 	exec $(BIN)/gunicorn --config gunicorn.conf.py app:app
 
-# The same by OpenVINO: several times faster on processors with VNNI or AMX.
+# Same, with OpenVINO: several times faster on CPUs with VNNI or AMX.
 run-fast: export SR_ENGINE ?= openvino
 run-fast: $(VENV)/openvino-installed
 	exec $(BIN)/gunicorn --config gunicorn.conf.py app:app
@@ -48,8 +48,8 @@ test: lint
 	./install_package.sh imagemagick identify -version
 	./install_package.sh postgresql sh -c 'ls /usr/lib/postgresql/*/bin/initdb'
 	./install_package.sh pgbouncer pgbouncer --version
-	# Much of the time a test waits for servers of its own: three files at once (12 minutes on two
-	# cores, 17 with two). In their order, which has those with servers before those of modules.
+	# Tests spend much of their time waiting for their own servers, so run three files at once (12
+	# minutes on two cores; 17 with two), in collection order: those with servers before unit tests.
 	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/test-installed
@@ -87,7 +87,7 @@ lock: $(VENV)/test-installed
 	$(BIN)/uv lock --upgrade
 	$(BIN)/uv export --quiet --frozen --no-emit-project --no-annotate > requirements.txt
 
-# OpenCV's own EDSR x3, 38 MB, to use with SR_MODEL_PATH or to compare with.
+# OpenCV's own EDSR x3, 38 MB, for SR_MODEL_PATH or for comparison.
 stock-model: $(STOCK_MODEL)
 
 $(STOCK_MODEL): | $(VENV)/run-installed
@@ -98,7 +98,7 @@ $(STOCK_MODEL): | $(VENV)/run-installed
 	mv $(@D)/download/imgtools_m8/models/EDSR_x3.pb $@
 	rm -r $(@D)/download
 
-# The comparison of docs/performance.md: half an hour on two cores, most of it the stock model's.
+# The comparison in docs/performance.md: half an hour on two cores, mostly spent on the stock model.
 bench: $(VENV)/bench-installed $(STOCK_MODEL)
 	$(BIN)/python -m bench.speed --json bench/speed.json --chart docs/speed.png
 
@@ -124,30 +124,30 @@ bench-fidelity: $(VENV)/test-installed
 bench-sandbox: $(VENV)/test-installed
 	$(BIN)/python -m bench.sandbox
 
-# 100,000 damaged pictures through the sandbox; a short form of it is among the tests.
+# 100,000 damaged images through the sandbox; the test suite has a short form.
 fuzz: $(VENV)/test-installed
 	$(BIN)/python -m tests.fuzz
 
-# Half an hour of mixed load, watched by Prometheus.
+# Half an hour of mixed load, monitored by Prometheus.
 soak: $(VENV)/bench-installed
 	./install_package.sh prometheus prometheus --version
 	$(BIN)/python -m bench.soak --chart docs/soak.png
 
-# Faults at full size, some ten minutes; a short form of them is among the tests.
+# Fault injection at full scale, some ten minutes; the test suite has a short form.
 faults: $(VENV)/test-installed
 	$(BIN)/python -m tests.faults
 
-# Hostile files in the memory of the shipped unit, half an hour; a short form is among the tests.
+# Hostile files, with the shipped unit's memory limit, half an hour; the test suite has a short form.
 hostile: $(VENV)/test-installed
 	$(BIN)/python -m tests.hostile_load
 
-# Replicas that share PostgreSQL, S3 and a Dask cluster, with some killed; then outages of what they
-# share, some ten minutes. Short forms are among the tests.
+# Replicas that share PostgreSQL, S3 and a Dask cluster, some of them killed; then outages of what they
+# share, some ten minutes. The test suite has short forms.
 cluster: $(VENV)/test-installed
 	$(BIN)/python -m tests.cluster
 	$(BIN)/python -m tests.outages
 
-# Third-party judges of the deployment; they take no part in make test.
+# Third-party audits of the deployment; not part of make test.
 audit: $(VENV)/test-installed $(AUDIT)/installed
 	./install_package.sh curl curl --version >&2
 	./install_package.sh openssl openssl version >&2
@@ -157,7 +157,7 @@ audit: $(VENV)/test-installed $(AUDIT)/installed
 	./install_package.sh systemd systemd-analyze --version >&2
 	@$(BIN)/python -m tests.e2e.audit $(AUDIT)/bin
 
-# Known vulnerabilities of the pinned packages; asks PyPI.
+# Known vulnerabilities in the pinned packages; queries PyPI.
 audit-packages: $(AUDIT)/installed
 	$(BIN)/uv export --quiet --frozen --no-emit-project --all-extras --output-file $(AUDIT)/packages.txt
 	$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes --requirement $(AUDIT)/packages.txt

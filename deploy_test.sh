@@ -6,16 +6,16 @@ usage() {
     cat <<'EOF'
 Usage: deploy_test.sh [BASE_URL] [ORIGIN] [IMAGE]
 
-Checks a running service with curl: health, CORS, an enhancement, the cached result, conditional
-requests, cache headers and errors. Changes nothing but that one result is stored.
+Checks a running service with curl: health, CORS, an upscaling, the cached result, conditional
+requests, cache headers and errors. Changes nothing, except that one result is stored.
 
-  BASE_URL  where the service is reached     (default http://localhost:7860)
+  BASE_URL  URL of the service               (default http://localhost:7860)
   ORIGIN    an origin that should be allowed (default http://localhost:3000)
-  IMAGE     a picture to enlarge             (default a small one of its own)
+  IMAGE     an image to upscale              (default: a small built-in one)
 
-Environment: CURL_OPTIONS are given to every curl, such as --insecure for a test certificate.
-SR_API_KEY is the key where the service asks for one; it is sent to BASE_URL/api alone.
-Exit status: 0 when every check passed, 1 when one failed, 2 for wrong arguments or a missing curl.
+Environment: CURL_OPTIONS is passed to every curl, such as --insecure for a test certificate.
+SR_API_KEY is the key, if the service requires one; it is sent to BASE_URL/api only.
+Exit status: 0 if all checks pass, 1 if any fails, 2 for wrong arguments or if curl is missing.
 EOF
 }
 
@@ -52,7 +52,7 @@ request() {
     local name=$1
     shift
     local config=/dev/null
-    # By a file: other users see a program's arguments.
+    # In a file: other users can see a program's arguments.
     if [[ -n ${SR_API_KEY:-} && ${!#} == "$base"/api/* ]]; then config=$work/key; fi
     # shellcheck disable=SC2086  # CURL_OPTIONS are several words
     status=$(curl --silent --show-error --max-time 300 --config "$config" ${CURL_OPTIONS:-} \
@@ -85,7 +85,7 @@ if [[ $base == https://* ]]; then
     plain=http://${base#https://}
     request redirect "$plain/api/health"
     check "http is redirected without changing the method" "$status" 308
-    check "the redirect leads to https" "$(header redirect Location)" "https://*"
+    check "the redirect goes to https" "$(header redirect Location)" "https://*"
 fi
 
 request health "$base/api/health"
@@ -93,14 +93,14 @@ check "health answers" "$status" 200
 check "health says healthy" "$(cat "$work/health.body" 2>/dev/null)" '*"healthy"*'
 check "health is never stored" "$(header health Cache-Control)" no-store
 if [ "$status" != 200 ]; then
-    echo "the service does not answer; the other checks are left out"
+    echo "the service does not answer; skipping the other checks"
     exit 1
 fi
 
 request own -H 'Sec-Fetch-Site: same-origin' "$base/api/stats"
-check "browsers may reach it by this name (else SR_TRUSTED_HOSTS, SR_PUBLIC_URL)" "$status" '@(200|401)'
+check "browsers may use this host name (if not: SR_TRUSTED_HOSTS, SR_PUBLIC_URL)" "$status" '@(200|401)'
 request rebound -H "Host: ${foreign#https://}" -H "Origin: $foreign" "$base/api/stats" 2>/dev/null
-check "and by no other name" "$status" '@(000|403)'
+check "and no other" "$status" '@(000|403)'
 
 preflight=(--request OPTIONS -H 'Access-Control-Request-Method: POST'
     -H 'Access-Control-Request-Headers: content-type')
@@ -116,24 +116,24 @@ else
 fi
 
 request first -F "image=@$image" "$base/api/enhance"
-check "a picture is enlarged" "$status" 200
+check "an image is upscaled" "$status" 200
 check "the result is a PNG" "$(header first Content-Type)" image/png
-check "the result may be cached for good" "$(header first Cache-Control)" "public, max-age=*, immutable"
+check "the result is immutable" "$(header first Cache-Control)" "public, max-age=*, immutable"
 etag=$(header first ETag)
-check "the result has a strong entity tag" "$etag" '"*"'
+check "the result has a strong ETag" "$etag" '"*"'
 request second -F "image=@$image" "$base/api/enhance"
-check "the second time it is a hit" "$(header second X-Cache-Hit)" true
-check "with the same entity tag" "$(header second ETag)" "$etag"
+check "the second time, it is a cache hit" "$(header second X-Cache-Hit)" true
+check "with the same ETag" "$(header second ETag)" "$etag"
 
 result=$(header second Link)
 result=${result#<}
 result=${result%%>*}
-check "the result has an address" "$result" "http*/cache/*.png"
+check "the result has a URL" "$result" "http*/cache/*.png"
 request get "$result"
-check "the address gives the same picture" "$(cksum <"$work/get.body")" "$(cksum <"$work/second.body")"
+check "the URL serves the same image" "$(cksum <"$work/get.body")" "$(cksum <"$work/second.body")"
 check "any origin may read it" "$(header get Access-Control-Allow-Origin)" '\*'
 request head --head "$result"
-check "HEAD tells its length" "$(header head Content-Length)" "$(wc -c <"$work/get.body" | tr -d ' ')"
+check "HEAD gives its length" "$(header head Content-Length)" "$(wc -c <"$work/get.body" | tr -d ' ')"
 request unchanged -H "If-None-Match: $etag" "$result"
 check "an unchanged result is 304" "$status" 304
 
@@ -142,7 +142,7 @@ check "a missing result is 404" "$status" 404
 check "errors are problem+json" "$(header missing Content-Type)" application/problem+json
 check "errors are never stored" "$(header missing Cache-Control)" "no-store*"
 request nothing --request POST "$base/api/enhance"
-check "a request without a picture is 415" "$status" 415
+check "a request without an image is 415" "$status" 415
 
 if [ "$failed" -gt 0 ]; then
     echo "$failed checks failed"

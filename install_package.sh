@@ -1,5 +1,5 @@
 #!/bin/sh
-# Install a Debian package unless a command shows that what it brings is there:
+# Install a Debian package, unless a command shows that it is already there:
 #   ./install_package.sh PACKAGE COMMAND [ARGUMENT...]
 set -eu
 package=$1
@@ -15,7 +15,7 @@ else
     echo "missing: $package. Run: sudo apt-get install $package" >&2
     exit 1
 fi
-# apt-get's progress goes to stderr, so that what make prints stays readable.
+# apt-get's output goes to stderr, to keep make's own readable.
 $as_root apt-get -qq update >&2
 $as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends "$package" >&2
 "$@" >/dev/null

@@ -43,10 +43,10 @@ def one_line(text: str) -> str:
 def render(contract: dict[str, Any]) -> str:
     """Return the page."""
     lines = [
-        "# The API",
+        "# API reference",
         "",
-        "Made from [openapi.yaml](../superres/web/openapi.yaml) by `python -m tests.api_page`; "
-        "a service shows it at `/docs/`.",
+        "Generated from [openapi.yaml](../superres/web/openapi.yaml) by `python -m tests.api_page`;"
+        " a running service shows it at `/docs/`.",
         "",
         contract["info"]["description"].strip(),
     ]

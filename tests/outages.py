@@ -255,7 +255,7 @@ def try_outages(folder: Path, number: int, names: Sequence[str]) -> dict[str, Re
 
 
 def describe(name: str, outage: Outage, report: Report) -> str:
-    """Return a row of the table in docs/operations.md."""
+    """Return a row of the table in docs/replicas.md."""
     problems = ", ".join(f"{number} {code}" for code, number in report.problems.items()) or "none"
     good = f"{report.answers[200]} 200, {report.answers[202]} 202"
     return f"| {name}, {outage.seconds:g} s | {good} | {problems} | {report.seconds:.0f} |"

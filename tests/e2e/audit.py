@@ -60,7 +60,7 @@ class Audit:
             for line in done.stdout.splitlines()
             if line.strip() and re.search(keep, line)
         )
-        print(f"## {title}\n\n```\n{output or 'no finding'}\n```\n", flush=True)
+        print(f"## {title}\n\n```\n{output or 'no findings'}\n```\n", flush=True)
         if not re.search(expected, output) or (done.returncode != 0 and not expected):
             print(f"**{tool} ended with {done.returncode}**\n\n{done.stderr}", flush=True)
             self.failed = True
@@ -71,7 +71,7 @@ def audit_files(audit: Audit, nginx: Nginx) -> None:
     audit.ask("nginx.conf, by gixy-ng", "gixy", str(nginx.folder / "super-resolution.conf"))
     audit.ask("Containerfile, by hadolint", "hadolint", "Containerfile")
     audit.ask(
-        "kubernetes.yaml, by the schemas of Kubernetes",
+        "kubernetes.yaml, by Kubernetes' schemas",
         *("kubernetes-validate", "--strict", "deploy/kubernetes.yaml"),
     )
     audit.ask(
@@ -80,7 +80,7 @@ def audit_files(audit: Audit, nginx: Nginx) -> None:
     )
     audit.ask("alerts.yaml, by promtool", "promtool", "check", "rules", "deploy/alerts.yaml")
     audit.ask(
-        "what alerts.yaml says of figures, by promtool",
+        "alerts.yaml against sample series, by promtool",
         *("promtool", "test", "rules", "tests/alerts_test.yaml"),
     )
     for unit in UNITS:
@@ -126,7 +126,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tools", type=Path, help="folder of the judges' commands")
     audit = Audit(parser.parse_args().tools)
-    print("# What third-party judges say\n\n`make --silent audit > docs/audit.md`, with Debian's")
+    print("# Third-party audits\n\n`make --silent audit > docs/audit.md`, with Debian's")
     print("Nginx and a self-signed certificate.\n", flush=True)
     picture = encode(Image.fromarray(data.astronaut()[:128, :128]), "JPEG", quality=90)
     with tempfile.TemporaryDirectory() as name:

@@ -272,12 +272,12 @@ def test_key_is_asked_for_once_and_then_sent(browser: Browser, photo: Path, tmp_
         sent = {}
         page.on("request", lambda request: sent.update({request.url: request.headers}))
         page.set_input_files("#files", photo)
-        wait_for_state(page, "The server asks for an API key")
+        wait_for_state(page, "The server requires an API key")
         expect(page.locator("#key")).to_be_focused()
         assert not Axe().run(page).response["violations"]
         page.fill("#key", "sr_wrong")
         page.press("#key", "Enter")
-        wait_for_state(page, "The server asks for an API key")
+        wait_for_state(page, "The server requires an API key")
         page.fill("#key", key)
         page.press("#key", "Enter")
         wait_for_state(page, "done")

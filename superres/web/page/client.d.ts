@@ -1,20 +1,20 @@
-/** What a result shall be; see the table of options in docs/http.md. */
+/** Options for the result; see the table in docs/http.md. */
 export interface EnhanceOptions {
   format?: "png" | "webp" | "jpeg" | "avif";
   /** 1 to 100, for lossy formats. */
   quality?: number;
-  /** For webp. */
+  /** For webp only. */
   lossless?: boolean;
   scale?: 2 | 3 | 4;
-  /** Pixels, instead of scale; one alone keeps the proportions. */
+  /** Pixels, instead of scale; one alone keeps the aspect ratio. */
   width?: number;
   height?: number;
-  /** Aborting withdraws the job. */
+  /** Aborting cancels the job. */
   signal?: AbortSignal;
   onProgress?: (progress: EnhanceProgress) => void;
-  /** Where the service asks for one; pages should not have other people's. */
+  /** If the service requires one. Never ship somebody else's key in a page. */
   apiKey?: string;
-  /** Another service than the one that this module came from. */
+  /** A service other than the one that this module was loaded from. */
   baseUrl?: string | URL;
 }
 
@@ -22,20 +22,20 @@ export interface EnhanceProgress {
   state: "hashing" | "uploading" | "queued" | "running";
   /** 0 to 1. */
   progress: number;
-  /** Jobs before this one. */
+  /** Jobs ahead of this one. */
   position?: number;
   etaSeconds?: number;
 }
 
 export interface EnhanceResult {
   blob: Blob;
-  /** Where the result stays; null where it could not be stored. */
+  /** The result's permanent URL; null if it could not be stored. */
   url: string | null;
-  /** It was there before. */
+  /** Whether the result already existed. */
   cacheHit: boolean;
 }
 
-/** An answer that is no picture. */
+/** A response that is not an image. */
 export class EnhanceError extends Error {
   /** Short and stable: too_large, undecodable_image, busy, ... */
   readonly code: string;

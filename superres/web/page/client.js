@@ -1,5 +1,5 @@
 /**
- * The service's reference client: enlarge a picture, follow its progress, take it back.
+ * The service's reference client: upscale an image, follow its progress, cancel it.
  *
  *   import { enhance } from "https://sr.example/static/client.js";
  *   const { blob } = await enhance(file, { format: "webp", onProgress: console.log });
@@ -7,7 +7,7 @@
  * No dependencies. Types are in client.d.ts.
  */
 
-// The service that this module came from, with its path prefix: .../static/client.js or
+// The service that this module was loaded from, with its path prefix: .../static/client.js or
 // .../static/<version>/client.js.
 const HOME = new URL(import.meta.url.slice(0, import.meta.url.lastIndexOf("/static/") + 1));
 const OPTION_NAMES = ["format", "quality", "lossless", "scale", "width", "height"];
@@ -18,7 +18,7 @@ const FIRST_WAIT_SECONDS = 2;
 const POLL_SECONDS = 10;
 const MIN_POLL_SECONDS = 0.5;
 
-/** An answer that is no picture: `code` is stable, `message` is for people. */
+/** A response that is not an image: `code` is stable, `message` is for people. */
 export class EnhanceError extends Error {
   constructor(problem, status) {
     super(problem.error ?? `The service answered ${status}.`);
@@ -50,7 +50,7 @@ async function readProblem(response) {
   }
 }
 
-/** Send a request; again where the service is busy, or does not answer for a moment. */
+/** Send a request; retry if the service is busy, or does not respond for a moment. */
 async function ask(url, options) {
   for (let attempt = 1; ; attempt++) {
     let seconds = Math.min(2 ** attempt / 2, MAX_PAUSE_SECONDS);
@@ -58,21 +58,21 @@ async function ask(url, options) {
       const response = await fetch(url, options);
       if (response.ok) return response;
       const asked = Number(response.headers.get("Retry-After"));
-      // Whoever has used up an hour's limit does not wait for its end with the file in hand.
+      // If an hour's limit is used up, do not wait it out with the file in hand.
       const isSpent = response.status === 429 && asked > MAX_PAUSE_SECONDS;
       if (!RETRIED.has(response.status) || attempt === MAX_ATTEMPTS || isSpent) {
         throw new EnhanceError(await readProblem(response), response.status);
       }
       if (asked > 0) seconds = Math.min(asked, MAX_PAUSE_SECONDS);
     } catch (error) {
-      // fetch says TypeError for whatever went wrong with the connection, CORS included.
+      // fetch throws a TypeError for any failure of the connection, CORS included.
       if (!(error instanceof TypeError) || attempt >= 3) throw error;
     }
     await pause(seconds, options.signal);
   }
 }
 
-/** The SHA-256 of a file in hex; null where the page is not secure and browsers have none. */
+/** The SHA-256 of a file in hex; null outside secure contexts, where browsers lack crypto.subtle. */
 async function hashFile(file) {
   if (!globalThis.crypto?.subtle) return null;
   const digest = await crypto.subtle.digest("SHA-256", await file.arrayBuffer());
@@ -106,9 +106,9 @@ async function follow(status, { signal, onProgress, authorization }) {
 }
 
 /**
- * Enlarge a picture.
+ * Upscale an image.
  *
- * Aborting the signal withdraws the job and rejects with the signal's reason.
+ * Aborting the signal cancels the job and rejects with the signal's reason.
  */
 export async function enhance(
   file,
@@ -135,7 +135,7 @@ export async function enhance(
     method: "POST",
     body: file,
     headers: {
-      // Of a file of another kind, a PDF say, the service then says what it is.
+      // For other kinds of file, a PDF say, the service's error then names the kind.
       "Content-Type": file.type.startsWith("image/") ? file.type : "application/octet-stream",
       Prefer: `respond-async, wait=${FIRST_WAIT_SECONDS}`,
       ...authorization,
@@ -154,7 +154,7 @@ export async function enhance(
     return { ...(await fetchResult(url, { signal })), cacheHit: false };
   } catch (error) {
     if (signal?.aborted && status !== null) {
-      // keepalive: also when the page itself goes away.
+      // keepalive: survives the page being closed.
       const headers = authorization;
       fetch(status.status_url, { method: "DELETE", headers, keepalive: true }).catch(() => {});
     }

@@ -1,4 +1,4 @@
-/** The page at /: a queue of pictures, a viewer, downloads. */
+/** The page at /: a queue of images, a viewer, downloads. */
 
 import { enhance, EnhanceError } from "./client.js";
 import { language, messages } from "./messages.js";
@@ -9,7 +9,7 @@ const element = (id) => document.getElementById(id);
 const items = [];
 let shown = null;
 
-// --- words
+// --- texts
 
 document.documentElement.lang = language;
 document.title = messages.title;
@@ -23,7 +23,7 @@ function describeError(error) {
   if (error instanceof EnhanceError) {
     return messages.errors[error.code]?.replace("{words}", () => error.message) ?? error.message;
   }
-  // A folder was dropped, or the file changed or went away since it was chosen.
+  // A folder was dropped, or the file changed or disappeared after it was chosen.
   if (error.name === "NotFoundError" || error.name === "NotReadableError") {
     return messages.errors.unreadable;
   }
@@ -73,7 +73,7 @@ class Item {
         return button;
       }),
     );
-    // Who is at the Cancel button by keyboard must not be thrown back to the page's beginning.
+    // Keyboard focus on the Cancel button must not jump back to the top of the page.
     if (hadFocus) this.actions.firstChild.focus();
   }
 
@@ -89,7 +89,7 @@ class Item {
     }
   }
 
-  /** Make a result, or take it from those that are there or being made. */
+  /** Get a result: existing, in progress, or new. */
   fetchResult(options) {
     const key = `${options.format} ${options.scale}`;
     if (!this.results.has(key)) {
@@ -233,7 +233,7 @@ async function show(item) {
   const url = await item.fetchResult({ format: "png", scale: 3 });
   if (shown !== item) return;
   element("after").src = url;
-  await element("after").decode().catch(() => {}); // another one was chosen meanwhile
+  await element("after").decode().catch(() => {}); // another one was selected meanwhile
   if (shown !== item) return;
   layOut();
   split();
@@ -245,7 +245,7 @@ function hideViewer() {
   element("viewer").hidden = true;
 }
 
-/** Give the sheet its size: result pixels times the zoom, or what fits. */
+/** Size the sheet: result pixels times the zoom, or whatever fits. */
 function layOut() {
   const { naturalWidth, naturalHeight } = element("after");
   if (!naturalWidth) return;
@@ -276,7 +276,7 @@ function writeSnippets() {
   element("fetch").textContent =
     `const response = await fetch("${home}api/enhance?${query}", {\n` +
     `  method: "POST",\n  body: file,\n  headers: { "Content-Type": file.type },\n});\n` +
-    `const picture = await response.blob();`;
+    `const image = await response.blob();`;
 }
 
 async function download() {
@@ -297,7 +297,7 @@ async function download() {
   }
 }
 
-/** Move a zoomed picture with the mouse; fingers and keys scroll by themselves. */
+/** Pan a zoomed image with the mouse; touch and keys scroll natively. */
 function startDrag(down) {
   if (down.pointerType !== "mouse" || down.button !== 0) return;
   const stage = element("stage");
@@ -321,7 +321,7 @@ element("format").addEventListener("change", writeSnippets);
 element("scale").addEventListener("change", writeSnippets);
 element("download").addEventListener("click", download);
 for (const button of document.querySelectorAll("[data-copy]")) {
-  button.hidden = !navigator.clipboard; // insecure pages have none
+  button.hidden = !navigator.clipboard; // absent in insecure contexts
   button.addEventListener("click", copy);
 }
 addEventListener("resize", layOut);
