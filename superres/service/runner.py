@@ -87,8 +87,9 @@ class Runner:
             The model cannot be used, or uploads would be lost.
         """
         self.spool_hold.start()
-        self.model_loader.get()
+        # Before the model, with which the service is ready: health says then how it is confined.
         self.resources.codec.start()
+        self.model_loader.get()
         self.resources.limiter.start()
         self.keeper.start()
 

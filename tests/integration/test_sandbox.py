@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from superres.engines.upscaler import Upscaler
 from superres.errors import Busy, ClientLeft, TooManyPixels, UndecodableImage, UnsupportedUpload
 from superres.images.image_codec import Picture, decode_image
 from superres.images.metadata import Metadata
@@ -27,8 +28,10 @@ from superres.sandbox.picture_transfer import (
     write_picture,
 )
 from superres.sandbox.sandbox import Sandbox
+from superres.service.runner import Runner
 from superres.service.sandboxed_codec import SandboxedCodec, open_descriptor, share_picture
 from superres.service.upload import SPOOL_BYTES
+from superres.settings import Settings
 from testkit.hostile import ROOM, jpeg_segments, lying_avif, png_chunk, png_header, save
 
 MAX_PIXELS = 16_000_000
@@ -233,6 +236,7 @@ def test_helper_ends_with_its_service(upload: BytesIO) -> None:
     script = """
 import sys
 from io import BytesIO
+from superres.service.runner import Runner
 from superres.service.sandboxed_codec import SandboxedCodec
 codec = SandboxedCodec("safe")
 codec.read_header(BytesIO(open(sys.argv[1], "rb").read()), 10**8)
@@ -398,3 +402,21 @@ def test_gif_has_its_header_checked_however_many_pixels_are_accepted(
 ) -> None:
     gif = save(Image.new("P", (5, 4)), "GIF")
     assert codec.read_header(BytesIO(gif), 10**9).pixels == 20
+
+
+def test_locks_are_known_when_the_model_is_loaded(
+    settings: Settings, fake_super_resolution: Upscaler
+) -> None:
+    known: list[tuple[str, ...]] = []
+
+    def load() -> Upscaler:
+        known.append(tuple(runner.resources.codec.sandbox.locks))
+        return fake_super_resolution
+
+    runner = Runner(settings, load)
+    try:
+        runner.start()
+        assert known == [tuple(runner.resources.codec.sandbox.locks)]
+        assert known != [()]
+    finally:
+        runner.stop()
