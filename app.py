@@ -27,7 +27,7 @@ from superres.web.result_routes import ResultRoutes
 from superres.web.status_routes import StatusRoutes
 from superres.web.web_pages import install_web_pages
 
-# A form has the picture and a few options.
+# A form has the image and a few options.
 MAX_FORM_PARTS = 32
 NO_PAGE = "default-src 'none'; frame-ancestors 'none'"
 

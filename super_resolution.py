@@ -30,11 +30,11 @@ class SuperResolution(Upscaler):
         super().__init__(model_path, make_opencv_engine(model_path), lanes)
 
     def enhance(self, image_data: bytes) -> Image.Image:
-        """Enlarge a picture file three times: the call for scripts.
+        """Enlarge an image file three times: the call for scripts.
 
         Parameters
         ----------
-        image_data : bytes of a picture file of any accepted format
+        image_data : bytes of an image file of any accepted format
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Draw the README's picture: input, the browser's enlargement, OpenCV's stock model, this service.
+"""Draw the README's image: input, the browser's enlargement, OpenCV's stock model, this service.
 
     python -m bench.before_after docs/before_after.png
 

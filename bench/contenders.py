@@ -1,4 +1,4 @@
-"""One way to enlarge a picture three times, measured in a process of its own.
+"""One way to enlarge an image three times, measured in a process of its own.
 
     python -m bench.contenders pillow|ours|stock|stock-tiled SIDE
 
@@ -45,7 +45,7 @@ def enlarge_with_pillow(pixels: Pixels) -> object:
 
 
 def load_whole(model_path: Path) -> Enlarge:
-    """Return what enlarges a whole picture by `DnnSuperResImpl.upsample`, on all CPUs."""
+    """Return what enlarges a whole image by `DnnSuperResImpl.upsample`, on all CPUs."""
     cv2.setNumThreads(len(os.sched_getaffinity(0)))
     return load_network(model_path)
 

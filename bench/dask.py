@@ -1,8 +1,8 @@
-"""What a Dask cluster brings: one large picture with the stock model, and tiles that only wait.
+"""What a Dask cluster brings: one large image with the stock model, and tiles that only wait.
 
     python -m bench.dask [--side 384]
 
-1. OpenCV's stock EDSR x3 (`make stock-model`), a picture of minutes: one lane, then two workers of
+1. OpenCV's stock EDSR x3 (`make stock-model`), an image of minutes: one lane, then two workers of
    one thread each.
 2. How many tiles a second the scheduler hands out, where a tile's computation is a pause of 50 ms:
    8, 32 and 128 threads.
@@ -54,7 +54,7 @@ def join(cluster: DaskCluster) -> Iterator[None]:
 
 
 def compare(side: int) -> None:
-    """Print how long one lane and two workers take for a picture."""
+    """Print how long one lane and two workers take for an image."""
     picture = np.ascontiguousarray(data.astronaut()[:side, :side, ::-1])
     alone = SuperResolution(STOCK_MODEL, lanes=1)
     started = time.perf_counter()

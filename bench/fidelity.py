@@ -52,7 +52,7 @@ def count_longest_band(result: npt.NDArray[np.generic]) -> int:
 
 
 def deep_pictures() -> dict[str, Floats]:
-    """Return pictures with samples from 0 to 65535 whose sides are multiples of three."""
+    """Return images with samples from 0 to 65535 whose sides are multiples of three."""
     column, row = np.meshgrid(np.linspace(0, 1, 1200), np.linspace(0, 1, 600))
     ramp = np.dstack([column * 9000 + 20000, column * 6000 + 30000, column * 3000 + 40000])
     sky = 30000 + 12000 * np.sqrt(column * row)

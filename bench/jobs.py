@@ -27,7 +27,7 @@ SCREEN = (1280, 800)
 
 
 def encode(image: Image.Image) -> bytes:
-    """Return a picture as a PNG file."""
+    """Return an image as a PNG file."""
     buffer = BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
@@ -54,7 +54,7 @@ def make_screenshot() -> Image.Image:
 
 
 def enhance(url: str, content: bytes) -> float:
-    """Upload a picture and return how long the answer took, in seconds."""
+    """Upload an image and return how long the answer took, in seconds."""
     started = time.perf_counter()
     headers = {"Content-Type": "application/octet-stream"}
     httpx.post(f"{url}/api/enhance", content=content, headers=headers, timeout=600)

@@ -1,7 +1,7 @@
 """Requests a second and their latency: results from Nginx's cache, and hits of POST in the service.
 
 The last lines are hits of an upload of 1 MB: one connection on an idle service, and 32 while a
-picture of 8 megapixels is computed.
+image of 8 megapixels is computed.
 
     python -m bench.load [--requests 20000]
 

@@ -2,8 +2,8 @@
 
     python -m bench.memory [--uploads 32] [--megapixels 4]
 
-Of the worker, the helper and the processes that open pictures, together: what they share counts
-once. The pictures differ, so that each is computed; the waiting limits are lifted for the crowd.
+Of the worker, the helper and the processes that open images, together: what they share counts
+once. The images differ, so that each is computed; the waiting limits are lifted for the crowd.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
     python -m bench.quantisation [--photos PHOTOS] [--patterns 3000]
 
-For each picture: the two contrasts that the guard looks at, and PSNR and the largest difference
+For each image: the two contrasts that the guard looks at, and PSNR and the largest difference
 from `cv2.dnn_superres` in levels, of the 8-bit model and with the guard. Then the largest contrasts
 of photographs in four sizes, and the largest differences of small patterns at random.
 """
@@ -41,7 +41,7 @@ def stretch(pattern: Pixels, contrast: float) -> Pixels:
 
 
 def draw_pictures(photos: Path | None) -> Iterator[tuple[str, Pixels]]:
-    """Yield pictures with their names, (H, W, 3) BGR: photographs, drawings, patterns."""
+    """Yield images with their names, (H, W, 3) BGR: photographs, drawings, patterns."""
     for path in sorted(photos.glob("*.jpg")) if photos else []:
         reduced = Image.open(path).convert("RGB").reduce(3).crop((0, 0, SIDE, SIDE))
         yield path.stem, np.ascontiguousarray(np.asarray(reduced)[:, :, ::-1])

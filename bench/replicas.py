@@ -1,4 +1,4 @@
-"""How fast one replica makes pictures and how fast two do, each pinned to a core of its own.
+"""How fast one replica makes images and how fast two do, each pinned to a core of its own.
 
     python -m bench.replicas [--pictures 80] [--megapixels 0.1]
 
@@ -17,7 +17,7 @@ from tests.cluster import CLIENTS, Client, run_machines
 
 
 def measure(cpus: list[int], pictures: list[bytes], is_asynchronous: bool) -> float:
-    """Return how many pictures a second a replica on each of some CPUs makes."""
+    """Return how many images a second a replica on each of some CPUs makes."""
     prefixes = [("taskset", "--cpu-list", str(cpu)) for cpu in cpus]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -1,4 +1,4 @@
-"""What it costs that each picture is opened, decoded and encoded in a process of its own.
+"""What it costs that each image is opened, decoded and encoded in a process of its own.
 
     make bench-sandbox          (python -m bench.sandbox [--side 512] [--repeat 40])
 

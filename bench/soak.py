@@ -2,7 +2,7 @@
 
     make soak        (python -m bench.soak [--minutes 30] [--share 0.8] [--chart docs/soak.png])
 
-New pictures of several sizes, hits, stored results, asynchronous jobs and bad uploads come at
+New images of several sizes, hits, stored results, asynchronous jobs and bad uploads come at
 random times. Printed: times by kind, memory. The chart shows the panels of
 deploy/grafana-dashboard.json by the same queries.
 """
@@ -38,7 +38,7 @@ SCRAPE_SECONDS = 5
 RATE_INTERVAL = "1m"
 # (megapixels, how often): thumbnails, photographs of pages, a poster now and then.
 SIZES = ((0.02, 60), (0.1, 30), (0.4, 9), (2.0, 1))
-# Requests for each new picture.
+# Requests for each new image.
 HITS, FETCHES, BAD = 5, 5, 0.5
 ASYNCHRONOUS_SHARE = 0.2
 CLIENTS = 64
@@ -78,7 +78,7 @@ class Load:
         return self._client.post("/api/enhance", content=content, headers=headers)
 
     def draw(self, megapixels: float) -> bytes:
-        """Return a new picture."""
+        """Return a new image."""
         with self._lock:
             self._number += 1
             number = self._number
@@ -86,7 +86,7 @@ class Load:
         return make_photo(megapixels, number) + number.to_bytes(8, "big")
 
     def new(self, megapixels: float, _choice: float) -> None:
-        """Upload a new picture and wait for it."""
+        """Upload a new image and wait for it."""
         content = self.draw(megapixels)
         answer = self.post(content)
         answer.raise_for_status()
@@ -95,7 +95,7 @@ class Load:
             del self._known[:-200]
 
     def job(self, megapixels: float, _choice: float) -> None:
-        """Upload a new picture and ask for it until it is there."""
+        """Upload a new image and ask for it until it is there."""
         answer = self.post(self.draw(megapixels), "respond-async")
         answer.raise_for_status()
         status = answer.json()
@@ -107,7 +107,7 @@ class Load:
             raise RuntimeError(status["state"])
 
     def hit(self, _megapixels: float, choice: float) -> None:
-        """Upload a picture again."""
+        """Upload an image again."""
         if self._known:
             self.post(self._known[int(choice * len(self._known))][0]).raise_for_status()
 
@@ -117,7 +117,7 @@ class Load:
             self._client.get(self._known[int(choice * len(self._known))][1]).raise_for_status()
 
     def bad(self, _megapixels: float, choice: float) -> None:
-        """Upload half a picture."""
+        """Upload half an image."""
         if self._known:
             content = self._known[int(choice * len(self._known))][0]
             status = self.post(content[: len(content) // 2]).status_code

@@ -111,7 +111,7 @@ def answer_at_once(_: Path) -> Network:
 
 
 def measure_stages(runs: int, engine: str) -> dict[str, float]:
-    """Return the median milliseconds of each stage of a picture that is not in the cache."""
+    """Return the median milliseconds of each stage of an image that is not in the cache."""
     samples: dict[str, list[float]] = {}
     stitcher = Upscaler(EMBEDDED_MODEL_PATH, Engine(answer_at_once, EMBEDDED_PROFILE))
     pixels = make_pixels(STAGES_SIDE)

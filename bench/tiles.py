@@ -3,8 +3,8 @@
     python -m bench.tiles [MODEL] [--engine openvino] [--tiles 96,112,...] [--halos 6,8,10]
 
 First the time of a tile on one CPU, on all CPUs with a lane of one thread for each, and with one
-lane whose threads share each tile. Then, for each halo, the largest difference of a tiled picture
-from the same picture computed whole, over photographs and noise.
+lane whose threads share each tile. Then, for each halo, the largest difference of a tiled image
+from the same image computed whole, over photographs and noise.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def load_pictures(side: int) -> dict[str, Pixels]:
 
 
 def largest_seam(network: Network, picture: Pixels, whole: Pixels, halo: int) -> int:
-    """Return the largest difference of the tiled picture from the whole one, in levels."""
+    """Return the largest difference of the tiled image from the whole one, in levels."""
     tiled = np.empty_like(whole)
     for tile in split_image(picture.shape[0], picture.shape[1], EMBEDDED_PROFILE.tile, halo):
         tile.place(network(tile.crop(picture)), tiled, MODEL_SCALE)

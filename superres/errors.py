@@ -35,7 +35,7 @@ class ServiceError(Exception):
         self.retry_after_seconds = retry_after_seconds
 
     def renew(self) -> Self:
-        """Return the same error without its traceback, whose frames hold on to whole pictures."""
+        """Return the same error without its traceback, whose frames hold on to whole images."""
         return type(self)(self.message, self.retry_after_seconds)
 
 
@@ -125,21 +125,21 @@ class UndecodableImage(ServiceError):
 
 
 class TooManyPixels(ServiceError):
-    """The picture, or its result, has more pixels than allowed."""
+    """The image, or its result, has more pixels than allowed."""
 
     status = 422
     code = "too_many_pixels"
 
 
 class TooLargeForMemory(ServiceError):
-    """Making the result takes more memory than this machine has for pictures."""
+    """Making the result takes more memory than this machine has for images."""
 
     status = 422
     code = "too_large_for_memory"
 
 
 class TooCostly(ServiceError):
-    """Computing this picture alone takes longer than a request may wait."""
+    """Computing this image alone takes longer than a request may wait."""
 
     status = 422
     code = "too_costly_sync"

@@ -101,7 +101,7 @@ def reclaimable_bytes(stat_file: Path) -> int:
 def return_free_memory() -> None:
     """Let the C library give the system what is free in its heaps, one for each of many threads.
 
-    It keeps up to twice `LARGE_BUFFER_BYTES` in each: after an hour of many pictures at once, some
+    It keeps up to twice `LARGE_BUFFER_BYTES` in each: after an hour of many images at once, some
     80 MB in all (`tests/hostile_load.py`).
     """
     with contextlib.suppress(AttributeError, OSError):  # other C libraries do not know it
@@ -109,7 +109,7 @@ def return_free_memory() -> None:
 
 
 def return_large_buffers() -> None:
-    """Let the C library give pictures' memory back to the system as soon as it is free.
+    """Let the C library give images' memory back to the system as soon as it is free.
 
     With each large buffer that is freed, glibc raises the size up to which it keeps them, in a heap
     for each of several threads. Half an hour of mixed load then took 480 MB, and more each minute

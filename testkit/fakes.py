@@ -34,7 +34,7 @@ class FakeModel:
 
 
 def draw_weights(shapes: dict[str, tuple[int, int]]) -> Weights:
-    """Draw weights small enough that a network's output stays within a picture's range."""
+    """Draw weights small enough that a network's output stays within an image's range."""
     random = np.random.default_rng(1)
     weights = {}
     for name, (outputs, inputs) in shapes.items():

@@ -31,7 +31,7 @@ def save(image: Image.Image, image_format: str, **options: object) -> bytes:
 
 
 def flat_png(width: int, height: int, bits: int = 8, kind: int = 2) -> bytes:
-    """A valid picture of one colour, a few kilobytes however large it is."""
+    """A valid image of one colour, a few kilobytes however large it is."""
     samples = {0: 1, 2: 3, 4: 2, 6: 4}[kind]
     row, pack = b"\0" + bytes([120]) * (samples * bits // 8 * width), zlib.compressobj(9)
     pixels = b"".join(pack.compress(row) for _ in range(height)) + pack.flush()
@@ -40,7 +40,7 @@ def flat_png(width: int, height: int, bits: int = 8, kind: int = 2) -> bytes:
 
 
 def lying_avif(real: int, said: int) -> bytes:
-    """A container that says `said`, with a coded picture that is `real` on a side."""
+    """A container that says `said`, with a coded image that is `real` on a side."""
     content = bytearray(save(Image.new("RGB", (real, real), (9, 99, 200)), "AVIF", speed=10))
     at = content.find(b"ispe")
     while at >= 0:
@@ -72,7 +72,7 @@ def packed_chunk(kind: bytes, start: bytes, megabytes: int) -> bytes:
 
 
 def pixels_in_bytes() -> bytes:
-    """A picture of noise whose every byte has a chunk of its own."""
+    """An image of noise whose every byte has a chunk of its own."""
     noise = np.random.default_rng(0).integers(0, 256, (580, 581 * 3), np.uint8)
     packed = zlib.compress(b"".join(b"\0" + row.tobytes() for row in noise), 0)
     chunks = b"".join(png_chunk(b"IDAT", packed[at : at + 1]) for at in range(len(packed)))
@@ -135,13 +135,13 @@ def tiff(entries: list[tuple[int, int, int, int]], rest: bytes = b"") -> bytes:
 def tiff_picture(
     width: int, height: int, *others: tuple[int, int, int, int]
 ) -> list[tuple[int, int, int, int]]:
-    """The entries of a grey picture of 8 bits."""
+    """The entries of a grey image of 8 bits."""
     size = [(256, 4, 1, width), (257, 4, 1, height)]
     return [*size, (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (277, 3, 1, 1), *others]
 
 
 def tiff_pages() -> bytes:
-    """A picture with a million empty directories behind it, each the next of the one before."""
+    """An image with a million empty directories behind it, each the next of the one before."""
     content = bytearray(tiff(tiff_picture(1, 1, (273, 4, 1, 0), (279, 4, 1, 1))))
     room = (ROOM - len(content)) // 8
     content[-4:] = struct.pack("<L", len(content))
@@ -151,7 +151,7 @@ def tiff_pages() -> bytes:
 
 
 def huge_webp() -> bytes:
-    """A canvas of 16383x16383 around a picture of one pixel."""
+    """A canvas of 16383x16383 around an image of one pixel."""
     picture = save(Image.new("RGB", (1, 1)), "WEBP")[12:]
     canvas = b"VP8X" + struct.pack("<LB3x", 10, 0) + b"\xfe\x3f\0\xfe\x3f\0"
     return b"RIFF" + struct.pack("<L", len(canvas) + len(picture) + 4) + b"WEBP" + canvas + picture
@@ -173,7 +173,7 @@ def many_scans(width: int, height: int, room: int) -> bytes:
 
 
 def bmp(width: int, height: int) -> bytes:
-    """Run-length encoded: a picture that ends at once."""
+    """Run-length encoded: an image that ends at once."""
     palette, pixels = bytes(1024), b"\0\1"
     offset = 14 + 40 + len(palette)
     info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(pixels), 0, 0, 256, 0)
@@ -186,7 +186,7 @@ def flat(image_format: str, width: int, height: int, **options: object) -> bytes
 
 
 # Each of these files once took gigabytes, seconds or the log's disk, or is next of kin to one that
-# did; "valid" ones are pictures that anybody may send.
+# did; "valid" ones are images that anybody may send.
 FILES: dict[str, Callable[[], bytes]] = {
     "frame of 65535x65535.gif": lambda: gif_frame(65535),
     "frame of 9000x9000.gif": lambda: gif_frame(9000),
@@ -236,5 +236,5 @@ FILES: dict[str, Callable[[], bytes]] = {
 
 
 def salt(content: bytes, number: int) -> bytes:
-    """The same picture for every decoder, and another upload for the service."""
+    """The same image for every decoder, and another upload for the service."""
     return content + struct.pack(">Q", number)

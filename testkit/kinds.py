@@ -151,7 +151,7 @@ def png_header(content: bytes) -> tuple[int, str]:
 
 
 def shown(image: Image.Image) -> np.ndarray:
-    """How a picture looks, as floats: colours that nobody sees do not count."""
+    """How an image looks, as floats: colours that nobody sees do not count."""
     rgba = np.asarray(image.convert("RGBA")).astype(float)
     alpha = rgba[:, :, 3:]
     return np.dstack([rgba[:, :, :3] * alpha / 255, alpha])

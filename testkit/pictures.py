@@ -14,7 +14,7 @@ from superres.store.result_cache import StoredResult, generate_file_hash
 
 
 def encode(image: Image.Image, image_format: str, **options: object) -> bytes:
-    """Return a picture as a file of a format."""
+    """Return an image as a file of a format."""
     buffer = BytesIO()
     image.save(buffer, image_format, **options)
     return buffer.getvalue()
@@ -25,7 +25,7 @@ PNG = encode(Image.new("RGB", (20, 10), (10, 20, 30)), "PNG")
 
 
 def largest_difference(first: Pixels, second: Pixels) -> int:
-    """Return how far two pictures of one size are apart at most, in levels."""
+    """Return how far two images of one size are apart at most, in levels."""
     assert first.shape == second.shape
     return int(np.abs(first.astype(np.int16) - second).max())
 

@@ -3,7 +3,7 @@
     make cluster        (python -m tests.cluster [--pictures 100] [--without-dask])
 
 PostgreSQL, an S3 server, a Dask scheduler with two workers, two replicas behind the shipped Nginx:
-pictures are uploaded, a worker and a replica are killed with -9, and every result is compared with
+images are uploaded, a worker and a replica are killed with -9, and every result is compared with
 that of one machine alone. A short form is among the tests.
 """
 
@@ -101,7 +101,7 @@ def run_machines(
 
 
 def draw(number: int) -> bytes:
-    """Return a picture that no other number has."""
+    """Return an image that no other number has."""
     place = random.Random(number)
     left, top = place.randrange(300), place.randrange(300)
     side = 60 + 20 * (number % 5)
@@ -110,7 +110,7 @@ def draw(number: int) -> bytes:
 
 
 class Client:
-    """Uploads pictures and gets their results, whatever happens to the machines."""
+    """Uploads images and gets their results, whatever happens to the machines."""
 
     def __init__(self, client: httpx.Client) -> None:
         self._client = client
@@ -130,7 +130,7 @@ class Client:
             time.sleep(0.5)
 
     def enhance(self, content: bytes, is_asynchronous: bool) -> bytes:
-        """Return a picture's result."""
+        """Return an image's result."""
         headers = {"Content-Type": "image/png"}
         if is_asynchronous:
             headers["Prefer"] = "respond-async"
@@ -148,7 +148,7 @@ class Client:
 
 
 def try_machines(folder: Path, number: int, with_dask: bool = True) -> Counter[int]:
-    """Upload pictures while a worker and a replica are killed; return how often each status came.
+    """Upload images while a worker and a replica are killed; return how often each status came.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Fixtures: photographs, a fake model for logic, the real one for pictures."""
+"""Fixtures: photographs, a fake model for logic, the real one for images."""
 
 import tempfile
 from collections.abc import Callable, Iterator

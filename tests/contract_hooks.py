@@ -1,4 +1,4 @@
-"""What schemathesis cannot make up: pictures, and names of what exists (`test_contract.py`)."""
+"""What schemathesis cannot make up: images, and names of what exists (`test_contract.py`)."""
 
 import os
 from io import BytesIO
@@ -11,7 +11,7 @@ from schemathesis.hooks import HookContext
 
 
 def draw(image_format: str, side: int) -> bytes:
-    """Return a picture file."""
+    """Return an image file."""
     buffer = BytesIO()
     Image.radial_gradient("L").resize((side, side)).convert("RGB").save(buffer, image_format)
     return buffer.getvalue()

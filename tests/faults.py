@@ -3,7 +3,7 @@
     make faults        (python -m tests.faults [--scale 1])
 
 Each fault is done twice; what the second time adds is a leak. Every request that was accepted has
-to be answered: 200 with the right picture, or a problem that fits; never 500, never half a picture.
+to be answered: 200 with the right image, or a problem that fits; never 500, never half an image.
 """
 
 import argparse
@@ -90,7 +90,7 @@ def find_cache(service: Service) -> Path:
 
 
 class Client:
-    """Sends pictures that nobody has sent before, and judges the answers."""
+    """Sends images that nobody has sent before, and judges the answers."""
 
     def __init__(self, service: Service, seed: int) -> None:
         self.service = service
@@ -99,19 +99,19 @@ class Client:
         self._lock = threading.Lock()
 
     def draw(self, width: int = 24, height: int = 16) -> bytes:
-        """Return a new picture."""
+        """Return a new image."""
         with self._lock:
             corner = self._random.integers(0, 256, (2, 2, 3), np.uint8)
         return encode(Image.fromarray(corner).resize((width, height)), "PNG")
 
     def draw_flat(self, side: int) -> bytes:
-        """Return a new picture whose tiles are equal, so that only its size costs something."""
+        """Return a new image whose tiles are equal, so that only its size costs something."""
         with self._lock:
             colour = tuple(int(level) for level in self._random.integers(0, 256, 3))
         return encode(Image.new("RGB", (side, side), colour), "PNG")
 
     def send(self, content: bytes, allowed: tuple[int, ...] = (), **options: object) -> int:
-        """Upload a picture, and check what comes back; return the status, 0 without an answer."""
+        """Upload an image, and check what comes back; return the status, 0 without an answer."""
         try:
             answer = httpx.post(
                 f"{self.service.url}/api/enhance",
@@ -146,7 +146,7 @@ Fault = Callable[[Client, float], None]
 
 
 def full_disk(client: Client, scale: float) -> None:
-    """The results' file system is full; pictures come all the same.
+    """The results' file system is full; images come all the same.
 
     Jobs are refused once no result is left to make room for their uploads; those that were accepted
     before are done when there is room again.
@@ -167,7 +167,7 @@ def full_disk(client: Client, scale: float) -> None:
 
 
 def removed_folder(client: Client, scale: float) -> None:
-    """The cache folder goes away while pictures are computed."""
+    """The cache folder goes away while images are computed."""
     with ThreadPoolExecutor(4) as pool:
         sent = [pool.submit(client.send, client.draw(90, 90)) for _ in range(int(20 * scale) + 4)]
         for _ in range(3):
@@ -184,7 +184,7 @@ def damaged_results(client: Client, scale: float) -> None:
         client.send(content)
     for number, path in enumerate((client.service.folder / "cache").glob("*.png")):
         stored = bytearray(path.read_bytes())
-        # In the picture, in the note behind it, or cut off.
+        # In the image, in the note behind it, or cut off.
         place = (len(stored) // 3, -20, -1)[number % 3]
         stored[place] ^= 0x55
         path.write_bytes(stored[: -5 if number % 3 == 2 else None])

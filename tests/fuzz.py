@@ -1,4 +1,4 @@
-"""Decode 100,000 damaged pictures in the sandbox: a result or an error, never anything else.
+"""Decode 100,000 damaged images in the sandbox: a result or an error, never anything else.
 
     make fuzz          (python -m tests.fuzz [--inputs 100000] [--seed 1])
 

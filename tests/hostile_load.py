@@ -3,8 +3,8 @@
     make hostile        (python -m tests.hostile_load [--names PART ...] [--at-once 6])
 
 Each of `hostile.FILES` is sent in every output format, several at once, some as jobs, beside
-honest clients. The worker must not be killed; every hostile request gets a picture or a problem,
-and every honest one its picture; memory and disk stay within their bounds and are given back.
+honest clients. The worker must not be killed; every hostile request gets an image or a problem,
+and every honest one its image; memory and disk stay within their bounds and are given back.
 Printed are the answers for each file, and how long honest clients waited without and with them.
 """
 
@@ -209,7 +209,7 @@ class Honest:
                 self._check(content, answer.content)
 
     def hit(self, _output: str) -> None:
-        """Send a picture whose result is there, or was."""
+        """Send an image whose result is there, or was."""
         self._check(self._known, self._post(self._known, "png").content)
 
     def health(self, _output: str) -> None:
@@ -425,7 +425,7 @@ def draw_large(megapixels: float, seed: int) -> bytes:
 
 @contextmanager
 def large_in_work(watch: Watch, megapixels: float, as_jobs: bool) -> Iterator[Callable[[], bool]]:
-    """Keep two large pictures in work until the block ends.
+    """Keep two large images in work until the block ends.
 
     Yields
     ------
@@ -465,7 +465,7 @@ def large_in_work(watch: Watch, megapixels: float, as_jobs: bool) -> Iterator[Ca
 def check_order(
     watch: Watch, megapixels: float, sizes: Sequence[tuple[int, int]], as_jobs: bool
 ) -> dict[str, float]:
-    """Assert that smaller pictures in each format, and a job of one pixel, go before large ones.
+    """Assert that smaller images in each format, and a job of one pixel, go before large ones.
 
     Returns
     -------
@@ -507,7 +507,7 @@ def show_waiting(without: Honest, beside: Honest) -> None:
 
 
 def show_order() -> None:
-    """Print how long smaller pictures take beside two large ones, waited for and as jobs."""
+    """Print how long smaller images take beside two large ones, waited for and as jobs."""
     for as_jobs in (True, False):
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -531,7 +531,7 @@ def main() -> None:
     names = [name for name in FILES if any(part in name for part in arguments.names or [""])]
     with tempfile.TemporaryDirectory() as folder, run_in_cgroup(Path(folder)) as watch:
         without, beside = Honest(watch.service.url, 1), Honest(watch.service.url, 2)
-        # Worker and lanes keep some of what large pictures at once have taken.
+        # Worker and lanes keep some of what large images at once have taken.
         without.send_large(arguments.at_once)
         with without.at_work():
             time.sleep(arguments.seconds)

@@ -3,7 +3,7 @@
     make cluster        (python -m tests.outages [--pictures 30] [NAME ...])
 
 Two replicas behind the shipped Nginx, PostgreSQL, an S3 server behind a proxy that spoils. In each
-outage pictures are uploaded, half of them as jobs. None may be lost, each result must be that of
+outage images are uploaded, half of them as jobs. None may be lost, each result must be that of
 one machine alone, and who waits must get it. A short form is among the tests.
 """
 
@@ -39,7 +39,7 @@ Stage = Callable[[Machines, Path], Iterator[None]]
 
 
 def draw(number: int) -> bytes:
-    """Return a picture that no other number has, some tenths of a second's work."""
+    """Return an image that no other number has, some tenths of a second's work."""
     left, top = 7 * (number % 40), 11 * (number // 40)
     photo = Image.fromarray(data.astronaut()).crop((left, top, left + SIDE, top + SIDE))
     return encode(photo, "PNG")
@@ -212,7 +212,7 @@ class Report:
 def try_outage(
     outage: Outage, machines: Machines, folder: Path, pictures: Sequence[bytes]
 ) -> tuple[Report, list[bytes]]:
-    """Upload pictures through an outage; return what was answered, and the results."""
+    """Upload images through an outage; return what was answered, and the results."""
     staged = contextmanager(outage.stage)
     started = time.monotonic()
     with machines.nginx.client() as connection, ThreadPoolExecutor(CLIENTS) as pool:

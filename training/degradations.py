@@ -1,4 +1,4 @@
-"""How training and validation inputs are made from full-size pictures.
+"""How training and validation inputs are made from full-size images.
 
 Nearly all uploads are JPEG files that somebody has already reduced, by one filter or another. The
 network is trained for that mixture and measured on each part of it.
@@ -25,12 +25,12 @@ BICUBIC, AREA, LANCZOS = (
 
 
 def reduce(image: Image.Image, resampling: Image.Resampling = BICUBIC) -> Image.Image:
-    """Reduce a picture to a third with an antialiased filter."""
+    """Reduce an image to a third with an antialiased filter."""
     return image.resize((image.width // SCALE, image.height // SCALE), resampling)
 
 
 def compress(image: Image.Image, quality: int, subsampling: int = 2) -> Image.Image:
-    """Store a picture as JPEG and read it back."""
+    """Store an image as JPEG and read it back."""
     buffer = BytesIO()
     image.save(buffer, "JPEG", quality=quality, subsampling=subsampling)
     return Image.open(buffer).convert("RGB")

@@ -21,7 +21,7 @@ def draw_colour(random: np.random.Generator) -> tuple[int, ...]:
 
 
 def draw_text(draw: ImageDraw.ImageDraw, side: int, random: np.random.Generator) -> None:
-    """Fill a picture with lines of random words in one size."""
+    """Fill an image with lines of random words in one size."""
     size = int(random.integers(8, 40)) * OVERSAMPLING
     font = ImageFont.load_default(size)
     colour = draw_colour(random)
@@ -53,7 +53,7 @@ def draw_shapes(draw: ImageDraw.ImageDraw, side: int, random: np.random.Generato
 
 
 def draw_picture(side: int, random: np.random.Generator) -> Image.Image:
-    """Draw a square RGB picture of text, of shapes, or of text over shapes; antialiased."""
+    """Draw a square RGB image of text, of shapes, or of text over shapes; antialiased."""
     large = side * OVERSAMPLING
     image = Image.new("RGB", (large, large), draw_colour(random))
     draw = ImageDraw.Draw(image)

@@ -1,10 +1,10 @@
-r"""Measure models on pictures that no training has seen.
+r"""Measure models on images that no training has seen.
 
     python -m training.evaluate superres/models/EDSR_x3.pb OTHER.pb \
         --photos PHOTOS --index PHOTOS/index.csv
 
 PSNR in dB and SSIM on Y with a border of the scale left out, for each degradation, against
-Pillow's bicubic enlargement. Without photographs, scikit-image's own pictures are measured:
+Pillow's bicubic enlargement. Without photographs, scikit-image's own images are measured:
 
     python -m training.evaluate superres/models/EDSR_x3.pb
 """
@@ -64,7 +64,7 @@ def measure_luma(image: Image.Image) -> Floats:
 
 
 def read_pictures(photos: Path | None, index: Path | None) -> Iterator[Image.Image]:
-    """Yield the pictures to measure on, with sides that the scale divides."""
+    """Yield the images to measure on, with sides that the scale divides."""
     if photos is not None:
         for path, split in read_splits(photos, index).items():
             if split == "val":

@@ -66,7 +66,7 @@ class GraphWriter:
         return name
 
     def placeholder(self, name: str) -> str:
-        """Add the input: a batch of pictures of any size, channels last."""
+        """Add the input: a batch of images of any size, channels last."""
         node = self.graph.node.add(op="Placeholder", name=name)
         node.attr["dtype"].type = DT_FLOAT
         node.attr["shape"].shape.CopyFrom(
@@ -159,7 +159,7 @@ def read_weights(path: Path) -> dict[str, Floats]:
 
 
 def draw_golden_input() -> np.ndarray:
-    """Draw a small picture with a gradient, edges, a line and noise: (H, W, 3) uint8, BGR."""
+    """Draw a small image with a gradient, edges, a line and noise: (H, W, 3) uint8, BGR."""
     size = GOLDEN_TILE_SIZE
     row, column = np.mgrid[:size, :size]
     image = np.stack([row * 10, column * 10, 255 - row * 5 - column * 5], axis=2)
@@ -171,7 +171,7 @@ def draw_golden_input() -> np.ndarray:
 
 
 def write_model(weights: Weights, model_path: Path) -> None:
-    """Write the graph, the golden tile's two pictures, and SHA256SUMS beside it."""
+    """Write the graph, the golden tile's two images, and SHA256SUMS beside it."""
     model_path.write_bytes(build_graph(weights).SerializeToString(deterministic=True))
     golden_input = draw_golden_input()
     pictures = {"golden_input": golden_input, "golden_output": forward(weights, golden_input)}

@@ -4,7 +4,7 @@
 
 The index names each file's split (`train` or `val`); without one, every twentieth photograph is
 kept for validation. Crops of photographs are stored as JPEG of quality 95 without chroma
-subsampling; drawings and validation pictures as PNG.
+subsampling; drawings and validation images as PNG.
 """
 
 import argparse
@@ -30,7 +30,7 @@ JPEG_QUALITY = 95
 
 
 def encode(image: Image.Image, image_format: str) -> bytes:
-    """Return a picture as a file."""
+    """Return an image as a file."""
     buffer = BytesIO()
     image.save(buffer, image_format, quality=JPEG_QUALITY, subsampling=0)
     return buffer.getvalue()
@@ -76,7 +76,7 @@ def pack(files: list[bytes]) -> dict[str, np.ndarray]:
 
 
 def unpack(content: np.ndarray, ends: np.ndarray) -> Iterator[Image.Image]:
-    """Yield the pictures that `pack` has packed."""
+    """Yield the images that `pack` has packed."""
     starts = np.concatenate([[0], ends[:-1]])
     for start, end in zip(starts, ends, strict=True):
         yield Image.open(BytesIO(content[start:end].tobytes())).convert("RGB")

@@ -39,7 +39,7 @@ DRAWINGS = 12
 # One training photograph in so many: more do not change the ranges any more.
 PHOTOS_EVERY = 4
 # Noise and patterns of full contrast drive activations to three to five times what photographs
-# do; ranges wide enough for them cost all pictures 0.05 dB, of half contrast 0.004 dB.
+# do; ranges wide enough for them cost all images 0.05 dB, of half contrast 0.004 dB.
 PATTERN_CONTRAST = 0.5
 MEAN = np.array(MEAN_BGR, np.float32)
 

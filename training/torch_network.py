@@ -23,7 +23,7 @@ class EDSR(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN_BGR).view(1, 3, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Enlarge a batch of pictures."""
+        """Enlarge a batch of images."""
         x = (image - self.mean) / INPUT_RANGE
         head = self.layers["head"](x)
         y = head

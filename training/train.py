@@ -97,7 +97,7 @@ class Sampler:
 
 
 class Validator:
-    """Measures a network on the pictures kept apart, for each degradation."""
+    """Measures a network on the images kept apart, for each degradation."""
 
     def __init__(self, pictures: list[Image.Image]) -> None:
         side = VALIDATION_INPUT_SIDE * SCALE

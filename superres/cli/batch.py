@@ -1,4 +1,4 @@
-"""Many pictures: some at once, with progress, until all are made or nothing more can be."""
+"""Many images: some at once, with progress, until all are made or nothing more can be."""
 
 import os
 import signal
@@ -26,10 +26,10 @@ NOTHING_MORE_CAN_BE_WRITTEN = frozenset({ENOSPC, EDQUOT, EROFS})
 
 
 class Enhancer(Protocol):
-    """Makes results of picture files; raises as `RemoteEnhancer` does."""
+    """Makes results of image files; raises as `RemoteEnhancer` does."""
 
     def enhance(self, content: bytes, report: Callable[[float], None]) -> bytes:
-        """Return the result of a picture file."""
+        """Return the result of an image file."""
 
     def stop(self) -> None:
         """Let what is under way end soon."""

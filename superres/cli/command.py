@@ -36,4 +36,4 @@ class Subcommands(click.Group):
 @click.command(cls=Subcommands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def superres() -> None:
-    """Upscale pictures with EDSR x3: as a service, or from the command line."""
+    """Upscale images with EDSR x3: as a service, or from the command line."""

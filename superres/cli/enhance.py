@@ -1,4 +1,4 @@
-"""`superres enhance`: upscales pictures, by a running service or without one."""
+"""`superres enhance`: upscales images, by a running service or without one."""
 
 import os
 import signal
@@ -71,7 +71,7 @@ def make_enhancer(url: str, is_local: bool, given: dict[str, str], options: Opti
 def enhance_files(
     enhancer: Enhancer, found: Found, parallel: int, overwrite: bool, console: Console
 ) -> int:
-    """Make the results of all pictures that were found; return the exit code."""
+    """Make the results of all images that were found; return the exit code."""
     wanted = [pair for pair in found.pictures if overwrite or not pair[1].exists()]
     started = time.monotonic()
     outcome = enhance_all(enhancer, wanted, parallel, console)
@@ -88,7 +88,7 @@ def enhance_files(
 
 
 def enhance_to_output(enhancer: Enhancer, source: Path, console: Console) -> int:
-    """Write one picture's result to standard output; return the exit code."""
+    """Write one image's result to standard output; return the exit code."""
     with TemporaryDirectory() as folder:
         result = Path(folder) / "result"
         outcome = enhance_all(enhancer, [(source, result)], 1, console)
@@ -107,7 +107,7 @@ def enhance_to_output(enhancer: Enhancer, source: Path, console: Console) -> int
 
 
 def check_stream(paths: tuple[Path, ...], output: Path) -> Path:
-    """Return the one picture whose result goes to standard output.
+    """Return the one image whose result goes to standard output.
 
     Raises
     ------
@@ -174,7 +174,7 @@ def enhance(
     overwrite: bool,
     **chosen: Any,
 ) -> None:
-    """Upscale pictures, and folders of them."""
+    """Upscale images, and folders of them."""
     # A shell that starts this in the background has Ctrl-C ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""Upscales pictures in the process of the command line, without a service."""
+"""Upscales images in the process of the command line, without a service."""
 
 import warnings
 from collections.abc import Callable
@@ -39,8 +39,8 @@ class LocalEnhancer:
             raise Unusable(str(error)) from None
 
     def enhance(self, content: bytes, report: Callable[[float], None]) -> bytes:
-        """Return the result of a picture file."""
-        # A new one for each picture: it counts tiles.
+        """Return the result of an image file."""
+        # A new one for each image: it counts tiles.
         progress = self._progress = Progress()
         if self._is_stopped:
             raise Interrupted

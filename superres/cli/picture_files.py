@@ -1,4 +1,4 @@
-"""The files of the command line: which pictures there are, how their results are called."""
+"""The files of the command line: which images there are, how their results are called."""
 
 import os
 import re
@@ -33,7 +33,7 @@ class Found:
     Attributes
     ----------
     pictures : each with the path of its result
-    skipped : what is left out, and why: files that are no pictures, links to folders
+    skipped : what is left out, and why: files that are no images, links to folders
     unreadable : folders that cannot be searched
     """
 
@@ -43,7 +43,7 @@ class Found:
 
 
 def find_pictures(paths: list[Path], output: Path, suffix: str) -> Found:
-    """Return the pictures at some paths; folders are searched to their depth.
+    """Return the images at some paths; folders are searched to their depth.
 
     Hidden files are left out, and so is what lies in the output folder and is named like a result.
 
@@ -54,7 +54,7 @@ def find_pictures(paths: list[Path], output: Path, suffix: str) -> Found:
     Raises
     ------
     UnfitPaths
-        A path does not exist, there is no picture, or two of them would have one result.
+        A path does not exist, there is no image, or two of them would have one result.
     """
     found = Found()
     seen: set[Path] = set()
@@ -95,7 +95,7 @@ def check_path(path: Path) -> bool:
 
 
 def search(folder: Path, found: Found) -> Iterator[Path]:
-    """Yield the pictures in a folder and those in it; note what else is there."""
+    """Yield the images in a folder and those in it; note what else is there."""
 
     def note(error: OSError) -> None:
         found.unreadable.append(Path(error.filename))
@@ -119,9 +119,9 @@ def search(folder: Path, found: Found) -> Iterator[Path]:
 
 
 def name_result(picture: Path, suffix: str) -> str:
-    """Return the name of a picture's result: `photo_x3.png` for photo.png.
+    """Return the name of an image's result: `photo_x3.png` for photo.png.
 
-    It depends on the picture's own name alone, so that no neighbour can change it. Another ending
+    It depends on the image's own name alone, so that no neighbour can change it. Another ending
     than the result's stays therefore: photo.jpg becomes `photo.jpg_x3.png`.
     """
     is_same = picture.suffix == Path(suffix).suffix

@@ -16,11 +16,11 @@ NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH})
 
 
 class EnhanceError(Exception):
-    """A picture that cannot be made; the text is for the user."""
+    """An image that cannot be made; the text is for the user."""
 
 
 class Unusable(Exception):
-    """Nothing can be made, this picture or another; the text is for the user."""
+    """Nothing can be made, this image or another; the text is for the user."""
 
 
 class Interrupted(Exception):
@@ -44,7 +44,7 @@ def read_json(answer: httpx.Response, *names: str) -> dict[str, Any]:
 
 
 def read_picture(answer: httpx.Response) -> bytes:
-    """Return the picture of an answer; a page of a proxy's is none."""
+    """Return the image of an answer; a page of a proxy's is none."""
     if answer.headers.get("Content-Type", "image/").startswith("image/"):
         return answer.content
     raise EnhanceError(describe_stranger(answer))

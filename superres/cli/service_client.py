@@ -1,6 +1,6 @@
-"""Lets a service enlarge pictures: looks for a result, or uploads the picture and waits for it.
+"""Lets a service enlarge images: looks for a result, or uploads the image and waits for it.
 
-Each picture begins with a question that all of them ask alike, whether its result exists. What
+Each image begins with a question that all of them ask alike, whether its result exists. What
 fails there fails for all, and ends the run. A host that has never answered is not asked again: its
 address is wrong, or it does not run. One that has answered, and is gone, may be restarting.
 """
@@ -110,12 +110,12 @@ class RemoteEnhancer:
         self._answered: set[str] = set()
 
     def enhance(self, content: bytes, report: Callable[[float], None]) -> bytes:
-        """Return the result of a picture file.
+        """Return the result of an image file.
 
         Raises
         ------
         EnhanceError
-            The service refuses this picture, or does not answer any more.
+            The service refuses this image, or does not answer any more.
         Unusable
             No service at the address can be used, with this key.
         Interrupted

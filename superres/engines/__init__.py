@@ -1,1 +1,1 @@
-"""A picture three times larger: models, engines, tiles and lanes."""
+"""An image three times larger: models, engines, tiles and lanes."""

@@ -1,4 +1,4 @@
-"""Tiles on the workers of a Dask cluster: for pictures that take one machine minutes.
+"""Tiles on the workers of a Dask cluster: for images that take one machine minutes.
 
     python -m dask scheduler --protocol tls
     python -m dask worker tls://host:8786 --nworkers 16 --nthreads 1

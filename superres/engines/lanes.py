@@ -1,4 +1,4 @@
-"""Lanes: threads with a network each that compute the tiles of all pictures, in a fair order."""
+"""Lanes: threads with a network each that compute the tiles of all images, in a fair order."""
 
 import os
 import threading
@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from superres.errors import JobCancelled
 from superres.images.pixels import Pixels
 
-# One tile in so many goes to the picture that came first, the others to the one that needs least.
-# So a small picture is held up by a third at most, and the largest gets a quarter of the lanes
+# One tile in so many goes to the image that came first, the others to the one that needs least.
+# So a small image is held up by a third at most, and the largest gets a quarter of the lanes
 # however many small ones come.
 OLDEST_EVERY = 4
 CANCEL_POLL_SECONDS = 0.1
@@ -26,7 +26,7 @@ Network = Callable[[Pixels], Pixels]
 
 @dataclass
 class Progress:
-    """How far a picture is; `cancelled` may be set by anybody and stops it within a tile."""
+    """How far an image is; `cancelled` may be set by anybody and stops it within a tile."""
 
     tiles_total: int = 0
     tiles_done: int = 0
@@ -44,7 +44,7 @@ class Task:
 
 @dataclass(eq=False)
 class Work:
-    """One picture's tasks that no lane has taken, and how many are being computed."""
+    """One image's tasks that no lane has taken, and how many are being computed."""
 
     tasks: deque[Task]
     progress: Progress
@@ -62,20 +62,20 @@ class FairOrder:
         self._turn = 0
 
     def add(self, work: Work) -> None:
-        """Let a picture take part."""
+        """Let an image take part."""
         self._works.append(work)
 
     def remove(self, work: Work) -> None:
-        """Forget a picture that has no more tasks."""
+        """Forget an image that has no more tasks."""
         if work in self._works:
             self._works.remove(work)
 
     def __len__(self) -> int:
-        """Return how many pictures have tasks."""
+        """Return how many images have tasks."""
         return len(self._works)
 
     def pick(self) -> Work | None:
-        """Return the picture whose task is next."""
+        """Return the image whose task is next."""
         if not self._works:
             return None
         self._turn += 1
@@ -107,7 +107,7 @@ class Lanes:
             thread.start()
 
     def run(self, tasks: Iterable[Task], progress: Progress) -> None:
-        """Compute all tasks of a picture; return, or raise, when no lane works on them any more.
+        """Compute all tasks of an image; return, or raise, when no lane works on them any more.
 
         Raises
         ------
@@ -164,7 +164,7 @@ class Lanes:
                     self._drop(work)
                 elif not work.tasks and not work.running:
                     work.ended.set()
-            del work, task, fault  # they hold on to whole pictures
+            del work, task, fault  # they hold on to whole images
 
     def _drop(self, work: Work) -> None:
         """Leave out what no lane has taken."""

@@ -1,6 +1,6 @@
 """The embedded model in 8 bits with OpenVINO: several times faster on processors with VNNI or AMX.
 
-`training/quantize.py` makes it. Patterns of extreme contrast, such as a picture dithered to few
+`training/quantize.py` makes it. Patterns of extreme contrast, such as an image dithered to few
 colours, are beyond the ranges of its 8 bits; tiles with such are computed by OpenCV.
 """
 
@@ -192,7 +192,7 @@ def choose_fastest_engine(model_path: Path) -> Engine:
         logger.warning("OpenVINO is not used on this machine: %s", fault)
         return make_opencv_engine(model_path)
     # Within 5 % of the least time per kept pixel, with AMX (at 224) and with VNNI (256); larger
-    # tiles leave lanes idle at the end of a picture (`bench/tiles.py`).
+    # tiles leave lanes idle at the end of an image (`bench/tiles.py`).
     profile = ModelProfile(
         "openvino",
         variant=variant,

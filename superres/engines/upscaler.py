@@ -1,4 +1,4 @@
-"""A loaded model: enlarges pictures tile by tile, on as many lanes as there are CPUs.
+"""A loaded model: enlarges images tile by tile, on as many lanes as there are CPUs.
 
 A `cv2.dnn` network is not thread-safe, and OpenCV's own threads serve one call at a time. So the
 model is loaded once for each lane, a lane computes one tile on one thread, and as many lanes as
@@ -118,13 +118,13 @@ class Upscaler:
         return int(difference.max()) <= self.profile.golden_tolerance
 
     def upscale(self, image: Pixels) -> Pixels:
-        """Enlarge one picture three times: see `upscale_all`."""
+        """Enlarge one image three times: see `upscale_all`."""
         return self.upscale_all([image])[0]
 
     def upscale_all(
         self, images: Sequence[Pixels], progress: Progress | None = None
     ) -> list[Pixels]:
-        """Enlarge three times; pictures of several threads share the lanes tile by tile.
+        """Enlarge three times; images of several threads share the lanes tile by tile.
 
         Equal tiles, such as those of a flat background, are computed once.
 
@@ -175,7 +175,7 @@ class Upscaler:
         else:
             enlarged = network(crop)
         seconds = self._clock() - started
-        # Of small tiles most of the time is overhead; they would make large pictures look slow.
+        # Of small tiles most of the time is overhead; they would make large images look slow.
         if 2 * first.kept_pixels >= self.profile.kept_pixels:
             self._record_speed(seconds, first.kept_pixels)
         for tile, _, output in group:
@@ -187,7 +187,7 @@ class Upscaler:
         options: Options = DEFAULT_OPTIONS,
         progress: Progress | None = None,
     ) -> Picture:
-        """Enlarge a decoded picture to the size that its options name."""
+        """Enlarge a decoded image to the size that its options name."""
         width, height = options.result_size(*picture.size)
         return enlarge_picture(
             picture, lambda each: self.upscale_all(each, progress), width, height

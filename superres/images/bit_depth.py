@@ -70,7 +70,7 @@ def find_transparent_pixels(deep: DeepPixels, colour: object) -> Pixels | None:
 
 
 def read_deep_grey(image: Image.Image) -> DeepPixels:
-    """Return the samples of a picture that Pillow reads as 16 bits, from 0 black to 65535 white.
+    """Return the samples of an image that Pillow reads as 16 bits, from 0 black to 65535 white.
 
     A TIFF may have fewer bits, 12 say, and may count from white to black.
     """

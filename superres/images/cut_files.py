@@ -1,4 +1,4 @@
-"""What a client is told whose file ends before its picture does: about how much is there."""
+"""What a client is told whose file ends before its image does: about how much is there."""
 
 import os
 from io import BytesIO

@@ -1,4 +1,4 @@
-"""Pixels -> bytes: PNG, WebP, JPEG and AVIF with the picture's profile, EXIF and resolution."""
+"""Pixels -> bytes: PNG, WebP, JPEG and AVIF with the image's profile, EXIF and resolution."""
 
 import struct
 import zlib
@@ -111,7 +111,7 @@ def encode_picture(picture: Picture, options: Options) -> memoryview:
 
 
 def flatten(picture: Picture) -> Picture:
-    """Lay a picture with transparency on white."""
+    """Lay an image with transparency on white."""
     if picture.alpha is None:
         return picture
     alpha = picture.alpha if picture.is_grey else picture.alpha[:, :, np.newaxis]
@@ -173,7 +173,7 @@ def encode_deep_grey(deep: DeepPixels, alpha: Pixels) -> memoryview:
 
 
 def is_graphics(pixels: Pixels) -> bool:
-    """Tell by some of its rows whether a picture was drawn rather than taken."""
+    """Tell by some of its rows whether an image was drawn rather than taken."""
     rows = np.atleast_3d(pixels[::SAMPLED_ROWS])
     if rows.shape[1] < 2:
         return True
@@ -195,7 +195,7 @@ def stack_channels(picture: Picture) -> Pixels | DeepPixels:
 
 
 def make_chunks(metadata: Metadata) -> list[bytes]:
-    """Return PNG's chunks of a picture's metadata (PNG 3rd edition, 11.3)."""
+    """Return PNG's chunks of an image's metadata (PNG 3rd edition, 11.3)."""
     chunks = []
     if metadata.icc_profile is not None:
         profile = b"icc\x00\x00" + zlib.compress(metadata.icc_profile)
@@ -209,7 +209,7 @@ def make_chunks(metadata: Metadata) -> list[bytes]:
 
 
 def to_pil(picture: Picture) -> Image.Image:
-    """Return the picture as a Pillow image of 8 bits: L, LA, RGB or RGBA."""
+    """Return the image as a Pillow image of 8 bits: L, LA, RGB or RGBA."""
     pixels, alpha = picture.pixels, picture.alpha
     if picture.is_grey:
         image = Image.fromarray(pixels)

@@ -1,4 +1,4 @@
-"""One picture from decoded to final: network, transparency, exact size, 16 bits."""
+"""One image from decoded to final: network, transparency, exact size, 16 bits."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,12 +12,12 @@ from superres.images.transparency import OPAQUE, bleed_colours, keep_extremes
 
 # What JPEG can tell.
 MAX_DPI = 65_535
-# Enlarges pictures, colour or grey, three times.
+# Enlarges images, colour or grey, three times.
 Upscale = Callable[[Sequence[Pixels]], list[Pixels]]
 
 
 def enlarge_picture(picture: Picture, upscale: Upscale, width: int, height: int) -> Picture:
-    """Enlarge a picture to an exact size.
+    """Enlarge an image to an exact size.
 
     Parameters
     ----------

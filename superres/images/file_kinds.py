@@ -1,4 +1,4 @@
-"""What a file is that is no accepted picture, by its first bytes, and what its sender can do."""
+"""What a file is that is no accepted image, by its first bytes, and what its sender can do."""
 
 import re
 

@@ -15,11 +15,11 @@ MAX_CODE_BITS = 12
 
 @dataclass(frozen=True)
 class GifPixels:
-    """The packed pixels of the first picture in a GIF.
+    """The packed pixels of the first image in a GIF.
 
     Attributes
     ----------
-    count : of pixels that the picture should have
+    count : of pixels that the image should have
     start, end : of the last block of them, its length included; `end` is where the file ends if
         that is cut
     code_bits : see the format's appendix F
@@ -41,7 +41,7 @@ def palette_bytes(flags: int) -> int:
 
 
 def find_pixels(content: bytes) -> GifPixels | None:
-    """Return where the pixels of the first picture are; None: the file ends before."""
+    """Return where the pixels of the first image are; None: the file ends before."""
     try:
         position = SCREEN_BYTES + palette_bytes(content[SCREEN_BYTES - 3])
         while content[position : position + 1] == EXTENSION:

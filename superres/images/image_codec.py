@@ -1,7 +1,7 @@
 """Bytes -> pixels: header check before decoding, orientation, transparency, bit depth, profile.
 
 Pixels are BGR inside the service, since that is what OpenCV's network and encoder want.
-Pillow is the decoder: `cv2.imdecode` turns some pictures by their EXIF orientation itself and
+Pillow is the decoder: `cv2.imdecode` turns some images by their EXIF orientation itself and
 drops colour profiles. OpenCV only adds the lower 8 bits that Pillow drops of a PNG's 16-bit colour;
 a TIFF's samples are put together in `tiff.py`.
 """
@@ -63,7 +63,7 @@ Samples = TypeVar("Samples", Pixels, DeepPixels)
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What a picture's header says, before decoding.
+    """What an image's header says, before decoding.
 
     Attributes
     ----------
@@ -84,13 +84,13 @@ class ImageHeader:
 
     @property
     def cost_pixels(self) -> int:
-        """Input pixels that the network computes: transparency is a second picture."""
+        """Input pixels that the network computes: transparency is a second image."""
         return self.pixels * (2 if self.has_alpha else 1)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded picture, upright.
+    """A decoded image, upright.
 
     Attributes
     ----------
@@ -117,7 +117,7 @@ class Picture:
 
 
 def open_image(file: BinaryIO, with_pixels: bool = False) -> PictureFile:
-    """Read a picture's header and refuse what the service does not take.
+    """Read an image's header and refuse what the service does not take.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def open_image(file: BinaryIO, with_pixels: bool = False) -> PictureFile:
     picture = open_picture(file, with_pixels)
     image = picture.image
     with translate_decoder_errors(HEADER_IS_DAMAGED):
-        # MPO is what Pillow calls the multi-picture JPEG of phones: its first picture is the photo.
+        # MPO is what Pillow calls the multi-picture JPEG of phones: its first image is the photo.
         if getattr(image, "is_animated", False) and image.format != "MPO":
             raise UnsupportedUpload(
                 "Animations and files of several pages are not accepted; send one picture."
@@ -198,7 +198,7 @@ def convert_unusual(image: Image.Image, profile: bytes | None) -> tuple[Image.Im
 
 
 def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
-    """Decode a picture: turned upright, BGR or grey, with its depth and metadata.
+    """Decode an image: turned upright, BGR or grey, with its depth and metadata.
 
     Parameters
     ----------

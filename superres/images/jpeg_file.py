@@ -1,7 +1,7 @@
-"""JPEGs whose end is missing: whether all of the picture is there, and about how much else.
+"""JPEGs whose end is missing: whether all of the image is there, and about how much else.
 
 libjpeg fills what is missing with grey and says so in a warning that Pillow does not pass on. What
-it can tell is whether more data would have changed the picture: a JPEG that is complete without its
+it can tell is whether more data would have changed the image: a JPEG that is complete without its
 end marker has the same pixels whatever stands behind its data.
 """
 
@@ -28,7 +28,7 @@ RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 COEFFICIENTS = 64
 # Behind data that are cut anywhere, its first bits are not the zeros that libjpeg goes on with.
 FILLER = b"\xfe" + bytes((7 * number * number + 91 * number) % 255 for number in range(1, 90))
-# An encoder that ends a few bits early spoils no more than one block of a picture, and the pixels
+# An encoder that ends a few bits early spoils no more than one block of an image, and the pixels
 # beside it, into which its colour is smoothed.
 LARGEST_UNIT, SMOOTHED = 16, 2
 
@@ -42,7 +42,7 @@ class JpegFile:
     end : where its data end, its end marker or half a segment excluded
     has_end : it has an end marker
     is_huffman : its data are Huffman codes, which are never left out where they are zero
-    is_progressive : its scans refine the picture
+    is_progressive : its scans refine the image
     restarts : restart markers in the last scan; None where it has none
     missing_bits : for each of the frame's components and coefficients, how many bits are not there;
         None where nothing of it is
@@ -143,7 +143,7 @@ def complete_jpeg(file: BinaryIO, jpeg: JpegFile) -> BinaryIO:
 
 
 def check_complete(image: Image.Image, file: BinaryIO, jpeg: JpegFile) -> None:
-    """Refuse a JPEG whose data end before its picture does.
+    """Refuse a JPEG whose data end before its image does.
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ def check_complete(image: Image.Image, file: BinaryIO, jpeg: JpegFile) -> None:
 
 
 def shown_share(image: Image.Image, file: BinaryIO, jpeg: JpegFile) -> float:
-    """Return the share of the picture that stays as it is with other bytes behind the data."""
+    """Return the share of the image that stays as it is with other bytes behind the data."""
     file.seek(0)
     content = file.read()
     end = jpeg.end if jpeg.has_end else len(content) - len(END)

@@ -1,4 +1,4 @@
-"""What a picture's file says beside its pixels: colour profile, EXIF, resolution."""
+"""What an image's file says beside its pixels: colour profile, EXIF, resolution."""
 
 import contextlib
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ MAX_GREY_SHIFT = 1
 EXIF_IS_TEXT = "exif is text"
 # Reading the bytes of a damaged file may fail in any of these ways.
 EXIF_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError)
-# They tell who took the picture, with what and how; nothing of where, and no serial number.
+# They tell who took the image, with what and how; nothing of where, and no serial number.
 SAFE_TAGS = frozenset(
     {
         Base.ImageDescription,
@@ -110,9 +110,9 @@ class Metadata:
 
 
 def load_exif(image: Image.Image) -> Image.Exif:
-    """Return a picture's EXIF as its file has it.
+    """Return an image's EXIF as its file has it.
 
-    Pillow's own adds an orientation that is in XMP alone, by which no browser turns a picture.
+    Pillow's own adds an orientation that is in XMP alone, by which no browser turns an image.
     """
     if isinstance(image, TiffImageFile):
         return image.getexif()
@@ -123,7 +123,7 @@ def load_exif(image: Image.Image) -> Image.Exif:
 
 
 def drop_xmp(image: Image.Image) -> None:
-    """Forget a picture's XMP: Pillow turns a TIFF by it when its pixels are loaded."""
+    """Forget an image's XMP: Pillow turns a TIFF by it when its pixels are loaded."""
     for name in ("xmp", "XML:com.adobe.xmp"):
         image.info.pop(name, None)
 
@@ -174,7 +174,7 @@ def read_exif(image: Image.Image, keep: str) -> bytes | None:
 
 
 def read_dpi(image: Image.Image) -> tuple[float, float] | None:
-    """Return the picture's resolution where the file states a sound one."""
+    """Return the image's resolution where the file states a sound one."""
     with contextlib.suppress(*EXIF_ERRORS, ZeroDivisionError, OverflowError):
         dpi = find_dpi(image)
         if isinstance(dpi, tuple) and len(dpi) == 2:
@@ -222,7 +222,7 @@ def profile_space(profile: bytes) -> str:
 def fit_profile(profile: bytes | None, is_grey: bool) -> tuple[bytes | None, bool]:
     """Return the profile of the samples, and whether they have to become colour for it.
 
-    As browsers do it: a grey picture's RGB profile holds for its greys, a colour picture's grey
+    As browsers do it: a grey image's RGB profile holds for its greys, a colour image's grey
     profile for nothing. No format but JPEG has grey samples with an RGB profile.
     """
     space = None if profile is None else profile_space(profile)

@@ -1,4 +1,4 @@
-"""A picture's file as Pillow shall see it: without what would make it refuse a good picture."""
+"""An image's file as Pillow shall see it: without what would make it refuse a good image."""
 
 import contextlib
 import struct
@@ -58,7 +58,7 @@ def is_fault_of_machine(error: Exception) -> bool:
 
 @dataclass(frozen=True)
 class PictureFile:
-    """A picture whose header was read.
+    """An image whose header was read.
 
     Attributes
     ----------
@@ -98,7 +98,7 @@ class PictureFile:
 
 
 def open_picture(file: BinaryIO, with_pixels: bool) -> PictureFile:
-    """Read a picture's header.
+    """Read an image's header.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
-"""A PNG as libpng reads it: which of its chunks count, so that no other can spoil the picture.
+"""A PNG as libpng reads it: which of its chunks count, so that no other can spoil the image.
 
-Pillow refuses a picture for a megabyte of text, for a profile of two and for a wrong check sum in a
+Pillow refuses an image for a megabyte of text, for a profile of two and for a wrong check sum in a
 comment, and takes transparency that libpng ignores. So it is given the chunks alone that make the
 pixels; what the others say is read here.
 """
@@ -26,7 +26,7 @@ MAX_PALETTE_BYTES = 3 * 256
 # Programs that write PNGs take chunks of 8 KB and more; the largest upload in chunks of a byte cost
 # seconds of a processor.
 MAX_CHUNKS = 65_536
-# First column and row, and steps, of each pass of an interlaced picture.
+# First column and row, and steps, of each pass of an interlaced image.
 PASSES = (
     *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
     *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
@@ -50,7 +50,7 @@ class PngFile:
 
     Attributes
     ----------
-    file : the same picture with no chunks but those that make the pixels
+    file : the same image with no chunks but those that make the pixels
     info : what the others say, by the names that Pillow has for it
     is_grey : it has one colour sample a pixel, and no palette
     """
@@ -68,7 +68,7 @@ def read_png(file: BinaryIO) -> PngFile:
     Raises
     ------
     UndecodableImage
-        A check sum is wrong in a chunk that the pixels need, where libpng refuses the picture, too.
+        A check sum is wrong in a chunk that the pixels need, where libpng refuses the image, too.
     UnsupportedUpload
         It is written for programs of iPhones alone.
     """
@@ -166,7 +166,7 @@ def has_palette(chunks: dict[bytes, bytes]) -> bool:
 
 
 def is_animated(chunks: dict[bytes, bytes]) -> bool:
-    """Tell whether there are more pictures than the one of the pixels' chunks."""
+    """Tell whether there are more images than the one of the pixels' chunks."""
     frames = int.from_bytes(chunks.get(b"acTL", b"")[:4])
     return frames > 1 or (frames == 1 and b"fcTL" not in chunks)
 
@@ -252,7 +252,7 @@ def missing_share(file: BinaryIO) -> float:
 
 
 def count_bytes(header: bytes) -> int:
-    """Return how many bytes the pixels of a picture are when they are unpacked."""
+    """Return how many bytes the pixels of an image are when they are unpacked."""
     width, height, depth, colour_type, _, _, is_interlaced = HEADER.unpack(header)
     bits = depth * SAMPLES.get(colour_type, 0)
     total = 0

@@ -1,4 +1,4 @@
-"""Cameras' raw files, most of which are TIFFs whose first picture is a small preview."""
+"""Cameras' raw files, most of which are TIFFs whose first image is a small preview."""
 
 from contextlib import suppress
 
@@ -20,7 +20,7 @@ def refuse_raw(directory: Directory) -> None:
 
     Parameters
     ----------
-    directory : of its picture
+    directory : of its image
 
     Raises
     ------
@@ -31,10 +31,10 @@ def refuse_raw(directory: Directory) -> None:
 
 
 def is_raw(directory: Directory) -> bool:
-    """Tell whether a TIFF is a camera's raw file, whose first picture is only a small preview."""
+    """Tell whether a TIFF is a camera's raw file, whose first image is only a small preview."""
     if DNG_VERSION in directory.entries["tag"] or is_of_sensor(directory):
         return True
-    # What is damaged there spoils no picture.
+    # What is damaged there spoils no image.
     with suppress(ValueError):
         if read_at(directory.file, CANON_AT, len(CANON)) == CANON:
             return True

@@ -60,11 +60,11 @@ Numbers = dict[int, Values | int]
 
 
 def open_tiff(file: BinaryIO, form: Form) -> tuple[Image.Image, TiffSamples | None]:
-    """Open a TIFF's only picture.
+    """Open a TIFF's only image.
 
     Returns
     -------
-    the picture as Pillow reads it, and None; or one of the same size and metadata without its
+    the image as Pillow reads it, and None; or one of the same size and metadata without its
     pixels, and its samples
 
     Raises
@@ -116,7 +116,7 @@ def write_small_directory(copy: BytesIO, directory: Directory) -> None:
 
 
 def open_with_pillow(file: BinaryIO, layout: Layout) -> Image.Image:
-    """Open a TIFF whose first directory is the picture."""
+    """Open a TIFF whose first directory is the image."""
     try:
         return Image.open(file, formats=("TIFF",))
     except UnidentifiedImageError:
@@ -126,7 +126,7 @@ def open_with_pillow(file: BinaryIO, layout: Layout) -> Image.Image:
 def rewrite(file: BinaryIO, directory: Directory, layout: Layout) -> TiffSamples:
     """Copy a TIFF and give the copy directories that Pillow can open.
 
-    Its first directory has the picture's size and all its metadata. The others, to which nothing
+    Its first directory has the image's size and all its metadata. The others, to which nothing
     points, are one for each plane, or one for all samples, whose rows are rows of one sample. They
     have no predictor: it would have to know which samples are neighbours.
     """

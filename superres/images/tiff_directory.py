@@ -1,6 +1,6 @@
-"""A TIFF's directories: what their entries say, and which of them is the picture.
+"""A TIFF's directories: what their entries say, and which of them is the image.
 
-TIFF 6.0 and BigTIFF. Pillow reads directories too, but opens no picture whose samples it does not
+TIFF 6.0 and BigTIFF. Pillow reads directories too, but opens no image whose samples it does not
 know, calls a reduced copy another page, and makes a Python number of every strip's offset.
 """
 
@@ -34,7 +34,7 @@ LONG, LONG8 = 4, 16
 LONG8_TYPES = frozenset({16, 18})
 # What does not stand here, ASCII and UNDEFINED among it, has 1.
 TYPE_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-# A picture of 16 megapixels has 12 overviews, and their masks.
+# An image of 16 megapixels has 12 overviews, and their masks.
 MAX_DIRECTORIES = 64
 # Writers have a hundred at most; each costs time, whatever it says.
 MAX_ENTRIES = 4096
@@ -136,7 +136,7 @@ class Directory:
 
     @property
     def is_secondary(self) -> bool:
-        """Whether it is a reduced copy or a mask of another picture in the file."""
+        """Whether it is a reduced copy or a mask of another image in the file."""
         kind = self.value(NEW_SUBFILE_TYPE, 0)
         return bool(kind & (REDUCED | MASK)) or self.value(SUBFILE_TYPE, 0) == OLD_REDUCED
 
@@ -198,12 +198,12 @@ def read_directories(file: BinaryIO, form: Form) -> Iterator[Directory]:
 
 
 def find_picture(file: BinaryIO, form: Form) -> Directory:
-    """Return the directory of the only picture: the others are its reduced copies and masks.
+    """Return the directory of the only image: the others are its reduced copies and masks.
 
     Raises
     ------
     UnsupportedUpload
-        There are several pictures, or reduced copies alone.
+        There are several images, or reduced copies alone.
     ValueError
         The first directory is damaged.
     """

@@ -46,7 +46,7 @@ SEPARATE = 2
 INK_SET_CMYK = 1
 # Pillow reads six, satellites have more: what is no colour and no alpha is left out.
 MAX_SAMPLES = 16
-# The tiles of a TIFF may be larger than the picture, and are decoded whole: 16x16 pixels in a tile
+# The tiles of a TIFF may be larger than the image, and are decoded whole: 16x16 pixels in a tile
 # of 14000x14000 took 600 MB. Smaller than 16 the specification allows none.
 MAX_TILE_PIXELS, MIN_TILE_SIDE = 1024**2, 16
 ADVICE = "save it as RGB, grey, CMYK or Lab with 8 or 16 bits a sample"
@@ -125,7 +125,7 @@ class Layout:
 
     @property
     def is_misread(self) -> bool:
-        """Whether Pillow would open it and give another picture, or call it damaged.
+        """Whether Pillow would open it and give another image, or call it damaged.
 
         Without compression it takes planes of few bits, of palettes and of reversed bytes, and
         subsampled YCbCr, for something else. No reader that was tried, libvips and ImageMagick
@@ -151,7 +151,7 @@ class Layout:
 
 
 def read_layout(directory: Directory) -> Layout:
-    """Read a picture's layout, and refuse what nothing here can read.
+    """Read an image's layout, and refuse what nothing here can read.
 
     Raises
     ------

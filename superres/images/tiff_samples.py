@@ -15,7 +15,7 @@ from superres.images.resampling import to_levels
 from superres.images.tiff_layout import CMYK, HORIZONTAL, LAB, WHITE_IS_ZERO, Layout
 
 Samples = npt.NDArray[Any]
-# Of one block of rows: what is computed with floats is small beside the picture.
+# Of one block of rows: what is computed with floats is small beside the image.
 BLOCK_SAMPLES = 2**16
 # The white of D50, to which Lab refers, and what turns its XYZ into linear sRGB: Bradford's matrix
 # times that of IEC 61966-2-1, as in the profile of sRGB.

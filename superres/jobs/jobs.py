@@ -19,7 +19,7 @@ from superres.jobs.jobs_schema import PIXELS_A_SECOND_OF_WAITING, TURN
 
 TICKET_BYTES = 18
 TICKET_PATTERN = re.compile(r"[A-Za-z0-9_-]{24}")
-# Whoever sends the same picture again gets another ticket, each of which is a row for a day.
+# Whoever sends the same image again gets another ticket, each of which is a row for a day.
 MAX_TICKETS_OF_JOB = 1000
 TICKETS_RETRY_SECONDS = 30
 # Names of options that only a newer version knows; one is enough for all jobs that have it.

@@ -1,1 +1,1 @@
-"""Processes that may die, in which pictures are opened and made."""
+"""Processes that may die, in which images are opened and made."""

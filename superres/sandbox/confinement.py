@@ -1,4 +1,4 @@
-"""Take from the calling process whatever decoding or encoding one picture does not need.
+"""Take from the calling process whatever decoding or encoding one image does not need.
 
 Three locks, of which each holds where another is missing: resource limits; Landlock, by which no
 file can be opened and no TCP port reached; seccomp, by which only listed system calls are made.

@@ -1,4 +1,4 @@
-"""Decoded pictures in shared memory, which one process writes and another reads."""
+"""Decoded images in shared memory, which one process writes and another reads."""
 
 import fcntl
 import mmap
@@ -43,7 +43,7 @@ def map_sealed(descriptor: int) -> mmap.mmap | None:
 
 
 def write_picture(picture: Picture, descriptor: int) -> Description:
-    """Write a picture to shared memory; the description says where its parts are."""
+    """Write an image to shared memory; the description says where its parts are."""
     parts: dict[str, Any] = {}
     length = 0
     arrays = {name: getattr(picture, name) for name in ARRAYS}
@@ -81,7 +81,7 @@ def view_array(memory: mmap.mmap, name: str, part: dict[str, Any]) -> Any:
 
 
 def read_picture(memory: mmap.mmap, description: Description) -> Picture:
-    """Return a picture that lies in shared memory, its arrays without copying and read-only.
+    """Return an image that lies in shared memory, its arrays without copying and read-only.
 
     Raises
     ------

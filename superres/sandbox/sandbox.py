@@ -1,4 +1,4 @@
-"""Runs tasks on pictures' bytes in processes that may die: see `sandbox_helper`."""
+"""Runs tasks on images' bytes in processes that may die: see `sandbox_helper`."""
 
 import json
 import logging

@@ -1,10 +1,10 @@
-"""The helper process: has a confined child ready for each picture.
+"""The helper process: has a confined child ready for each image.
 
     python -m superres.sandbox.sandbox_helper DESCRIPTOR
 
-It is executed, not forked from the service, whose threads and pictures no child shall inherit; it
+It is executed, not forked from the service, whose threads and images no child shall inherit; it
 has one thread and imports decoders and encoders, and nothing else. One child is forked ahead, so
-that a picture does not wait for the 4 ms that it takes. A request on its socket is one
+that an image does not wait for the 4 ms that it takes. A request on its socket is one
 message with descriptors: the child's end of a socket pair, the child's standard error, and what
 the task needs (`sandbox_tasks`). When the other end of the pair closes, the child is killed; when
 a child has ended, its exit status is sent there. A child that takes long goes behind the lanes.
@@ -30,7 +30,7 @@ from superres.sandbox.sandbox_tasks import perform, warm_up
 MAX_MESSAGE_BYTES = 64 * 1024
 MAX_DESCRIPTORS = 8
 STANDARD_ERROR = 2
-# Header check, decoding or encoding of a small picture takes less of a processor. What takes more
+# Header check, decoding or encoding of a small image takes less of a processor. What takes more
 # gets about a third of a lane's share from then on (`lanes.LANE_NICENESS`): at a niceness of 0 each
 # took what ten lanes do, and files that only cost time held everybody up.
 URGENT_SECONDS = 0.25

@@ -1,4 +1,4 @@
-"""What a confined child does with one picture: check its header, decode it, or encode a result."""
+"""What a confined child does with one image: check its header, decode it, or encode a result."""
 
 import json
 import mmap
@@ -35,7 +35,7 @@ PIXELS_OF_WARM_UP = np.zeros((8, 8, 3), np.uint8)
 def check_header(task: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
     """Read the header of the file in the first descriptor."""
     max_pixels = task["max_pixels"]
-    # Some of Pillow's readers make room for the picture before anybody can ask for its size.
+    # Some of Pillow's readers make room for the image before anybody can ask for its size.
     Image.MAX_IMAGE_PIXELS = max_pixels
     try:
         with os.fdopen(descriptors[0], "rb") as file:
@@ -53,7 +53,7 @@ def decode(task: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
 
 
 def encode(task: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-    """Encode the picture in the first descriptor into the shared memory of the second."""
+    """Encode the image in the first descriptor into the shared memory of the second."""
     source, target = descriptors
     memory = mmap.mmap(source, os.fstat(source).st_size, SHARED, mmap.PROT_READ)
     picture = read_picture(memory, task["picture"])

@@ -1,4 +1,4 @@
-"""What clients pay for pictures that have to be computed for them."""
+"""What clients pay for images that have to be computed for them."""
 
 
 class Reservation:
@@ -9,10 +9,10 @@ class Reservation:
 
 
 class Charge:
-    """Who pays for a picture that has to be computed, in pixels; here nobody."""
+    """Who pays for an image that has to be computed, in pixels; here nobody."""
 
     def reserve(self, pixels: int) -> Reservation:
-        """Count a picture before it is computed.
+        """Count an image before it is computed.
 
         Raises
         ------

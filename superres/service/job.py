@@ -64,7 +64,7 @@ class Job:
 
     Attributes
     ----------
-    place : in the queue, until the job has ended; knows what the picture costs
+    place : in the queue, until the job has ended; knows what the image costs
     keep : False leaves nothing behind on the server, the jobs table included
     is_asynchronous : its upload is spooled, and it goes on when nobody waits
     is_claimed : the jobs table says that this process makes it

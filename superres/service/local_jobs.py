@@ -81,7 +81,7 @@ class LocalJobs:
         Raises
         ------
         ServiceError
-            The scheduler does not admit the picture.
+            The scheduler does not admit the image.
         """
         with self._lock:
             job = self._jobs.get((name, keep))
@@ -130,14 +130,14 @@ class LocalJobs:
             del self._jobs[job.name, job.keep]
 
     def rest(self) -> None:
-        """Give memory back that pictures and uploads no longer need."""
+        """Give memory back that images and uploads no longer need."""
         machine.return_free_memory()
 
     def claimable_pixels(self) -> int | None:
         """Return the most pixels that the next claimed job may have; None: any number; 0: none.
 
         Enough are claimed to keep the lanes busy while one is decoded or encoded. Beyond these, or
-        where pictures wait for memory, one that the lanes would take before all of them: so small
+        where images wait for memory, one that the lanes would take before all of them: so small
         ones do not wait in the table, and what others can compute stays there for them.
         """
         if not self._resources.can_finish_jobs:

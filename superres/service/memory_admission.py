@@ -1,4 +1,4 @@
-"""Memory for pictures in work, handed out in the order in which the lanes take pictures."""
+"""Memory for images in work, handed out in the order in which the lanes take images."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from superres.engines.lanes import CANCEL_POLL_SECONDS
 from superres.errors import JobCancelled, TooLargeForMemory
 
-# Each picture leaves this share of its own size free, so that smaller ones always find room: there
-# is no size from which on pictures wait for large ones.
+# Each image leaves this share of its own size free, so that smaller ones always find room: there
+# is no size from which on images wait for large ones.
 HEADROOM_SHARE = 1 / 6
 MEGABYTE = 1024**2
 
 
 @dataclass(eq=False)
 class Claim:
-    """Memory that a picture holds or waits for.
+    """Memory that an image holds or waits for.
 
     Attributes
     ----------
     computing_bytes : how much until its result is computed
     peak_bytes : how much at most, while that is encoded
     work : input pixels to compute
-    is_guest : it came in while the oldest picture's turn was kept, into what that one does not need
+    is_guest : it came in while the oldest image's turn was kept, into what that one does not need
     has_grown : it holds as much as it takes at most
     """
 
@@ -45,7 +45,7 @@ class Claim:
 
 
 class Room:
-    """What pictures need together so that one after the other can be encoded."""
+    """What images need together so that one after the other can be encoded."""
 
     def __init__(self, claims: Iterable[Claim]) -> None:
         self._computing_bytes = self._growth_bytes = 0
@@ -54,25 +54,25 @@ class Room:
             self._growth_bytes = max(self._growth_bytes, claim.growth_bytes)
 
     def beside(self, claim: Claim) -> int:
-        """Return how much it is with another picture."""
+        """Return how much it is with another image."""
         growth_bytes = max(self._growth_bytes, claim.growth_bytes)
         return self._computing_bytes + claim.computing_bytes + growth_bytes
 
 
 class MemoryQueue:
-    """Decides who may hold memory: the picture with least work first, and the oldest in its turn.
+    """Decides who may hold memory: the image with least work first, and the oldest in its turn.
 
     The oldest is overtaken until as much work as its own has gone past. From then on what others
-    give back is kept for it, and only pictures that fit beside it still come in: none waits longer
+    give back is kept for it, and only images that fit beside it still come in: none waits longer
     than for what was at work before it, and for as much again as it is itself.
 
-    Encoding takes more than computing, but for seconds instead of minutes: a picture of 14
+    Encoding takes more than computing, but for seconds instead of minutes: an image of 14
     megapixels holds half a gigabyte while it is computed, and grows to the double at its end. There
     is always room for one to grow; who has asked first is overtaken by smaller ones likewise.
 
     Parameters
     ----------
-    limit_bytes : what all pictures may hold together
+    limit_bytes : what all images may hold together
 
     Attributes
     ----------
@@ -90,21 +90,21 @@ class MemoryQueue:
 
     @property
     def used_bytes(self) -> int:
-        """What pictures hold now."""
+        """What images hold now."""
         return sum(claim.size_bytes for claim in self.held)
 
     def enter(self, claim: Claim) -> None:
-        """Let a picture wait, and hold memory where it may at once."""
+        """Let an image wait, and hold memory where it may at once."""
         self.waiting.append(claim)
         self.admit()
 
     def grow(self, claim: Claim) -> None:
-        """Let a picture that holds memory wait for what encoding takes."""
+        """Let an image that holds memory wait for what encoding takes."""
         self.growing.append(claim)
         self.admit()
 
     def leave(self, claim: Claim) -> None:
-        """Take a picture out, whether it holds memory or waits."""
+        """Take an image out, whether it holds memory or waits."""
         self.held.discard(claim)
         if claim in self.growing:
             if claim is self.growing[0]:
@@ -184,7 +184,7 @@ class MemoryAdmission:
 
     Parameters
     ----------
-    measure : returns what all pictures may hold together; asked while none holds anything, since
+    measure : returns what all images may hold together; asked while none holds anything, since
         what a machine has to spare changes
     """
 
@@ -201,13 +201,13 @@ class MemoryAdmission:
 
     @property
     def used_bytes(self) -> int:
-        """What pictures hold now."""
+        """What images hold now."""
         with self._changed:
             return self._queue.used_bytes
 
     @property
     def largest_bytes(self) -> int:
-        """What a picture may need to be admitted at all.
+        """What an image may need to be admitted at all.
 
         By the most that there ever was: what others hold for a moment is no reason to refuse.
         """
@@ -217,11 +217,11 @@ class MemoryAdmission:
 
     @property
     def is_contended(self) -> bool:
-        """Whether pictures wait for memory."""
+        """Whether images wait for memory."""
         return bool(self._queue.waiting)
 
     def check(self, size_bytes: int, pixels: int) -> None:
-        """Refuse a picture that can never be admitted.
+        """Refuse an image that can never be admitted.
 
         Parameters
         ----------
@@ -243,12 +243,12 @@ class MemoryAdmission:
 
     @contextmanager
     def hold(self, claim: Claim, is_cancelled: Callable[[], bool]) -> Iterator[None]:
-        """Hold what computing takes until the block ends, waiting for the picture's turn.
+        """Hold what computing takes until the block ends, waiting for the image's turn.
 
         Raises
         ------
         JobCancelled
-            Nobody wants the picture any more.
+            Nobody wants the image any more.
         """
         with self._changed:
             self._measure_when_idle()
@@ -267,7 +267,7 @@ class MemoryAdmission:
         Raises
         ------
         JobCancelled
-            Nobody wants the picture any more.
+            Nobody wants the image any more.
         """
         with self._changed:
             self._queue.grow(claim)

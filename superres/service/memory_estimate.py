@@ -1,4 +1,4 @@
-"""What a picture takes of the machine's memory at its peak, in bytes.
+"""What an image takes of the machine's memory at its peak, in bytes.
 
 Measured on noise, which no decoder or encoder makes small, by
 `tests/integration/test_memory_estimate.py`.
@@ -9,7 +9,7 @@ from superres.images.image_codec import ImageHeader
 from superres.images.options import MODEL_SCALE, Options
 
 MEGABYTE = 1024**2
-# Of a process that decodes or encodes the smallest picture: interpreter, colour profiles, codecs.
+# Of a process that decodes or encodes the smallest image: interpreter, colour profiles, codecs.
 PROCESS_BYTES = 12 * MEGABYTE
 # Address space is not memory: what such a process may reserve beyond what it is expected to fill.
 SLACK_BYTES = 24 * MEGABYTE
@@ -18,9 +18,9 @@ HEADER_BYTES, HEADER_COPIES = 16 * MEGABYTE, 3
 # For each pixel that is accepted: Pillow fills a GIF's frame when it opens it; of WebP it reserves
 # two canvases, which take no memory until they are drawn on.
 GIF_FRAME_BYTES, WEBP_CANVAS_BYTES = 2, 8
-# For each pixel of the upload, the decoded picture in shared memory included.
+# For each pixel of the upload, the decoded image in shared memory included.
 DECODER_BYTES, DEEP_DECODER_BYTES = 32, 46
-# The network's input and output, with transparency that of a second picture and float buffers.
+# The network's input and output, with transparency that of a second image and float buffers.
 NETWORK_BYTES, NETWORK_BYTES_WITH_ALPHA = 36, 76
 # For each pixel of the upload and of the result: resampled, Pillow's own planes included.
 RESIZED_BYTES = (24, 10)
@@ -48,7 +48,7 @@ def header_slack_bytes(start: bytes, max_pixels: int) -> int:
 
 
 def decoding_bytes(header: ImageHeader, file_bytes: int) -> int:
-    """Return the memory that decoding takes, the decoded picture included."""
+    """Return the memory that decoding takes, the decoded image included."""
     per_pixel = DEEP_DECODER_BYTES if header.is_deep else DECODER_BYTES
     return PROCESS_BYTES + 2 * file_bytes + header.pixels * per_pixel
 
@@ -64,7 +64,7 @@ def encoding_bytes(pixels: int, options: Options, has_alpha: bool, is_deep: bool
 
 
 def network_bytes(header: ImageHeader, options: Options) -> int:
-    """Return the memory that enlarging takes, the decoded picture and the result included."""
+    """Return the memory that enlarging takes, the decoded image and the result included."""
     width, height = options.result_size(header.width, header.height)
     per_pixel = NETWORK_BYTES_WITH_ALPHA if header.has_alpha else NETWORK_BYTES
     per_result_pixel = DEEP_BYTES if header.is_deep else 0
@@ -75,12 +75,12 @@ def network_bytes(header: ImageHeader, options: Options) -> int:
 
 
 def computing_bytes(header: ImageHeader, options: Options, file_bytes: int) -> int:
-    """Return the memory that a picture takes at most until its result is computed."""
+    """Return the memory that an image takes at most until its result is computed."""
     return max(decoding_bytes(header, file_bytes), network_bytes(header, options))
 
 
 def peak_bytes(header: ImageHeader, options: Options, file_bytes: int) -> int:
-    """Return the memory that a picture takes at its peak, from its header to its result."""
+    """Return the memory that an image takes at its peak, from its header to its result."""
     width, height = options.result_size(header.width, header.height)
     return max(
         computing_bytes(header, options, file_bytes),

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def estimate_cost(header: ImageHeader, options: Options) -> int:
-    """Return what a picture costs, in input pixels of the network.
+    """Return what an image costs, in input pixels of the network.
 
     A result that is large for its input costs its own pixels' share: it is resampled and encoded.
     """
@@ -75,7 +75,7 @@ class Pipeline:
                 picture = self._codec.decode(job.file, job.header, is_cancelled)
             actual = ImageHeader(*picture.size, picture.alpha is not None, picture.deep is not None)
             # A file can say behind its pixels what the header check cannot see: a turn, say, which
-            # makes 1,600 times as much of a picture whose width is given.
+            # makes 1,600 times as much of an image whose width is given.
             if (
                 computing_bytes(actual, job.options, 0) > claim.computing_bytes
                 or peak_bytes(actual, job.options, 0) > claim.peak_bytes

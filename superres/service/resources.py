@@ -26,7 +26,7 @@ from superres.store.remote_store import RemoteStore
 from superres.store.result_name import ResultName
 from superres.store.tiers import open_tiers
 
-# For requests, results on their way, and whatever else is not a picture.
+# For requests, results on their way, and whatever else is not an image.
 SPARE_MEMORY_SHARE = 1 / 16
 
 
@@ -44,8 +44,8 @@ class Resources:
     cache, spool : results, and uploads of accepted jobs
     remote : the store that machines share, if they do
     spool_hold : whether the jobs in the table have their uploads here
-    codec : opens pictures' bytes
-    memory : who may hold pictures
+    codec : opens images' bytes
+    memory : who may hold images
     counters : statistics since the start
     is_draining : the server is stopping: nothing new is begun
     """
@@ -80,8 +80,8 @@ class Resources:
         return can_store and is_able and not self.is_draining
 
     def _measure_memory(self) -> int:
-        """Return what pictures in work may take of this machine's memory, in bytes."""
-        # What comes with the model is no picture's.
+        """Return what images in work may take of this machine's memory, in bytes."""
+        # What comes with the model is no image's.
         self.model_loader.get()
         available = machine.available_memory_bytes() * (1 - SPARE_MEMORY_SHARE)
         for_pictures = max(int(available) - self.codec.headers_bytes, 0)
@@ -90,15 +90,15 @@ class Resources:
     def read_header(
         self, file: BinaryIO, options: Options, has_left: HasLeft = lambda: False
     ) -> ImageHeader:
-        """Check a picture's size, its result's, and what that takes, before it is decoded.
+        """Check an image's size, its result's, and what that takes, before it is decoded.
 
         Raises
         ------
         ServiceError
-            The picture is refused.
+            The image is refused.
         """
         max_output = self.settings.max_output_pixels
-        # Whatever the final size, the network makes a picture three times larger.
+        # Whatever the final size, the network makes an image three times larger.
         max_input = min(self.settings.max_input_pixels, max_output // MODEL_SCALE**2)
         header = self.codec.read_header(file, max_input, has_left)
         size = options.result_size(header.width, header.height)

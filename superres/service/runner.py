@@ -146,7 +146,7 @@ class Runner:
         Raises
         ------
         ServiceError
-            The picture is refused, the queue is full, or time ran out.
+            The image is refused, the queue is full, or time ran out.
         """
         try:
             found = self.find(upload.key, options)

@@ -1,4 +1,4 @@
-"""Header check, decoding and encoding of pictures, each in a process that may die."""
+"""Header check, decoding and encoding of images, each in a process that may die."""
 
 import logging
 import os
@@ -56,7 +56,7 @@ HasLeft = Callable[[], bool]
 
 @dataclass(frozen=True)
 class SharedPicture:
-    """A picture in shared memory, for a child to encode."""
+    """An image in shared memory, for a child to encode."""
 
     descriptor: int
     description: Description
@@ -67,7 +67,7 @@ class SharedPicture:
 
 
 class SandboxedCodec:
-    """Opens pictures' bytes in a sandbox, and says what is wrong with those that break it.
+    """Opens images' bytes in a sandbox, and says what is wrong with those that break it.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ class SandboxedCodec:
     def decode(
         self, file: BinaryIO, header: ImageHeader, has_left: HasLeft = lambda: False
     ) -> Picture:
-        """Decode a picture whose header was checked: see `image_codec.decode_image`.
+        """Decode an image whose header was checked: see `image_codec.decode_image`.
 
         Raises
         ------
@@ -212,7 +212,7 @@ def name_ending(ending: Ending) -> str:
 
 
 def explain(ending: Ending, is_upload: bool) -> ServiceError:
-    """Make the error for the client whose picture ended a child."""
+    """Make the error for the client whose image ended a child."""
     if ending.exit_code == -signal.SIGKILL:
         return Busy("There is not enough memory for this picture now.", RETRY_SECONDS)
     if not is_upload:
@@ -236,7 +236,7 @@ def shared_memory() -> Iterator[int]:
 
 @contextmanager
 def share_picture(picture: Picture, options: Options) -> Iterator[SharedPicture]:
-    """Copy a picture to shared memory, so that its own can be given back before it is encoded."""
+    """Copy an image to shared memory, so that its own can be given back before it is encoded."""
     if options.format != PNG.name:
         picture = replace(picture, deep=None)  # no other format has 16 bits
     has_alpha, is_deep = picture.alpha is not None, picture.deep is not None

@@ -1,4 +1,4 @@
-"""Admission: which requests may wait, and which pictures may be queued."""
+"""Admission: which requests may wait, and which images may be queued."""
 
 import itertools
 import math
@@ -16,11 +16,11 @@ UPLOADS_RETRY_SECONDS = 5
 
 @dataclass(eq=False)
 class Place:
-    """A picture's place in this process's queue; whoever got it releases it.
+    """An image's place in this process's queue; whoever got it releases it.
 
     Attributes
     ----------
-    pixels : what the picture costs, in input pixels
+    pixels : what the image costs, in input pixels
     arrival : its number in the order of arrival
     is_waited_for : False for that of an asynchronous job
     """
@@ -31,7 +31,7 @@ class Place:
     _scheduler: "Scheduler"
 
     def release(self) -> None:
-        """Take the picture out of the queue; a second time nothing happens."""
+        """Take the image out of the queue; a second time nothing happens."""
         self._scheduler.forget(self)
 
 
@@ -101,17 +101,17 @@ class Scheduler:
 
     @property
     def queued_pixels(self) -> int:
-        """Input pixels of all pictures that wait or are computed here."""
+        """Input pixels of all images that wait or are computed here."""
         with self._state:
             return sum(place.pixels for place in self._places)
 
     def admit(self, pixels: int) -> Place:
-        """Add a picture that a request waits for to the queue, until its place is released.
+        """Add an image that a request waits for to the queue, until its place is released.
 
         Raises
         ------
         TooCostly
-            Alone on the machine, this picture would take longer than a request may wait.
+            Alone on the machine, this image would take longer than a request may wait.
         Busy
             Later there will be room, or time enough.
         """
@@ -123,7 +123,7 @@ class Scheduler:
                 f"take {max_seconds}. Send it with the header 'Prefer: respond-async'."
             )
         with self._state:
-            # An empty queue takes any picture that may be computed at all.
+            # An empty queue takes any image that may be computed at all.
             waited_for = sum(place.pixels for place in self._places if place.is_waited_for)
             excess = waited_for + pixels - self._settings.max_queue_pixels
             if excess > 0 and waited_for:
@@ -134,7 +134,7 @@ class Scheduler:
             return self._add(pixels, is_waited_for=True)
 
     def _predict_seconds(self, pixels: int) -> float:
-        """Return how long a picture that comes now takes, as the lanes' fair order has it.
+        """Return how long an image that comes now takes, as the lanes' fair order has it.
 
         Smaller ones go first; larger ones take no more than the share of the oldest.
         """
@@ -144,7 +144,7 @@ class Scheduler:
         return (pixels + ahead) * self._seconds_per_pixel() / share
 
     def check_room(self, pixels: int, open_pixels: int, open_jobs: int = 0) -> None:
-        """Raise Busy unless a picture fits into the queue of asynchronous jobs.
+        """Raise Busy unless an image fits into the queue of asynchronous jobs.
 
         Parameters
         ----------
@@ -158,7 +158,7 @@ class Scheduler:
             raise self.busy("The queue of asynchronous jobs is full.", excess)
 
     def enter(self, pixels: int) -> Place:
-        """Add an asynchronous job's picture to what is computed here, until it is released."""
+        """Add an asynchronous job's image to what is computed here, until it is released."""
         with self._state:
             return self._add(pixels, is_waited_for=False)
 
@@ -168,7 +168,7 @@ class Scheduler:
         return place
 
     def forget(self, place: Place) -> None:
-        """Take a picture out of the queue."""
+        """Take an image out of the queue."""
         with self._state:
             self._places.discard(place)
 

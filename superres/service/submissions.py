@@ -44,7 +44,7 @@ class Submissions:
         Raises
         ------
         ServiceError
-            The picture is refused, the queue is full, or nothing can be kept now.
+            The image is refused, the queue is full, or nothing can be kept now.
         """
         try:
             self._resources.model_loader.refuse_unsound()

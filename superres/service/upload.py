@@ -1,4 +1,4 @@
-"""A picture's file on its way through the service."""
+"""An image's file on its way through the service."""
 
 from dataclasses import dataclass, field
 from typing import BinaryIO

@@ -1,8 +1,8 @@
 """Content-hash cache: results as files in one folder, under names that change with their content.
 
 A stored file is the result's own bytes, then a JSON note, then the note's length and a magic
-word. The note makes a file prove itself: length, digest and size of the picture travel in the
-same atomic rename as the bytes. Viewers ignore what follows a picture, so the files open as usual.
+word. The note makes a file prove itself: length, digest and size of the image travel in the
+same atomic rename as the bytes. Viewers ignore what follows an image, so the files open as usual.
 """
 
 import contextlib
@@ -64,7 +64,7 @@ class ResultInfo:
     ----------
     length : number of bytes
     sha256 : their digest in hex
-    width, height : the picture's size in pixels
+    width, height : the image's size in pixels
     """
 
     length: int

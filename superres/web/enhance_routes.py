@@ -108,7 +108,7 @@ class EnhanceRoutes:
 
 
 def make_picture(result: Result, stem: str, options: Options) -> Response:
-    """Answer with a result's picture."""
+    """Answer with a result's image."""
     content_type = FORMATS[options.format].media_type
     response = send_content(result.content, result.info.length, content_type)
     response.headers["X-Cache-Hit"] = "true" if result.hit else "false"
@@ -121,7 +121,7 @@ def make_picture(result: Result, stem: str, options: Options) -> Response:
 
 
 def prefers_json(pictures: Iterable[str]) -> bool:
-    """Tell whether the client wants JSON rather than a picture; a tie gives the picture."""
+    """Tell whether the client wants JSON rather than an image; a tie gives the image."""
     # Without parameters: "application/json; charset=utf-8" asks for JSON.
     accepted = MIMEAccept(
         (kind.partition(";")[0].strip(), quality) for kind, quality in request.accept_mimetypes
@@ -131,7 +131,7 @@ def prefers_json(pictures: Iterable[str]) -> bool:
 
 
 def disposition(file_name: str, options: Options) -> str:
-    """Return a Content-Disposition that shows the picture and names it for saving (RFC 6266)."""
+    """Return a Content-Disposition that shows the image and names it for saving (RFC 6266)."""
     if file_name.isascii():
         return f'inline; filename="{file_name}"'
     encoded = quote(file_name, safe="")

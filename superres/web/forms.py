@@ -28,13 +28,13 @@ from werkzeug.sansio.multipart import (
 
 from superres.errors import BadRequest, UnsupportedUpload
 
-# The field of the picture; of all files its bytes alone are kept.
+# The field of the image; of all files its bytes alone are kept.
 FIELD = "image"
 PIECE_BYTES = 64 * 1024
 # Of a part's headers, and of all texts together: options take less than a kilobyte. Each request
 # that waits keeps its form.
 MAX_HEADER_BYTES, MAX_TEXT_BYTES = 16 * 1024, 64 * 1024
-# A picture's name where the client says none.
+# An image's name where the client says none.
 DEFAULT_NAME = "image"
 LET_CLIENT = "Let the browser or client set the Content-Type of a form itself."
 # What does not change a part's bytes.
@@ -228,7 +228,7 @@ class FormParser(FormDataParser):
 
 
 def is_picture_type(media_type: str) -> bool:
-    """Tell whether a picture comes with this media type."""
+    """Tell whether an image comes with this media type."""
     return media_type.startswith("image/") or media_type == "application/octet-stream"
 
 

@@ -197,7 +197,7 @@ class JobRoutes:
             tiles_total=total,
             position=status.position,
             eta_seconds=round(seconds_left, 1),
-            # Null where the result has been cleaned up since: send the picture again.
+            # Null where the result has been cleaned up since: send the image again.
             result=self._addresses.result(status.name) if is_stored else None,
             problem=problem,
             created=format_time(status.created),

@@ -155,7 +155,7 @@ class PixelCharge(Charge):
         self._limit = limit
 
     def reserve(self, pixels: int) -> Reservation:
-        """Count a picture; check and count are one step of the store."""
+        """Count an image; check and count are one step of the store."""
         # First: it must not be younger than what is counted.
         reservation = PixelReservation(self._limits, self._limit, pixels)
         return reservation if self._limits.spend(self._limit, pixels) else Reservation()
@@ -222,7 +222,7 @@ class RateLimits:
 
     @property
     def charge(self) -> Charge:
-        """What a picture costs the current request's client."""
+        """What an image costs the current request's client."""
         limit = self._limits.get("pixels")
         return FREE if limit is None else PixelCharge(self, limit)
 

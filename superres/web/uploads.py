@@ -1,4 +1,4 @@
-"""Read the uploaded picture out of a request: a multipart field `image`, or the raw body."""
+"""Read the uploaded image out of a request: a multipart field `image`, or the raw body."""
 
 import contextlib
 import errno
@@ -87,14 +87,14 @@ def has_left(request: Request) -> bool:
 
 
 def read_upload(request: Request, max_bytes: int, timeout_seconds: float) -> Upload:
-    """Read the picture file of a request.
+    """Read the image file of a request.
 
     Raises
     ------
     BadRequest
         The form is malformed, or has no single file named `image`.
     UnsupportedUpload
-        The Content-Type or Content-Encoding is none that carries a picture here.
+        The Content-Type or Content-Encoding is none that carries an image here.
     UploadTooLarge
         The file has more than `max_bytes`.
     UploadTimeout

@@ -16,7 +16,7 @@ from testkit.service import Service, run_service
 from tests.e2e.browser import ChromiumTab, Tab, run_chromium, run_site
 from tests.e2e.firefox import run_firefox
 
-# Draws a picture of one colour, and sends it as a page does.
+# Draws an image of one colour, and sends it as a page does.
 HELPERS = """
 globalThis.draw = async (colour, side = 16) => {
   const canvas = new OffscreenCanvas(side, side);
@@ -224,7 +224,7 @@ def test_browser_keeps_a_result_and_asks_no_second_time(page: Tab, service: Serv
     path = url.removeprefix(service.url)
     fetch = f'return (await (await fetch("{url}")).blob()).size;'
     sizes = [run(page, fetch)]
-    run(page, 'return (await post("#556677")).status;')  # a POST of the same picture spoils nothing
+    run(page, 'return (await post("#556677")).status;')  # a POST of the same image spoils nothing
     sizes.append(run(page, fetch))
     page.reload()
     page.evaluate(f"globalThis.SERVICE = '{service.url}'; {HELPERS}")

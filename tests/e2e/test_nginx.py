@@ -56,7 +56,7 @@ def upload(client: httpx.Client, shade: int = 0, **headers: str) -> httpx.Respon
 
 
 def store(client: httpx.Client, nginx: Nginx, shade: int) -> str:
-    """Upload a picture and return the path of its result."""
+    """Upload an image and return the path of its result."""
     link = upload(client, shade).headers["Link"]
     match = re.fullmatch(rf"<{nginx.url}(/cache/.*)>; rel=\"canonical\"", link)
     assert match is not None, link
@@ -67,7 +67,7 @@ def asked_of_the_service(service: Service, path: str) -> int:
     return service.log.count(f" request: GET {path} ")
 
 
-# --- the way of a picture
+# --- the way of an image
 
 
 def test_picture_is_enlarged_and_its_address_is_the_public_one(
@@ -213,7 +213,7 @@ def test_text_is_compressed(client: httpx.Client) -> None:
 
 
 def upload_large(client: httpx.Client, shade: int, **headers: str) -> httpx.Response:
-    """Upload a picture that takes some seconds: no two of its tiles are equal."""
+    """Upload an image that takes some seconds: no two of its tiles are equal."""
     pixels = np.random.default_rng(shade).integers(0, 256, (60, 60, 3), np.uint8)
     picture = encode(Image.fromarray(pixels).resize((900, 900)), "JPEG", quality=50)
     return client.post("/api/enhance", files={"image": ("a.jpg", picture)}, headers=headers)

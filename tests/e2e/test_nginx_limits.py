@@ -270,7 +270,7 @@ def test_uploads_are_limited_more_strictly_and_nothing_else_with_them(
 
 
 def store_results(service: Service, number: int) -> list[str]:
-    """Upload different pictures past Nginx; return the paths of their results."""
+    """Upload different images past Nginx; return the paths of their results."""
     paths = []
     for shade in range(number):
         picture = encode(Image.new("RGB", (8, 8), (shade, 7, 7)), "PNG")

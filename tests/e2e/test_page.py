@@ -61,7 +61,7 @@ def photo(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def large(tmp_path: Path) -> Path:
-    """A picture that takes some ten seconds."""
+    """An image that takes some ten seconds."""
     noise = np.random.default_rng(1).integers(0, 256, (90, 90, 3), np.uint8)
     path = tmp_path / "large.jpg"
     path.write_bytes(encode(Image.fromarray(noise).resize((1300, 1300)), "JPEG", quality=60))

@@ -38,7 +38,7 @@ def runnable_lines(page: str) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, photo_jpeg: bytes) -> Path:
-    """Return a user's folder with pictures, in a checkout."""
+    """Return a user's folder with images, in a checkout."""
     place = tmp_path / "user"
     (place / "folder").mkdir(parents=True)
     for name in ("photo.jpg", "poster.jpg"):

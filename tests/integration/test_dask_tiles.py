@@ -104,7 +104,7 @@ def test_workers_compute_what_one_machine_computes(
 
 
 def disturb(model: Upscaler, act: Callable[[], None]) -> Pixels:
-    """Enlarge the picture, and do something when the first tiles are done."""
+    """Enlarge the image, and do something when the first tiles are done."""
     progress = Progress()
 
     def wait_and_act() -> None:

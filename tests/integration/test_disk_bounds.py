@@ -16,7 +16,7 @@ ASYNC = {"Prefer": "respond-async"}
 
 
 def noise(side: int, seed: int) -> bytes:
-    """A picture whose result cannot be made much smaller."""
+    """An image whose result cannot be made much smaller."""
     pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
     file = BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
@@ -24,7 +24,7 @@ def noise(side: int, seed: int) -> bytes:
 
 
 def pixel(number: int) -> bytes:
-    """A picture of one pixel and 900 kB."""
+    """An image of one pixel and 900 kB."""
     file = BytesIO()
     Image.new("RGB", (1, 1), (number, 0, 0)).save(file, "PNG")
     return file.getvalue() + bytes(900_000)

@@ -49,7 +49,7 @@ class Answer:
 
     @property
     def name(self) -> str:
-        """Return the name under which a browser would save the picture."""
+        """Return the name under which a browser would save the image."""
         assert (self.status, self.headers["Content-Type"]) == (200, "image/png"), self.body[:500]
         disposition = self.headers["Content-Disposition"]
         extended = re.search(r"filename\*=UTF-8''(\S+)$", disposition)
@@ -92,7 +92,7 @@ def make_part(
 
 
 def make_form(file_name: bytes) -> bytes:
-    """Return a form whose picture has this file name, as it stands between the quotes."""
+    """Return a form whose image has this file name, as it stands between the quotes."""
     return make_part(b'form-data; name="image"; filename="' + file_name + b'"') + END
 
 

@@ -68,7 +68,7 @@ def test_smaller_pictures_go_before_large_ones_in_every_format(
 
 
 def test_picture_that_takes_long_goes_behind_the_lanes() -> None:
-    """Files that cost nothing but time would else take what computes everybody's pictures."""
+    """Files that cost nothing but time would else take what computes everybody's images."""
     codec, enough = SandboxedCodec("safe"), threading.Event()
     upload = BytesIO(many_scans(2000, 2000, 2_000_000))
 

@@ -132,7 +132,7 @@ OTHERS = {
 def begin_waiting(
     runner: Runner, pool: ThreadPoolExecutor, model: FakeModel, shade: int = 1
 ) -> Future[Result]:
-    """Let a request wait for a picture that is computed until the model may go on."""
+    """Let a request wait for an image that is computed until the model may go on."""
     model.may_go_on.clear()
     waiting = pool.submit(runner.enhance, make_upload(shade))
     wait_until(lambda: runner.statistics()["lanes_busy"] >= 1)

@@ -1,4 +1,4 @@
-"""No picture takes more memory than it is admitted for: measured on noise, the worst there is."""
+"""No image takes more memory than it is admitted for: measured on noise, the worst there is."""
 
 import struct
 import tracemalloc

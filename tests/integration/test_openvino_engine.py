@@ -64,7 +64,7 @@ def unconditional(monkeypatch: pytest.MonkeyPatch) -> Iterator[Upscaler]:
 
 
 def dither(pixels: Pixels) -> Pixels:
-    """Return a picture of black and white pixels only, as fax machines and e-readers show it."""
+    """Return an image of black and white pixels only, as fax machines and e-readers show it."""
     dithered = Image.fromarray(pixels).convert("1").convert("RGB")
     return np.asarray(dithered, np.uint8)
 
@@ -106,7 +106,7 @@ def test_same_picture_gives_the_same_pixels_again(unconditional: Upscaler, photo
 
 
 def draw_patterns() -> dict[str, Pixels]:
-    """Return pictures that 8 bits would damage."""
+    """Return images that 8 bits would damage."""
     row, column = np.indices((96, 96))
     text = Image.new("RGB", (96, 96), "blue")
     ImageDraw.Draw(text).multiline_text((2, 2), "The quick brown\nfox 0123456\n" * 6, "yellow")

@@ -56,7 +56,7 @@ def limited(make_app: AppMaker, settings: Settings) -> FlaskClient:
 def send(
     client: FlaskClient, number: int, address: str = "192.0.2.1", prefer: str = ""
 ) -> TestResponse:
-    """Upload a picture of 200 pixels that no other number has."""
+    """Upload an image of 200 pixels that no other number has."""
     content = encode(Image.new("RGB", (20, 10), (number, 0, 0)), "PNG")
     headers = {"X-Forwarded-For": address, "Prefer": prefer}
     return upload(client, content=content, headers=headers)

@@ -187,7 +187,7 @@ def run_replicas(folder: Path, url: str, clocks: tuple[str, str]) -> Iterator[li
 
 
 def draw(number: int) -> bytes:
-    """Return the picture of a number."""
+    """Return the image of a number."""
     photo = Image.fromarray(data.astronaut())
     return encode(photo.crop((number, number, number + 100, number + 80)), "PNG")
 

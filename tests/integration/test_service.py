@@ -49,7 +49,7 @@ def statistics(service: Service) -> dict[str, int]:
 
 
 def wait_for_queue(service: Service) -> None:
-    """Return when a picture is being computed."""
+    """Return when an image is being computed."""
     deadline = time.monotonic() + WAIT_SECONDS
     while statistics(service)["queue_length"] == 0:
         assert time.monotonic() < deadline

@@ -81,7 +81,7 @@ def test_busy_service_is_asked_again_when_it_says(tmp_path: Path) -> None:
 
 
 def enlarge_three(folder: Path, url: str, **environment: str) -> str:
-    """Run the client with three pictures, none of which can be made; return what it says."""
+    """Run the client with three images, none of which can be made; return what it says."""
     for seed in range(3):
         draw(folder / "in" / f"{seed}.png", seed)
     done = run(folder / "in", "-o", folder / "out", "--url", url, **environment)

@@ -116,7 +116,7 @@ def test_imagemagick_sees_the_same_picture(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["4444", "5551", "BGRA"])
 def test_alpha_that_is_zero_everywhere_means_nothing(kind: str) -> None:
-    """Programs leave the byte empty; Chromium and Firefox show nothing of such a picture."""
+    """Programs leave the byte empty; Chromium and Firefox show nothing of such an image."""
     bits, masks = MASKS[kind]
     empty = SAMPLES.copy()
     empty[:, :, 3] = 0

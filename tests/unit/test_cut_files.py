@@ -1,4 +1,4 @@
-"""Files whose end is missing: the picture where all of it is there, else how much is."""
+"""Files whose end is missing: the image where all of it is there, else how much is."""
 
 import re
 import struct
@@ -41,7 +41,7 @@ def jpeg(kind: str) -> bytes:
 
 
 def try_to_read(content: bytes) -> str:
-    """The service's words, empty for a picture."""
+    """The service's words, empty for an image."""
     try:
         read_header(BytesIO(content), 10**6)
         decode_image(BytesIO(content))

@@ -1,4 +1,4 @@
-"""What goes in comes back as the same picture, larger: files of every kind, with the real model."""
+"""What goes in comes back as the same image, larger: files of every kind, with the real model."""
 
 import struct
 from io import BytesIO

@@ -57,7 +57,7 @@ def test_contract_names_every_default_quality(contract: dict[str, Any]) -> None:
 
 
 def answered_pictures(contract: dict[str, Any]) -> Iterator[set[str]]:
-    """Yield the kinds of pictures that each operation answers with, where it does."""
+    """Yield the kinds of images that each operation answers with, where it does."""
     for operations in contract["paths"].values():
         for operation in operations.values():
             if isinstance(operation, dict):

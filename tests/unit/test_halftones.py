@@ -1,4 +1,4 @@
-"""How far the model is off where it has seen nothing: pictures dithered pixel by pixel."""
+"""How far the model is off where it has seen nothing: images dithered pixel by pixel."""
 
 from io import BytesIO
 

@@ -13,7 +13,7 @@ from testkit.pictures import encode, make_png
 
 
 def draw_corner_marks(width: int = 40, height: int = 24) -> Image.Image:
-    """A grey picture with a red, green, blue and white corner."""
+    """A grey image with a red, green, blue and white corner."""
     image = Image.new("RGB", (width, height), (90, 90, 90))
     third = (width // 3, height // 3)
     for colour, corner in (

@@ -45,7 +45,7 @@ def picture(shade: int, side: int = 20) -> bytes:
 
 
 def noise(side: int, seed: int = 1) -> bytes:
-    """A picture without two equal tiles."""
+    """An image without two equal tiles."""
     pixels = np.random.default_rng(seed).integers(0, 256, (side // 20, side // 20, 3), np.uint8)
     return encode(Image.fromarray(pixels).resize((side, side)), "JPEG", quality=50)
 
@@ -549,7 +549,7 @@ def test_unwritable_spool_is_refused_and_loses_nothing(
 
 
 def padded(shade: int, side: int = 1) -> bytes:
-    """A small picture of 200 kB, with an ending that decoders leave alone."""
+    """A small image of 200 kB, with an ending that decoders leave alone."""
     return picture(shade, side) + bytes(200_000)
 
 

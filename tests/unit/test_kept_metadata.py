@@ -188,7 +188,7 @@ def test_orientation_as_a_long_or_twice_is_applied(entry: tuple[int, int, int]) 
 
 
 def in_srgb(image: Image.Image) -> np.ndarray:
-    """How a picture looks that has a profile, by Little CMS."""
+    """How an image looks that has a profile, by Little CMS."""
     profile = image.info.get("icc_profile")
     if profile is None:
         return np.asarray(image.convert("RGB")).astype(int)

@@ -15,7 +15,7 @@ TILE = 100  # pixels of a tile in the simulation; it takes one unit of time
 
 
 def simulate(arrivals: Mapping[str, tuple[float, int]], lanes: int = 2) -> dict[str, float]:
-    """Run pictures, name -> (when it comes, how many tiles), by a fake clock; return their times.
+    """Run images, name -> (when it comes, how many tiles), by a fake clock; return their times.
 
     The time is from arrival to the last tile's end.
     """
@@ -66,7 +66,7 @@ def test_hundred_thumbnails_are_not_held_up_by_a_poster() -> None:
 
 
 def test_large_picture_never_starves() -> None:
-    # Small pictures that alone would keep both lanes busy for good.
+    # Small images that alone would keep both lanes busy for good.
     crowd = {f"small{i}": (i / 2, 1) for i in range(2000)}
     times = simulate({"large": (0, 200)} | crowd)
     assert times["large"] <= 200 / 2 * 4 + 2

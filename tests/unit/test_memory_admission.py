@@ -15,7 +15,7 @@ LIMIT = 1600 * MEGABYTE
 # As a photograph to PNG: what it needs beside the pixels, and for each of them.
 LEAST_BYTES, BYTES_PER_PIXEL = 8 * MEGABYTE, 90
 PIXELS_A_SECOND = 100_000
-# Until it is encoded a picture takes so much of that; and encoding takes so long.
+# Until it is encoded an image takes so much of that; and encoding takes so long.
 COMPUTING_SHARE = 0.4
 ENCODED_A_SECOND = 2_000_000
 
@@ -25,7 +25,7 @@ def size_of(pixels: int) -> int:
 
 
 def claim_of(size_bytes: int, work: int) -> Claim:
-    """Return what a picture needs that takes as much while it is computed as when it is encoded."""
+    """Return what an image needs that takes as much while it is computed as when it is encoded."""
     return Claim(size_bytes, size_bytes, work)
 
 
@@ -39,7 +39,7 @@ def never() -> bool:
 
 @dataclass(order=True)
 class Visit:
-    """A picture in the simulation."""
+    """An image in the simulation."""
 
     arrives: float
     pixels: int

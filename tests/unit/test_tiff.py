@@ -1,4 +1,4 @@
-"""TIFF: every layout of samples is the picture that was written, or is refused in true words."""
+"""TIFF: every layout of samples is the image that was written, or is refused in true words."""
 
 import struct
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ def draw(channels: int, dtype: type) -> np.ndarray:
 
 
 def decode(content: bytes) -> Picture:
-    """Decode a picture, and see that its header says the same of it."""
+    """Decode an image, and see that its header says the same of it."""
     header, picture = read_header(BytesIO(content), 10**6), decode_image(BytesIO(content))
     assert (header.width, header.height) == picture.size
     assert header.has_alpha == (picture.alpha is not None)
