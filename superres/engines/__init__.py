@@ -1,1 +1,1 @@
-"""An image three times larger: models, engines, tiles and lanes."""
+"""Upscaling x3: models, engines, tiles and lanes."""

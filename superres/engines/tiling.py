@@ -1,9 +1,9 @@
-"""Pure geometry: cut an image into overlapping tiles of one shape, put the results together.
+"""Pure geometry: cuts an image into overlapping tiles of one shape, and joins the results.
 
 A tile is computed with a border, the halo, that is thrown away, so that the kept parts meet
 as if the image had been computed whole. All tiles of an image have one shape, since `cv2.dnn`
-prepares its buffers anew for each new one, and it is the smallest that needs no more tiles than
-the largest allowed shape: one shape for all images took 20 to 30 % longer.
+reallocates its buffers whenever the shape changes. It is the smallest shape that needs no more
+tiles than the largest allowed one: one shape for all images took 20 to 30 % longer.
 """
 
 import math
@@ -71,7 +71,7 @@ def split_axis(length: int, max_side: int, halo: int) -> list[Span]:
     spans = []
     keep_start = 0
     for index in range(count):
-        # The last one is shifted inwards by what rounding up has added.
+        # The last span is shifted inwards by the excess from rounding up.
         start = min(index * (side - 2 * halo), length - side)
         keep_stop = length if index == count - 1 else start + side - halo
         spans.append(Span(start, start + side, keep_start, keep_stop))

@@ -291,7 +291,7 @@ def test_form_that_cannot_be_read_is_told_what_is_wrong_with_it(
 @pytest.mark.parametrize(
     ("field", "words"),
     [
-        (b'name="outscale"', "no option 'outscale'; there are format, quality"),
+        (b'name="outscale"', "no option 'outscale'; the options are format, quality"),
         (b'name="Scale"', "no option 'Scale'"),
         (b'name="image[]"', "no option 'image[]'"),
         (b'name="scale"; filename="blob"', "scale was sent as a file"),

@@ -86,7 +86,7 @@ def enlarge_three(folder: Path, url: str, **environment: str) -> str:
         draw(folder / "in" / f"{seed}.png", seed)
     done = run(folder / "in", "-o", folder / "out", "--url", url, **environment)
     assert done.returncode == 1, done.stderr
-    assert "0 of 3 pictures made" in done.stderr
+    assert "0 of 3 images upscaled" in done.stderr
     assert done.stderr.count("error: ") == 1
     assert names_in(folder / "out") == set()
     return done.stderr
@@ -94,11 +94,11 @@ def enlarge_three(folder: Path, url: str, **environment: str) -> str:
 
 def test_closed_port_ends_the_run_with_its_reason(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{find_free_port()}"
-    assert f"Nothing listens at {url}" in enlarge_three(tmp_path, url)
+    assert f"Nothing is listening at {url}" in enlarge_three(tmp_path, url)
 
 
 def test_unknown_name_ends_the_run_with_its_reason(tmp_path: Path) -> None:
-    assert "The name of http://sr.invalid is not" in enlarge_three(tmp_path, "http://sr.invalid")
+    assert "sr.invalid cannot be resolved" in enlarge_three(tmp_path, "http://sr.invalid")
 
 
 def test_proxy_that_was_asked_is_named(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ class OtherJson(Handler):
 @pytest.mark.parametrize(
     ("handler", "words"),
     [
-        (HangingUp, "breaks the connection off"),
+        (HangingUp, "closed the connection"),
         (LoginPage, "answers with 200 and text/html"),
         (RefusingPage, "answers with 403 and text/html"),
         (OtherJson, "answers with 200 and application/json"),
@@ -276,7 +276,7 @@ def test_host_of_the_result_that_does_not_listen_is_named(tmp_path: Path) -> Non
     with serve(Misplaced) as server:
         done = run(picture, "-o", tmp_path / "out", "--url", url_of(server))
     assert done.returncode == 1
-    assert f"a.png: Nothing listens at {nowhere}" in done.stderr
+    assert f"a.png: Nothing is listening at {nowhere}" in done.stderr
 
 
 def test_page_in_place_of_a_result_is_not_kept(tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_connection_that_breaks_again_and_again_fails_its_picture_alone(
     monkeypatch.setattr("superres.cli.service_client.MAX_PAUSE_SECONDS", 0.01)
     with serve(Breaking) as server:
         enhancer = RemoteEnhancer(url_of(server), {})
-        with pytest.raises(EnhanceError, match="breaks the connection off"):
+        with pytest.raises(EnhanceError, match="closed the connection"):
             enhancer.enhance(b"a picture", lambda _share: None)
         enhancer.stop()
     assert len(attempts) == MAX_ATTEMPTS
@@ -330,7 +330,7 @@ def test_second_interrupt_ends_at_once_though_no_answer_comes(tmp_path: Path) ->
         connection, _ = silent.accept()
         with connection:
             process.send_signal(signal.SIGINT)
-            assert "once more ends at once" in process.stderr.readline()
+            assert "press Ctrl-C again" in process.stderr.readline()
             process.send_signal(signal.SIGINT)
             assert process.wait(WAIT_SECONDS) == 130
         process.stderr.close()
@@ -372,7 +372,7 @@ def test_refusals_of_the_service_reach_the_user(service: Service, tmp_path: Path
     (tmp_path / "in" / "4 empty.png").write_bytes(b"")
     done = run(tmp_path / "in", "-o", tmp_path / "out", "--url", f"{service.url}/")
     assert done.returncode == 1
-    assert "1 of 4 pictures made" in done.stderr
+    assert "1 of 4 images upscaled" in done.stderr
     for words in (
         "2 cut.png: The file is cut short: about 50 %",
         "3 large.png: The ",
@@ -388,8 +388,8 @@ def test_limit_of_requests_ends_the_run(tmp_path: Path) -> None:
         draw(tmp_path / "first.png", 9)
         first = run(tmp_path / "first.png", "-o", tmp_path / "out", "--url", service.url)
         assert first.returncode == 1
-        assert "Again in " in first.stderr
-        assert "Again in " in enlarge_three(tmp_path / "more", service.url)
+        assert "Try again in " in first.stderr
+        assert "Try again in " in enlarge_three(tmp_path / "more", service.url)
 
 
 def test_check_url_leaves_what_follows_the_address_out() -> None:

@@ -147,7 +147,7 @@ def test_masks_without_packing_by_masks_mean_nothing(header_bytes: int) -> None:
 def test_cut_bmp_with_masks_tells_how_much_is_there() -> None:
     content = make_bmp(*MASKS["4444"])
     half = 14 + 124 + (len(content) - 14 - 124) // 2
-    with pytest.raises(UndecodableImage, match="about 50 % of the picture"):
+    with pytest.raises(UndecodableImage, match="about 50 % of the image"):
         decode_image(BytesIO(content[:half]))
 
 

@@ -49,7 +49,7 @@ def test_options_are_read(given: dict[str, str], options: Options, suffix: str) 
 WRONG = [
     ({"format": "gif"}, "format"),
     ({"quality": "90"}, "quality"),
-    ({"outscale": "2"}, "no option 'outscale'; there are format, quality, scale, width, height"),
+    ({"outscale": "2"}, "no option 'outscale'; the options are format, quality, scale, width"),
     ({"Scale": "2"}, "no option 'Scale'"),
     ({"": "2"}, "no option ''"),
     ({"image": "http://a.example/a.png"}, "no option 'image'"),

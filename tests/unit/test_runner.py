@@ -325,7 +325,7 @@ def test_model_that_computes_wrongly_serves_nothing_new(
     monkeypatch.setattr(fake_super_resolution, "matches_golden_tile", lambda: False)
     runner = Runner(settings, lambda: fake_super_resolution)
     runner.start()
-    with pytest.raises(NotReady, match="computes wrongly"):
+    with pytest.raises(NotReady, match="gives wrong results"):
         runner.check_ready()
     with pytest.raises(NotReady):
         runner.enhance(make_upload(2))

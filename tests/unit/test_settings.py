@@ -59,7 +59,7 @@ def test_unknown_variable_is_named_in_the_log_and_stops_nothing(
 ) -> None:
     # Kubernetes sets SR_PORT for a service of that name.
     assert Settings.from_env({"SR_CORS_ORIGIN": "x", "SR_PORT": "tcp://10.0.0.1"}) == Settings()
-    assert "SR_CORS_ORIGIN is no setting" in caplog.text
+    assert "SR_CORS_ORIGIN is not a setting" in caplog.text
 
 
 def test_default_port_is_left_out_of_an_origin_as_browsers_do() -> None:
