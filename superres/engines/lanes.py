@@ -127,7 +127,7 @@ class Lanes:
         if work.error is not None:
             raise work.error
         if progress.tiles_done < progress.tiles_total:
-            raise JobCancelled("Nobody wants this picture any more.")
+            raise JobCancelled("Nobody is waiting for this image any more.")
 
     def _serve(self, network: Network) -> None:
         """Take tasks until the lanes are closed."""

@@ -1,4 +1,4 @@
-"""Starts gunicorn with the configuration of this package, in this process."""
+"""Starts gunicorn in this process, with this package's configuration."""
 
 import sys
 
@@ -8,7 +8,7 @@ from superres.paths import IS_CHECKOUT
 
 
 def start_server() -> None:
-    """Serve until a signal ends it; does not return."""
+    """Serve until stopped by a signal; does not return."""
     application = "app:app" if IS_CHECKOUT else "superres.app:app"
     sys.argv = ["gunicorn", "--config", "python:superres.server.gunicorn_conf", application]
     WSGIApplication("%(prog)s [OPTIONS]").run()
