@@ -153,7 +153,11 @@ class Limit(click.ParamType[float]):
     show_default=True,
     help="Then remove more, until the rest takes at most this much disk space.",
 )
-@click.option("--cache-dir", type=click.Path(path_type=Path), help="Folder of the results, instead of SR_CACHE_DIR.")
+@click.option(
+    "--cache-dir",
+    type=click.Path(path_type=Path),
+    help="Folder of the results, instead of SR_CACHE_DIR.",
+)
 @click.option("--dry-run", is_flag=True, help="Remove nothing, only report.")
 @click.option(
     "--delete",

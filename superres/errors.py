@@ -139,7 +139,7 @@ class TooLargeForMemory(ServiceError):
 
 
 class TooCostly(ServiceError):
-    """This image alone would take longer than a request may wait."""
+    """The image alone would take longer than a request may wait."""
 
     status = 422
     code = "too_costly_sync"

@@ -1,1 +1,1 @@
-"""What tests, benches and long runs share: servers, clients, images."""
+"""What tests, benchmarks and long runs share: servers, clients, images."""

@@ -1,7 +1,7 @@
-"""Pictures drawn by code: text, line art and user-interface graphics.
+"""Images drawn by code: text, line art and user-interface graphics.
 
-People upload screenshots, logos and scans as well as photographs; a network that has seen only
-photographs rings around letters and frays flat edges.
+People upload screenshots, logos and scans as well as photographs; a network trained only on
+photographs produces ringing around letters and frayed edges of flat areas.
 """
 
 import string
@@ -14,7 +14,7 @@ OVERSAMPLING = 2
 
 
 def draw_colour(random: np.random.Generator) -> tuple[int, ...]:
-    """Return a colour; black and white are as frequent as all others together."""
+    """Return a colour; black and white together are as frequent as all others."""
     if random.random() < 0.5:
         return (int(random.choice([0, 255])),) * 3
     return tuple(int(value) for value in random.integers(0, 256, 3))

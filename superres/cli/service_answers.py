@@ -16,11 +16,11 @@ NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH})
 
 
 class EnhanceError(Exception):
-    """This image cannot be upscaled; the text is for the user."""
+    """An image cannot be upscaled; the text is for the user."""
 
 
 class Unusable(Exception):
-    """No image can be upscaled, this one or another; the text is for the user."""
+    """No image can be upscaled at all; the text is for the user."""
 
 
 class Interrupted(Exception):

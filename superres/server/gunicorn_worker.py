@@ -56,7 +56,11 @@ PROBLEMS = {
         "headers_too_large",
         "There are too many headers, or they are too long.",
     ),
-    UnsupportedTransferCoding: (501, "coding_not_implemented", "The only supported transfer coding is chunked."),
+    UnsupportedTransferCoding: (
+        501,
+        "coding_not_implemented",
+        "The only supported transfer coding is chunked.",
+    ),
 }
 MALFORMED = (400, BadRequest.code, "The request line or a header is malformed or given twice.")
 # The service's own faults, as opposed to the client's.

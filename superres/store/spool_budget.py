@@ -52,8 +52,7 @@ class SpoolBudget:
         share = int(self.max_bytes * CLIENT_SHARE)
         if size_bytes > share:
             raise UploadTooLarge(
-                f"An asynchronous upload may have at most {share / MEGABYTE:.0f} MB; "
-                f"{SYNCHRONOUS}."
+                f"An asynchronous upload may have at most {share / MEGABYTE:.0f} MB; {SYNCHRONOUS}."
             )
         with self._lock:
             if client and self._of_client[client] + size_bytes > share:

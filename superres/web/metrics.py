@@ -46,17 +46,26 @@ GAUGES = {
 COUNTERS = {
     "cache_hits": ("sr_cache_hits", "Uploads whose result was stored."),
     "cache_misses": ("sr_cache_misses", "Uploads whose result was not stored."),
-    "cache_evictions": ("sr_cache_evictions", "Results evicted to keep the cache within its limits."),
+    "cache_evictions": (
+        "sr_cache_evictions",
+        "Results evicted to keep the cache within its limits.",
+    ),
     "cache_write_errors": ("sr_cache_write_errors", "Results that could not be stored."),
     "cache_damaged": ("sr_cache_damaged", "Stored results found damaged and removed."),
     "store_errors": ("sr_store_errors", "Failures of the shared store."),
     "inferences": ("sr_inferences", "Images computed."),
     "inference_pixels": ("sr_inference_pixels", "Input pixels of the images computed."),
-    "inference_seconds": ("sr_inference_seconds", "Time of images on the lanes, including waiting."),
+    "inference_seconds": (
+        "sr_inference_seconds",
+        "Time of images on the lanes, including waiting.",
+    ),
     "lane_seconds": ("sr_lane_seconds", "Total time that lanes have spent computing."),
     "sandbox_deaths": ("sr_sandbox_deaths", "Images that killed their sandboxed process."),
     "jobs_unavailable": ("sr_jobs_unavailable", "Times that the jobs table could not be used."),
-    "job_faults": ("sr_job_faults", "Asynchronous jobs that failed through a fault of the service."),
+    "job_faults": (
+        "sr_job_faults",
+        "Asynchronous jobs that failed through a fault of the service.",
+    ),
 }
 
 

@@ -49,7 +49,7 @@ def read_files(folder: Path) -> dict[str, WebFile]:
 def content_security_policy(settings: Settings) -> str:
     """Return what the page may load: its own files, blobs of results, the API (CSP level 3)."""
     public = urlsplit(settings.public_url)
-    # Results are linked at the public address, which may be a CDN's.
+    # Results are linked at the public URL, which may be a CDN's.
     api = f"'self' {public.scheme}://{public.netloc}" if settings.public_url else "'self'"
     return "; ".join(
         [

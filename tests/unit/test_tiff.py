@@ -391,7 +391,8 @@ def test_samples_that_are_not_accepted_are_named(
         with pytest.raises(UnsupportedUpload, match=words) as refused:
             refusing()
         assert (
-            "save it as RGB, grey, CMYK or Lab with 8 or 16 bits per sample" in refused.value.message
+            "save it as RGB, grey, CMYK or Lab with 8 or 16 bits per sample"
+            in refused.value.message
         )
 
 
