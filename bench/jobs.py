@@ -79,7 +79,7 @@ def main() -> None:
         print(f"{SMALL}x{SMALL} on an idle service: {describe(idle)}")
         print(f"{SMALL}x{SMALL} while 4 megapixels are computed: {describe(beside)}")
         print(f"ratio of the medians: {statistics.median(beside) / statistics.median(idle):.1f}")
-        print(f"the 4 megapixels beside them: {took:.1f} s")
+        print(f"the 4 megapixels at the same time: {took:.1f} s")
 
         photo = Image.fromarray(data.astronaut()).resize(SCREEN)
         seconds = {

@@ -99,12 +99,12 @@ def measure_large_hits(service: Service, folder: Path) -> None:
         busy.start()
         while not httpx.get(f"{service.url}/api/stats").json()["queue_pixels"]:
             time.sleep(0.05)
-        title = f"{title}, {CROWD} connections beside 8 megapixels"
+        title = f"{title}, {CROWD} connections during 8 megapixels"
         run_h2load(title, 2000, log, "--h1", *body, url, connections=CROWD)
         small = (f"--data={folder / 'photo.jpg'}", "--header=Content-Type: image/jpeg")
-        title = f"POST hit, picture, {CROWD} connections beside 8 megapixels"
+        title = f"POST hit, photo, {CROWD} connections during 8 megapixels"
         run_h2load(title, 2000, log, "--h1", *small, url, connections=CROWD)
-        assert busy.is_alive(), "the large picture ended first"
+        assert busy.is_alive(), "the large image ended first"
         busy.join()
 
 

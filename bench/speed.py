@@ -179,7 +179,7 @@ def print_stages(stages: dict[str, float], peak: float) -> None:
         print(f"  {name}: {value:.1f} ms, {100 * value / total:.1f} %")
     rate = count_network_flops() * STAGES_SIDE**2 / stages["inference"] / 1e6
     print(
-        f"inference: {rate:.0f} billion operations a second for the picture, halo not counted, "
+        f"inference: {rate:.0f} billion operations per second for the image, halo not counted, "
         f"{100 * rate / peak:.0f} % of the float32 matrix product's"
     )
 

@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--engine", choices=["opencv", "openvino"], default="opencv")
     parser.add_argument("--tiles", default="64,96,112,128,144,160,192,224,256,320")
     parser.add_argument("--halos", default="4,6,8,10,12")
-    parser.add_argument("--side", type=int, default=400, help="of the pictures for the seams")
+    parser.add_argument("--side", type=int, default=400, help="of the images for the seams")
     arguments = parser.parse_args()
     halos = [int(text) for text in arguments.halos.split(",")]
 

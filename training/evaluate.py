@@ -87,7 +87,7 @@ def main() -> None:
     enlargers: dict[str, Enlarge] = {"bicubic": enlarge_bicubic}
     enlargers |= {str(model): make_enlarger(model) for model in arguments.models}
     pictures = list(read_pictures(arguments.photos, arguments.index))
-    print(f"{len(pictures)} pictures; PSNR in dB / SSIM")
+    print(f"{len(pictures)} images; PSNR in dB / SSIM")
     print(f"{'':<32}" + "".join(f"{name:>16}" for name in [*MEASURED, "mean"]))
     for name, enlarge in enlargers.items():
         psnr, ssim = [], []

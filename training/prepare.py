@@ -118,7 +118,7 @@ def main() -> None:
     }
     np.savez(arguments.pack, **arrays)
     print(
-        f"{len(photos)} crops of photographs, {len(drawn)} drawn, {len(validation)} pictures for "
+        f"{len(photos)} crops of photographs, {len(drawn)} drawn, {len(validation)} images for "
         f"validation, {arguments.pack.stat().st_size / 1e6:.0f} MB"
     )
 

@@ -1,4 +1,4 @@
-"""The wheel in a virtual environment of its own, used from a folder of its own."""
+"""The wheel in its own virtual environment, used from its own folder."""
 
 import os
 import subprocess
@@ -28,17 +28,17 @@ def bin_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (wheel,) = folder.glob("superres-*.whl")
     venv.create(folder / "venv", with_pip=True)
     pip = (folder / "venv" / "bin" / "pip", "install", "--quiet")
-    # The versions that were tested, so that its results are the checkout's.
+    # The tested versions, so that its results are identical to the checkout's.
     locked = ("--require-hashes", "--requirement", PROJECT_DIR / "requirements.txt")
     subprocess.run([*pip, *locked], check=True, timeout=WAIT_SECONDS)
-    # Does not look for what it needs elsewhere: everything has to be there.
+    # Does not look for dependencies elsewhere: everything has to be there.
     subprocess.run([*pip, "--no-index", wheel], check=True, timeout=WAIT_SECONDS)
     return folder / "venv" / "bin"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a user's folder, with what whoever follows the tutorial has written there."""
+    """Return a user's folder, with the files that the tutorial's readers have in it."""
     place = tmp_path / "user"
     draw(place / "photo.png", 1)
     for name in ("app", "super_resolution", "cache_headers", "cleanup_cache", "gunicorn.conf"):
@@ -65,7 +65,7 @@ def run(bin_dir: Path, folder: Path, *arguments: str, **options: object) -> byte
 @pytest.fixture
 def service(bin_dir: Path, folder: Path) -> Iterator[Service]:
     command = (str(bin_dir / "superres"), "serve")
-    # Empty is not set: data go where they go by default.
+    # Empty counts as unset: data goes to the default folder.
     log = folder.parent / "log"
     with run_service(log, command, folder, cache_dir="", state_dir="") as running:
         yield running
@@ -90,7 +90,7 @@ def test_wheel_serves_the_page_the_contract_and_results(
     assert httpx.get(f"{service.url}/openapi.json").json()["openapi"]
     answer = httpx.post(f"{service.url}/api/enhance", files={"image": picture}, timeout=60)
     assert answer.status_code == 200
-    # The answer was stored: it is found by the command, which asks for the same bytes.
+    # The result was stored: the command finds it, as it asks for the same bytes.
     asked = ("enhance", "-", "-o", "-", "--url", service.url)
     assert run(bin_dir, folder, *asked, input=picture) == answer.content
     cache = folder / "data" / "cache"

@@ -211,7 +211,7 @@ def test_pipe_says_what_fails_and_gives_nothing(service: Service, tmp_path: Path
         assert (done.returncode, done.stdout) == (1, b"")
         assert b"/dev/stdin: " in done.stderr
     picture = draw(tmp_path / "a.png", 1)
-    # Its reader is gone.
+    # Its reader has gone.
     script = '"$@" | true'
     arguments = command(picture, "-o", "-", "--url", service.url)
     done = subprocess.run(["bash", "-c", script, "bash", *arguments], capture_output=True)
@@ -301,7 +301,7 @@ def test_key_goes_to_the_api_and_nowhere_else(tmp_path: Path) -> None:
             assert done.returncode == code, done.stderr
             assert ("Authorization: Bearer KEY" in done.stderr) == (code == 1)
             assert ("SR_API_KEY" in done.stderr) == (code == 1)
-        # The third time from /cache/, which takes no key.
+        # The third time from /cache/, which needs no key.
         assert "key=anna" in service.log
         fetched = [line for line in service.log.splitlines() if "GET /cache/" in line]
         assert fetched

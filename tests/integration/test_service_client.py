@@ -1,4 +1,4 @@
-"""The command-line client and servers that are none, go away, or refuse."""
+"""The command-line client against wrong servers, failing ones, and ones that refuse."""
 
 import json
 import re
@@ -24,7 +24,7 @@ from testkit.waiting import WAIT_SECONDS
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers, without a word on the terminal."""
+    """Responds, without logging to the terminal."""
 
     def answer(self, status: int, body: bytes, **headers: str) -> None:
         self.send_response(status)
@@ -34,7 +34,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def answer_found(self, exists: bool = True) -> None:
-        """Say that there is a result, or where it would be."""
+        """Respond that there is a result, or where it would be."""
         url = f"http://{self.headers['Host']}/cache/x.png"
         self.answer(200, json.dumps({"exists": exists, "url": url}).encode())
 
@@ -81,7 +81,7 @@ def test_busy_service_is_asked_again_when_it_says(tmp_path: Path) -> None:
 
 
 def enlarge_three(folder: Path, url: str, **environment: str) -> str:
-    """Run the client with three images, none of which can be made; return what it says."""
+    """Run the client with three images, all of which fail; return what it prints."""
     for seed in range(3):
         draw(folder / "in" / f"{seed}.png", seed)
     done = run(folder / "in", "-o", folder / "out", "--url", url, **environment)
@@ -108,14 +108,14 @@ def test_proxy_that_was_asked_is_named(tmp_path: Path) -> None:
 
 
 class HangingUp(Handler):
-    """Closes each connection without an answer, as a server does that wants TLS."""
+    """Closes each connection without a response, like a server that expects TLS."""
 
     def do_GET(self) -> None:
         self.close_connection = True
 
 
 class LoginPage(Handler):
-    """A proxy that wants a login shows this to everybody, with status 200."""
+    """Shown to everybody, with status 200, by a proxy that requires a login."""
 
     status = 200
 
@@ -124,7 +124,7 @@ class LoginPage(Handler):
 
 
 class RefusingPage(LoginPage):
-    """One that does not let anybody through."""
+    """A proxy that does not let anybody through."""
 
     status = 403
 
@@ -181,7 +181,7 @@ class Existing(Handler):
 
 
 class ExistingByTls(Existing):
-    """The same by TLS."""
+    """The same with TLS."""
 
     scheme = "https"
 
@@ -192,7 +192,7 @@ def serve_tls(certificate: Path) -> Iterator[int]:
     context.load_cert_chain(certificate)
     server = ThreadingHTTPServer(("127.0.0.1", 0), ExistingByTls)
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    # What a client does that trusts nobody is no news.
+    # Ignore errors from a client that does not trust the certificate.
     server.handle_error = lambda *_: None  # type: ignore[method-assign]
     with serving(server):
         yield server.server_port
@@ -239,7 +239,7 @@ def test_service_that_restarts_in_the_middle_is_asked_again(tmp_path: Path) -> N
     closed = threading.Event()
 
     class Leaving(Handler):
-        """Answers once, and is gone before the result can be fetched."""
+        """Responds once, and is gone before the result can be fetched."""
 
         def do_GET(self) -> None:
             server.socket.close()
@@ -254,7 +254,7 @@ def test_service_that_restarts_in_the_middle_is_asked_again(tmp_path: Path) -> N
         client = threading.Thread(target=lambda: ended.append(run(*arguments)))
         client.start()
         assert closed.wait(60)
-        # The client finds the port closed meanwhile.
+        # Meanwhile the client finds the port closed.
         time.sleep(1)
         with serve(Existing, server.server_port):
             client.join()
@@ -266,7 +266,7 @@ def test_host_of_the_result_that_does_not_listen_is_named(tmp_path: Path) -> Non
     nowhere = f"http://127.0.0.1:{find_free_port()}"
 
     class Misplaced(Handler):
-        """Links results where nothing is, as a wrong SR_PUBLIC_URL does."""
+        """Links results to a dead URL, like a wrong SR_PUBLIC_URL."""
 
         def do_GET(self) -> None:
             url = f"{nowhere}/cache/x.png"
@@ -281,7 +281,7 @@ def test_host_of_the_result_that_does_not_listen_is_named(tmp_path: Path) -> Non
 
 def test_page_in_place_of_a_result_is_not_kept(tmp_path: Path) -> None:
     class Paging(LoginPage):
-        """Lets the API through, and asks for a login before results."""
+        """Lets API requests through, but requires a login for results."""
 
         def do_GET(self) -> None:
             if self.path.startswith("/api/result"):
@@ -302,7 +302,7 @@ def test_connection_that_breaks_again_and_again_fails_its_picture_alone(
     attempts = []
 
     class Breaking(Handler):
-        """Ends the connection in the middle of each upload."""
+        """Closes the connection in the middle of each upload."""
 
         def do_GET(self) -> None:
             self.answer_found(exists=False)
@@ -348,7 +348,7 @@ def test_upload_follows_where_the_service_was_redirected(service: Service, tmp_p
     posts = []
 
     class Redirecting(Handler):
-        """Sends everybody on by 301, which would make a GET of an upload."""
+        """Redirects everything with 301, which would turn an upload into a GET."""
 
         def do_GET(self) -> None:
             self.answer(301, b"", Location=service.url + self.path)

@@ -1,4 +1,4 @@
-"""Files of other kinds: the sender is told what was sent, and what to do."""
+"""Unsupported files: the sender is told what was sent, and what to do."""
 
 import struct
 from io import BytesIO
@@ -124,7 +124,7 @@ def test_raw_file_is_never_taken_for_its_preview() -> None:
 
 
 def test_long_text_costs_no_time() -> None:
-    """Patterns must not try every way to part it."""
+    """Patterns must not backtrack through every way to split it."""
     for content in (b"<!---->" * 5000, b"<" * START_BYTES, b" " * 10**6, b"<svg" * 1000):
         with pytest.raises(UnsupportedUpload):
             read_header(BytesIO(content), 10**6)

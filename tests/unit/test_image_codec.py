@@ -82,7 +82,7 @@ def test_picture_is_turned_upright(orientation: int, image_format: str) -> None:
 
 
 def draw_soft_disc() -> Image.Image:
-    """A red disc whose transparency falls off softly."""
+    """A red disc with soft edges."""
     row, column = np.mgrid[:32, :40]
     distance = np.hypot(row - 16, column - 20)
     pixels = np.zeros((32, 40, 4), np.uint8)
@@ -176,7 +176,7 @@ def test_png_of_drawn_graphics_stays_small() -> None:
     assert len(encode_png(Picture(flat))) < 1.2 * size
 
 
-# --- refused
+# --- rejected
 
 
 def test_header_gives_size_and_transparency_without_decoding() -> None:

@@ -156,7 +156,7 @@ def test_name_depends_on_the_versions_of_the_libraries(
 
 def test_name_depends_on_every_part_of_pillow() -> None:
     parts = list_libraries()
-    # None is a part of that name that this Pillow does not know.
+    # None means a component that this Pillow does not have.
     assert {part.partition(" ")[0] for part in parts} > set(PILLOW_PARTS)
     assert not [part for part in parts if part.endswith(" None")]
 

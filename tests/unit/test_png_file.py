@@ -1,4 +1,4 @@
-"""PNGs as libpng counts their chunks: a good image is not refused for what nobody needs."""
+"""PNG chunks as libpng treats them: unneeded chunks never spoil a good image."""
 
 import os
 import struct
@@ -136,7 +136,7 @@ def palette_png(transparency: bytes, *, late: bool = False, early: bool = False)
 
 @pytest.mark.parametrize("name", [b"IHDR", b"PLTE", b"IDAT"])
 def test_needed_chunk_with_a_wrong_check_sum_is_an_error(name: bytes) -> None:
-    """As in libpng, whose default it is: the image would be another than was meant."""
+    """As in libpng by default: the image would not be the intended one."""
     content = palette_png(b"\0")
     chunks = {found: (start, end) for found, start, end in walk_chunks(content)}
     at = chunks[name][1]
@@ -146,7 +146,7 @@ def test_needed_chunk_with_a_wrong_check_sum_is_an_error(name: bytes) -> None:
 
 
 def alpha_of_libpng(content: bytes) -> list[int]:
-    """What libpng takes for the alpha of each of the three colours."""
+    """The alpha of each of the three colours, according to libpng."""
     decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     assert decoded is not None
     column = decoded[::2, 0]
@@ -198,7 +198,7 @@ def test_animation_of_one_frame_is_a_picture_and_of_two_is_refused() -> None:
     control = make_chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, 60, 40, 0, 0, 1, 10, 0, 0))
     one, two = (make_chunk(b"acTL", struct.pack(">II", frames, 0)) for frames in (1, 2))
     assert_same_pixels(decode(with_chunks(one, control)))
-    for several in ((two, control), (one,)):  # the second shows its image, then its frame
+    for several in ((two, control), (one,)):  # the second shows its default image, then its frame
         with pytest.raises(UnsupportedUpload, match="Animations"):
             decode(with_chunks(*several))
 

@@ -156,7 +156,7 @@ def test_lanes_are_as_many_as_cpus_and_memory_allow(
     model.close()
 
 
-# --- model files that are none
+# --- invalid model files
 
 
 def test_missing_model_is_an_error_that_names_the_file(tmp_path: Path) -> None:
