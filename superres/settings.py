@@ -100,7 +100,7 @@ class Settings:
         "space kept free on their file system; below it, results are evicted too, and asynchronous "
         "uploads get 503",
     )
-    cache_max_age_days: int = setting(30, parse_positive, "results unused for so long are evicted")
+    cache_max_age_days: int = setting(30, parse_positive, "results unused for longer are evicted")
     spool_max_mb: int = setting(
         512,
         parse_positive,

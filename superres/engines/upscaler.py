@@ -61,7 +61,9 @@ class Upscaler:
         except cv2.error:
             enlarges = False
         if not enlarges:
-            raise ModelError(f"{model_path} is not an EDSR x{MODEL_SCALE} model for OpenCV")
+            raise ModelError(
+                f"{model_path} is not an EDSR x{MODEL_SCALE} model that OpenCV can run"
+            )
         self._lanes = Lanes(networks)
 
     def _warm_up(self, network: Network) -> bool:

@@ -208,7 +208,7 @@ def test_other_model_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "EDSR_x3.pb"
     weights = draw_weights(layer_shapes(blocks=1, channels=8))
     path.write_bytes(build_graph(weights).SerializeToString())
-    with pytest.raises(ModelError, match="made for the embedded model"):
+    with pytest.raises(ModelError, match="works with the embedded model only"):
         choose_fastest_engine(path)
 
 

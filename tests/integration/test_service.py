@@ -251,7 +251,7 @@ def test_results_outlive_a_restart(tmp_path: Path, photo: Pixels) -> None:
     ("settings", "words"),
     [
         ({"model_path": "/absent.pb"}, "cannot read the model /absent.pb"),
-        ({"model_path": "LICENSE"}, "no EDSR x3 model that OpenCV can run"),
+        ({"model_path": "LICENSE"}, "not an EDSR x3 model that OpenCV can run"),
         ({"lanes": "many"}, "SR_LANES='many'"),
     ],
 )

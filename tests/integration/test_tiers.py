@@ -441,7 +441,7 @@ def test_uploads_of_all_machines_count_in_the_store(
 ) -> None:
     here, there = RemoteSpool(store, 8), RemoteSpool(store, 8)
     first = here.store(BytesIO(b"12"), "table", "a")
-    with pytest.raises(Busy, match="Your uploads"):
+    with pytest.raises(Busy, match="Your queued uploads"):
         here.store(BytesIO(b"1"), "table", "a")
     for client in "bcd":
         here.store(BytesIO(b"12"), "table", client)

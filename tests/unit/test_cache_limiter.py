@@ -143,7 +143,7 @@ def test_reserve_is_kept_free(make: Maker, monkeypatch: pytest.MonkeyPatch) -> N
     free = 100 * MEGABYTE
     _, cache = make(results=1000, min_free_mb=100)
     monkeypatch.setattr(cache_limiter, "free_bytes", lambda _folder: free)
-    with pytest.raises(OSError, match="No room"):
+    with pytest.raises(OSError, match="No space"):
         store(cache, 1)
     free += 3 * STORED
     for number in range(3):
@@ -165,7 +165,7 @@ def test_room_for_an_upload_is_made_by_the_reserve_alone(
     monkeypatch.setattr(cache_limiter, "free_bytes", lambda _folder: 100 * MEGABYTE + 5 * STORED)
     limiter.take(STORED, is_result=False)  # reserved, but not written yet
     assert numbers_left(cache) == []
-    with pytest.raises(OSError, match="No room"):
+    with pytest.raises(OSError, match="No space"):
         limiter.take(BLOCK, is_result=False)
 
 

@@ -51,7 +51,7 @@ KINDS = {
     "raf": (b"FUJIFILMCCD-RAW 0201", "raw file"),
     "avi": (b"RIFF\0\0\0\0AVI LIST", "a video"),
     "webm": (b"\x1aE\xdf\xa3" + bytes(20), "a video"),
-    "mp3": (b"ID3\3" + bytes(20), "sound"),
+    "mp3": (b"ID3\3" + bytes(20), "audio"),
     "ppm": (encode(PICTURE, "PPM"), "PPM"),
     "git-lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:", "Git LFS"),
 }

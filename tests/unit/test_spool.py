@@ -42,7 +42,7 @@ def fill(spool: FolderSpool, client: str) -> list[str]:
 
 def test_client_has_a_quarter_at_most(spool: FolderSpool) -> None:
     first, _ = fill(spool, "a")
-    with pytest.raises(Busy, match="Your uploads") as caught:
+    with pytest.raises(Busy, match="Your queued uploads") as caught:
         spool.store(upload(), "table", "a")
     assert caught.value.retry_after_seconds
     spool.store(upload(), "table", "b")
