@@ -140,9 +140,9 @@ class OtherJson(Handler):
     ("handler", "words"),
     [
         (HangingUp, "closed the connection"),
-        (LoginPage, "answers with 200 and text/html"),
-        (RefusingPage, "answers with 403 and text/html"),
-        (OtherJson, "answers with 200 and application/json"),
+        (LoginPage, "answered 200 with text/html"),
+        (RefusingPage, "answered 403 with text/html"),
+        (OtherJson, "answered 200 with application/json"),
     ],
 )
 def test_what_is_no_service_ends_the_run(
