@@ -1,4 +1,4 @@
-"""The Flask application: `create_app` puts its parts together, and `python app.py` serves it."""
+"""The Flask application: `create_app` assembles its parts, and `python app.py` serves it."""
 
 import os
 import time
@@ -27,23 +27,23 @@ from superres.web.result_routes import ResultRoutes
 from superres.web.status_routes import StatusRoutes
 from superres.web.web_pages import install_web_pages
 
-# A form has the picture and a few options.
+# A form has the image and a few options.
 MAX_FORM_PARTS = 32
 NO_PAGE = "default-src 'none'; frame-ancestors 'none'"
 
 
 def create_app(settings: Settings | None = None, super_resolution: Upscaler | None = None) -> Flask:
-    """Make the application; the model is loaded by its runner's `start`, or by the first upload.
+    """Create the application; its runner's `start`, or the first upload, loads the model.
 
     Parameters
     ----------
-    settings : defaults to the environment's
-    super_resolution : a loaded model; defaults to the settings' model, loaded when started
+    settings : defaults to those of the environment
+    super_resolution : a loaded model; defaults to the model that the settings name
 
     Raises
     ------
     ConfigError
-        The environment has wrong settings.
+        The environment has invalid settings.
     """
     settings = settings or Settings.from_env(os.environ)
 
@@ -83,7 +83,7 @@ def create_app(settings: Settings | None = None, super_resolution: Upscaler | No
 
 
 def load_model(settings: Settings) -> Upscaler:
-    """Load the model in the engine that the settings name."""
+    """Load the model into the engine that the settings name."""
     if settings.dask_scheduler:
         return load_on_cluster(settings.dask_scheduler, settings.model_path, settings.lanes)
     if settings.engine == "opencv":
@@ -93,9 +93,9 @@ def load_model(settings: Settings) -> Upscaler:
 
 
 def finish_request(response: Response) -> Response:
-    """Set the headers that every answer has, and those that only uncached ones may have."""
+    """Set the headers of every response, and those that only uncached ones may have."""
     response.headers["X-Content-Type-Options"] = "nosniff"
-    # Nothing but the pages, which have policies of their own, is to be shown as one.
+    # Only the pages, which set their own policies, may be rendered as pages.
     response.headers.setdefault("Content-Security-Policy", NO_PAGE)
     if request.path.startswith("/api/"):
         response.headers["X-Request-ID"] = g.request_id

@@ -1,7 +1,7 @@
-"""Cache policy in one table, applied to every answer by one hook.
+"""Cache policy in one table, applied to every response by one hook.
 
-A view names the type of what it answers with `set_cache_policy`; the hook has the last word, so
-that no error is ever cached.
+A view names the type of its response with `set_cache_policy`; the hook has the last word, so that
+no error is ever cached.
 """
 
 from email.utils import formatdate
@@ -15,7 +15,7 @@ RESULT_MAX_AGE_SECONDS = 30 * 86400
 STATIC_MAX_AGE_SECONDS = 7 * 86400
 
 CACHE_CONTROL = {
-    # The name of a result changes with its content, so what is cached never goes stale.
+    # The name of a result changes with its content, so a cached copy never goes stale.
     "enhanced_image": f"public, max-age={RESULT_MAX_AGE_SECONDS}, immutable",
     "api_response": "no-cache",
     "error_response": "no-store, must-revalidate",
@@ -30,7 +30,7 @@ CACHE_HINTS = {"enhanced_image": "long-term"}
 
 
 def get_cache_headers(resource_type: str, content_hash: str | None = None) -> dict[str, str]:
-    """Return the cache headers for a type of answer.
+    """Return the cache headers for a type of response.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def get_cache_headers(resource_type: str, content_hash: str | None = None) -> di
 
 
 def apply_cache_headers(response: Response) -> Response:
-    """Set the answer's cache headers: the hook."""
+    """Set the response's cache headers: the hook."""
     resource_type, content_hash = asked_policy() or ("api_response", None)
     if response.status_code >= 400:
         resource_type, content_hash = "error_response", None

@@ -1,14 +1,14 @@
-"""Clean the cache of stored results: by age, by size, or one upload's results.
+"""Cleans up the cache of stored results: by age, by size, or one upload's results.
 
     python cleanup_cache.py --max-age-days 30 --max-size-mb 1024 [--dry-run]
     python cleanup_cache.py --delete SHA256
 
-`superres clean` is the same.
+`superres clean` does the same.
 
-Results that nobody used for longest go first. Safe beside a running service and beside a second
-cleanup: a result that is being sent stays readable to its end, and one that is gone is computed
-again when it is wanted. A running service keeps its limits itself; this is for keeping others, and
-for times without one. Never imports OpenCV, so that it starts at once.
+The least recently used results are removed first. Safe to run alongside the service and other
+cleanups: a result that is being sent stays readable to its end, and a removed one is computed again
+on demand. A running service enforces its own limits; this is for other limits, and for when no
+service is running. Never imports OpenCV, so that it starts instantly.
 """
 
 import math
@@ -34,12 +34,12 @@ EPILOG = """
 environment:
   SR_CACHE_DIR   folder of the results, or SR_DATA_DIR with cache/ in it
   SR_STORE_URL   store that machines share, which --delete cleans too
-  SR_PUBLIC_URL  what stands before the addresses that --delete prints
+  SR_PUBLIC_URL  prefix of the addresses that --delete prints
 
 \b
 exit codes:
   0  done
-  1  a setting is wrong, or something could not be removed
+  1  a setting is invalid, or something could not be removed
   2  wrong arguments
 """
 
@@ -51,19 +51,19 @@ def cleanup_old_cache(
     cache_dir: Path | None = None,
     dry_run: bool = False,
 ) -> CleanupSummary:
-    """Remove results that are too old or too many, those unused for longest first.
+    """Remove results that are too old or take too much space, least recently used first.
 
     Parameters
     ----------
-    max_age_days : results last used longer ago are removed
-    max_size_mb : the rest may take this much of the disk together, in MB of 1024**2 bytes
+    max_age_days : results unused for longer are removed
+    max_size_mb : disk space that the rest may take, in MB of 1024**2 bytes
     cache_dir : folder of the results; defaults to ``SR_CACHE_DIR``
-    dry_run : remove nothing, only tell what would be removed
+    dry_run : remove nothing, only report what would be removed
 
     Raises
     ------
     ConfigError
-        `cache_dir` is not given and the environment has wrong settings.
+        `cache_dir` is not given and the environment has invalid settings.
     """
     folder = cache_dir or Settings.from_env(os.environ).cache_dir
     cache = ResultCache(folder)
@@ -83,12 +83,12 @@ def cleanup_old_cache(
 def delete_upload(key: str, settings: Settings, dry_run: bool) -> CleanupSummary:
     """Remove all results of one upload and print the addresses to purge from proxies and CDNs.
 
-    Where machines share a store, what is in the other machines' folders stays.
+    If machines share a store, results in the other machines' folders stay.
 
     Raises
     ------
     ConfigError, StoreDown
-        The shared store cannot be used, or does not answer.
+        The shared store cannot be used, or does not respond.
     """
     cache = ResultCache(settings.cache_dir)
     files = [file for file in cache.scan() if file.name.startswith(f"{key}.")]
@@ -114,14 +114,14 @@ class Sha256(click.ParamType[str]):
     def convert(
         self, value: str, parameter: click.Parameter | None, context: click.Context | None
     ) -> str:
-        """Return it in small letters."""
+        """Return it in lower case."""
         if not KEY_PATTERN.fullmatch(value.lower()):
             self.fail("must be 64 hexadecimal digits", parameter, context)
         return value.lower()
 
 
 class Limit(click.ParamType[float]):
-    """A number that is not negative; `click.FloatRange` takes NaN."""
+    """A non-negative number; `click.FloatRange` accepts NaN."""
 
     name = "number"
 
@@ -144,17 +144,21 @@ class Limit(click.ParamType[float]):
     type=Limit(),
     default=30,
     show_default=True,
-    help="Remove results that nobody used for so long.",
+    help="Remove results unused for longer.",
 )
 @click.option(
     "--max-size-mb",
     type=Limit(),
     default=1024,
     show_default=True,
-    help="Remove more, until the rest takes at most so much of the disk.",
+    help="Then remove more, until the rest takes at most this much disk space.",
 )
-@click.option("--cache-dir", type=click.Path(path_type=Path), help="Instead of SR_CACHE_DIR.")
-@click.option("--dry-run", is_flag=True, help="Remove nothing, only tell.")
+@click.option(
+    "--cache-dir",
+    type=click.Path(path_type=Path),
+    help="Folder of the results, instead of SR_CACHE_DIR.",
+)
+@click.option("--dry-run", is_flag=True, help="Remove nothing, only report.")
 @click.option(
     "--delete",
     type=Sha256(),
@@ -168,7 +172,7 @@ def clean(
     dry_run: bool,
     delete: str | None,
 ) -> None:
-    """Clean the cache of stored results, those unused for longest first."""
+    """Clean up the cache of stored results, least recently used first."""
     try:
         settings = Settings.from_env(os.environ)
         folder = cache_dir or settings.cache_dir

@@ -18,23 +18,23 @@ class SuperResolution(Upscaler):
     Parameters
     ----------
     model_path : frozen TensorFlow graph of an EDSR x3
-    lanes : tiles computed at once; 0 takes as many as CPUs and memory allow
+    lanes : tiles computed at once; 0 for as many as CPUs and memory allow
 
     Raises
     ------
     ModelError
-        The file is missing, damaged, or no EDSR x3 model.
+        The file is missing, damaged, or not an EDSR x3 model.
     """
 
     def __init__(self, model_path: Path = EMBEDDED_MODEL_PATH, lanes: int = 0) -> None:
         super().__init__(model_path, make_opencv_engine(model_path), lanes)
 
     def enhance(self, image_data: bytes) -> Image.Image:
-        """Enlarge a picture file three times: the call for scripts.
+        """Upscale an image file x3: the call for scripts.
 
         Parameters
         ----------
-        image_data : bytes of a picture file of any accepted format
+        image_data : bytes of an image file in any supported format
 
         Returns
         -------

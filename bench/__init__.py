@@ -1,1 +1,1 @@
-"""Repeatable measurements, each with its command line."""
+"""Repeatable benchmarks, each with its own command line."""

@@ -1,9 +1,9 @@
-"""Draw the README's picture: input, the browser's enlargement, OpenCV's stock model, this service.
+"""Draw the README's image: input, the browser's upscaling, OpenCV's stock model, this service.
 
     python -m bench.before_after docs/before_after.png
 
-NASA's portrait of Eileen Collins (public domain, in scikit-image), reduced to a third. The stock
-model comes by `make stock-model`.
+NASA's portrait of Eileen Collins (public domain, in scikit-image), reduced to a third. `make
+stock-model` downloads the stock model.
 """
 
 import sys
@@ -26,7 +26,7 @@ GAP = 8
 
 
 def enlarge(model_path: Path | None, pixels: Pixels) -> Image.Image:
-    """Enlarge (H, W, 3) BGR by a model; None: the embedded one."""
+    """Upscale (H, W, 3) BGR with a model; None for the embedded one."""
     model = SuperResolution(model_path) if model_path else SuperResolution()
     result = model.enlarge(Picture(pixels)).pixels
     model.close()

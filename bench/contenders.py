@@ -1,4 +1,4 @@
-"""One way to enlarge a picture three times, measured in a process of its own.
+"""One way to upscale an image x3, measured in its own process.
 
     python -m bench.contenders pillow|ours|stock|stock-tiled SIDE
 
@@ -38,14 +38,14 @@ def make_pixels(side: int) -> Pixels:
 
 
 def enlarge_with_pillow(pixels: Pixels) -> object:
-    """Enlarge by bicubic interpolation."""
+    """Upscale with bicubic interpolation."""
     height, width = pixels.shape[:2]
     size = (width * MODEL_SCALE, height * MODEL_SCALE)
     return Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
 
 
 def load_whole(model_path: Path) -> Enlarge:
-    """Return what enlarges a whole picture by `DnnSuperResImpl.upsample`, on all CPUs."""
+    """Return a function that upscales a whole image with `DnnSuperResImpl.upsample` on all CPUs."""
     cv2.setNumThreads(len(os.sched_getaffinity(0)))
     return load_network(model_path)
 

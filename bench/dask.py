@@ -1,11 +1,11 @@
-"""What a Dask cluster brings: one large picture with the stock model, and tiles that only wait.
+"""What a Dask cluster gains: one large image with the stock model, and tiles that only wait.
 
     python -m bench.dask [--side 384]
 
-1. OpenCV's stock EDSR x3 (`make stock-model`), a picture of minutes: one lane, then two workers of
-   one thread each.
-2. How many tiles a second the scheduler hands out, where a tile's computation is a pause of 50 ms:
-   8, 32 and 128 threads.
+1. OpenCV's stock EDSR x3 (`make stock-model`) on an image that takes minutes: one lane, then two
+   workers with one thread each.
+2. How many tiles per second the scheduler dispatches if computing a tile is a pause of 50 ms: 8, 32
+   and 128 threads.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def join(cluster: DaskCluster) -> Iterator[None]:
 
 
 def compare(side: int) -> None:
-    """Print how long one lane and two workers take for a picture."""
+    """Print how long one lane and two workers take to upscale an image."""
     picture = np.ascontiguousarray(data.astronaut()[:side, :side, ::-1])
     alone = SuperResolution(STOCK_MODEL, lanes=1)
     started = time.perf_counter()
@@ -79,14 +79,14 @@ def compare(side: int) -> None:
 
 
 def dispatch(threads: int) -> None:
-    """Print how many tiles a second so many threads get."""
+    """Print how many tiles per second a number of threads gets."""
     with tempfile.TemporaryDirectory() as name, run_dask(Path(name) / "dask", 0) as cluster:
         for _ in range(2):
             cluster.start_worker(threads // 2)
         wait_for_workers(cluster, 2)
         with join(cluster):
             network = dask_tiles.Cluster(cluster.address, EMBEDDED_MODEL_PATH)
-            setattr(dask_tiles, "compute_tile", pause)  # noqa: B010  # which mypy would refuse
+            setattr(dask_tiles, "compute_tile", pause)  # noqa: B010  # which mypy would reject
             tiles = np.random.default_rng(threads).integers(0, 256, (TILES, 128, 128, 3), np.uint8)
             with ThreadPoolExecutor(dask_tiles.TILES_A_THREAD * threads) as pool:
                 list(pool.map(network, tiles[: 2 * threads]))

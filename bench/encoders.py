@@ -2,7 +2,7 @@
 
     python -m bench.encoders
 
-The results are real ones of the embedded model: two photographs and a drawn screenshot.
+The results are real ones from the embedded model: two photographs and a drawn screenshot.
 """
 
 import time
@@ -23,14 +23,14 @@ REPEATS = 3
 
 
 def save_with_pillow(picture: Picture, level: int) -> bytes:
-    """Encode as PNG by Pillow."""
+    """Encode as PNG with Pillow."""
     buffer = BytesIO()
     to_pil(picture).save(buffer, "PNG", compress_level=level)
     return buffer.getvalue()
 
 
 def save_with_opencv(picture: Picture, *parameters: int) -> bytes:
-    """Encode as PNG by OpenCV."""
+    """Encode as PNG with OpenCV."""
     return cv2.imencode(".png", picture.pixels, parameters)[1].tobytes()
 
 

@@ -1,10 +1,10 @@
-"""What 16 bits and other sizes are worth, measured against the truth.
+"""What 16 bits and other sizes gain, measured against the ground truth.
 
     python -m bench.fidelity
 
 16 bits: gradients and photographs with true 16-bit samples (photographs averaged 2x2 in floating
-point) are reduced three times, enhanced, and compared with what they were. Sizes: photographs are
-reduced twice and four times and enlarged again.
+point) are reduced to a third, upscaled, and compared with the originals. Sizes: photographs are
+reduced to a half and a quarter and upscaled again.
 """
 
 import numpy as np
@@ -39,20 +39,20 @@ def to_deep(samples: Floats) -> DeepPixels:
 
 
 def measure_error(result: npt.ArrayLike, truth: npt.ArrayLike) -> float:
-    """Return the root of the mean square error in 8-bit levels, 6 pixels of border left out."""
+    """Return the root mean square error in 8-bit levels, without 6 pixels of border."""
     difference = (np.asarray(result, np.float64) - np.asarray(truth, np.float64))[6:-6, 6:-6]
     return float(np.sqrt((difference**2).mean()) / DEEP_PER_LEVEL)
 
 
 def count_longest_band(result: npt.NDArray[np.generic]) -> int:
-    """Return how many pixels of the middle row have one value in a row, at most."""
+    """Return the length of the longest run of equal pixels in the middle row."""
     changes = np.flatnonzero(np.diff(result[result.shape[0] // 2, 6:-6, 1].astype(np.int64)))
     edges = np.concatenate([[-1], changes, [result.shape[1] - 13]])
     return int(np.diff(edges).max())
 
 
 def deep_pictures() -> dict[str, Floats]:
-    """Return pictures with samples from 0 to 65535 whose sides are multiples of three."""
+    """Return images with samples from 0 to 65535 whose sides are multiples of three."""
     column, row = np.meshgrid(np.linspace(0, 1, 1200), np.linspace(0, 1, 600))
     ramp = np.dstack([column * 9000 + 20000, column * 6000 + 30000, column * 3000 + 40000])
     sky = 30000 + 12000 * np.sqrt(column * row)
@@ -84,7 +84,7 @@ def measure_depth(model: SuperResolution) -> None:
 
 
 def measure_psnr(result: Pixels, truth: Pixels) -> float:
-    """Return the PSNR of BGR in dB, 6 pixels of border left out."""
+    """Return the PSNR of BGR in dB, without 6 pixels of border."""
     difference = (result.astype(np.float64) - truth)[6:-6, 6:-6]
     return float(10 * np.log10(255**2 / (difference**2).mean()))
 

@@ -1,4 +1,4 @@
-"""What the fair order and equal tiles gain, on the real service.
+"""What the fair order and deduplicated tiles gain, on the real service.
 
     python -m bench.jobs
 
@@ -27,7 +27,7 @@ SCREEN = (1280, 800)
 
 
 def encode(image: Image.Image) -> bytes:
-    """Return a picture as a PNG file."""
+    """Return an image as a PNG file."""
     buffer = BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
@@ -40,7 +40,7 @@ def make_small(number: int) -> bytes:
 
 
 def make_screenshot() -> Image.Image:
-    """Draw a window with a toolbar, a list and a text, as an office program has it."""
+    """Draw a window with a toolbar, a list and a text, like an office program's."""
     image = Image.new("RGB", SCREEN, (245, 246, 248))
     draw = ImageDraw.Draw(image)
     draw.rectangle((0, 0, SCREEN[0], 36), fill=(40, 60, 110))
@@ -54,7 +54,7 @@ def make_screenshot() -> Image.Image:
 
 
 def enhance(url: str, content: bytes) -> float:
-    """Upload a picture and return how long the answer took, in seconds."""
+    """Upload an image and return how long the response took, in seconds."""
     started = time.perf_counter()
     headers = {"Content-Type": "application/octet-stream"}
     httpx.post(f"{url}/api/enhance", content=content, headers=headers, timeout=600)
@@ -79,7 +79,7 @@ def main() -> None:
         print(f"{SMALL}x{SMALL} on an idle service: {describe(idle)}")
         print(f"{SMALL}x{SMALL} while 4 megapixels are computed: {describe(beside)}")
         print(f"ratio of the medians: {statistics.median(beside) / statistics.median(idle):.1f}")
-        print(f"the 4 megapixels beside them: {took:.1f} s")
+        print(f"the 4 megapixels at the same time: {took:.1f} s")
 
         photo = Image.fromarray(data.astronaut()).resize(SCREEN)
         seconds = {

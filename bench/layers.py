@@ -1,4 +1,4 @@
-"""Which parts of the network take how much of its time, on one thread, in both engines.
+"""How much time each part of the network takes, on one thread, in both engines.
 
 python -m bench.layers [--side 192]
 """

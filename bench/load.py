@@ -1,12 +1,12 @@
-"""Requests a second and their latency: results from Nginx's cache, and hits of POST in the service.
+"""Requests per second and latency: results from Nginx's cache, and POST cache hits in the service.
 
-The last lines are hits of an upload of 1 MB: one connection on an idle service, and 32 while a
-picture of 8 megapixels is computed.
+The last lines are cache hits for an upload of 1 MB: one connection on an idle service, and 32
+while an image of 8 megapixels is computed.
 
     python -m bench.load [--requests 20000]
 
-h2load on loopback, the real Nginx (two worker processes, TLS) and gunicorn as the tests start them,
-so that client, Nginx and service share the machine's CPUs.
+h2load on loopback, the real Nginx (two worker processes, TLS) and gunicorn, started as in the
+tests, so that client, Nginx and service share the machine's CPUs.
 """
 
 import argparse
@@ -34,12 +34,12 @@ LARGE_UPLOAD_SIDE = 620  # noise as PNG: 1.15 MB
 def run_h2load(
     title: str, requests: int, log: Path, *arguments: str, connections: int = CONNECTIONS
 ) -> None:
-    """Send requests over some connections and print how they fared."""
+    """Send requests over some connections and print the outcome."""
     log.unlink(missing_ok=True)
     command = ["h2load", f"--requests={requests}", f"--clients={connections}"]
     command = [*command, f"--log-file={log}", *arguments]
     subprocess.run(command, capture_output=True, check=True)
-    # A line a request: when it began (microseconds), status, how long it took (microseconds).
+    # One line per request: start (microseconds), status, duration (microseconds).
     began, status, took = np.loadtxt(log, dtype=np.int64).T
     seconds = ((began + took).max() - began.min()) / 1e6
     median, last = np.percentile(took, [50, 99]) / 1e3
@@ -81,14 +81,14 @@ def main() -> None:
 
 
 def measure_large_hits(service: Service, folder: Path) -> None:
-    """Measure hits of a large upload on an idle service and beside inference."""
+    """Measure cache hits for a large upload on an idle service and during inference."""
     noise = np.random.default_rng(0).integers(0, 256, (LARGE_UPLOAD_SIDE,) * 2 + (3,))
     large = folder / "large.png"
     large.write_bytes(encode(Image.fromarray(noise.astype(np.uint8)), "PNG"))
     url = f"{service.url}/api/enhance"
     headers = {"Content-Type": "image/png"}
     httpx.post(url, content=large.read_bytes(), headers=headers, timeout=600)
-    # JSON, so that the upload is measured and not the result's way back.
+    # JSON, so that the upload is measured rather than the result's download.
     body = [f"--data={large}", "--header=Content-Type: image/png"]
     body.append("--header=Accept: application/json")
     log = folder / "requests"
@@ -99,12 +99,12 @@ def measure_large_hits(service: Service, folder: Path) -> None:
         busy.start()
         while not httpx.get(f"{service.url}/api/stats").json()["queue_pixels"]:
             time.sleep(0.05)
-        title = f"{title}, {CROWD} connections beside 8 megapixels"
+        title = f"{title}, {CROWD} connections during 8 megapixels"
         run_h2load(title, 2000, log, "--h1", *body, url, connections=CROWD)
         small = (f"--data={folder / 'photo.jpg'}", "--header=Content-Type: image/jpeg")
-        title = f"POST hit, picture, {CROWD} connections beside 8 megapixels"
+        title = f"POST hit, photo, {CROWD} connections during 8 megapixels"
         run_h2load(title, 2000, log, "--h1", *small, url, connections=CROWD)
-        assert busy.is_alive(), "the large picture ended first"
+        assert busy.is_alive(), "the large image ended first"
         busy.join()
 
 

@@ -1,4 +1,4 @@
-"""What a measurement has to say about the machine that it was made on."""
+"""Facts about the machine, to report with each measurement."""
 
 import platform
 import time
@@ -11,12 +11,12 @@ from superres import machine
 from training.network import SCALE, layer_shapes
 
 MATRIX_SIDE = 2048
-# What decides how fast a network runs.
+# CPU features that decide how fast a network runs.
 INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_int8")
 
 
 def read_cpu_field(name: str) -> str:
-    """Return a field of the first CPU of /proc/cpuinfo, empty where it has none."""
+    """Return a field of the first CPU in /proc/cpuinfo, or an empty string."""
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         key, _, value = line.partition(":")
         if key.strip() == name:
@@ -25,7 +25,7 @@ def read_cpu_field(name: str) -> str:
 
 
 def measure_matrix_gigaflops() -> float:
-    """Return the best rate of a large float32 matrix product on all CPUs."""
+    """Return the peak rate of a large float32 matrix product on all CPUs."""
     random = np.random.default_rng(0)
     left, right = (random.random((MATRIX_SIDE, MATRIX_SIDE), np.float32) for _ in range(2))
     best = 0.0
@@ -37,9 +37,9 @@ def measure_matrix_gigaflops() -> float:
 
 
 def count_network_flops() -> int:
-    """Return the embedded network's floating-point operations for each input pixel.
+    """Return the embedded network's floating-point operations per input pixel.
 
-    A 3x3 convolution takes 9 multiplications and as many additions for each pair of channels; the
+    A 3x3 convolution takes 9 multiplications and as many additions per pair of channels; the
     nearest-neighbour branch is a convolution from 3 channels to 27.
     """
     nearest = 3 * (3 * SCALE * SCALE)

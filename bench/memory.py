@@ -1,9 +1,9 @@
-"""Peak memory of the service for one 4-megapixel upload in each format, and for 32 at once.
+"""Peak memory of the service for one 4-megapixel upload in each format, and for 32 concurrent ones.
 
     python -m bench.memory [--uploads 32] [--megapixels 4]
 
-Of the worker, the helper and the processes that open pictures, together: what they share counts
-once. The pictures differ, so that each is computed; the waiting limits are lifted for the crowd.
+The sum for the worker, the helper and the sandboxed processes; shared memory counts once. The
+images differ, so that each is computed; limits on waiting are lifted for the concurrent uploads.
 """
 
 import argparse
@@ -27,7 +27,7 @@ SAMPLE_SECONDS = 0.05
 
 
 def make_photo(megapixels: float, number: int) -> bytes:
-    """Return a JPEG of about that many megapixels, made of photographs; each number differs."""
+    """Return a JPEG of about so many megapixels, made of photographs; each number differs."""
     side = int((megapixels * 1e6) ** 0.5)
     tile = np.roll(data.astronaut(), number * 7, axis=1)
     repeats = -(-side // tile.shape[0])
@@ -38,7 +38,7 @@ def make_photo(megapixels: float, number: int) -> bytes:
 
 
 def read_memory_bytes(process: int) -> int:
-    """Return the memory of a process and all below it, with its share of what others have too."""
+    """Return the memory of a process and its descendants, with a share of shared pages."""
     folder = Path(f"/proc/{process}")
     try:
         rollup = (folder / "smaps_rollup").read_text().splitlines()
@@ -51,7 +51,7 @@ def read_memory_bytes(process: int) -> int:
 
 
 class MemoryWatch:
-    """Looks at a service's memory many times a second, and remembers the most."""
+    """Samples a service's memory many times per second, and records the peak."""
 
     def __init__(self, service: Service) -> None:
         self._process = service.worker_pid
@@ -65,13 +65,13 @@ class MemoryWatch:
             self._peak_bytes = max(self._peak_bytes, read_memory_bytes(self._process))
 
     def take_peak_mb(self) -> float:
-        """Return the most since the last call, in MB (10**6 bytes)."""
+        """Return the peak since the last call, in MB (10**6 bytes)."""
         self._stopped.wait(3 * SAMPLE_SECONDS)
         peak, self._peak_bytes = self._peak_bytes, 0
         return peak / 1e6
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop sampling."""
         self._stopped.set()
         self._thread.join()
 

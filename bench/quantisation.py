@@ -1,10 +1,10 @@
-"""How far the 8-bit model is from float32, and which results its guard does not let through.
+"""How far the 8-bit model is from float32, and which tiles its guard rejects.
 
     python -m bench.quantisation [--photos PHOTOS] [--patterns 3000]
 
-For each picture: the two contrasts that the guard looks at, and PSNR and the largest difference
-from `cv2.dnn_superres` in levels, of the 8-bit model and with the guard. Then the largest contrasts
-of photographs in four sizes, and the largest differences of small patterns at random.
+For each image: the two contrasts that the guard checks, and PSNR and the largest difference from
+`cv2.dnn_superres` in levels, for the 8-bit model alone and with the guard. Then the largest
+contrasts of photographs in four sizes, and the largest differences for small random patterns.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def stretch(pattern: Pixels, contrast: float) -> Pixels:
 
 
 def draw_pictures(photos: Path | None) -> Iterator[tuple[str, Pixels]]:
-    """Yield pictures with their names, (H, W, 3) BGR: photographs, drawings, patterns."""
+    """Yield images with their names, (H, W, 3) BGR: photographs, drawings, patterns."""
     for path in sorted(photos.glob("*.jpg")) if photos else []:
         reduced = Image.open(path).convert("RGB").reduce(3).crop((0, 0, SIDE, SIDE))
         yield path.stem, np.ascontiguousarray(np.asarray(reduced)[:, :, ::-1])

@@ -1,9 +1,9 @@
-"""How fast one replica makes pictures and how fast two do, each pinned to a core of its own.
+"""Throughput of one replica and of two, each pinned to its own core.
 
     python -m bench.replicas [--pictures 80] [--megapixels 0.1]
 
-They share PostgreSQL and an S3 server behind Nginx, all on this machine: what those take of the
-cores is part of the figures.
+They share PostgreSQL and an S3 server behind Nginx, all on this machine: the CPU time that those
+take is part of the figures.
 """
 
 import argparse
@@ -17,11 +17,11 @@ from tests.cluster import CLIENTS, Client, run_machines
 
 
 def measure(cpus: list[int], pictures: list[bytes], is_asynchronous: bool) -> float:
-    """Return how many pictures a second a replica on each of some CPUs makes."""
+    """Return how many images per second replicas make, one on each of some CPUs."""
     prefixes = [("taskset", "--cpu-list", str(cpu)) for cpu in cpus]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        folder.chmod(0o755)  # PostgreSQL runs as a user of its own
+        folder.chmod(0o755)  # PostgreSQL runs as a different user
         with (
             run_machines(folder, with_dask=False, prefixes=prefixes) as machines,
             machines.nginx.client() as connection,
@@ -45,7 +45,7 @@ def main() -> None:
         speeds = [
             measure(
                 cpus,
-                # JPEG ignores what follows its end; the hash does not.
+                # JPEG decoders ignore trailing bytes; the hash does not.
                 [
                     make_photo(arguments.megapixels, number) + number.to_bytes(8, "big")
                     for number, _ in zip(numbers, range(arguments.pictures), strict=False)

@@ -1,4 +1,4 @@
-"""What it costs that each picture is opened, decoded and encoded in a process of its own.
+"""The cost of checking, decoding and encoding each image in its own process.
 
     make bench-sandbox          (python -m bench.sandbox [--side 512] [--repeat 40])
 
@@ -26,7 +26,7 @@ OPTIONS = (Options(), Options("jpeg", 92), Options("webp", 90), Options("avif", 
 
 
 def time_ms(work: Callable[[], object], repeat: int) -> float:
-    """Return the median time of some work, in milliseconds."""
+    """Return the median time of a function, in milliseconds."""
     seconds = []
     for _ in range(repeat):
         started = time.perf_counter()

@@ -1,10 +1,10 @@
-"""Half an hour of mixed load at 80 % of what the lanes can do, watched by Prometheus.
+"""Half an hour of mixed load at 80 % of the lanes' capacity, monitored with Prometheus.
 
     make soak        (python -m bench.soak [--minutes 30] [--share 0.8] [--chart docs/soak.png])
 
-New pictures of several sizes, hits, stored results, asynchronous jobs and bad uploads come at
-random times. Printed: times by kind, memory. The chart shows the panels of
-deploy/grafana-dashboard.json by the same queries.
+New images of several sizes, cache hits, stored results, asynchronous jobs and bad uploads arrive at
+random times. Prints times by kind, and memory. The chart shows the panels of
+deploy/grafana-dashboard.json, with the same queries.
 """
 
 import argparse
@@ -36,9 +36,9 @@ from testkit.service import Service, find_free_port, run_service
 DASHBOARD = PROJECT_DIR / "deploy" / "grafana-dashboard.json"
 SCRAPE_SECONDS = 5
 RATE_INTERVAL = "1m"
-# (megapixels, how often): thumbnails, photographs of pages, a poster now and then.
+# (megapixels, weight): thumbnails, photos of pages, a poster now and then.
 SIZES = ((0.02, 60), (0.1, 30), (0.4, 9), (2.0, 1))
-# Requests for each new picture.
+# Requests per new image.
 HITS, FETCHES, BAD = 5, 5, 0.5
 ASYNCHRONOUS_SHARE = 0.2
 CLIENTS = 64
@@ -46,7 +46,7 @@ POLL_SECONDS = 0.5
 
 
 class Load:
-    """Sends requests and notes how long they took."""
+    """Sends requests and records how long they took."""
 
     def __init__(self, url: str) -> None:
         limits = httpx.Limits(max_connections=CLIENTS)
@@ -60,11 +60,11 @@ class Load:
     def run(
         self, kind: str, megapixels: float = 0, choice: float = 0, due: float | None = None
     ) -> None:
-        """Send one request of a kind, whose time counts from when it was due."""
+        """Send one request of a kind; its time counts from when it was due."""
         started = time.perf_counter() if due is None else due
         try:
             getattr(self, kind)(megapixels, choice)
-        except Exception as error:  # noted, whatever it is
+        except Exception as error:  # recorded, whatever it is
             with self._lock:
                 self.failures.append(f"{kind}: {error!r}"[:200])
             return
@@ -78,15 +78,15 @@ class Load:
         return self._client.post("/api/enhance", content=content, headers=headers)
 
     def draw(self, megapixels: float) -> bytes:
-        """Return a new picture."""
+        """Return a new image."""
         with self._lock:
             self._number += 1
             number = self._number
-        # JPEG ignores what follows its end; the hash does not.
+        # JPEG decoders ignore trailing bytes; the hash does not.
         return make_photo(megapixels, number) + number.to_bytes(8, "big")
 
     def new(self, megapixels: float, _choice: float) -> None:
-        """Upload a new picture and wait for it."""
+        """Upload a new image and wait for it."""
         content = self.draw(megapixels)
         answer = self.post(content)
         answer.raise_for_status()
@@ -95,19 +95,19 @@ class Load:
             del self._known[:-200]
 
     def job(self, megapixels: float, _choice: float) -> None:
-        """Upload a new picture and ask for it until it is there."""
+        """Upload a new image and poll until it is done."""
         answer = self.post(self.draw(megapixels), "respond-async")
         answer.raise_for_status()
         status = answer.json()
         while answer.status_code == 202 or status["state"] in {"queued", "running"}:
-            time.sleep(POLL_SECONDS)  # a service with too many who wait answers at once
+            time.sleep(POLL_SECONDS)  # a service with too many long polls responds immediately
             answer = self._client.get(status["status_url"], headers={"Prefer": "wait=20"})
             status = answer.raise_for_status().json()
         if status["state"] != "done":
             raise RuntimeError(status["state"])
 
     def hit(self, _megapixels: float, choice: float) -> None:
-        """Upload a picture again."""
+        """Upload an image again."""
         if self._known:
             self.post(self._known[int(choice * len(self._known))][0]).raise_for_status()
 
@@ -117,7 +117,7 @@ class Load:
             self._client.get(self._known[int(choice * len(self._known))][1]).raise_for_status()
 
     def bad(self, _megapixels: float, choice: float) -> None:
-        """Upload half a picture."""
+        """Upload half an image."""
         if self._known:
             content = self._known[int(choice * len(self._known))][0]
             status = self.post(content[: len(content) // 2]).status_code
@@ -143,7 +143,7 @@ def plan(minutes: float, pixels_a_second: float) -> Iterator[tuple[float, str, f
 
 @contextmanager
 def run_prometheus(service: Service, folder: Path) -> Iterator[str]:
-    """Let Prometheus ask a service until the block ends; yield its URL."""
+    """Run Prometheus, scraping a service, until the block ends; yield its URL."""
     address = f"127.0.0.1:{find_free_port()}"
     target = {"job_name": "super-resolution"}
     jobs = [{**target, "static_configs": [{"targets": [service.url.removeprefix("http://")]}]}]
@@ -161,7 +161,7 @@ def run_prometheus(service: Service, folder: Path) -> Iterator[str]:
 
 
 def ask(prometheus: str, query: str, began: float, ended: float, step: float) -> Any:
-    """Return the series that a query gives."""
+    """Return the series for a query."""
     parameters = {"query": query, "start": str(began), "end": str(ended), "step": str(step)}
     answer = httpx.get(f"{prometheus}/api/v1/query_range", params=parameters).raise_for_status()
     return answer.json()["data"]["result"]

@@ -1,9 +1,9 @@
-"""The speed of this service beside what people would use instead, in one run on one machine.
+"""The speed of this service compared with the alternatives, in one run on one machine.
 
     python -m bench.speed [--runs 3] [--json speed.json] [--chart docs/speed.png]
 
-Microseconds per input pixel, medians of runs that take turns, and the range; peak memory. The stock
-model comes by `make stock-model`.
+Microseconds per input pixel, medians of interleaved runs, and the range; peak memory. `make
+stock-model` downloads the stock model.
 """
 
 import argparse
@@ -54,15 +54,15 @@ TITLES = {
     "pillow": "Pillow, bicubic",
 }
 STAGES_SIDE = 1000
-# What each size's first and second request are called.
+# Names of each size's first and second request.
 ENGINES = {"opencv": ("cold", "hit"), "openvino": ("openvino",)}
 
-# (contender, side) -> a sample for each run
+# (contender, side) -> one sample per run
 Samples = dict[tuple[str, int], list[float]]
 
 
 def run_contenders(seconds: Samples, peaks: Samples) -> None:
-    """Measure each contender at each of its sizes once, each in a process of its own."""
+    """Measure each contender once at each of its sizes, each in its own process."""
     for name, sides in CONTENDER_SIDES.items():
         for side in sides:
             command = [sys.executable, "-m", "bench.contenders", name, str(side)]
@@ -74,7 +74,7 @@ def run_contenders(seconds: Samples, peaks: Samples) -> None:
 def run_through_service(
     seconds: Samples, peaks: Samples, run: int, engine: str, names: Sequence[str]
 ) -> float:
-    """Measure the service at each size, as often as there are names: only the first is no hit.
+    """Measure the service at each size, once per name: all but the first are cache hits.
 
     Returns
     -------
@@ -111,7 +111,7 @@ def answer_at_once(_: Path) -> Network:
 
 
 def measure_stages(runs: int, engine: str) -> dict[str, float]:
-    """Return the median milliseconds of each stage of a picture that is not in the cache."""
+    """Return the median milliseconds of each stage of an image that is not in the cache."""
     samples: dict[str, list[float]] = {}
     stitcher = Upscaler(EMBEDDED_MODEL_PATH, Engine(answer_at_once, EMBEDDED_PROFILE))
     pixels = make_pixels(STAGES_SIDE)
@@ -145,7 +145,7 @@ def measure_stages(runs: int, engine: str) -> dict[str, float]:
 
 
 def print_table(seconds: Samples, peaks: Samples) -> None:
-    """Print one line for each contender and size."""
+    """Print one line per contender and size."""
     print("| | size | seconds | microseconds a pixel | range | peak memory, MB |")
     print("|---|---|---|---|---|---|")
     for name, title in TITLES.items():
@@ -172,14 +172,14 @@ def tiled_stock_rate(seconds: Samples) -> float:
 
 
 def print_stages(stages: dict[str, float], peak: float) -> None:
-    """Print each stage's share, and the network's rate beside the machine's peak."""
+    """Print each stage's share, and the network's rate relative to the machine's peak."""
     total = sum(stages.values())
     print(f"{STAGES_SIDE}x{STAGES_SIDE} by stage, {total:.0f} ms:")
     for name, value in sorted(stages.items(), key=lambda item: -item[1]):
         print(f"  {name}: {value:.1f} ms, {100 * value / total:.1f} %")
     rate = count_network_flops() * STAGES_SIDE**2 / stages["inference"] / 1e6
     print(
-        f"inference: {rate:.0f} billion operations a second for the picture, halo not counted, "
+        f"inference: {rate:.0f} billion operations per second for the image, halo not counted, "
         f"{100 * rate / peak:.0f} % of the float32 matrix product's"
     )
 

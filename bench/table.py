@@ -1,9 +1,9 @@
-"""What the jobs table costs when it is large: milliseconds for each of its statements.
+"""The cost of a large jobs table: milliseconds for each of its statements.
 
     python -m bench.table [--ended 1000000] [--queued 100000]
 
-Beside an empty table: one with ended jobs, as a day leaves them, and one with queued ones, as a day
-of uploads leaves them that nobody computes; each row has a ticket.
+Compared with an empty table: one with ended jobs, as left by a day of work, and one with queued
+jobs, as left by a day of uploads that nobody computes; each row has a ticket.
 """
 
 import argparse
@@ -26,12 +26,12 @@ QUEUED = 100
 AT_ONCE = 30
 REPEATS = 200
 BATCH = 10_000
-# Uploads that one sweep of the folder asks for.
+# Uploads looked up by one sweep of the folder.
 SPOOLED = 1000
 
 
 def fill(database: Database, rows: int, state: str) -> None:
-    """Write jobs in a state, their tickets, and where their uploads are."""
+    """Insert jobs in a state, with their tickets and the names of their uploads."""
     for first in range(0, rows, BATCH):
         numbers = range(first, min(first + BATCH, rows))
         values = ", ".join(
@@ -48,7 +48,7 @@ def fill(database: Database, rows: int, state: str) -> None:
 
 
 def tell(seconds: list[float]) -> str:
-    """Return median and 99th percentile, in milliseconds."""
+    """Format median and 99th percentile, in milliseconds."""
     return " / ".join(f"{1000 * each:.2f}" for each in np.percentile(seconds, [50, 99]))
 
 
@@ -63,7 +63,7 @@ def measure(act: Callable[[], object], repeats: int = REPEATS) -> str:
 
 
 def measure_at_once(act: Callable[[], object]) -> str:
-    """Return median and 99th percentile of what as many do at once, in milliseconds."""
+    """Return median and 99th percentile of concurrent statements, in milliseconds."""
 
     def timed(_: int) -> float:
         started = time.perf_counter()
@@ -75,13 +75,13 @@ def measure_at_once(act: Callable[[], object]) -> str:
 
 
 def measure_all(database: Database, rows: int, state: str) -> dict[str, str]:
-    """Return what each statement takes."""
+    """Return the time that each statement takes."""
     jobs = Jobs(database, make_owner())
     fill(database, rows, state)
     numbers = iter(range(10**9, 2 * 10**9))
 
     def accept() -> str:
-        """Do what a request does."""
+        """Do what a request to accept an upload does."""
         name = f"{next(numbers):064x}.000000000000.png"
         jobs.backlog(name)
         return jobs.submit(name, {}, 200_000, "spool")[0]
@@ -95,7 +95,7 @@ def measure_all(database: Database, rows: int, state: str) -> dict[str, str]:
         "glance": measure(lambda: jobs.glance(tickets[0])),
     }
 
-    # Each of its steps apart; the queue has enough for all.
+    # Each step separately; the queue has enough jobs for all.
     seconds: dict[str, list[float]] = {"claim_next": [], "renew": [], "finish": []}
     for _ in range(QUEUED):
         began = time.perf_counter()
@@ -118,7 +118,7 @@ def measure_all(database: Database, rows: int, state: str) -> dict[str, str]:
         lambda: (jobs.withdraw(tickets[1]), jobs.cancel_unless_wanted("name"))
     )
     times["give up dead"] = measure(jobs.requeue_abandoned)
-    # Both look through the queue, a part each time.
+    # Both scan the queue, a part each time.
     times["purge (nothing is old)"] = measure(lambda: jobs.purge(86400), 20)
     names = [f"spool{number}" for number in range(SPOOLED)]
     times[f"open spools, of {SPOOLED:,} names"] = measure(lambda: jobs.open_spools(names), 20)

@@ -1,10 +1,10 @@
-"""Where lanes, threads, tile and halo come from: time per kept pixel, and seams.
+"""The basis for the choice of lanes, threads, tile and halo: time per kept pixel, and seams.
 
     python -m bench.tiles [MODEL] [--engine openvino] [--tiles 96,112,...] [--halos 6,8,10]
 
-First the time of a tile on one CPU, on all CPUs with a lane of one thread for each, and with one
-lane whose threads share each tile. Then, for each halo, the largest difference of a tiled picture
-from the same picture computed whole, over photographs and noise.
+First the time of a tile on one CPU, on all CPUs with one single-threaded lane per CPU, and with one
+lane whose threads share each tile. Then, for each halo, the largest difference between a tiled
+image and the same image computed whole, over photographs and noise.
 """
 
 import argparse
@@ -33,7 +33,7 @@ KEPT_HALO = 10
 
 
 def time_tile(networks: list[Network], side: int) -> float:
-    """Return the median microseconds per computed pixel with all lanes at work."""
+    """Return the median microseconds per computed pixel with all lanes busy."""
     tile = np.ascontiguousarray(data.astronaut()[:side, 100 : 100 + side, ::-1])
     repeats = max(PIXELS_A_ROUND // side**2, 1)
 
@@ -48,7 +48,7 @@ def time_tile(networks: list[Network], side: int) -> float:
             list(pool.map(work, networks))
             seconds = time.perf_counter() - started
             rates.append(seconds / (repeats * len(networks) * side**2) * 1e6)
-    return statistics.median(rates[1:])  # the first prepares the networks for the shape
+    return statistics.median(rates[1:])  # the first one warms up
 
 
 def load_pictures(side: int) -> dict[str, Pixels]:
@@ -67,7 +67,7 @@ def load_pictures(side: int) -> dict[str, Pixels]:
 
 
 def largest_seam(network: Network, picture: Pixels, whole: Pixels, halo: int) -> int:
-    """Return the largest difference of the tiled picture from the whole one, in levels."""
+    """Return the largest difference between the tiled image and the whole one, in levels."""
     tiled = np.empty_like(whole)
     for tile in split_image(picture.shape[0], picture.shape[1], EMBEDDED_PROFILE.tile, halo):
         tile.place(network(tile.crop(picture)), tiled, MODEL_SCALE)
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--engine", choices=["opencv", "openvino"], default="opencv")
     parser.add_argument("--tiles", default="64,96,112,128,144,160,192,224,256,320")
     parser.add_argument("--halos", default="4,6,8,10,12")
-    parser.add_argument("--side", type=int, default=400, help="of the pictures for the seams")
+    parser.add_argument("--side", type=int, default=400, help="of the images for the seams")
     arguments = parser.parse_args()
     halos = [int(text) for text in arguments.halos.split(",")]
 

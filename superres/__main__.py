@@ -1,4 +1,4 @@
-"""`python -m superres`: the command where no script of it is installed."""
+"""`python -m superres`: the command line where its script is not installed."""
 
 from superres.cli.command import superres
 

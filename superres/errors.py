@@ -1,4 +1,4 @@
-"""Every error that the service names: what a client may read, and start-up faults."""
+"""All of the service's own errors: those that clients see, and start-up failures."""
 
 from typing import Self
 
@@ -8,22 +8,22 @@ class StartupError(Exception):
 
 
 class ConfigError(StartupError):
-    """One or more settings are wrong; the text lists all of them."""
+    """One or more settings are invalid; the text lists all of them."""
 
 
 class ModelError(StartupError):
-    """The model file is missing, damaged, or no EDSR x3 model."""
+    """The model file is missing, damaged, or not an EDSR x3 model."""
 
 
 class ServiceError(Exception):
-    """An error that a client is told about.
+    """An error that is reported to the client.
 
     Attributes
     ----------
     status : HTTP status code
     code : short stable name for programs
-    message : words for a person; never an exception's text
-    retry_after_seconds : when trying again makes sense, or None
+    message : text for humans; never an exception's text
+    retry_after_seconds : when to retry, or None
     """
 
     status = 500
@@ -35,7 +35,7 @@ class ServiceError(Exception):
         self.retry_after_seconds = retry_after_seconds
 
     def renew(self) -> Self:
-        """Return the same error without its traceback, whose frames hold on to whole pictures."""
+        """Return the same error without its traceback, whose frames keep whole images alive."""
         return type(self)(self.message, self.retry_after_seconds)
 
 
@@ -47,23 +47,23 @@ class BadRequest(ServiceError):
 
 
 class Unauthorized(ServiceError):
-    """The request has no API key that is known."""
+    """The request has no valid API key."""
 
     status = 401
     code = "unauthorized"
 
 
 class ForeignOrigin(ServiceError):
-    """A page of an origin that is not listed sent the request."""
+    """The request came from a page whose origin is not allowed."""
 
     status = 403
     code = "foreign_origin"
 
 
 class UntrustedHost(ServiceError):
-    """A browser asked for a host that is not known as the service's own."""
+    """A browser's request names a host that is not known as the service's own."""
 
-    # Not 421: browsers send a request that gets it once more, uploads too.
+    # Not 421: browsers retry requests that get it, uploads too.
     status = 403
     code = "untrusted_host"
 
@@ -83,7 +83,7 @@ class JobNotFound(ServiceError):
 
 
 class ClientLeft(ServiceError):
-    """The client closed the connection before the answer; nobody reads this."""
+    """The client closed the connection before the response; nobody reads this."""
 
     status = 408
     code = "client_left"
@@ -104,63 +104,63 @@ class UploadTimeout(ServiceError):
 
 
 class UploadTooLarge(ServiceError):
-    """The file has more bytes than allowed."""
+    """The file is larger than allowed."""
 
     status = 413
     code = "too_large"
 
 
 class UnsupportedUpload(ServiceError):
-    """The bytes, or their Content-Type, are of no accepted kind."""
+    """The bytes, or their Content-Type, are not of a supported kind."""
 
     status = 415
     code = "unsupported_media_type"
 
 
 class UndecodableImage(ServiceError):
-    """An accepted format whose pixels cannot be read."""
+    """The format is supported, but the pixels cannot be read."""
 
     status = 422
     code = "undecodable_image"
 
 
 class TooManyPixels(ServiceError):
-    """The picture, or its result, has more pixels than allowed."""
+    """The image, or its result, has more pixels than allowed."""
 
     status = 422
     code = "too_many_pixels"
 
 
 class TooLargeForMemory(ServiceError):
-    """Making the result takes more memory than this machine has for pictures."""
+    """The result needs more memory than this machine has for images."""
 
     status = 422
     code = "too_large_for_memory"
 
 
 class TooCostly(ServiceError):
-    """Computing this picture alone takes longer than a request may wait."""
+    """The image alone would take longer than a request may wait."""
 
     status = 422
     code = "too_costly_sync"
 
 
 class ResultTooLarge(ServiceError):
-    """The result has more bytes than all stored results may have."""
+    """The result is larger than the whole cache may be."""
 
     status = 422
     code = "result_too_large"
 
 
 class RateLimited(ServiceError):
-    """The client has asked for more than it may in so short a time."""
+    """The client has exceeded its rate limit."""
 
     status = 429
     code = "rate_limited"
 
 
 class Busy(ServiceError):
-    """The queue is full; the same request succeeds later."""
+    """The queue is full; the request may be retried."""
 
     status = 503
     code = "busy"
@@ -174,31 +174,31 @@ class DatabaseDown(ServiceError):
 
 
 class JobCancelled(ServiceError):
-    """Nobody wants the result any more."""
+    """The job was cancelled: nobody is waiting for its result."""
 
     status = 409
     code = "cancelled"
 
 
 class NotStored(ServiceError):
-    """The result was computed and cannot be kept at an address."""
+    """The result was computed, but cannot be stored under a URL."""
 
     status = 503
     code = "not_stored"
 
 
 class NoRoom(NotStored):
-    """The folder of results does not take this one now."""
+    """The cache folder has no space for this result now."""
 
 
 class StoreDown(NotStored):
-    """The store that the machines share does not answer now."""
+    """The shared store does not respond now."""
 
     code = "store_unavailable"
 
 
 class NotReady(ServiceError):
-    """The model is loading, or does not compute what it should."""
+    """The model is loading, or gives wrong results."""
 
     status = 503
     code = "not_ready"

@@ -1,19 +1,19 @@
-"""The log: a line for each event, for people or as JSON, with the request that it belongs to."""
+"""Logging: one line per event, for humans or as JSON, with the ID of its request."""
 
 import logging
 import re
 from contextvars import ContextVar
 from typing import Any
 
-# Threads that compute for a request take it along.
+# Passed on to threads that compute for a request.
 current_request_id: ContextVar[str] = ContextVar("current_request_id", default="")
 
-# What would begin a new line, or move the cursor of a terminal.
+# Characters that would start a new line, or move a terminal's cursor.
 CONTROL_PATTERN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class RequestIdFilter(logging.Filter):
-    """Adds `request_id` to records of a request."""
+    """Adds `request_id` to records that belong to a request."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Let all records through."""
@@ -24,7 +24,7 @@ class RequestIdFilter(logging.Filter):
 
 
 class HumanFormatter(logging.Formatter):
-    """One line for each record, whatever clients have sent; a traceback follows on its own."""
+    """One line per record, whatever clients send; a traceback follows on its own lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # logging's name
         """Return the line."""
@@ -67,6 +67,6 @@ def make_log_config(log_format: str) -> dict[str, Any]:
             }
         },
         "root": {"level": "INFO", "handlers": ["stderr"]},
-        # gunicorn's own go the same way.
+        # gunicorn's own messages go to the same handlers.
         "loggers": {"gunicorn.error": {"level": "INFO", "propagate": True}},
     }

@@ -1,4 +1,4 @@
-"""What this process may use of the machine: CPUs and memory, as affinity and cgroups leave them."""
+"""CPUs and memory that this process may use, as limited by affinity and cgroups."""
 
 import contextlib
 import ctypes
@@ -7,14 +7,14 @@ from pathlib import Path
 
 CGROUP_DIR = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
-# Of glibc's malloc.h.
+# From glibc's malloc.h.
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 LARGE_BUFFER_BYTES = 8 * 1024**2
 
 
 def read_words(path: Path) -> list[str]:
-    """Return a small kernel file's words; none where it is missing."""
+    """Return a small kernel file's words; an empty list if it is missing."""
     try:
         return path.read_text(encoding="ascii").split()
     except OSError:
@@ -22,13 +22,13 @@ def read_words(path: Path) -> list[str]:
 
 
 def own_cgroups(cgroup_dir: Path, membership: Path, controller: str = "") -> list[Path]:
-    """Return the folders of this process's cgroup and of all above it.
+    """Return the folders of this process's cgroup and its ancestors.
 
     A container sees its own cgroup at the top; a systemd service has its limits further down.
 
     Parameters
     ----------
-    controller : of version 1, which has a tree for each; empty: version 2
+    controller : for version 1, which has a tree for each; empty for version 2
     """
     top = cgroup_dir / controller
     for word in read_words(membership):
@@ -37,7 +37,7 @@ def own_cgroups(cgroup_dir: Path, membership: Path, controller: str = "") -> lis
         controllers, _, path = rest.partition(":")
         if controller in controllers.split(",") and path.startswith("/"):
             own = top / path.removeprefix("/")
-            # A container may be told its path on the host, which it does not see.
+            # A container may be given its path on the host, which it cannot see.
             if own.is_dir():
                 return [own, *(above for above in own.parents if above.is_relative_to(top))]
     return [top]
@@ -84,13 +84,13 @@ def available_memory_bytes(cgroup_dir: Path = CGROUP_DIR, membership: Path = MEM
 
 
 def reclaimable_bytes(stat_file: Path) -> int:
-    """Return how much of a cgroup's memory is copies of files that nobody has mapped.
+    """Return how much of a cgroup's memory is page cache that no process has mapped.
 
-    The kernel counts them as used, and gives them to whoever needs memory.
+    The kernel counts it as used, but reclaims it when memory is needed.
     """
     words = read_words(stat_file)
     stat = {name: int(value) for name, value in zip(words[::2], words[1::2], strict=False)}
-    # Version 1 has the totals of a group and those below it under names of their own.
+    # Version 1 has separate names for the totals that include a group's descendants.
     files = (
         stat.get(f"total_{name}", stat.get(name, 0)) for name in ("inactive_file", "active_file")
     )
@@ -99,24 +99,24 @@ def reclaimable_bytes(stat_file: Path) -> int:
 
 
 def return_free_memory() -> None:
-    """Let the C library give the system what is free in its heaps, one for each of many threads.
+    """Make the C library return the free memory in its heaps, which each thread may have.
 
-    It keeps up to twice `LARGE_BUFFER_BYTES` in each: after an hour of many pictures at once, some
-    80 MB in all (`tests/hostile_load.py`).
+    It keeps up to twice `LARGE_BUFFER_BYTES` in each: after an hour of many concurrent images,
+    some 80 MB in all (`tests/hostile_load.py`).
     """
-    with contextlib.suppress(AttributeError, OSError):  # other C libraries do not know it
+    with contextlib.suppress(AttributeError, OSError):  # other C libraries do not have it
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def return_large_buffers() -> None:
-    """Let the C library give pictures' memory back to the system as soon as it is free.
+    """Make the C library return images' memory to the system as soon as it is freed.
 
     With each large buffer that is freed, glibc raises the size up to which it keeps them, in a heap
     for each of several threads. Half an hour of mixed load then took 480 MB, and more each minute
-    (`bench/soak.py`). What a tile takes is less than this, and is kept: given back and taken anew
-    at each tile, it would cost a third of the time (measured).
+    (`bench/soak.py`). A tile's buffers are smaller than this threshold, and are kept: returning and
+    reallocating them for each tile would cost a third of the time (measured).
     """
-    with contextlib.suppress(AttributeError, OSError):  # other C libraries do not know it
+    with contextlib.suppress(AttributeError, OSError):  # other C libraries do not have it
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, LARGE_BUFFER_BYTES)
         libc.mallopt(M_TRIM_THRESHOLD, 2 * LARGE_BUFFER_BYTES)

@@ -1,18 +1,18 @@
-"""Web origins as browsers write them, so that the `Origin` of a request can be compared as text."""
+"""Web origins as browsers serialize them, so that a request's `Origin` can be compared as text."""
 
 import re
 from urllib.parse import SplitResult, urlsplit
 
 import idna
 
-# flask-cors takes an origin with any of these for a regular expression, and matches it unanchored.
+# flask-cors treats an origin with any of these as a regular expression, matched unanchored.
 REGEX_CHARACTERS = frozenset("*\\]?$^[()")
 DEFAULT_PORTS = {"http": 80, "https": 443}
 SCHEME_PATTERN = re.compile(r"[a-z][a-z0-9+.-]*")
 HOST_PATTERN = re.compile(r"[a-z0-9._-]+")
-# For a page of these browsers say `null` (some WebViews `file://`), as for any sandboxed frame.
+# Browsers send `null` for such pages (some WebViews `file://`), as for any sandboxed frame.
 OPAQUE = frozenset({"null", "about", "blob", "data", "file", "javascript"})
-# No page comes by these.
+# No page is loaded with these.
 WITHOUT_PAGES = frozenset({"ftp", "ws", "wss"})
 
 
@@ -22,7 +22,7 @@ def encode_name(host: str) -> str:
     Raises
     ------
     ValueError
-        It has none.
+        It has no such form.
     """
     try:
         return idna.encode(host, uts46=True).decode()
@@ -33,8 +33,8 @@ def encode_name(host: str) -> str:
 def serialize_origin(parts: SplitResult) -> str:
     """Return a URL's origin as browsers send it.
 
-    In lower case, without the default port; an international name in its ASCII form, where the
-    scheme is one whose hosts are names (for browsers, only those of the web).
+    In lower case, without the default port; an international name in its ASCII form if the
+    scheme's hosts are names (for browsers, only http and https).
 
     Raises
     ------
@@ -48,7 +48,7 @@ def serialize_origin(parts: SplitResult) -> str:
         if not host.isascii() and parts.scheme in DEFAULT_PORTS:
             host = encode_name(host)
         if not HOST_PATTERN.fullmatch(host):
-            raise ValueError(f"{host!r} is no name of a host")
+            raise ValueError(f"{host!r} is not a host name")
     port = parts.port
     if port is None or port == DEFAULT_PORTS.get(parts.scheme):
         return f"{parts.scheme}://{host}"
@@ -58,22 +58,22 @@ def serialize_origin(parts: SplitResult) -> str:
 def parse_origin(text: str) -> str:
     """Read one origin: scheme and host with an optional port (RFC 6454).
 
-    The scheme may be one of apps or extensions, such as capacitor or chrome-extension.
+    The scheme may be that of an app or an extension, such as capacitor or chrome-extension.
 
     Raises
     ------
     ValueError
-        It is none, or none that tells its pages from others.
+        It is not an origin, or not one that sets its pages apart from others.
     """
     origin = text.strip().rstrip("/").lower()
     if origin.partition(":")[0] in OPAQUE:
-        raise ValueError(f"{text!r} is null to browsers, as is what any page can make")
+        raise ValueError(f"browsers send {text!r} as null, which any page can send too")
     if REGEX_CHARACTERS & set(origin):
-        raise ValueError(f"{text!r} has a character that would make it a pattern")
+        raise ValueError(f"{text!r} contains a character that would make it a pattern")
     parts = urlsplit(origin)
     is_scheme = SCHEME_PATTERN.fullmatch(parts.scheme) and parts.scheme not in WITHOUT_PAGES
     if not is_scheme or not parts.hostname:
-        raise ValueError(f"{text!r} is no origin such as https://app.example")
+        raise ValueError(f"{text!r} is not an origin such as https://app.example")
     if origin != f"{parts.scheme}://{parts.netloc}" or "@" in parts.netloc:
         raise ValueError(f"{text!r} is more than scheme, host and port")
     return serialize_origin(parts)

@@ -1,11 +1,11 @@
-"""Where the package is, what it brings with it, and where data are kept unless a setting says."""
+"""Where the package and its data files are, and the default folder for stored data."""
 
 from pathlib import Path
 
 PACKAGE_DIR = Path(__file__).resolve().parent
-# What `superres` is imported from: a checkout, or site-packages.
+# Where `superres` is imported from: a checkout, or site-packages.
 PROJECT_DIR = PACKAGE_DIR.parent
-# A wheel has app.py inside the package (pyproject.toml says why), a checkout beside it.
+# A wheel has app.py inside the package (pyproject.toml says why), a checkout next to it.
 IS_CHECKOUT = not (PACKAGE_DIR / "app.py").is_file()
 
 MODEL_FILE_NAME = "EDSR_x3.pb"

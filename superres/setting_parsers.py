@@ -1,4 +1,4 @@
-"""What a setting's text may be: each function reads one kind, or says what it must be."""
+"""Parsers for settings: each function reads one kind of value, or says what it must be."""
 
 import re
 from pathlib import Path
@@ -59,16 +59,16 @@ def parse_public_url(text: str) -> str:
         raise ValueError("must be a URL such as https://sr.example/prefix")
     if parts.query or parts.fragment or not URL_PATTERN.fullmatch(url):
         raise ValueError("must have no query, no fragment and no unencoded characters")
-    serialize_origin(parts)  # its host and port must be ones
+    serialize_origin(parts)  # its host and port must be valid
     return url
 
 
 def parse_hosts(text: str) -> tuple[str, ...]:
-    """Read host names separated by commas; one with a leading dot stands for all below it."""
+    """Read host names separated by commas; a leading dot includes all subdomains."""
     names = tuple(part.strip().lower() for part in text.split(",") if part.strip())
     for name in names:
         if not HOST_PATTERN.fullmatch(name):
-            raise ValueError(f"{name!r} is no name such as sr.example or .sr.example")
+            raise ValueError(f"{name!r} is not a name such as sr.example or .sr.example")
     return names
 
 
@@ -80,7 +80,7 @@ def parse_database_url(text: str) -> str:
 
 
 def parse_store_url(text: str) -> str:
-    """Read the URL of a store that machines share."""
+    """Read the URL of a shared store."""
     url = text.strip()
     parts = urlsplit(url)
     if parts.scheme == "s3" and parts.hostname:
@@ -100,7 +100,7 @@ def parse_scheduler(text: str) -> str:
 
 
 def parse_log_format(text: str) -> str:
-    """Read how the log is written."""
+    """Read the format of the log."""
     choice = text.strip().lower()
     if choice not in {"human", "json"}:
         raise ValueError("must be human or json")
@@ -108,7 +108,7 @@ def parse_log_format(text: str) -> str:
 
 
 def parse_rate(text: str) -> RateLimitItem:
-    """Read so much in so much time, such as `60/minute`."""
+    """Read a rate, such as `60/minute`."""
     rates = limits.parse_many(text.strip())
     if len(rates) != 1 or rates[0].amount < 1:
         raise ValueError("must be one rate, of at least 1")
@@ -124,7 +124,7 @@ def parse_keep_metadata(text: str) -> str:
 
 
 def parse_engine(text: str) -> str:
-    """Read what computes the network."""
+    """Read the name of an engine."""
     engine = text.strip().lower()
     if engine not in {"opencv", "openvino"}:
         raise ValueError("must be opencv or openvino")

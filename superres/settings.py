@@ -1,4 +1,4 @@
-"""Settings: every SR_* variable, read once, all faults reported together."""
+"""Settings: every SR_* variable, read once, all errors reported together."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -31,10 +31,10 @@ from superres.setting_parsers import (
 
 # Multipart boundaries and part headers around the file itself.
 MULTIPART_OVERHEAD_BYTES = 64 * 1024
-# 80x80, smaller than what anybody enlarges in thousands.
+# 80x80, smaller than anything that is upscaled by the thousand.
 PIXELS_OF_A_SMALL_JOB = 6400
 MIN_QUEUE_JOBS = 100
-# Refused uploads that are read away at once; the clients of others may see a reset connection.
+# Rejected uploads drained at once; the clients of others may see a connection reset.
 DRAINS_AT_ONCE = 8
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def setting(default: object, parse: Callable[[str], object], help_text: str) -> 
 
 @dataclass(frozen=True)
 class Settings:
-    """What an operator can choose. The variable of a field is ``SR_`` and its name in capitals."""
+    """What an operator can set. A field's variable is ``SR_`` and its name in upper case."""
 
     bind: str = setting("0.0.0.0:7860", str.strip, "address and port to listen on")
     model_path: Path = setting(
@@ -64,7 +64,7 @@ class Settings:
     data_dir: Path = setting(
         DEFAULT_DATA_DIR,
         parse_path,
-        "folder of all that is kept, in a checkout its data/, else data/ in the working folder",
+        "folder of all stored data; in a checkout its data/, else data/ in the working directory",
     )
     cache_dir: Path = setting(
         DEFAULT_DATA_DIR / "cache", parse_path, "folder of the stored results, in SR_DATA_DIR"
@@ -72,7 +72,7 @@ class Settings:
     state_dir: Path = setting(
         DEFAULT_DATA_DIR / "state",
         parse_path,
-        "folder of the jobs table (SQLite), in SR_DATA_DIR: a local disk, not the folder of the "
+        "folder of the jobs table (SQLite), in SR_DATA_DIR: on a local disk, not the folder of the "
         "results",
     )
     database_url: str = setting(
@@ -87,24 +87,25 @@ class Settings:
         "accepted jobs; empty: the folder of the results alone; needs the extra s3",
     )
     job_ttl_seconds: int = setting(
-        86400, parse_positive, "how long the status of an asynchronous job can be asked for"
+        86400, parse_positive, "how long the status of an asynchronous job is available"
     )
     cache_max_mb: int = setting(
         1024,
         parse_positive,
-        "what stored results take on the disk; beyond, the least recently used go",
+        "disk space for stored results; beyond it, the least recently used are evicted",
     )
     cache_min_free_mb: int = setting(
         512,
         parse_non_negative,
-        "space left free on their file system; below, likewise, and asynchronous uploads get 503",
+        "space kept free on their file system; below it, results are evicted too, and asynchronous "
+        "uploads get 503",
     )
-    cache_max_age_days: int = setting(30, parse_positive, "results that nobody used for so long go")
+    cache_max_age_days: int = setting(30, parse_positive, "results unused for longer are evicted")
     spool_max_mb: int = setting(
         512,
         parse_positive,
-        "what uploads of accepted jobs take on the disk; beyond, others get 503, and so does a "
-        "client whose uploads take a quarter of it",
+        "disk space for the uploads of accepted jobs; beyond it, further ones get 503, and so does "
+        "a client whose uploads take a quarter of it",
     )
     lanes: int = setting(
         0, parse_non_negative, "tiles computed at once; 0: as many as CPUs and memory allow"
@@ -118,7 +119,7 @@ class Settings:
     keep_metadata: str = setting(
         "safe",
         parse_keep_metadata,
-        "EXIF in results: all; safe: author, camera and exposure, no place; none",
+        "EXIF in results: all; safe: author, camera and exposure, no location; none",
     )
     max_upload_bytes: int = setting(16 * 1024**2, parse_positive, "largest accepted file")
     max_input_pixels: int = setting(16_000_000, parse_positive, "most pixels of an upload")
@@ -126,15 +127,15 @@ class Settings:
     max_decoded_bytes: int = setting(
         0,
         parse_non_negative,
-        "most memory for pictures in work; 0: what the machine or its cgroup has",
+        "most memory for images being processed; 0: what the machine or its cgroup has",
     )
     max_queue_pixels: int = setting(
         64_000_000,
         parse_positive,
-        "most input pixels that waiting requests have in the queue, and asynchronous jobs "
-        "likewise; of these, at most one for each 6400 of them",
+        "most input pixels queued by waiting requests, and as many again by asynchronous jobs; "
+        "at most one job for every 6400 of them",
     )
-    max_uploads_at_once: int = setting(32, parse_positive, "most uploads that are read at once")
+    max_uploads_at_once: int = setting(32, parse_positive, "most uploads read at once")
     upload_timeout_seconds: int = setting(
         30, parse_positive, "longest pause of a client in the middle of its upload"
     )
@@ -153,19 +154,19 @@ class Settings:
     rate_limit_pixels: RateLimitItem | None = setting(
         None,
         parse_rate,
-        "pixels of one client that have to be computed, such as 20000000/hour: the upload's, or a "
-        "ninth of the result's where that is more; empty: no limit",
+        "pixels computed for one client, such as 20000000/hour: the upload's, or a ninth of the "
+        "result's if that is more; empty: no limit",
     )
     rate_limit_store: str = setting(
-        "memory://", str.strip, "where they are counted; redis://host:6379 for several machines"
+        "memory://", str.strip, "where rates are counted; redis://host:6379 for several machines"
     )
     cors_enabled: bool = setting(True, parse_boolean, "false leaves the CORS headers to the proxy")
     cors_origins: tuple[str, ...] = setting(
         (),
         parse_origins,
-        "origins allowed to use /api, separated by commas: https://app.example, or another scheme "
-        "of apps and extensions (capacitor://localhost, chrome-extension://...), never null or "
-        "file://, which any page can have; empty: any",
+        "origins allowed to use /api, separated by commas: https://app.example, or one of an app "
+        "or extension (capacitor://localhost, chrome-extension://...), never null or file://, "
+        "which any page can have; empty: any",
     )
     cors_max_age_seconds: int = setting(
         86400, parse_non_negative, "how long browsers may remember a preflight"
@@ -176,17 +177,17 @@ class Settings:
     trusted_hosts: tuple[str, ...] = setting(
         (),
         parse_hosts,
-        "host names by which browsers may reach the service, beside that of SR_PUBLIC_URL, "
-        "addresses and localhost; .sr.example: all below it; both empty: local names",
+        "host names by which browsers may reach the service, besides that of SR_PUBLIC_URL, IP "
+        "addresses and localhost; .sr.example: its subdomains too; both empty: local names",
     )
     log_format: str = setting("human", parse_log_format, "human or json")
     trusted_proxies: int = setting(
-        0, parse_non_negative, "number of proxies in front whose X-Forwarded-* are believed"
+        0, parse_non_negative, "number of proxies in front whose X-Forwarded-* headers are trusted"
     )
 
     @property
     def max_queue_jobs(self) -> int:
-        """Most asynchronous jobs in the queue: photographs reach the limit of pixels before.
+        """Most asynchronous jobs in the queue: photos reach the pixel limit first.
 
         Each is an upload and a row, however few pixels it has.
         """
@@ -194,12 +195,12 @@ class Settings:
 
     @property
     def max_long_polls(self) -> int:
-        """Most requests that wait for a job's status to change at once."""
+        """Most requests that wait at once for a job's status to change."""
         return max(self.max_waiting_requests // 2, 1)
 
     @property
     def spool_max_bytes(self) -> int:
-        """What uploads of accepted jobs take on the disk, at most."""
+        """Most disk space for uploads of accepted jobs."""
         return self.spool_max_mb * MEGABYTE
 
     @property
@@ -226,7 +227,7 @@ class Settings:
             try:
                 values[item.name] = item.metadata["parse"](text)
             except ValueError as error:
-                # What may hold a password is not shown.
+                # A value that may contain a password is not shown.
                 shown = "..." if "@" in text else repr(text)
                 faults.append(f"{variable}={shown}: {error}")
         if "data_dir" in values:
@@ -236,9 +237,9 @@ class Settings:
             name for name in environ if name.startswith("SR_") and name not in variables
         )
         for name in unknown:  # perhaps another program's; perhaps misspelt
-            logger.warning("%s is no setting of this service", name)
+            logger.warning("%s is not a setting of this service", name)
         if values.get("dask_scheduler") and values.get("engine") == "openvino":
-            faults.append("SR_DASK_SCHEDULER: its workers have no SR_ENGINE=openvino")
+            faults.append("SR_DASK_SCHEDULER: cannot be combined with SR_ENGINE=openvino")
         if faults:
             raise ConfigError("\n".join(["wrong settings:", *(f"  {fault}" for fault in faults)]))
         return cls(**values)

@@ -1,1 +1,1 @@
-"""What tests, benches and long runs share: servers, clients, pictures."""
+"""What tests, benchmarks and long runs share: servers, clients, images."""

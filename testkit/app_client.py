@@ -1,4 +1,4 @@
-"""Flask's test client: uploads, and what problems must look like."""
+"""Flask's test client: uploads, and assertions about error responses."""
 
 from collections.abc import Callable
 from io import BytesIO
@@ -14,7 +14,7 @@ AppMaker = Callable[..., Flask]
 
 
 class BufferedClient(FlaskClient):
-    """Reads every answer to its end and closes it, as a server does."""
+    """Reads every response to its end and closes it, as a server does."""
 
     def open(self, *args: Any, **kwargs: Any) -> TestResponse:
         return super().open(*args, **{"buffered": True, **kwargs})

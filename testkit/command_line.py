@@ -1,4 +1,4 @@
-"""Run the command-line client as a user does, and draw pictures for it."""
+"""Runs the command-line client as a user does, and draws images for it."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Run a Dask scheduler and workers on loopback, by TLS with certificates of their own."""
+"""Runs a Dask scheduler and workers on loopback, with TLS and their own certificates."""
 
 import os
 import subprocess
@@ -49,7 +49,7 @@ class DaskCluster:
 
 
 def make_certificates(folder: Path) -> dict[str, str]:
-    """Write an authority and a certificate of its; return Dask's settings for them."""
+    """Create an authority and a certificate signed by it; return Dask's settings for them."""
     subject = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
     for command in (
         ["req", "-x509", *subject, "-subj", "/CN=ca", "-keyout", "ca.key", "-out", "ca.pem"],
@@ -91,7 +91,7 @@ def run_dask(folder: Path, workers: int = 2) -> Iterator[DaskCluster]:
 
 
 def wait_for_workers(cluster: DaskCluster, number: int) -> None:
-    """Return when so many workers are registered."""
+    """Wait until a number of workers have registered."""
     deadline = time.monotonic() + START_SECONDS
     log = cluster.folder / "log"
     while log.read_text().count("Registered to:") < number:

@@ -1,4 +1,4 @@
-"""A model that costs nothing, and weights for small real ones."""
+"""A fake model that costs nothing, and weights for small real ones."""
 
 import threading
 from pathlib import Path
@@ -12,7 +12,7 @@ from training.network import Weights
 
 
 class FakeModel:
-    """A model file's stand-in: enlarges by repeating pixels; can be told to wait or to fail."""
+    """Stands in for a model: upscales by repeating pixels; can be told to wait or to fail."""
 
     def __init__(self) -> None:
         self.may_go_on = threading.Event()
@@ -34,7 +34,7 @@ class FakeModel:
 
 
 def draw_weights(shapes: dict[str, tuple[int, int]]) -> Weights:
-    """Draw weights small enough that a network's output stays within a picture's range."""
+    """Draw weights small enough that a network's output stays within an image's range."""
     random = np.random.default_rng(1)
     weights = {}
     for name, (outputs, inputs) in shapes.items():

@@ -1,4 +1,4 @@
-"""Files that are small and cost much, each made from nothing."""
+"""Small files that are expensive to process, each generated."""
 
 import struct
 import zlib
@@ -10,7 +10,7 @@ from PIL import Image
 
 from superres.images.gif_file import find_pixels
 
-# What an upload may have.
+# The largest upload.
 ROOM = 16 * 1024 * 1024 - 1024
 
 
@@ -31,7 +31,7 @@ def save(image: Image.Image, image_format: str, **options: object) -> bytes:
 
 
 def flat_png(width: int, height: int, bits: int = 8, kind: int = 2) -> bytes:
-    """A valid picture of one colour, a few kilobytes however large it is."""
+    """A valid image of one colour, a few kilobytes whatever its dimensions."""
     samples = {0: 1, 2: 3, 4: 2, 6: 4}[kind]
     row, pack = b"\0" + bytes([120]) * (samples * bits // 8 * width), zlib.compressobj(9)
     pixels = b"".join(pack.compress(row) for _ in range(height)) + pack.flush()
@@ -40,7 +40,7 @@ def flat_png(width: int, height: int, bits: int = 8, kind: int = 2) -> bytes:
 
 
 def lying_avif(real: int, said: int) -> bytes:
-    """A container that says `said`, with a coded picture that is `real` on a side."""
+    """A container that claims sides of `said`, with a coded image whose sides are `real`."""
     content = bytearray(save(Image.new("RGB", (real, real), (9, 99, 200)), "AVIF", speed=10))
     at = content.find(b"ispe")
     while at >= 0:
@@ -51,7 +51,7 @@ def lying_avif(real: int, said: int) -> bytes:
 
 
 def jpeg_segments(segment: bytes, room: int = ROOM) -> bytes:
-    """A JPEG of one pixel, filled up with a segment."""
+    """A JPEG of one pixel, padded with copies of a segment."""
     jpeg = save(Image.new("RGB", (1, 1), (1, 2, 3)), "JPEG")
     return jpeg[:2] + segment * ((room - len(jpeg)) // len(segment)) + jpeg[2:]
 
@@ -72,7 +72,7 @@ def packed_chunk(kind: bytes, start: bytes, megabytes: int) -> bytes:
 
 
 def pixels_in_bytes() -> bytes:
-    """A picture of noise whose every byte has a chunk of its own."""
+    """An image of noise with a separate chunk for every byte."""
     noise = np.random.default_rng(0).integers(0, 256, (580, 581 * 3), np.uint8)
     packed = zlib.compress(b"".join(b"\0" + row.tobytes() for row in noise), 0)
     chunks = b"".join(png_chunk(b"IDAT", packed[at : at + 1]) for at in range(len(packed)))
@@ -80,14 +80,14 @@ def pixels_in_bytes() -> bytes:
 
 
 def behind_scan(piece: bytes) -> bytes:
-    """A JPEG with restart markers that goes on with a piece, and has no end marker."""
+    """A JPEG with restart markers, followed by copies of a piece, without an end marker."""
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     jpeg = save(Image.fromarray(noise), "JPEG", restart_marker_blocks=1)
     return jpeg[:-2] + piece * ((ROOM - len(jpeg)) // len(piece))
 
 
 def gif_pixels() -> bytes:
-    """A GIF that ends within its pixels, each byte of which is a block of its own."""
+    """A GIF truncated within its pixels, with a separate block for every byte."""
     noise = np.random.default_rng(0).integers(0, 256, (2500, 2500), np.uint8)
     gif = save(Image.fromarray(noise), "GIF")
     found = find_pixels(gif)
@@ -97,7 +97,7 @@ def gif_pixels() -> bytes:
 
 
 def gif_blocks(label: bytes, head: bytes = b"") -> bytes:
-    """A GIF of one pixel behind millions of blocks of one byte."""
+    """A GIF of one pixel after millions of one-byte blocks."""
     gif = save(Image.new("P", (1, 1)), "GIF")
     at = gif.index(b",", 13)
     block = b"\x01A" * ((ROOM - len(gif) - 20) // 2)
@@ -112,7 +112,7 @@ def gif_extensions() -> bytes:
 
 
 def gif_frame(side: int) -> bytes:
-    """A frame larger than its screen, which is filled when the file is opened."""
+    """A frame larger than its canvas, which is filled when the file is opened."""
     screen = struct.pack("<HHBBB", 10, 10, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
     control = b"!\xf9\x04" + bytes([2 << 2]) + b"\0\0\0\0"
     frame = b"," + struct.pack("<HHHHB", 0, 0, side, side, 0) + b"\x02\x02\x44\x01\0;"
@@ -120,14 +120,14 @@ def gif_frame(side: int) -> bytes:
 
 
 def exif_with_broken_tags() -> bytes:
-    """Some 60,000 tags that point behind the end."""
+    """Some 60,000 tags that point past the end."""
     tags = [tag for tag in range(400, 64000) if tag not in {0x8769, 0x8825, 0xA005}]
     entries = b"".join(struct.pack("<HHLL", tag, 1, 10**8 + tag, 8) for tag in tags)
     return b"II*\0" + struct.pack("<LH", 8, len(tags)) + entries + bytes(4)
 
 
 def tiff(entries: list[tuple[int, int, int, int]], rest: bytes = b"") -> bytes:
-    """A TIFF whose only directory has these entries: tag, type, count, value."""
+    """A TIFF with one directory of these entries: tag, type, count, value."""
     directory = b"".join(struct.pack("<HHLL", *entry) for entry in sorted(entries))
     return b"II*\0" + struct.pack("<LH", 8, len(entries)) + directory + bytes(4) + rest
 
@@ -135,13 +135,13 @@ def tiff(entries: list[tuple[int, int, int, int]], rest: bytes = b"") -> bytes:
 def tiff_picture(
     width: int, height: int, *others: tuple[int, int, int, int]
 ) -> list[tuple[int, int, int, int]]:
-    """The entries of a grey picture of 8 bits."""
+    """The entries of an 8-bit grey image."""
     size = [(256, 4, 1, width), (257, 4, 1, height)]
     return [*size, (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (277, 3, 1, 1), *others]
 
 
 def tiff_pages() -> bytes:
-    """A picture with a million empty directories behind it, each the next of the one before."""
+    """An image followed by a chain of a million empty directories."""
     content = bytearray(tiff(tiff_picture(1, 1, (273, 4, 1, 0), (279, 4, 1, 1))))
     room = (ROOM - len(content)) // 8
     content[-4:] = struct.pack("<L", len(content))
@@ -151,7 +151,7 @@ def tiff_pages() -> bytes:
 
 
 def huge_webp() -> bytes:
-    """A canvas of 16383x16383 around a picture of one pixel."""
+    """A canvas of 16383x16383 around an image of one pixel."""
     picture = save(Image.new("RGB", (1, 1)), "WEBP")[12:]
     canvas = b"VP8X" + struct.pack("<LB3x", 10, 0) + b"\xfe\x3f\0\xfe\x3f\0"
     return b"RIFF" + struct.pack("<L", len(canvas) + len(picture) + 4) + b"WEBP" + canvas + picture
@@ -165,15 +165,15 @@ def webp_chunks() -> bytes:
 
 
 def many_scans(width: int, height: int, room: int) -> bytes:
-    """A progressive JPEG that goes over all its pixels again and again, some bytes each time."""
+    """A progressive JPEG whose scans cover all pixels again and again, with few bytes each."""
     jpeg = save(Image.new("L", (width, height), 99), "JPEG", progressive=True)
     scans = [at for at in range(len(jpeg) - 1) if jpeg[at : at + 2] == b"\xff\xda"]
-    last = jpeg[scans[-1] : -2]  # with the lowest bits of all frequencies, which are zero
+    last = jpeg[scans[-1] : -2]  # the lowest bits of all frequencies, which are zero
     return jpeg[:-2] + last * ((room - len(jpeg)) // len(last)) + jpeg[-2:]
 
 
 def bmp(width: int, height: int) -> bytes:
-    """Run-length encoded: a picture that ends at once."""
+    """Run-length encoded: an image that ends immediately."""
     palette, pixels = bytes(1024), b"\0\1"
     offset = 14 + 40 + len(palette)
     info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(pixels), 0, 0, 256, 0)
@@ -185,8 +185,8 @@ def flat(image_format: str, width: int, height: int, **options: object) -> bytes
     return save(Image.new("RGB", (width, height), (9, 99, 200)), image_format, **options)
 
 
-# Each of these files once took gigabytes, seconds or the log's disk, or is next of kin to one that
-# did; "valid" ones are pictures that anybody may send.
+# Each of these files once took gigabytes, seconds or the log's disk, or is similar to one that did;
+# "valid" ones are images that anybody may send.
 FILES: dict[str, Callable[[], bytes]] = {
     "frame of 65535x65535.gif": lambda: gif_frame(65535),
     "frame of 9000x9000.gif": lambda: gif_frame(9000),
@@ -236,5 +236,5 @@ FILES: dict[str, Callable[[], bytes]] = {
 
 
 def salt(content: bytes, number: int) -> bytes:
-    """The same picture for every decoder, and another upload for the service."""
+    """The same image to every decoder, but a different upload to the service."""
     return content + struct.pack(">Q", number)

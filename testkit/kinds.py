@@ -1,4 +1,4 @@
-"""Files of every kind that is accepted, and how their results must be."""
+"""Files of every supported kind, and what their results must be."""
 
 import struct
 from collections.abc import Callable
@@ -65,7 +65,7 @@ GRAY = ImageCms.ImageCmsProfile(BytesIO(gray_profile())).tobytes()
 
 
 def soft_disc() -> Image.Image:
-    """A red disc with a soft edge; black beneath full transparency, as editors leave it."""
+    """A red disc with a soft edge; black where fully transparent, as editors leave it."""
     row, column = np.mgrid[:72, :96]
     distance = np.hypot(row - 36, column - 48)
     pixels = np.zeros((72, 96, 4), np.uint8)
@@ -84,12 +84,12 @@ def grey_jpeg() -> bytes:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of file, and how its result must be."""
+    """A kind of file, and what its result must be."""
 
     content: Callable[[], bytes]
     mode: str = "RGB"
     depth: int = 8
-    # Mean absolute difference, in levels, of the result reduced again to the input.
+    # Mean absolute difference, in levels, between the result reduced again and the input.
     tolerance: float = 2.0
 
 
@@ -151,14 +151,14 @@ def png_header(content: bytes) -> tuple[int, str]:
 
 
 def shown(image: Image.Image) -> np.ndarray:
-    """How a picture looks, as floats: colours that nobody sees do not count."""
+    """How an image looks, as floats: invisible colours do not count."""
     rgba = np.asarray(image.convert("RGBA")).astype(float)
     alpha = rgba[:, :, 3:]
     return np.dstack([rgba[:, :, :3] * alpha / 255, alpha])
 
 
 def rgb_profile(gamma: float) -> bytes:
-    """The sRGB profile with other curves."""
+    """The sRGB profile with different curves."""
     profile = bytearray(SRGB)
     count = int.from_bytes(profile[128:132])
     curve = b"curv" + bytes(4) + struct.pack(">IH", 1, int(gamma * 256)) + bytes(2)

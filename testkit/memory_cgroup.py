@@ -1,4 +1,4 @@
-"""A memory cgroup for the service under test, of version 1 or 2 as the machine has."""
+"""A memory cgroup for the service under test, version 1 or 2, whichever the machine has."""
 
 import os
 import shlex
@@ -10,13 +10,13 @@ from pathlib import Path
 
 from superres.machine import CGROUP_DIR, read_words
 
-# The kernel empties a group a little after its last process has ended.
+# The kernel empties a group shortly after its last process has exited.
 EMPTY_SECONDS = 5
 
 
 @dataclass(frozen=True)
 class Files:
-    """What a version calls a group's files."""
+    """A cgroup version's names of a group's files."""
 
     limit: str
     swap_limit: str
@@ -39,35 +39,35 @@ class MemoryCgroup:
 
     Attributes
     ----------
-    folder : where the kernel shows it
-    files : what its files are called
+    folder : the group's folder
+    files : names of its files
     """
 
     folder: Path
     files: Files
 
     def wrap(self, command: Sequence[str]) -> tuple[str, ...]:
-        """Return a command that runs another inside the group, under the same process id."""
+        """Return a command that runs another inside the group, with the same process ID."""
         enter = f"echo $$ > {shlex.quote(str(self.folder / 'cgroup.procs'))}"
         return ("sh", "-c", f'{enter} && exec "$@"', "sh", *command)
 
     @property
     def used_bytes(self) -> int:
-        """What its processes hold, shared memory too; not the kernel's copies of files."""
+        """Bytes that its processes hold, including shared memory but not the page cache."""
         words = read_words(self.folder / "memory.stat")
         stat = dict(zip(words[::2], map(int, words[1::2]), strict=True))
         return sum(stat.get(name, 0) for name in self.files.held)
 
     @property
     def kills(self) -> int:
-        """How many of its processes the kernel has killed for want of memory."""
+        """How many of its processes the OOM killer has killed."""
         words = read_words(self.folder / self.files.events)
         return int(words[words.index("oom_kill") + 1])
 
 
 @contextmanager
 def make_memory_cgroup(limit_bytes: int) -> Iterator[MemoryCgroup | None]:
-    """Make a group, and remove it when the block ends; None: this user, or machine, cannot."""
+    """Create a group, and remove it when the block ends; None if that is not possible here."""
     is_version_1 = (CGROUP_DIR / "memory" / VERSION_1.limit).exists()
     files = VERSION_1 if is_version_1 else VERSION_2
     top = CGROUP_DIR / "memory" if is_version_1 else CGROUP_DIR
@@ -80,7 +80,7 @@ def make_memory_cgroup(limit_bytes: int) -> Iterator[MemoryCgroup | None]:
     try:
         try:
             (group.folder / files.limit).write_text(str(limit_bytes))
-            # Of version 1 memory and swap together.
+            # In version 1, memory and swap together.
             with suppress(OSError):
                 swap = limit_bytes if is_version_1 else 0
                 (group.folder / files.swap_limit).write_text(str(swap))
@@ -96,7 +96,7 @@ def make_memory_cgroup(limit_bytes: int) -> Iterator[MemoryCgroup | None]:
 
 
 def remove(folder: Path) -> None:
-    """Remove a group whose processes end."""
+    """Remove a group whose processes are exiting."""
     deadline = time.monotonic() + EMPTY_SECONDS
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Pictures and their files: made, opened again, compared."""
+"""Makes, reopens and compares images and their files."""
 
 import struct
 import zlib
@@ -14,7 +14,7 @@ from superres.store.result_cache import StoredResult, generate_file_hash
 
 
 def encode(image: Image.Image, image_format: str, **options: object) -> bytes:
-    """Return a picture as a file of a format."""
+    """Return an image as a file in some format."""
     buffer = BytesIO()
     image.save(buffer, image_format, **options)
     return buffer.getvalue()
@@ -25,7 +25,7 @@ PNG = encode(Image.new("RGB", (20, 10), (10, 20, 30)), "PNG")
 
 
 def largest_difference(first: Pixels, second: Pixels) -> int:
-    """Return how far two pictures of one size are apart at most, in levels."""
+    """Return the largest difference between two images of the same size, in levels."""
     assert first.shape == second.shape
     return int(np.abs(first.astype(np.int16) - second).max())
 
@@ -43,7 +43,7 @@ def read(result: Result) -> bytes:
 
 
 def make_png(samples: np.ndarray, depth: int, colour_type: int, transparent: bytes) -> bytes:
-    """Write a PNG of any bit depth with a transparent colour, which Pillow cannot."""
+    """Write a PNG of any bit depth with a transparent colour, which Pillow cannot do."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return (

@@ -1,4 +1,4 @@
-"""Run a PostgreSQL server of Debian's package on loopback, with a folder and a port of its own."""
+"""Runs a PostgreSQL server from Debian's package on loopback, with its own folder and port."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from testkit.service import find_free_port
 from testkit.waiting import WAIT_SECONDS, wait_until
 
 BIN = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path("/usr/lib/postgresql/bin"))
-# PostgreSQL refuses to run as root; Debian's package makes this user.
+# PostgreSQL refuses to run as root; Debian's package creates this user.
 AS_POSTGRES = ("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups")
 PGBOUNCER_CONFIG = """
 [databases]
@@ -33,7 +33,7 @@ def run_tool(*command: str) -> None:
 
 
 class PostgresServer:
-    """A server that can be stopped and started again, with other settings."""
+    """A server that can be stopped and restarted, with other settings."""
 
     def __init__(self, folder: Path, port: int) -> None:
         folder.mkdir()
@@ -46,14 +46,14 @@ class PostgresServer:
         run_tool(f"{BIN}/initdb", "--auth=trust", "--username=sr", "--no-sync", self._data)
 
     def start(self, settings: str = "") -> None:
-        """Start the server, and return when it answers."""
+        """Start the server, and return when it responds."""
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 {settings}"
         options += f" -c unix_socket_directories={self._folder}"
         log = str(self._folder / "log")
         run_tool(f"{BIN}/pg_ctl", "-D", self._data, "-l", log, "-w", "-o", options, "start")
 
     def stop(self) -> None:
-        """Stop the server as when it crashes."""
+        """Stop the server as in a crash."""
         run_tool(f"{BIN}/pg_ctl", "-D", self._data, "-m", "immediate", "-w", "stop")
 
     def restart(self, settings: str = "") -> None:
@@ -64,7 +64,7 @@ class PostgresServer:
 
 @contextmanager
 def run_server(folder: Path, port: int | None = None) -> Iterator[PostgresServer]:
-    """Run a server until the block ends. `folder` must be reachable for all."""
+    """Run a server until the block ends. All users must have access to `folder`."""
     server = PostgresServer(folder, port or find_free_port())
     server.start()
     try:
@@ -75,7 +75,7 @@ def run_server(folder: Path, port: int | None = None) -> Iterator[PostgresServer
 
 @contextmanager
 def run_postgres(folder: Path) -> Iterator[str]:
-    """Run a server until the block ends; yield its URL. `folder` must be reachable for all."""
+    """Run a server until the block ends; yield its URL. All users must have access to `folder`."""
     with run_server(folder) as server:
         yield server.url
 
@@ -100,7 +100,7 @@ def run_pgbouncer(
         wait_until(lambda: "process up" in (folder / "log").read_text())
         yield f"postgresql://sr@127.0.0.1:{port}/postgres"
     finally:
-        # At once: from PgBouncer 1.23 on, SIGTERM waits until the last client has left, and before
-        # that nothing else is a signal to end at once.
+        # Immediately: since PgBouncer 1.23, SIGTERM waits until the last client has left, and older
+        # versions have no other signal for an immediate shutdown.
         process.kill()
         process.wait(WAIT_SECONDS)

@@ -1,4 +1,4 @@
-"""Run a real S3 server, SeaweedFS, on loopback with a folder and ports of its own."""
+"""Runs a real S3 server, SeaweedFS, on loopback with its own folder and ports."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ class S3Server:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that let a client in."""
+        """The variables that give a client access."""
         return {
             "AWS_ACCESS_KEY_ID": "key",
             "AWS_SECRET_ACCESS_KEY": "secret",
@@ -55,7 +55,7 @@ def run_s3(folder: Path) -> Iterator[S3Server]:
                 *(f"-s3.config={folder / 's3.json'}", "-s3.autoCreateBucket"),
                 *("-master.volumeSizeLimitMB=64", "-volume.max=20", "-master.telemetry=false"),
                 *(f"-{name}={port}" for name, port in ports.items()),
-                # Not used, and at fixed ports otherwise, where a second server ends.
+                # Not used, but otherwise at fixed ports, on which a second server would fail.
                 *("-s3.port.iceberg=0", "-s3.port.lance=0"),
             ],
             stdout=log,
@@ -66,12 +66,12 @@ def run_s3(folder: Path) -> Iterator[S3Server]:
             wait_until_ready(server, folder / "log")
             yield server
         finally:
-            process.kill()  # it takes SIGTERM for a reason to wait
+            process.kill()  # on SIGTERM it waits
             process.wait()
 
 
 def wait_until_ready(server: S3Server, log: Path) -> None:
-    """Return when objects can be stored."""
+    """Wait until objects can be stored."""
     import obstore
     from obstore.store import S3Store
 

@@ -1,4 +1,4 @@
-"""A proxy in front of the S3 server that spoils what passes, as no server does at will."""
+"""A proxy in front of the S3 server that injects faults on demand."""
 
 import threading
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 from testkit.serving import serving
 
 BODY_SECONDS = 60
-# Each piece comes before anybody who waits for the next one gives up.
+# Pieces arrive often enough that no reader times out.
 TRICKLE_PIECES, TRICKLE_SECONDS = 100, 1.0
 REFUSAL = '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code></Error>'
-# The answers of Amazon's S3 and of this server.
+# The responses of Amazon S3 and of this server.
 REFUSALS = {
     "no bucket": (404, "NoSuchBucket"),
     "expired": (400, "ExpiredToken"),
@@ -23,20 +23,19 @@ REFUSALS = {
 
 
 class S3Proxy(ThreadingHTTPServer):
-    """Passes requests on, and spoils them while `fault` names one.
+    """Forwards requests, and injects the fault named by `fault`, if any.
 
     Attributes
     ----------
-    fault : "no bucket", "expired", "forbidden" or "slow down" (each an answer to everything), "no
-        listing" (what is missing is forbidden, as without s3:ListBucket), "cut off", "frozen"
-        (until it is another), "truncated", "corrupted", "trickling" (what is read), "corrupted
-        writes"
-    spoiled : how many requests had the fault
+    fault : "no bucket", "expired", "forbidden" or "slow down" (the response to everything), "no
+        listing" (missing keys are forbidden, as without s3:ListBucket), "cut off", "frozen" (until
+        the fault changes), "truncated", "corrupted", "trickling" (for reads), "corrupted writes"
+    spoiled : number of requests with the fault
     """
 
     daemon_threads = True
     block_on_close = False
-    # A client that is held up hangs up.
+    # A client that is kept waiting hangs up.
     request_queue_size = 128
 
     def __init__(self, target: str) -> None:
@@ -52,7 +51,7 @@ class S3Proxy(ThreadingHTTPServer):
 
     @contextmanager
     def spoil(self, fault: str) -> Iterator[None]:
-        """Have a fault until the block ends."""
+        """Inject a fault until the block ends."""
         self.fault, self.spoiled = fault, 0
         try:
             yield
@@ -60,7 +59,7 @@ class S3Proxy(ThreadingHTTPServer):
             self.fault = ""
 
     def handle_error(self, *_: object) -> None:
-        """Clients that hang up are no news."""
+        """Ignore clients that hang up."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -71,7 +70,7 @@ class Handler(BaseHTTPRequestHandler):
     thawed = threading.Event()
 
     def pass_on(self) -> None:
-        """Answer a request as the server does, but for the fault."""
+        """Respond to a request like the server, apart from the fault."""
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         fault = self.server.fault
         self.server.spoiled += bool(fault)
@@ -99,7 +98,7 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = pass_on
 
     def ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-        """Let the server answer."""
+        """Return the server's response."""
         connection = HTTPConnection(self.server.target, timeout=BODY_SECONDS)
         try:
             connection.putrequest(
@@ -114,11 +113,11 @@ class Handler(BaseHTTPRequestHandler):
             connection.close()
 
     def refuse(self, status: int, code: str) -> None:
-        """Answer with one of S3's errors."""
+        """Respond with one of S3's errors."""
         self.answer(status, [("Content-Type", "text/xml")], REFUSAL.format(code=code).encode())
 
     def answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
-        """Send an answer; to HEAD with the length of what is not sent."""
+        """Send a response; to HEAD, with the length of the body that is not sent."""
         self.send_response(status)
         length = str(len(body))
         for name, value in headers:
@@ -136,7 +135,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def trickle(self, body: bytes) -> None:
-        """Send a body in pieces, with pauses while the fault lasts."""
+        """Send a body in pieces, pausing between them while the fault lasts."""
         size = len(body) // TRICKLE_PIECES + 1
         for start in range(0, len(body), size):
             self.wfile.write(body[start : start + size])

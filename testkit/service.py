@@ -1,4 +1,4 @@
-"""Start the real service on a port and a folder of its own, and stop it again."""
+"""Starts the real service with its own port and folder, and stops it again."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ STOP_SECONDS = 30
 
 @dataclass
 class Service:
-    """A running service, whose process is another after `restart`."""
+    """A running service; `restart` gives it a new process."""
 
     url: str
     launch: Callable[[], subprocess.Popen[bytes]]
@@ -34,14 +34,14 @@ class Service:
         self.process = self.launch()
 
     def kill(self) -> None:
-        """Kill all its processes, as when its machine goes away."""
+        """Kill all its processes, as if its machine failed."""
         worker = self.worker_pid
         self.process.kill()
         os.kill(worker, signal.SIGKILL)
         self.process.wait()
 
     def restart(self) -> None:
-        """Start it again where it was, after its end; `wait_until_ready` waits for it."""
+        """Start it again in the same place, after it has ended; see `wait_until_ready`."""
         self.process = self.launch()
 
     @property
@@ -51,7 +51,7 @@ class Service:
 
     @property
     def worker_pid(self) -> int:
-        """Return the process id of gunicorn's worker."""
+        """Return the process ID of gunicorn's worker."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return int(children.read_text().split()[0])
 
@@ -79,10 +79,10 @@ def connect(service: Service, timeout_seconds: float) -> socket.socket:
 
 
 def unshare_mounts() -> tuple[str, ...]:
-    """Return what gives a command mounts of its own.
+    """Return the prefix that gives a command its own mount namespace.
 
-    Who is not root becomes it in a user namespace; root need not, and may not inside a chroot,
-    whose root may be no mount point and cannot be made private then: mounts go outside, too.
+    Other users become root in a user namespace; root need not, and cannot inside a chroot, whose
+    root may not be a mount point and so cannot be made private: there, mounts propagate outside.
     """
     become_root = () if os.getuid() == 0 else ("--map-root-user",)
     mount_points = [line.split()[4] for line in MOUNTS.read_text().splitlines()]
@@ -92,18 +92,18 @@ def unshare_mounts() -> tuple[str, ...]:
 
 @contextmanager
 def cache_on_tmpfs(folder: Path, mount_options: str) -> Iterator[tuple[str, ...]]:
-    """Give a command that serves with a small file system of its own as cache folder."""
+    """Yield a command that serves with its own small file system as the cache folder."""
     cache = folder / "cache"
     cache.mkdir(parents=True)
     mount = f"mount -t tmpfs -o {mount_options} tmpfs {cache}"
     try:
         yield (*unshare_mounts(), "sh", "-c", f"{mount} && exec {' '.join(GUNICORN)}")
     finally:
-        if os.path.ismount(cache):  # unchanged, it has come here too
+        if os.path.ismount(cache):  # unchanged: it has propagated here
             subprocess.run(("umount", cache), check=True)
 
 
-# What systemd does for a service with a socket (sd_listen_fds): it is number 3, and named so.
+# What systemd does for a service with a socket (sd_listen_fds): it is file descriptor 3.
 SOCKET_ACTIVATION = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
@@ -113,7 +113,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def find_free_port() -> int:
-    """Return a port on loopback that nobody uses now."""
+    """Return a free port on loopback."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -138,9 +138,9 @@ def run_service(
     listener: socket.socket | None = None,
     **settings: object,
 ) -> Iterator[Service]:
-    """Run the service until the block ends; the settings' names lack their ``SR_``.
+    """Run the service until the block ends; the settings' names are without ``SR_``.
 
-    With a `listener` it is started as systemd starts it, with that socket.
+    With a `listener` it is started with that socket, as by systemd.
     """
     port = listener.getsockname()[1] if listener else find_free_port()
     descriptors = (listener.fileno(),) if listener else ()
@@ -173,7 +173,7 @@ def run_service(
 
 
 def wait_until_ready(service: Service) -> None:
-    """Return when the service says that it is ready; raise when it stops or takes too long."""
+    """Wait until the service reports that it is ready; raise if it stops or takes too long."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if service.process.poll() is not None:

@@ -1,11 +1,11 @@
-"""Let a server of the standard library serve in a thread."""
+"""Runs a server from the standard library in a thread."""
 
 import socketserver
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# How long a server may take to see that it shall stop.
+# How long a server may take to notice that it should stop.
 LOOK_SECONDS = 0.05
 
 

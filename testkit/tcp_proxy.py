@@ -1,4 +1,4 @@
-"""A proxy in front of a server that swallows or delays what passes, as lines and firewalls do."""
+"""A proxy in front of a server that drops or delays traffic, as networks and firewalls do."""
 
 import contextlib
 import socket
@@ -14,12 +14,12 @@ PIECE_BYTES = 65536
 
 
 class TcpProxy(socketserver.ThreadingTCPServer):
-    """Passes bytes on.
+    """Forwards bytes.
 
     Attributes
     ----------
-    swallows : nothing arrives any more, of new connections neither, and nobody is told
-    delay_seconds : what the server says comes so late
+    swallows : silently drop all traffic, of new connections too
+    delay_seconds : delay of the server's responses
     """
 
     daemon_threads = True
@@ -40,7 +40,7 @@ class TcpProxy(socketserver.ThreadingTCPServer):
         return port
 
     def handle_error(self, *_: object) -> None:
-        """Clients that hang up are no news."""
+        """Ignore clients that hang up."""
 
 
 class Connection(socketserver.BaseRequestHandler):
@@ -50,7 +50,7 @@ class Connection(socketserver.BaseRequestHandler):
     request: socket.socket
 
     def handle(self) -> None:
-        """Pass bytes in both directions until either side ends."""
+        """Forward bytes in both directions until either side closes."""
         with socket.create_connection(("127.0.0.1", self.server.target_port)) as server:
             server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -60,7 +60,7 @@ class Connection(socketserver.BaseRequestHandler):
             back.join()
 
     def pass_on(self, source: socket.socket, sink: socket.socket, is_answer: bool) -> None:
-        """Pass bytes in one direction."""
+        """Forward bytes in one direction."""
         with contextlib.suppress(OSError):
             while piece := source.recv(PIECE_BYTES):
                 if is_answer and self.server.delay_seconds:

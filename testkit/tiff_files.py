@@ -9,7 +9,7 @@ import tifffile
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-# Compressions that tifffile writes only with a package of 40 MB; Pillow has them.
+# Compressions for which tifffile needs a package of 40 MB; Pillow has them.
 BY_PILLOW = {"lzw": ("tiff_lzw", 5), "packbits": ("packbits", 32773)}
 TILE = 16
 
@@ -59,7 +59,7 @@ def write_tiff(
 
 
 def split(data: np.ndarray, planar: bool, tiled: bool) -> Iterator[np.ndarray]:
-    """Yield strips or tiles in their order, as (rows, columns, samples)."""
+    """Yield strips or tiles in order, as (rows, columns, samples)."""
     planes = [plane[:, :, None] for plane in data] if planar else [np.atleast_3d(data)]
     for plane in planes:
         height, width = plane.shape[:2]
@@ -75,7 +75,7 @@ def split(data: np.ndarray, planar: bool, tiled: bool) -> Iterator[np.ndarray]:
 def compress(
     chunk: np.ndarray, compression: str, predictor: bool, order: Literal["<", ">"]
 ) -> bytes:
-    """Compress a strip or tile as Pillow's libtiff does a row of bytes."""
+    """Compress a strip or tile as a row of bytes with Pillow's libtiff."""
     if predictor:
         chunk = np.diff(chunk, axis=1, prepend=np.zeros_like(chunk[:, :1]))
     content = chunk.astype(chunk.dtype.newbyteorder(order)).tobytes()

@@ -1,4 +1,4 @@
-"""docs/api.md, made from openapi.yaml.
+"""Generates docs/api.md from openapi.yaml.
 
 python -m tests.api_page > docs/api.md
 """
@@ -11,7 +11,7 @@ from superres.web.api_docs import CONTRACT_PATH
 
 
 def follow(contract: dict[str, Any], item: dict[str, Any]) -> dict[str, Any]:
-    """Return what a reference points to, or the item itself."""
+    """Resolve a reference; return other items unchanged."""
     if "$ref" not in item:
         return item
     found: Any = contract
@@ -36,7 +36,7 @@ def describe_schema(contract: dict[str, Any], schema: dict[str, Any]) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return a text for a cell of a table."""
+    """Return a text as one line, for a table cell."""
     return " ".join(text.split()).replace("|", "\\|")
 
 

@@ -1,10 +1,10 @@
-"""Everything at once on loopback: machines that share all, while some of them are killed.
+"""Everything at once on loopback: machines that share everything, while some of them are killed.
 
     make cluster        (python -m tests.cluster [--pictures 100] [--without-dask])
 
 PostgreSQL, an S3 server, a Dask scheduler with two workers, two replicas behind the shipped Nginx:
-pictures are uploaded, a worker and a replica are killed with -9, and every result is compared with
-that of one machine alone. A short form is among the tests.
+images are uploaded, a worker and a replica are killed with -9, and every result is compared with
+that of a single machine. A short version is part of the tests.
 """
 
 import argparse
@@ -40,7 +40,7 @@ FIRST_USER = "first"
 
 @dataclass
 class Machines:
-    """What runs."""
+    """The running servers."""
 
     nginx: Nginx
     replicas: list[Service]
@@ -56,10 +56,10 @@ def run_machines(
     prefixes: Sequence[Sequence[str]] = ((), ()),
     for_outages: bool = False,
 ) -> Iterator[Machines]:
-    """Run all until the block ends, with a replica for each prefix, which begins its command.
+    """Run everything until the block ends, with a replica for each command prefix.
 
-    For outages, a proxy stands before the store, and the first replica has a database user of its
-    own, `FIRST_USER`.
+    For outages, there is a proxy in front of the store, and the first replica has its own database
+    user, `FIRST_USER`.
     """
     with ExitStack() as stack:
         s3 = stack.enter_context(run_s3(folder / "s3"))
@@ -101,7 +101,7 @@ def run_machines(
 
 
 def draw(number: int) -> bytes:
-    """Return a picture that no other number has."""
+    """Return an image that is unique to a number."""
     place = random.Random(number)
     left, top = place.randrange(300), place.randrange(300)
     side = 60 + 20 * (number % 5)
@@ -110,7 +110,7 @@ def draw(number: int) -> bytes:
 
 
 class Client:
-    """Uploads pictures and gets their results, whatever happens to the machines."""
+    """Uploads images and fetches their results, whatever happens to the machines."""
 
     def __init__(self, client: httpx.Client) -> None:
         self._client = client
@@ -118,7 +118,7 @@ class Client:
         self.problems: Counter[str] = Counter()
 
     def _ask(self, method: str, url: str, **options: Any) -> httpx.Response:
-        """Send a request; where the service says that it is busy, or does not run, again."""
+        """Send a request; retry while the service is busy or not running."""
         deadline = time.monotonic() + WAIT_SECONDS
         while True:
             answer = self._client.request(method, url, timeout=WAIT_SECONDS, **options)
@@ -130,7 +130,7 @@ class Client:
             time.sleep(0.5)
 
     def enhance(self, content: bytes, is_asynchronous: bool) -> bytes:
-        """Return a picture's result."""
+        """Return an image's result."""
         headers = {"Content-Type": "image/png"}
         if is_asynchronous:
             headers["Prefer"] = "respond-async"
@@ -148,12 +148,12 @@ class Client:
 
 
 def try_machines(folder: Path, number: int, with_dask: bool = True) -> Counter[int]:
-    """Upload pictures while a worker and a replica are killed; return how often each status came.
+    """Upload images while a worker and a replica are killed; return the count of each status.
 
     Raises
     ------
     AssertionError
-        A client saw a 502, a job was lost, or a result is not one machine's.
+        A client saw a 502, a job was lost, or a result differs from a single machine's.
     """
     pictures = [draw(each) for each in range(number)]
     with (
@@ -172,7 +172,7 @@ def try_machines(folder: Path, number: int, with_dask: bool = True) -> Counter[i
         wait_for_share(sent, 0.5)
         machines.replicas[0].kill()
         results = [each.result() for each in sent]
-        # What the killed one made is there all the same.
+        # Results of the killed replica are still there.
         again = [client.enhance(picture, False) for picture in pictures]
     assert client.answers[502] == client.answers[504] == 0, client.answers
     assert again == results
@@ -187,7 +187,7 @@ def try_machines(folder: Path, number: int, with_dask: bool = True) -> Counter[i
 
 
 def wait_for_share(sent: list[Any], share: float) -> None:
-    """Return when so many of the uploads have their results."""
+    """Wait until a share of the uploads have their results."""
     deadline = time.monotonic() + WAIT_SECONDS
     while sum(each.done() for each in sent) < share * len(sent):
         assert time.monotonic() < deadline
@@ -204,7 +204,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         answers = try_machines(Path(name), arguments.pictures, not arguments.without_dask)
-    print(f"{arguments.pictures} pictures, all as one machine makes them, though some were killed")
+    print(f"{arguments.pictures} images, all as from one machine, despite killed processes")
     print(f"answers: {dict(answers)}; {time.monotonic() - started:.0f} s")
 
 

@@ -1,4 +1,4 @@
-"""Fixtures: photographs, a fake model for logic, the real one for pictures."""
+"""Fixtures: photographs, a fake model for logic, and the real one for images."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -52,7 +52,7 @@ def settings(tmp_path: Path) -> Settings:
 def make_app(
     settings: Settings, fake_super_resolution: Upscaler
 ) -> Iterator[Callable[[Settings | None], Flask]]:
-    """Make an application with the fake model, loaded and ready."""
+    """Create an application with the fake model, loaded and ready."""
     made: list[Flask] = []
 
     def make(other_settings: Settings | None = None) -> Flask:

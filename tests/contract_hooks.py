@@ -1,4 +1,4 @@
-"""What schemathesis cannot make up: pictures, and names of what exists (`test_contract.py`)."""
+"""What schemathesis cannot invent: images, and names of existing things (`test_contract.py`)."""
 
 import os
 from io import BytesIO
@@ -11,7 +11,7 @@ from schemathesis.hooks import HookContext
 
 
 def draw(image_format: str, side: int) -> bytes:
-    """Return a picture file."""
+    """Return an image file."""
     buffer = BytesIO()
     Image.radial_gradient("L").resize((side, side)).convert("RGB").save(buffer, image_format)
     return buffer.getvalue()
@@ -37,7 +37,7 @@ for media_type in MEDIA_TYPES:
 def map_path_parameters(
     _context: HookContext, path_parameters: dict[str, Any] | None
 ) -> dict[str, Any] | None:
-    """Take one of the names that exist for every other made-up one."""
+    """Replace every other generated name with an existing one."""
     for name, value in (path_parameters or {}).items():
         existing = os.environ[f"CONTRACT_{name.upper()}"].split()
         if len(str(value)) % 2 and path_parameters is not None:
@@ -47,7 +47,7 @@ def map_path_parameters(
 
 @schemathesis.hook
 def map_headers(_context: HookContext, headers: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Ask for an asynchronous answer by every other made-up preference."""
+    """Make every other generated preference ask for an asynchronous response."""
     if headers is not None and len(str(headers.get("Prefer", ""))) % 2:
         headers["Prefer"] = "respond-async"
     return headers

@@ -1,9 +1,9 @@
-"""Faults against the real service, and what is left of it afterwards.
+"""Injects faults into the real service, and checks what is left of it afterwards.
 
     make faults        (python -m tests.faults [--scale 1])
 
-Each fault is done twice; what the second time adds is a leak. Every request that was accepted has
-to be answered: 200 with the right picture, or a problem that fits; never 500, never half a picture.
+Each fault is injected twice; what the second time adds is a leak. Every accepted request has to be
+answered: 200 with the right image, or a fitting problem; never 500, never half an image.
 """
 
 import argparse
@@ -43,9 +43,9 @@ from testkit.service import (
 
 TIMEOUT_SECONDS = 600
 SETTLE_SECONDS = 20
-# Kernel, allocator and Python keep some of what they have once used.
+# Kernel, allocator and Python keep some of the memory they have used.
 MEMORY_TOLERANCE_MB = 40
-# Beneath libfaketime, Python 3.11's own sleep fails.
+# Under libfaketime, Python 3.11's own sleep fails.
 SERVE = """
 import select, time
 time.sleep = lambda seconds: select.select([], [], [], seconds)
@@ -53,15 +53,15 @@ from gunicorn.app.wsgiapp import run
 run()
 """
 DAY = 86400
-# Of 32 uploads at the limit: as many as the queue takes are in memory at once, where there is room
-# for them. Each leaves a copy of its result for the process that encodes it.
+# For 32 uploads at the limit: as many as the queue accepts are in memory at once, if there is room
+# for them. Each has a copy of its result for the process that encodes it.
 LARGEST_PICTURES = 4
 RESULT_BYTES_PER_PIXEL = 27
 
 
 @dataclass(frozen=True)
 class State:
-    """What a worker process holds."""
+    """The resources that a worker process holds."""
 
     files: int
     threads: int
@@ -70,7 +70,7 @@ class State:
 
     @classmethod
     def of(cls, service: Service) -> "State":
-        """Look at a service's worker."""
+        """Inspect a service's worker."""
         process = Path(f"/proc/{service.worker_pid}")
         pages = int((process / "statm").read_text().split()[1])
         cache = find_cache(service)
@@ -84,13 +84,13 @@ class State:
 
 
 def find_cache(service: Service) -> Path:
-    """Return the service's cache folder as the service sees it, on whatever is mounted there."""
+    """Return the service's cache folder as the service sees it, including mounts."""
     folder = (service.folder / "cache").relative_to("/")
     return Path(f"/proc/{service.worker_pid}/root") / folder
 
 
 class Client:
-    """Sends pictures that nobody has sent before, and judges the answers."""
+    """Sends new images, and checks the responses."""
 
     def __init__(self, service: Service, seed: int) -> None:
         self.service = service
@@ -99,19 +99,19 @@ class Client:
         self._lock = threading.Lock()
 
     def draw(self, width: int = 24, height: int = 16) -> bytes:
-        """Return a new picture."""
+        """Return a new image."""
         with self._lock:
             corner = self._random.integers(0, 256, (2, 2, 3), np.uint8)
         return encode(Image.fromarray(corner).resize((width, height)), "PNG")
 
     def draw_flat(self, side: int) -> bytes:
-        """Return a new picture whose tiles are equal, so that only its size costs something."""
+        """Return a new image of identical tiles, so that only its size costs anything."""
         with self._lock:
             colour = tuple(int(level) for level in self._random.integers(0, 256, 3))
         return encode(Image.new("RGB", (side, side), colour), "PNG")
 
     def send(self, content: bytes, allowed: tuple[int, ...] = (), **options: object) -> int:
-        """Upload a picture, and check what comes back; return the status, 0 without an answer."""
+        """Upload an image, and check the response; return the status, 0 if there was none."""
         try:
             answer = httpx.post(
                 f"{self.service.url}/api/enhance",
@@ -137,7 +137,7 @@ class Client:
         return answer.status_code
 
     def count(self, answer: str) -> None:
-        """Note an answer."""
+        """Count a response."""
         with self._lock:
             self.answers[answer] += 1
 
@@ -146,10 +146,10 @@ Fault = Callable[[Client, float], None]
 
 
 def full_disk(client: Client, scale: float) -> None:
-    """The results' file system is full; pictures come all the same.
+    """The results' file system is full; images are still returned.
 
-    Jobs are refused once no result is left to make room for their uploads; those that were accepted
-    before are done when there is room again.
+    Jobs are rejected once no result is left to evict for their uploads; those accepted before are
+    done when there is space again.
     """
     filler = find_cache(client.service) / "filler"
     try:
@@ -167,7 +167,7 @@ def full_disk(client: Client, scale: float) -> None:
 
 
 def removed_folder(client: Client, scale: float) -> None:
-    """The cache folder goes away while pictures are computed."""
+    """The cache folder is removed while images are computed."""
     with ThreadPoolExecutor(4) as pool:
         sent = [pool.submit(client.send, client.draw(90, 90)) for _ in range(int(20 * scale) + 4)]
         for _ in range(3):
@@ -178,13 +178,13 @@ def removed_folder(client: Client, scale: float) -> None:
 
 
 def damaged_results(client: Client, scale: float) -> None:
-    """Stored results are damaged on the disk: found, and computed again."""
+    """Stored results are damaged on the disk: detected, and computed again."""
     pictures = [client.draw() for _ in range(int(20 * scale) + 2)]
     for content in pictures:
         client.send(content)
     for number, path in enumerate((client.service.folder / "cache").glob("*.png")):
         stored = bytearray(path.read_bytes())
-        # In the picture, in the note behind it, or cut off.
+        # In the image, in the note after it, or truncated.
         place = (len(stored) // 3, -20, -1)[number % 3]
         stored[place] ^= 0x55
         path.write_bytes(stored[: -5 if number % 3 == 2 else None])
@@ -193,7 +193,7 @@ def damaged_results(client: Client, scale: float) -> None:
 
 
 def wait_for_job(url: str) -> None:
-    """Return when a job is done."""
+    """Wait until a job is done."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while (status := httpx.get(url).json())["state"] != "done":
         assert status["state"] in {"queued", "running"}, status
@@ -202,7 +202,7 @@ def wait_for_job(url: str) -> None:
 
 
 def killed_worker(client: Client, scale: float) -> None:
-    """The worker is killed in mid-work: who waited is cut off, accepted jobs come to their end."""
+    """The worker is killed at work: waiting clients are cut off, accepted jobs still finish."""
     url = client.service.url
     for _ in range(int(3 * scale) + 1):
         accepted = httpx.post(
@@ -222,7 +222,7 @@ def killed_worker(client: Client, scale: float) -> None:
 
 
 def replaced_model(client: Client, scale: float) -> None:
-    """The model's file is replaced by rubbish: what is loaded goes on."""
+    """The model file is replaced with garbage: the loaded model keeps working."""
     path = Path(client.service.folder) / "EDSR_x3.pb"
     content = path.read_bytes()
     path.write_bytes(b"rubbish")
@@ -249,13 +249,13 @@ def bad_uploads(client: Client, scale: float) -> None:
 
 
 def resets(client: Client, scale: float) -> None:
-    """Connections are reset in mid-upload and mid-download."""
+    """Connections are reset in the middle of uploads and downloads."""
     content = client.draw(500, 500)
     client.send(content)
     name = next((client.service.folder / "cache").glob("*.png")).name
     for number in range(int(100 * scale) + 2):
         with connect(client.service, TIMEOUT_SECONDS) as connection:
-            # With unread data and no lingering, close() resets.
+            # With unread data and no lingering, close() resets the connection.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             if number % 2:
                 head = "POST /api/enhance HTTP/1.1", "Host: x", "Content-Type: image/png"
@@ -269,7 +269,7 @@ def resets(client: Client, scale: float) -> None:
 
 
 def pile_up(client: Client, scale: float) -> None:
-    """Thousands of connections at once: silent, half a request, kept open; others are served."""
+    """Thousands of concurrent connections: silent, partial, idle; others are still served."""
     request = b"GET /api/health HTTP/1.1\r\nHost: x\r\n\r\n"
     with ExitStack() as stack:
         for number in range(int(2000 * scale)):
@@ -280,8 +280,8 @@ def pile_up(client: Client, scale: float) -> None:
 
 
 def largest_uploads(client: Client, scale: float) -> None:
-    """Uploads at the limit of pixels, at once: bounded memory, and an answer for each."""
-    client.send(client.draw(600, 400))  # tiles for all lanes: each keeps the memory of its network
+    """Concurrent uploads at the pixel limit: bounded memory, and a response for each."""
+    client.send(client.draw(600, 400))  # tiles for all lanes: each keeps its network's memory
     idle_mb = State.of(client.service).memory_mb
     side = int(4000 * min(scale, 1))
     with ThreadPoolExecutor(32) as pool:
@@ -340,7 +340,7 @@ MOST_THREADS = 300
 
 @contextmanager
 def run_for(fault: Fault, folder: Path) -> Iterator[Service]:
-    """Run a service that a fault can happen to."""
+    """Run a service for a fault."""
     command: tuple[str, ...] = GUNICORN
     settings: dict[str, object] = {}
     places = ExitStack()
@@ -363,7 +363,7 @@ def run_for(fault: Fault, folder: Path) -> Iterator[Service]:
 
 
 def settle(service: Service) -> State:
-    """Return the worker's state when it does not change any more."""
+    """Return the worker's state once it no longer changes."""
     deadline = time.monotonic() + SETTLE_SECONDS
     state = State.of(service)
     while True:
@@ -377,7 +377,7 @@ def settle(service: Service) -> State:
 
 
 def try_fault(fault: Fault, folder: Path, scale: float) -> tuple[Client, State, State]:
-    """Do a fault twice; return the client, and the state after each time."""
+    """Inject a fault twice; return the client, and the state after each time."""
     folder.mkdir(parents=True, exist_ok=True)
     with run_for(fault, folder) as service:
         client = Client(service, seed=1)

@@ -1,9 +1,9 @@
-"""Decode 100,000 damaged pictures in the sandbox: a result or an error, never anything else.
+"""Decode 100,000 damaged images in the sandbox: a result or an error, never anything else.
 
     make fuzz          (python -m tests.fuzz [--inputs 100000] [--seed 1])
 
-Real files of every kind, with bytes changed, cut, repeated and mixed. What ends its process is an
-answer of the service, too; such inputs are kept in a folder, so that they can be repeated.
+Real files of every kind, with bytes changed, cut, repeated and mixed. If one kills its process,
+that is a valid outcome, too; such inputs are kept in a folder for reproduction.
 """
 
 import argparse
@@ -35,7 +35,7 @@ INTERESTING = (0, 1, 0x7F, 0x80, 0xFF)
 def damage(content: bytes, other: bytes, random: np.random.Generator) -> bytes:
     """Change a file in one of several ways."""
     changed = bytearray(content)
-    # Headers are where sizes and types stand: half of all changes go there.
+    # Headers contain sizes and types: half of all changes go there.
     reach = len(changed) if random.random() < 0.5 else min(len(changed), 256)
     for position in random.integers(0, reach, random.integers(1, MAX_CHANGES)):
         value = random.choice(INTERESTING) if random.random() < 0.3 else random.integers(0, 256)
@@ -56,7 +56,7 @@ def damage(content: bytes, other: bytes, random: np.random.Generator) -> bytes:
 
 
 def try_decoding(codec: SandboxedCodec, content: bytes) -> str:
-    """Decode as the service does; return what came of it."""
+    """Decode as the service does; return the outcome."""
     try:
         header = codec.read_header(BytesIO(content), MAX_PIXELS)
         picture = codec.decode(BytesIO(content), header)
@@ -67,11 +67,11 @@ def try_decoding(codec: SandboxedCodec, content: bytes) -> str:
 
 
 class Fuzzer:
-    """Draws inputs, which are the same for a seed, and tries them.
+    """Draws inputs, reproducibly for a seed, and tries them.
 
     Parameters
     ----------
-    folder : where inputs are kept that end their process
+    folder : where inputs that kill their process are kept
     """
 
     def __init__(self, seed: int, folder: Path) -> None:
@@ -90,7 +90,7 @@ class Fuzzer:
         """Try an input."""
         deaths = self.codec.deaths
         self.outcomes[try_decoding(self.codec, content)] += 1
-        # Others may have died at the same time: one too many is kept then.
+        # Others may have died at the same time: then one too many is kept.
         if self.codec.deaths > deaths:
             (self._folder / generate_file_hash(content)[:16]).write_bytes(content)
 
@@ -105,7 +105,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
     fuzzer = Fuzzer(chosen.seed, folder)
     started = time.monotonic()
-    # Ctrl-C ends it with what was found until then.
+    # Ctrl-C stops it and reports what was found so far.
     with suppress(KeyboardInterrupt), ThreadPoolExecutor(os.cpu_count()) as pool:
         for done in range(0, chosen.inputs, BATCH):
             batch = [fuzzer.draw() for _ in range(min(BATCH, chosen.inputs - done))]

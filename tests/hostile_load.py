@@ -2,10 +2,10 @@
 
     make hostile        (python -m tests.hostile_load [--names PART ...] [--at-once 6])
 
-Each of `hostile.FILES` is sent in every output format, several at once, some as jobs, beside
-honest clients. The worker must not be killed; every hostile request gets a picture or a problem,
-and every honest one its picture; memory and disk stay within their bounds and are given back.
-Printed are the answers for each file, and how long honest clients waited without and with them.
+Each of `hostile.FILES` is sent in every output format, several at once, some as jobs, alongside
+honest clients. The worker must not be killed; every hostile request gets an image or a problem,
+and every honest one its image; memory and disk stay within their limits and are freed.
+Prints the responses for each file, and how long honest clients waited without and with them.
 """
 
 import argparse
@@ -47,23 +47,23 @@ OUTPUTS: dict[str, dict[str, str]] = {
 }
 ASYNC = {"Prefer": "respond-async"}
 TIMEOUT_SECONDS = 600
-# A hostile client does not wait longer, and leaves its work behind.
+# A hostile client does not wait longer, and abandons its work.
 HOSTILE_TIMEOUT_SECONDS = 60
 POLL_SECONDS = 0.1
 HONEST_ADDRESS = "127.0.0.2"
-# Kernel, allocator and Python keep some of what they have once used.
+# Kernel, allocator and Python keep some of the memory they have used.
 MEMORY_TOLERANCE = 1.2
-# A result may go beyond the cache's limit by so much until others are removed.
+# By how much the cache may exceed its limit until others are evicted.
 CACHE_TOLERANCE = 1.1
 NO_ANSWER = "left"
 LARGE_MEGAPIXELS, SMALLER = 14, ((900, 900), (400, 300))
-# A request may write so much into the log.
+# How much a request may write to the log.
 LOG_BYTES = 2000
 PHOTO = np.asarray(Image.fromarray(data.astronaut()).resize((1000, 1000)))
 
 
 def size_on_disk(folder: Path) -> int:
-    """Return what the files of a folder take, also while they come and go."""
+    """Return the size of a folder's files, even while they come and go."""
     total = 0
     for path in folder.glob("*"):
         try:
@@ -74,23 +74,23 @@ def size_on_disk(folder: Path) -> int:
 
 
 def children_of(process: int) -> list[int]:
-    """Return the process ids of a process's children, of whatever thread."""
+    """Return the process IDs of a process's children, of all threads."""
     tasks = Path(f"/proc/{process}/task").glob("*/children")
     return [int(word) for path in tasks for word in path.read_text().split()]
 
 
 def resident_bytes(process: int) -> int:
-    """Return the memory that a process has in use."""
+    """Return the memory that a process is using."""
     pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 class Watch:
-    """Looks at a service again and again, and keeps the most that it has seen.
+    """Samples a service's resources, and records the maxima.
 
     Attributes
     ----------
-    memory_bytes, cache_bytes, spool_bytes : the most
+    memory_bytes, cache_bytes, spool_bytes : maxima
     """
 
     def __init__(self, service: Service, group: MemoryCgroup | None) -> None:
@@ -117,7 +117,7 @@ class Watch:
             self.spool_bytes = max(self.spool_bytes, size_on_disk(cache / "spool"))
 
     def measure_memory(self) -> int:
-        """Return what the service holds now: its group, or else worker and helper."""
+        """Return the memory that the service holds: its cgroup, or else worker and helper."""
         if self.group is not None:
             return self.group.used_bytes
         try:
@@ -127,18 +127,18 @@ class Watch:
 
     @property
     def kills(self) -> int:
-        """How many processes the kernel has killed, where that is known."""
+        """How many processes the OOM killer has killed, if known."""
         return self.group.kills if self.group is not None else 0
 
 
 @dataclass
 class Honest:
-    """Clients that send small photographs, and look at what they get.
+    """Clients that send small photographs, and check what they get.
 
     Attributes
     ----------
-    seconds : how long answers took, by kind
-    failures : what was not answered as it should be
+    seconds : how long responses took, by kind
+    failures : wrong responses
     """
 
     url: str
@@ -148,7 +148,7 @@ class Honest:
 
     def __post_init__(self) -> None:
         limits = httpx.Limits(max_connections=100)
-        # Another client than the attacker, whose jobs' uploads may fill its own share of the disk.
+        # A different client from the attacker, whose uploads may fill its own share of the disk.
         transport = httpx.HTTPTransport(limits=limits, local_address=HONEST_ADDRESS)
         self._client = httpx.Client(base_url=self.url, timeout=TIMEOUT_SECONDS, transport=transport)
         self._random = np.random.default_rng(self.seed)
@@ -158,7 +158,7 @@ class Honest:
         self._post(self._known, "png")
 
     def _draw(self, width: int = 96, height: int = 64) -> bytes:
-        """Return a photograph that nobody has sent before."""
+        """Return a new photograph."""
         with self._lock:
             y, x = self._random.integers(0, np.subtract(PHOTO.shape[:2], (height, width)) + 1)
             shade = self._random.integers(0, 30, 3)
@@ -195,7 +195,7 @@ class Honest:
         self._check(content, self._post(content, output).content)
 
     def job(self, output: str, width: int = 96, height: int = 64) -> None:
-        """Send a job, wait for its end, fetch its result."""
+        """Send a job, wait until it ends, fetch its result."""
         content = self._draw(width, height)
         url = self._post(content, output, **ASYNC).json()["status_url"]
         while True:
@@ -203,17 +203,17 @@ class Honest:
             if status["state"] not in {"queued", "running"}:
                 break
         assert status["state"] == "done", status
-        if status["result"] is not None:  # hostile results may have pushed it out
+        if status["result"] is not None:  # hostile results may have evicted it
             answer = self._client.get(status["result"])
             if answer.status_code != 404:
                 self._check(content, answer.content)
 
     def hit(self, _output: str) -> None:
-        """Send a picture whose result is there, or was."""
+        """Send an image whose result is, or was, stored."""
         self._check(self._known, self._post(self._known, "png").content)
 
     def health(self, _output: str) -> None:
-        """Ask whether the service is well."""
+        """Check the service's health."""
         assert self._client.get("/api/health").status_code == 200
 
     def _repeat(self, kind: str, pause: float, number: int) -> None:
@@ -236,7 +236,7 @@ class Honest:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Let clients of all kinds send until the block ends."""
+        """Run clients of all kinds until the block ends."""
         self._over.clear()
         kinds = [("new", 0.3), ("new", 0.3), ("job", 0.5), ("hit", 0.2), ("health", 0.05)]
         with ThreadPoolExecutor(len(kinds)) as pool:
@@ -253,12 +253,12 @@ class Honest:
 
 
 class Attack:
-    """Sends hostile files, and judges what comes back.
+    """Sends hostile files, and checks the responses.
 
     Attributes
     ----------
-    number : of requests so far
-    faults : answers that nobody should get
+    number : number of requests so far
+    faults : wrong responses
     tickets : of jobs that were accepted
     """
 
@@ -275,7 +275,7 @@ class Attack:
         self._client.close()
 
     def send(self, name: str, content: bytes, output: str, is_job: bool) -> str:
-        """Send a file; return what the answer says: status, and a problem's code."""
+        """Send a file; return the response's status, and a problem's code."""
         with self._lock:
             self.number += 1
             number = self.number
@@ -313,7 +313,7 @@ class Attack:
         return Counter(each.result() for each in sent)
 
     def end_jobs(self, seconds: float) -> Counter[str]:
-        """Wait some time for the jobs' ends, and withdraw those that are not over."""
+        """Wait some time for jobs to end, and withdraw the others."""
         ends: Counter[str] = Counter()
         deadline = time.monotonic() + seconds
         for url in self.tickets:
@@ -346,7 +346,7 @@ def run_in_cgroup(folder: Path, **settings: object) -> Iterator[Watch]:
 
 
 def wait_until_idle(watch: Watch) -> None:
-    """Return when nothing is in work, and the helper has only the child that is ready."""
+    """Wait until nothing is in progress, and the helper has only its idle child."""
 
     def is_idle() -> bool:
         statistics = httpx.get(f"{watch.service.url}/api/stats").json()
@@ -356,12 +356,12 @@ def wait_until_idle(watch: Watch) -> None:
         helpers = children_of(watch.worker)
         return len(helpers) == 1 and len(children_of(helpers[0])) == 1
 
-    wait_until(is_idle, "pictures are still in work")
-    wait_until(has_no_children, "processes of pictures are left")
+    wait_until(is_idle, "images are still in progress")
+    wait_until(has_no_children, "sandboxed processes are left")
 
 
 def check_bounds(watch: Watch) -> None:
-    """Assert that the worker is the one that was started, and what it kept to."""
+    """Assert that the worker was not restarted, and kept within its limits."""
     log = watch.service.log
     assert watch.service.worker_pid == watch.worker, log[-5000:]
     for word in ("Traceback", "Booting worker", "was sent"):
@@ -372,7 +372,7 @@ def check_bounds(watch: Watch) -> None:
 
 
 def wait_for_memory(watch: Watch, limit_bytes: int) -> bool:
-    """Wait until the service holds no more than this; tell whether it came to that."""
+    """Wait until the service holds no more than this; tell whether it did."""
     with suppress(AssertionError):
         wait_until(lambda: watch.measure_memory() <= limit_bytes)
         return True
@@ -382,12 +382,12 @@ def wait_for_memory(watch: Watch, limit_bytes: int) -> bool:
 def attack(
     watch: Watch, names: Sequence[str], outputs: Sequence[str], at_once: int, show: bool = False
 ) -> Mapping[str, Counter[str]]:
-    """Send files in every output format; return the answers by file.
+    """Send files in every output format; return the responses by file.
 
     Raises
     ------
     AssertionError
-        An answer is not one that it may be.
+        A response is wrong.
     """
     attacker = Attack(watch.service.url)
     log_bytes = len(watch.service.log)
@@ -408,7 +408,7 @@ def attack(
             print(f"| {name} | {shown} | {seconds:.0f} | {memory} | {killed} |", flush=True)
     attacker.close()
     assert not attacker.faults, attacker.faults
-    # Honest requests and questions after jobs write there too, one line each.
+    # Honest requests and polls write there too, one line each.
     written = len(watch.service.log) - log_bytes
     lines = watch.service.log[log_bytes:].count(" /api/")
     assert written <= LOG_BYTES * (attacker.number + lines), written
@@ -416,7 +416,7 @@ def attack(
 
 
 def draw_large(megapixels: float, seed: int) -> bytes:
-    """Return a photograph of which no two tiles are equal."""
+    """Return a photograph whose tiles all differ."""
     side = int((megapixels * 1e6) ** 0.5)
     photo = np.asarray(Image.fromarray(data.astronaut()).resize((side, side)))
     noise = np.random.default_rng(seed).integers(0, 12, photo.shape, np.uint8)
@@ -425,11 +425,11 @@ def draw_large(megapixels: float, seed: int) -> bytes:
 
 @contextmanager
 def large_in_work(watch: Watch, megapixels: float, as_jobs: bool) -> Iterator[Callable[[], bool]]:
-    """Keep two large pictures in work until the block ends.
+    """Keep two large images in progress until the block ends.
 
     Yields
     ------
-    tells whether both still are
+    tells whether both still are in progress
     """
     url = watch.service.url
     pictures = [draw_large(megapixels, seed) for seed in (1, 2)]
@@ -458,14 +458,14 @@ def large_in_work(watch: Watch, megapixels: float, as_jobs: bool) -> Iterator[Ca
             statistics = httpx.get(f"{url}/api/stats").json()
             return bool(statistics["queue_length"] == len(pictures) and statistics["decoded_bytes"])
 
-        wait_until(are_counted, "the large pictures are not in work")
+        wait_until(are_counted, "the large images are not in progress")
         yield are_open
 
 
 def check_order(
     watch: Watch, megapixels: float, sizes: Sequence[tuple[int, int]], as_jobs: bool
 ) -> dict[str, float]:
-    """Assert that smaller pictures in each format, and a job of one pixel, go before large ones.
+    """Assert that smaller images in each format, and a job of one pixel, overtake large ones.
 
     Returns
     -------
@@ -488,13 +488,13 @@ def check_order(
     with closing(honest), large_in_work(watch, megapixels, as_jobs) as are_open:
         with ThreadPoolExecutor(len(requests)) as pool:
             list(pool.map(measure, requests))
-        assert are_open(), "a large picture went before smaller ones"
+        assert are_open(), "a large image overtook smaller ones"
     return seconds
 
 
 def show_waiting(without: Honest, beside: Honest) -> None:
     """Print how long honest clients waited."""
-    print("| honest, milliseconds | p50 without | beside | p99 without | beside | longest |")
+    print("| honest, milliseconds | p50 without | with | p99 without | with | longest |")
     print("|---|---|---|---|---|---|")
     for kind in sorted(beside.seconds):
         cells = []
@@ -507,7 +507,7 @@ def show_waiting(without: Honest, beside: Honest) -> None:
 
 
 def show_order() -> None:
-    """Print how long smaller pictures take beside two large ones, waited for and as jobs."""
+    """Print how long smaller images take alongside two large ones, synchronously and as jobs."""
     for as_jobs in (True, False):
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -516,7 +516,7 @@ def show_order() -> None:
             seconds = check_order(watch, LARGE_MEGAPIXELS, SMALLER, as_jobs)
         how = "jobs" if as_jobs else "waited for"
         shown = ", ".join(f"{name} {took:.0f} s" for name, took in seconds.items())
-        print(f"beside two of {LARGE_MEGAPIXELS} megapixels, {how}: {shown}", flush=True)
+        print(f"alongside two of {LARGE_MEGAPIXELS} megapixels, {how}: {shown}", flush=True)
 
 
 def main() -> None:
@@ -531,7 +531,7 @@ def main() -> None:
     names = [name for name in FILES if any(part in name for part in arguments.names or [""])]
     with tempfile.TemporaryDirectory() as folder, run_in_cgroup(Path(folder)) as watch:
         without, beside = Honest(watch.service.url, 1), Honest(watch.service.url, 2)
-        # Worker and lanes keep some of what large pictures at once have taken.
+        # Worker and lanes keep some of the memory that concurrent large images have taken.
         without.send_large(arguments.at_once)
         with without.at_work():
             time.sleep(arguments.seconds)
@@ -543,7 +543,7 @@ def main() -> None:
             attack(watch, names, list(OUTPUTS), arguments.at_once, show=True)
         show_waiting(without, beside)
         wait_until_idle(watch)
-        # The worker looks every few seconds whether it has something to give back.
+        # The worker returns free memory every few seconds.
         is_back = wait_for_memory(watch, round(before * MEMORY_TOLERANCE))
         after = watch.measure_memory()
         print(

@@ -1,10 +1,10 @@
-"""Outages of what machines share, while they work: the database's, the store's, the machines'.
+"""Outages of the database, the store and the machines themselves, while they work.
 
     make cluster        (python -m tests.outages [--pictures 30] [NAME ...])
 
-Two replicas behind the shipped Nginx, PostgreSQL, an S3 server behind a proxy that spoils. In each
-outage pictures are uploaded, half of them as jobs. None may be lost, each result must be that of
-one machine alone, and who waits must get it. A short form is among the tests.
+Two replicas behind the shipped Nginx, PostgreSQL, an S3 server behind a faulty proxy. During each
+outage images are uploaded, half of them as jobs. None may be lost, each result must equal that of
+a single machine, and waiting clients must get it. A short version is part of the tests.
 """
 
 import argparse
@@ -32,24 +32,24 @@ from testkit.service import run_service, wait_until_ready
 from tests.cluster import CLIENTS, FIRST_USER, Client, Machines, run_machines, wait_for_share
 
 SIDE = 220
-# What an upload may be told: try again in a moment. Not that its computation was interrupted.
+# Responses that an upload may get: retry in a moment; but not that it was interrupted.
 HONEST = frozenset({"jobs_unavailable", "store_unavailable", "not_stored"})
 
 Stage = Callable[[Machines, Path], Iterator[None]]
 
 
 def draw(number: int) -> bytes:
-    """Return a picture that no other number has, some tenths of a second's work."""
+    """Return an image that is unique to a number, and takes some tenths of a second."""
     left, top = 7 * (number % 40), 11 * (number // 40)
     photo = Image.fromarray(data.astronaut()).crop((left, top, left + SIDE, top + SIDE))
     return encode(photo, "PNG")
 
 
-# --- what goes wrong
+# --- outages
 
 
 def spoil_store(fault: str, machines: Machines, _folder: Path) -> Iterator[None]:
-    """Let the proxy before the store have a fault."""
+    """Inject a fault into the proxy in front of the store."""
     assert machines.store is not None
     with machines.store.spoil(fault):
         yield
@@ -61,7 +61,7 @@ def control(folder: Path, *command: str) -> None:
 
 
 def start_database(folder: Path, machines: Machines, options: str = "") -> None:
-    """Start the server as it was started first."""
+    """Start the server as it was first started."""
     port = httpx.URL(machines.database_url).port
     server = folder / "postgres"
     common = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={server}"
@@ -76,7 +76,7 @@ def stop_database(machines: Machines, folder: Path) -> Iterator[None]:
 
 
 def make_database_read_only(machines: Machines, folder: Path) -> Iterator[None]:
-    """Restart the server as one that takes no writes, as in a failover, and back."""
+    """Restart the server in read-only mode, as in a failover, and back."""
     control(folder, "-m", "fast", "stop")
     start_database(folder, machines, "-c default_transaction_read_only=on")
     yield
@@ -85,7 +85,7 @@ def make_database_read_only(machines: Machines, folder: Path) -> Iterator[None]:
 
 
 def freeze_database(_machines: Machines, folder: Path) -> Iterator[None]:
-    """Stop all processes of the server where they are."""
+    """Freeze all processes of the server."""
     first = int((folder / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
 
     def tell_all(number: signal.Signals) -> None:
@@ -101,14 +101,14 @@ def freeze_database(_machines: Machines, folder: Path) -> Iterator[None]:
 
 
 def lock_table(machines: Machines, _folder: Path) -> Iterator[None]:
-    """Let a session have the jobs table for itself."""
+    """Lock the jobs table in another session."""
     with psycopg.connect(machines.database_url) as connection:
         connection.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
         yield
 
 
 def cut_one_replica_off(machines: Machines, _folder: Path) -> Iterator[None]:
-    """Keep the first replica alone from the database."""
+    """Cut only the first replica off from the database."""
     with psycopg.connect(machines.database_url, autocommit=True) as connection:
         connection.execute(f"ALTER ROLE {FIRST_USER} NOLOGIN")
         connection.execute(
@@ -120,7 +120,7 @@ def cut_one_replica_off(machines: Machines, _folder: Path) -> Iterator[None]:
 
 
 def kill_replicas(machines: Machines, _folder: Path) -> Iterator[None]:
-    """Kill both replicas at the same moment, and start both at once, as after a power cut."""
+    """Kill both replicas at once, and start both at once, as after a power cut."""
     for replica in machines.replicas:
         replica.kill()
     yield
@@ -138,7 +138,7 @@ def reload_replicas(machines: Machines, _folder: Path) -> Iterator[None]:
 
 
 def freeze_one_replica(machines: Machines, _folder: Path) -> Iterator[None]:
-    """Stop the first replica's processes where they are, as when its machine is moved."""
+    """Freeze the first replica's processes, as in a live migration of its machine."""
     replica = machines.replicas[0]
     processes = (replica.process.pid, replica.worker_pid)
     for process in processes:
@@ -151,7 +151,7 @@ def freeze_one_replica(machines: Machines, _folder: Path) -> Iterator[None]:
 
 
 def restart_in_turn(machines: Machines, _folder: Path) -> Iterator[None]:
-    """Restart one replica after the other, as for an upgrade."""
+    """Restart the replicas one after the other, as in a rolling upgrade."""
     for replica in machines.replicas:
         replica.process.terminate()
         replica.process.wait()
@@ -162,7 +162,7 @@ def restart_in_turn(machines: Machines, _folder: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Outage:
-    """Something that goes wrong for so many seconds.
+    """Something that goes wrong for a number of seconds.
 
     Attributes
     ----------
@@ -197,7 +197,7 @@ OUTAGES = {
 }
 
 
-# --- what comes of it
+# --- reports
 
 
 @dataclass
@@ -212,7 +212,7 @@ class Report:
 def try_outage(
     outage: Outage, machines: Machines, folder: Path, pictures: Sequence[bytes]
 ) -> tuple[Report, list[bytes]]:
-    """Upload pictures through an outage; return what was answered, and the results."""
+    """Upload images during an outage; return the responses, and the results."""
     staged = contextmanager(outage.stage)
     started = time.monotonic()
     with machines.nginx.client() as connection, ThreadPoolExecutor(CLIENTS) as pool:
@@ -234,7 +234,7 @@ def try_outages(folder: Path, number: int, names: Sequence[str]) -> dict[str, Re
     Raises
     ------
     AssertionError
-        A job was lost, a result is not one machine's, or who waited was told to start anew.
+        A job was lost, a result is wrong, or a waiting client was told to start over.
     """
     reports: dict[str, Report] = {}
     uploaded: list[bytes] = []
@@ -268,7 +268,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=30, help="in each outage")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o755)  # PostgreSQL runs as a user of its own
+        Path(name).chmod(0o755)  # PostgreSQL runs as a different user
         try_outages(Path(name), arguments.pictures, arguments.names)
 
 

@@ -1,7 +1,7 @@
-"""How training and validation inputs are made from full-size pictures.
+"""How training and validation inputs are made from full-size images.
 
-Nearly all uploads are JPEG files that somebody has already reduced, by one filter or another. The
-network is trained for that mixture and measured on each part of it.
+Nearly all uploads are JPEG files that have already been reduced, with one filter or another. The
+network is trained on that mixture and measured on each part of it.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from training.network import SCALE
 
 Degradation = Callable[[Image.Image], Image.Image]
 
-# Chroma samplings that JPEG files have: 4:4:4, 4:2:2, 4:2:0 (Pillow's numbers).
+# Chroma subsampling in JPEG files: 4:4:4, 4:2:2, 4:2:0 (Pillow's numbers).
 JPEG_SUBSAMPLINGS = (0, 1, 2)
 JPEG_SHARE = 0.3
 BICUBIC, AREA, LANCZOS = (
@@ -25,18 +25,18 @@ BICUBIC, AREA, LANCZOS = (
 
 
 def reduce(image: Image.Image, resampling: Image.Resampling = BICUBIC) -> Image.Image:
-    """Reduce a picture to a third with an antialiased filter."""
+    """Reduce an image to a third with an antialiased filter."""
     return image.resize((image.width // SCALE, image.height // SCALE), resampling)
 
 
 def compress(image: Image.Image, quality: int, subsampling: int = 2) -> Image.Image:
-    """Store a picture as JPEG and read it back."""
+    """Encode an image as JPEG and decode it again."""
     buffer = BytesIO()
     image.save(buffer, "JPEG", quality=quality, subsampling=subsampling)
     return Image.open(buffer).convert("RGB")
 
 
-# What is measured, by the names that the tables use.
+# The degradations that are measured, under the names used in tables.
 MEASURED: dict[str, Degradation] = {
     "bicubic": reduce,
     "area": lambda image: reduce(image, AREA),
@@ -47,7 +47,7 @@ MEASURED: dict[str, Degradation] = {
 
 
 def degrade_at_random(image: Image.Image, random: np.random.Generator) -> Image.Image:
-    """Make a training input: 4 parts of 7 bicubic, 2 area, 1 Lanczos; 3 of 10 then JPEG 60-100."""
+    """Make a training input: 4 in 7 bicubic, 2 area, 1 Lanczos; then 3 in 10 as JPEG 60-100."""
     resampling = random.choice(np.array([BICUBIC] * 4 + [AREA] * 2 + [LANCZOS]))
     small = reduce(image, Image.Resampling(resampling))
     if random.random() < JPEG_SHARE:

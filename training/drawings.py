@@ -1,7 +1,7 @@
-"""Pictures drawn by code: text, line art and user-interface graphics.
+"""Images drawn by code: text, line art and user-interface graphics.
 
-People upload screenshots, logos and scans as well as photographs; a network that has seen only
-photographs rings around letters and frays flat edges.
+People upload screenshots, logos and scans as well as photographs; a network trained only on
+photographs produces ringing around letters and frayed edges of flat areas.
 """
 
 import string
@@ -14,14 +14,14 @@ OVERSAMPLING = 2
 
 
 def draw_colour(random: np.random.Generator) -> tuple[int, ...]:
-    """Return a colour; black and white are as frequent as all others together."""
+    """Return a colour; black and white together are as frequent as all others."""
     if random.random() < 0.5:
         return (int(random.choice([0, 255])),) * 3
     return tuple(int(value) for value in random.integers(0, 256, 3))
 
 
 def draw_text(draw: ImageDraw.ImageDraw, side: int, random: np.random.Generator) -> None:
-    """Fill a picture with lines of random words in one size."""
+    """Fill an image with lines of random words in one size."""
     size = int(random.integers(8, 40)) * OVERSAMPLING
     font = ImageFont.load_default(size)
     colour = draw_colour(random)
@@ -53,7 +53,7 @@ def draw_shapes(draw: ImageDraw.ImageDraw, side: int, random: np.random.Generato
 
 
 def draw_picture(side: int, random: np.random.Generator) -> Image.Image:
-    """Draw a square RGB picture of text, of shapes, or of text over shapes; antialiased."""
+    """Draw a square RGB image of text, of shapes, or of text over shapes; antialiased."""
     large = side * OVERSAMPLING
     image = Image.new("RGB", (large, large), draw_colour(random))
     draw = ImageDraw.Draw(image)

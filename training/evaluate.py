@@ -1,10 +1,10 @@
-r"""Measure models on pictures that no training has seen.
+r"""Measure models on images that were not used in training.
 
     python -m training.evaluate superres/models/EDSR_x3.pb OTHER.pb \
         --photos PHOTOS --index PHOTOS/index.csv
 
-PSNR in dB and SSIM on Y with a border of the scale left out, for each degradation, against
-Pillow's bicubic enlargement. Without photographs, scikit-image's own pictures are measured:
+PSNR in dB and SSIM on Y, without a border as wide as the scale, for each degradation, compared with
+Pillow's bicubic upscaling. Without photographs, scikit-image's own images are used:
 
     python -m training.evaluate superres/models/EDSR_x3.pb
 """
@@ -40,12 +40,12 @@ Enlarge = Callable[[Image.Image], Image.Image]
 
 
 def enlarge_bicubic(image: Image.Image) -> Image.Image:
-    """Enlarge with Pillow's bicubic filter."""
+    """Upscale with Pillow's bicubic filter."""
     return image.resize((image.width * SCALE, image.height * SCALE), BICUBIC)
 
 
 def make_enlarger(model: Path) -> Enlarge:
-    """Return what enlarges with a .pb in OpenCV, or with the embedded model's .xml in OpenVINO."""
+    """Return a function that upscales with a .pb in OpenCV, or with an .xml in OpenVINO."""
     is_quantised = model.suffix == ".xml"
     network = load_quantised(EMBEDDED_MODEL_PATH, model) if is_quantised else load_network(model)
 
@@ -64,7 +64,7 @@ def measure_luma(image: Image.Image) -> Floats:
 
 
 def read_pictures(photos: Path | None, index: Path | None) -> Iterator[Image.Image]:
-    """Yield the pictures to measure on, with sides that the scale divides."""
+    """Yield the images to measure on, with sides divisible by the scale."""
     if photos is not None:
         for path, split in read_splits(photos, index).items():
             if split == "val":
@@ -87,7 +87,7 @@ def main() -> None:
     enlargers: dict[str, Enlarge] = {"bicubic": enlarge_bicubic}
     enlargers |= {str(model): make_enlarger(model) for model in arguments.models}
     pictures = list(read_pictures(arguments.photos, arguments.index))
-    print(f"{len(pictures)} pictures; PSNR in dB / SSIM")
+    print(f"{len(pictures)} images; PSNR in dB / SSIM")
     print(f"{'':<32}" + "".join(f"{name:>16}" for name in [*MEASURED, "mean"]))
     for name, enlarge in enlargers.items():
         psnr, ssim = [], []

@@ -3,9 +3,9 @@
     python -m training.export WEIGHTS.npz superres/models/EDSR_x3.pb
 
 writes the graph, a golden tile (input and the network's own output, which the
-service compares at start-up), and SHA256SUMS beside it.
+service checks at startup), and SHA256SUMS next to it.
 
-What OpenCV's importer wants, each point found by trial:
+What OpenCV's importer needs, each point found by trial and error:
 - the mean stays outside the graph, dnn_superres subtracts and adds it itself;
   the input range goes into the first and last convolution instead;
 - DepthToSpace reads the 27 channels as row, column, colour, PyTorch as colour,
@@ -41,7 +41,7 @@ GRAPH_PRODUCER = 27  # a GraphDef version that every importer accepts
 
 
 class GraphWriter:
-    """Adds nodes to a GraphDef; each method returns the name of what it added."""
+    """Adds nodes to a GraphDef; each method returns the name of the node it added."""
 
     def __init__(self) -> None:
         self.graph = GraphDef()
@@ -66,7 +66,7 @@ class GraphWriter:
         return name
 
     def placeholder(self, name: str) -> str:
-        """Add the input: a batch of pictures of any size, channels last."""
+        """Add the input: a batch of images of any size, channels last."""
         node = self.graph.node.add(op="Placeholder", name=name)
         node.attr["dtype"].type = DT_FLOAT
         node.attr["shape"].shape.CopyFrom(
@@ -134,7 +134,7 @@ def build_graph(weights: Weights) -> GraphDef:
 
 
 def read_weights(path: Path) -> dict[str, Floats]:
-    """Read weights back from a graph that `build_graph` made."""
+    """Read weights back from a graph made by `build_graph`."""
     graph = GraphDef.FromString(path.read_bytes())
     constants = {}
     for node in graph.node:
@@ -159,7 +159,7 @@ def read_weights(path: Path) -> dict[str, Floats]:
 
 
 def draw_golden_input() -> np.ndarray:
-    """Draw a small picture with a gradient, edges, a line and noise: (H, W, 3) uint8, BGR."""
+    """Draw a small image with a gradient, edges, a line and noise: (H, W, 3) uint8, BGR."""
     size = GOLDEN_TILE_SIZE
     row, column = np.mgrid[:size, :size]
     image = np.stack([row * 10, column * 10, 255 - row * 5 - column * 5], axis=2)
@@ -171,7 +171,7 @@ def draw_golden_input() -> np.ndarray:
 
 
 def write_model(weights: Weights, model_path: Path) -> None:
-    """Write the graph, the golden tile's two pictures, and SHA256SUMS beside it."""
+    """Write the graph, and next to it the golden tile's two images and SHA256SUMS."""
     model_path.write_bytes(build_graph(weights).SerializeToString(deterministic=True))
     golden_input = draw_golden_input()
     pictures = {"golden_input": golden_input, "golden_output": forward(weights, golden_input)}

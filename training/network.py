@@ -1,10 +1,10 @@
-"""EDSR-baseline x3 in numpy: the definition that the exported graph is held to.
+"""EDSR-baseline x3 in numpy: the reference for the exported graph.
 
 Enhanced Deep Residual Networks for Single Image Super-Resolution, Lim et al.,
 CVPR Workshops 2017: residual blocks without batch normalisation, a global skip,
 and sub-pixel upsampling. Two deviations from the paper: the network adds its
-detail to the nearest-neighbour enlargement of the input, and one convolution to
-27 channels does the upsampling, which is what ``cv2.dnn_superres`` can load.
+detail to the input upscaled with nearest neighbour, and one convolution to 27
+channels does the upsampling, which is what ``cv2.dnn_superres`` can load.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ Weights = Mapping[str, Floats]
 SCALE = 3
 BLOCKS = 16
 CHANNELS = 64
-# Blue, green, red; what dnn_superres subtracts before and adds after an "edsr" network.
+# Blue, green, red: what dnn_superres subtracts before and adds after an "edsr" network.
 MEAN_BGR = (103.1545782, 111.561547, 114.35629928)
 INPUT_RANGE = 127.5
 
@@ -35,7 +35,7 @@ def layer_shapes(blocks: int = BLOCKS, channels: int = CHANNELS) -> dict[str, tu
 
 
 def count_blocks(weights: Weights) -> int:
-    """Return the number of residual blocks that a set of weights holds."""
+    """Return the number of residual blocks in a set of weights."""
     return sum(name.endswith("_conv1_weight") for name in weights)
 
 
@@ -71,7 +71,7 @@ def pixel_shuffle(x: Floats, scale: int) -> Floats:
 
 
 def forward(weights: Weights, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Enlarge an image three times with the network's own arithmetic.
+    """Upscale an image x3 with the network's own arithmetic.
 
     Parameters
     ----------

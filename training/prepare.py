@@ -4,7 +4,7 @@
 
 The index names each file's split (`train` or `val`); without one, every twentieth photograph is
 kept for validation. Crops of photographs are stored as JPEG of quality 95 without chroma
-subsampling; drawings and validation pictures as PNG.
+subsampling; drawings and validation images as PNG.
 """
 
 import argparse
@@ -21,16 +21,16 @@ from training.drawings import draw_picture
 
 CROP_SIDE = 192
 VALIDATION_SIDE = 480
-# Photographs are taken at full size and reduced: reduced ones are sharper and less noisy.
+# Photographs are used at full size and reduced: reduced ones are sharper and less noisy.
 PHOTO_SCALES = (1.0, 0.7)
 DRAWN_SHARE = 0.07
-# Crops with less than this mean difference between neighbours teach nothing (sky, blur).
+# Crops with a lower mean difference between neighbours teach nothing (sky, blur).
 LEAST_DETAIL = 2.0
 JPEG_QUALITY = 95
 
 
 def encode(image: Image.Image, image_format: str) -> bytes:
-    """Return a picture as a file."""
+    """Return an image as a file."""
     buffer = BytesIO()
     image.save(buffer, image_format, quality=JPEG_QUALITY, subsampling=0)
     return buffer.getvalue()
@@ -53,7 +53,7 @@ def cut_crops(photo: Image.Image) -> Iterator[Image.Image]:
 
 
 def crop_centre(photo: Image.Image, side: int) -> Image.Image:
-    """Return the middle of a photograph."""
+    """Return the centre of a photograph."""
     left, top = (photo.width - side) // 2, (photo.height - side) // 2
     return photo.crop((left, top, left + side, top + side))
 
@@ -76,7 +76,7 @@ def pack(files: list[bytes]) -> dict[str, np.ndarray]:
 
 
 def unpack(content: np.ndarray, ends: np.ndarray) -> Iterator[Image.Image]:
-    """Yield the pictures that `pack` has packed."""
+    """Yield the images packed by `pack`."""
     starts = np.concatenate([[0], ends[:-1]])
     for start, end in zip(starts, ends, strict=True):
         yield Image.open(BytesIO(content[start:end].tobytes())).convert("RGB")
@@ -118,7 +118,7 @@ def main() -> None:
     }
     np.savez(arguments.pack, **arrays)
     print(
-        f"{len(photos)} crops of photographs, {len(drawn)} drawn, {len(validation)} pictures for "
+        f"{len(photos)} crops of photographs, {len(drawn)} drawn, {len(validation)} images for "
         f"validation, {arguments.pack.stat().st_size / 1e6:.0f} MB"
     )
 

@@ -5,10 +5,10 @@
     .venv-openvino/bin/python -m training.quantize superres/models/EDSR_x3.pb \
         superres/models/EDSR_x3_int8.xml --photos PHOTOS --index PHOTOS/index.csv
 
-Post-training quantisation by NNCF with the largest values seen as ranges: its default ranges clip,
-up to 74 levels of 255. The additions, the first and last convolution and the nearest-neighbour
-branch stay float32. Before it, channels are equalised: the weights of neighbouring layers are
-rescaled, which changes nothing in float32, so that all channels use their 8 bits
+Post-training quantisation with NNCF, with the largest values seen as ranges: its default ranges
+clip, by up to 74 levels of 255. The additions, the first and last convolution and the
+nearest-neighbour branch stay float32. Before that, channels are equalised: the weights of adjacent
+layers are rescaled, which changes nothing in float32, so that all channels use their 8 bits
 (Data-Free Quantization Through Weight Equalization and Bias Correction, Nagel et al., ICCV 2019).
 """
 
@@ -36,10 +36,10 @@ from training.prepare import read_splits
 CROP_SIDE = 384
 DRAWN_SIDE = 128
 DRAWINGS = 12
-# One training photograph in so many: more do not change the ranges any more.
+# One training photograph in this many: using more does not change the ranges.
 PHOTOS_EVERY = 4
-# Noise and patterns of full contrast drive activations to three to five times what photographs
-# do; ranges wide enough for them cost all pictures 0.05 dB, of half contrast 0.004 dB.
+# Noise and patterns of full contrast drive activations to three to five times those of photographs;
+# ranges wide enough for them cost all images 0.05 dB; at half contrast, 0.004 dB.
 PATTERN_CONTRAST = 0.5
 MEAN = np.array(MEAN_BGR, np.float32)
 
@@ -59,7 +59,7 @@ def draw_patterns(random: np.random.Generator) -> Iterator[Floats]:
 
 
 def make_inputs(photos: Path, index: Path | None) -> list[Floats]:
-    """Return the network's inputs to calibrate with, (1, H, W, 3), of training photographs only."""
+    """Return the calibration inputs, (1, H, W, 3), from training photographs only."""
     random = np.random.default_rng(0)
     training = [path for path, split in read_splits(photos, index).items() if split == "train"]
     pictures: list[Floats] = []
@@ -75,9 +75,9 @@ def make_inputs(photos: Path, index: Path | None) -> list[Floats]:
 
 
 def list_convolutions(model: Model, in_body: bool) -> list[Node]:
-    """Return the convolutions from 64 to 64 channels in their order, or all others.
+    """Return the convolutions from 64 to 64 channels in order, or all others.
 
-    By their weights' shapes: reading a .pb, OpenVINO gives its nodes new names.
+    Found by the shapes of their weights: OpenVINO renames nodes when it reads a .pb.
     """
     return [
         node
@@ -102,7 +102,7 @@ def measure_peaks(weights: dict[str, Floats], inputs: list[Floats]) -> list[Floa
 
 
 def read_graph(weights: dict[str, Floats]) -> Model:
-    """Return the network as OpenVINO reads it from a .pb."""
+    """Return the network as read by OpenVINO from a .pb."""
     with tempfile.NamedTemporaryFile(suffix=".pb") as file:
         file.write(build_graph(weights).SerializeToString(deterministic=True))
         file.flush()
@@ -117,10 +117,10 @@ def balance(peaks: Floats, weights: Floats) -> Floats:
 
 
 def equalise(weights: dict[str, Floats], peaks: list[Floats]) -> None:
-    """Rescale channels in place; the network's results stay what they are, up to rounding.
+    """Rescale channels in place; the network's results stay the same, up to rounding.
 
-    The channels that the residual blocks add to have one factor each through the whole network;
-    those between the two convolutions of a block have their own, which a ReLU lets through.
+    The channels that the residual blocks add to have one factor each throughout the network; those
+    between the two convolutions of a block have their own, which pass through the ReLU.
     """
     blocks = [f"block{index:02d}" for index in range(count_blocks(weights))]
     readers = [f"{block}_conv1" for block in blocks] + ["body_end"]
@@ -159,8 +159,8 @@ def quantise(model: Model, inputs: list[Floats]) -> Model:
         subset_size=len(inputs),
         ignored_scope=nncf.IgnoredScope(names=in_float, types=["Add"], validate=False),
         advanced_parameters=AdvancedQuantizationParameters(
-            # Made for processors without VNNI, where the service does not use 8 bits: they miss the
-            # golden tile.
+            # The fix is for processors without VNNI, where the service does not use 8 bits anyway:
+            # they fail the golden tile.
             overflow_fix=OverflowFix.DISABLE,
             activations_range_estimator_params=largest,
             weights_range_estimator_params=largest,
@@ -172,8 +172,8 @@ def quantise(model: Model, inputs: list[Floats]) -> Model:
 def take_pixels(network: Model) -> Model:
     """Return the network with (1, H, W, 3) uint8, BGR, as its input.
 
-    The output stays as it is, without the mean: adding and rounding in the graph takes as long as
-    the network itself.
+    The output is unchanged, without the mean: adding and rounding in the graph would take as long
+    as the network itself.
     """
     pixels = ops.parameter([1, -1, -1, 3], Type.u8, "pixels")
     centred = ops.subtract(ops.convert(pixels, "f32"), ops.constant(MEAN.reshape(1, 1, 1, 3)))
@@ -184,7 +184,7 @@ def take_pixels(network: Model) -> Model:
 
 
 def add_digests(paths: list[Path]) -> None:
-    """Put files into the SHA256SUMS beside them."""
+    """Add files to the SHA256SUMS next to them."""
     sums = paths[0].with_name("SHA256SUMS")
     lines = sums.read_text().splitlines() if sums.exists() else []
     digests = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
@@ -198,7 +198,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("model", type=Path, help="the .pb that training.export wrote")
-    parser.add_argument("output", type=Path, help="the .xml to write, with a .bin beside it")
+    parser.add_argument("output", type=Path, help="the .xml to write, with a .bin next to it")
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--index", type=Path)
     arguments = parser.parse_args()
@@ -207,7 +207,7 @@ def main() -> None:
     weights = read_weights(arguments.model)
     equalise(weights, measure_peaks(weights, inputs))
     model = take_pixels(quantise(read_graph(weights), inputs))
-    # The service uses it for this .pb alone.
+    # The service uses it only with this .pb.
     digest = hashlib.sha256(arguments.model.read_bytes()).hexdigest()
     model.set_rt_info(digest, ["source_sha256"])
     model.set_rt_info(" ".join(map(str, MEAN_BGR)), ["mean_bgr"])

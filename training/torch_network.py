@@ -23,7 +23,7 @@ class EDSR(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN_BGR).view(1, 3, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Enlarge a batch of pictures."""
+        """Upscale a batch of images."""
         x = (image - self.mean) / INPUT_RANGE
         head = self.layers["head"](x)
         y = head
@@ -37,7 +37,7 @@ class EDSR(nn.Module):
 
 
 def load_weights(network: EDSR, weights: Weights) -> None:
-    """Put arrays named as in `layer_shapes` into a network."""
+    """Load arrays named as in `layer_shapes` into a network."""
     with torch.no_grad():
         for name, layer in network.layers.items():
             layer.weight.copy_(torch.from_numpy(weights[f"{name}_weight"].copy()))

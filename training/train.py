@@ -3,13 +3,13 @@ r"""Train EDSR x3 on packed crops, resumably.
     python -m training.train data/crops.npz data/run --minutes 600 \
         --start superres/models/EDSR_x3.pb
 
-writes `checkpoint.pt` every few minutes, when it is interrupted, and at its end, and `best.npz`
-whenever the validation figure improves. The same command goes on where the run stopped. Then
+writes `checkpoint.pt` every few minutes, when interrupted and at the end, and `best.npz` whenever
+the validation figure improves. The same command resumes the run. Then
 
     python -m training.export data/run/best.npz superres/models/EDSR_x3.pb
 
-L1 loss, Adam, cosine to zero over the minutes of the run, a moving average of the weights, flips
-and rotations, larger crops for the last part.
+L1 loss, Adam, cosine decay to zero over the run, a moving average of the weights, flips and
+rotations, larger crops for the last part.
 """
 
 import argparse
@@ -37,8 +37,8 @@ WARM_UP_STEPS = 200
 EMA_DECAY = 0.999
 BETAS = (0.9, 0.99)
 GRADIENT_NORM = 1.0
-# Crops are degraded with this many input pixels around them, and cut at a random place, so that
-# JPEG's blocks and the filters' borders fall anywhere.
+# Crops are degraded with this many input pixels around them, and cut at a random position, so that
+# JPEG blocks and filter borders fall anywhere.
 MARGIN = 8
 LARGE_CROPS_FROM = 0.85
 VALIDATION_INPUT_SIDE = 96
@@ -49,7 +49,7 @@ VALIDATED = ("bicubic", "area", "JPEG-95", "JPEG-85", "JPEG-70")
 
 @dataclass
 class Progress:
-    """Where a run stands; part of its checkpoint."""
+    """Progress of a run; part of its checkpoint."""
 
     step: int = 0
     minutes: float = 0.0
@@ -97,7 +97,7 @@ class Sampler:
 
 
 class Validator:
-    """Measures a network on the pictures kept apart, for each degradation."""
+    """Measures a network on the validation images, for each degradation."""
 
     def __init__(self, pictures: list[Image.Image]) -> None:
         side = VALIDATION_INPUT_SIDE * SCALE
@@ -112,7 +112,7 @@ class Validator:
         }
 
     def measure(self, network: EDSR, device: torch.device) -> dict[str, float]:
-        """Return the mean PSNR in dB on Y, border of the scale left out, for each degradation."""
+        """Return the mean PSNR in dB on Y, without the border, for each degradation."""
         figures = {}
         for name, inputs in self.inputs.items():
             with torch.no_grad():
@@ -139,12 +139,12 @@ def choose_precision(network: EDSR, batch: int, side: int, device: torch.device)
             if repetition > 0:
                 seconds[dtype] = min(seconds.get(dtype, math.inf), time.perf_counter() - started)
     network.zero_grad()
-    print({str(dtype): f"{taken:.3f} s a step" for dtype, taken in seconds.items()}, flush=True)
+    print({str(dtype): f"{taken:.3f} s per step" for dtype, taken in seconds.items()}, flush=True)
     return min(seconds, key=lambda dtype: seconds[dtype])
 
 
 class Trainer:
-    """One run: network, moving average, optimiser, and where they stand."""
+    """One run: network, moving average, optimiser, and progress."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
@@ -167,7 +167,7 @@ class Trainer:
         self.stopped = False
 
     def load_checkpoint(self) -> None:
-        """Go on where the run stopped."""
+        """Resume the run."""
         state = torch.load(self.checkpoint_path, map_location=self.device)
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
@@ -175,7 +175,7 @@ class Trainer:
         self.progress = Progress(**state["progress"])
 
     def save_checkpoint(self) -> None:
-        """Write the checkpoint; a crash leaves the former one."""
+        """Write the checkpoint; a crash leaves the previous one."""
         temporary = self.checkpoint_path.with_suffix(".new")
         state = {
             "network": self.network.state_dict(),
@@ -187,7 +187,7 @@ class Trainer:
         temporary.replace(self.checkpoint_path)
 
     def validate(self) -> str:
-        """Measure the moving average; keep its weights where they are the best so far."""
+        """Measure the moving average; keep its weights if they are the best so far."""
         figures = self.validator.measure(self.average, self.device)
         mean = sum(figures.values()) / len(figures)
         if mean > self.progress.best_db:
@@ -225,7 +225,7 @@ class Trainer:
         return float(loss.item())
 
     def run(self) -> None:
-        """Train until the minutes are over or somebody interrupts."""
+        """Train until the time is up, or until interrupted."""
         dtype = choose_precision(
             self.network, self.arguments.batch, self.arguments.side, self.device
         )

@@ -1,4 +1,4 @@
-"""Many pictures: some at once, with progress, until all are made or nothing more can be."""
+"""Batches: images upscaled concurrently, with progress, until all are done or none can be."""
 
 import os
 import signal
@@ -26,17 +26,17 @@ NOTHING_MORE_CAN_BE_WRITTEN = frozenset({ENOSPC, EDQUOT, EROFS})
 
 
 class Enhancer(Protocol):
-    """Makes results of picture files; raises as `RemoteEnhancer` does."""
+    """Upscales image files; raises what `RemoteEnhancer` raises."""
 
     def enhance(self, content: bytes, report: Callable[[float], None]) -> bytes:
-        """Return the result of a picture file."""
+        """Return an image file's result."""
 
     def stop(self) -> None:
-        """Let what is under way end soon."""
+        """Make work in progress end soon."""
 
 
 class Outcome(NamedTuple):
-    """How a run ended: its exit code, how many were made, why it ended before its time."""
+    """How a run ended: exit code, number of results made, and why it ended early."""
 
     code: int
     made: int
@@ -46,9 +46,9 @@ class Outcome(NamedTuple):
 def enhance_all(
     enhancer: Enhancer, pictures: list[tuple[Path, Path]], parallel: int, console: Console
 ) -> Outcome:
-    """Make all results, some at once."""
+    """Make all results, several at a time."""
     columns = (
-        # Names are no markup: there may be brackets in them.
+        # File names are not markup: they may contain brackets.
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
@@ -60,7 +60,7 @@ def enhance_all(
         Progress(*columns, console=console, disable=not console.is_terminal) as progress,
         ThreadPoolExecutor(parallel) as pool,
     ):
-        total = progress.add_task("pictures", total=len(pictures))
+        total = progress.add_task("images", total=len(pictures))
 
         def make(source: Path, target: Path) -> None:
             bar = progress.add_task(show(Path(source.name)), total=100)
@@ -76,13 +76,13 @@ def enhance_all(
                     raise Unusable(f"{show(target.parent)}: {words}") from None
                 raise EnhanceError(words) from None
             except MemoryError:
-                raise EnhanceError("takes more memory than there is") from None
+                raise EnhanceError("not enough memory") from None
             finally:
                 progress.remove_task(bar)
 
         def end(code: int, words: str = "") -> Outcome:
             pool.shutdown(wait=True, cancel_futures=True)
-            # Those too whose end came after the decision to stop.
+            # Includes those that finished after the decision to stop.
             ended = [each for each in futures if each.done() and not each.cancelled()]
             return Outcome(code, sum(each.exception() is None for each in ended), words)
 
@@ -100,27 +100,27 @@ def enhance_all(
             enhancer.stop()
             return end(1, f"error: {error}")
         except KeyboardInterrupt:
-            # What is under way may wait for an answer for minutes.
+            # Work in progress may wait minutes for a response.
             signal.signal(signal.SIGINT, lambda *_: end_at_once(console))
-            tell(console, "stopping; Ctrl-C once more ends at once")
+            tell(console, "stopping; press Ctrl-C again to quit now")
             enhancer.stop()
-            return end(INTERRUPTED, "interrupted; the same command goes on")
+            return end(INTERRUPTED, "interrupted; run the same command to resume")
         return end(1 if failed else 0)
 
 
 def end_at_once(console: Console) -> None:
-    """End the process, whatever its threads wait for."""
+    """End the process, whatever its threads are waiting for."""
     console.show_cursor()
     os._exit(INTERRUPTED)
 
 
 def tell(console: Console, words: str, style: str = "") -> None:
-    """Print a line as it is, however narrow the terminal."""
+    """Print a line unchanged, however narrow the terminal."""
     console.print(words, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def tell_left_out(console: Console, found: Found) -> None:
-    """Name what was found and not made."""
+    """List what was found but not upscaled."""
     for path in found.unreadable:
         tell(console, f"{show(path)}: cannot be searched", style="red")
     for path, words in found.skipped[:MAX_NAMED]:

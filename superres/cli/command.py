@@ -1,6 +1,6 @@
-"""The command `superres`: its subcommands, each imported only when it is used.
+"""The command `superres`: its subcommands, each imported only when used.
 
-A service that has loaded what draws progress bars would keep it in memory for nothing.
+Otherwise the service would keep the progress bars' library in memory for nothing.
 """
 
 from importlib import import_module
@@ -9,7 +9,7 @@ import click
 
 from superres import __version__
 
-# Each has its own name in its module.
+# Each subcommand is a function of the same name in its module.
 MODULES = {
     "serve": "superres.cli.serve",
     "enhance": "superres.cli.enhance",
@@ -19,14 +19,14 @@ MODULES = {
 
 
 class Subcommands(click.Group):
-    """Imports a subcommand when it is asked for."""
+    """Imports a subcommand on demand."""
 
     def list_commands(self, _context: click.Context) -> list[str]:
-        """Return the names, in the order in which they are needed."""
+        """Return the names, in the order in which users need them."""
         return list(MODULES)
 
     def get_command(self, _context: click.Context, name: str) -> click.Command | None:
-        """Return a subcommand; None: there is none of that name."""
+        """Return a subcommand, or None if there is none of that name."""
         if name not in MODULES:
             return None
         command: click.Command = getattr(import_module(MODULES[name]), name)
@@ -36,4 +36,4 @@ class Subcommands(click.Group):
 @click.command(cls=Subcommands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def superres() -> None:
-    """Upscale pictures with EDSR x3: as a service, or from the command line."""
+    """Upscale images with EDSR x3: as a service, or from the command line."""

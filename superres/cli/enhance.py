@@ -1,4 +1,4 @@
-"""`superres enhance`: upscales pictures, by a running service or without one."""
+"""`superres enhance`: upscales images, with a running service or without one."""
 
 import os
 import signal
@@ -35,33 +35,33 @@ QUALITIES = ", ".join(
 )
 LOSSLESS = " or ".join(each.name for each in FORMATS.values() if each.has_lossless)
 EPILOG = f"""
-A result is named after its picture: photo_x3.png for photo.png, photo.jpg_x3.png for photo.jpg.
-What is in the output folder already is not made again, so the same command resumes after Ctrl-C.
-In folders, hidden files are left out and files that are not pictures are named at the end.
+A result is named after its image: photo_x3.png for photo.png, photo.jpg_x3.png for photo.jpg.
+Results already in the output folder are kept, so the same command resumes after Ctrl-C.
+In folders, hidden files are skipped, and files that are not images are listed at the end.
 
 In a pipe: `superres enhance - -o - < photo.jpg > photo.png`.
 
 \b
 environment:
-  {KEY_VARIABLE}     API key, where the service asks for one
+  {KEY_VARIABLE}     API key, if the service needs one
   SSL_CERT_FILE  PEM file of certificates to trust instead of the usual ones
-  NO_PROXY       hosts that are not asked by HTTP_PROXY, HTTPS_PROXY or
+  NO_PROXY       hosts to reach without HTTP_PROXY, HTTPS_PROXY or
                  ALL_PROXY
 
 \b
 exit codes:
-  0    every picture has its result
-  1    a picture failed, or the service cannot be used
-  2    nothing was tried: wrong arguments, no picture found, an output folder
+  0    every image has its result
+  1    an image failed, or the service cannot be used
+  2    nothing was tried: wrong arguments, no image found, or an output folder
        that cannot be written to
-  130  interrupted; the same command resumes
+  130  interrupted; run the same command to resume
 """
 
 
 def make_enhancer(url: str, is_local: bool, given: dict[str, str], options: Options) -> Enhancer:
-    """Return what makes the results."""
+    """Return the enhancer that makes the results."""
     if is_local:
-        # Here, since a client of a service needs none of it, and it takes a second to load.
+        # Imported here: a client of a service does not need it, and it takes a second to load.
         from superres.cli.local_enhancer import LocalEnhancer
 
         return LocalEnhancer(options)
@@ -71,7 +71,7 @@ def make_enhancer(url: str, is_local: bool, given: dict[str, str], options: Opti
 def enhance_files(
     enhancer: Enhancer, found: Found, parallel: int, overwrite: bool, console: Console
 ) -> int:
-    """Make the results of all pictures that were found; return the exit code."""
+    """Make the results of all images found; return the exit code."""
     wanted = [pair for pair in found.pictures if overwrite or not pair[1].exists()]
     started = time.monotonic()
     outcome = enhance_all(enhancer, wanted, parallel, console)
@@ -79,8 +79,8 @@ def enhance_files(
     skipped = f", {len(found.skipped)} skipped" if found.skipped else ""
     tell(
         console,
-        f"{outcome.made} of {len(wanted)} pictures made in {time.monotonic() - started:.1f} s, "
-        f"{len(found.pictures) - len(wanted)} were there{skipped}",
+        f"{outcome.made} of {len(wanted)} images upscaled in {time.monotonic() - started:.1f} s, "
+        f"{len(found.pictures) - len(wanted)} already there{skipped}",
     )
     if outcome.words:
         tell(console, outcome.words, style="red")
@@ -88,7 +88,7 @@ def enhance_files(
 
 
 def enhance_to_output(enhancer: Enhancer, source: Path, console: Console) -> int:
-    """Write one picture's result to standard output; return the exit code."""
+    """Write one image's result to standard output; return the exit code."""
     with TemporaryDirectory() as folder:
         result = Path(folder) / "result"
         outcome = enhance_all(enhancer, [(source, result)], 1, console)
@@ -100,30 +100,30 @@ def enhance_to_output(enhancer: Enhancer, source: Path, console: Console) -> int
                 sys.stdout.buffer.flush()
             except OSError as error:
                 tell(console, f"standard output: {error.strerror}", style="red")
-                # Python would try once more, and print where it failed.
+                # On exit, Python would flush again and print a traceback.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return 1
     return outcome.code
 
 
 def check_stream(paths: tuple[Path, ...], output: Path) -> Path:
-    """Return the one picture whose result goes to standard output.
+    """Return the one image whose result goes to standard output.
 
     Raises
     ------
     UnfitPaths
-        Another use of `-` has no meaning.
+        `-` is used in some other way.
     """
     if output != STREAM:
         raise UnfitPaths("what is read from standard input goes to standard output: add -o -")
     if len(paths) > 1:
-        raise UnfitPaths("standard output takes one picture")
+        raise UnfitPaths("standard output takes one image")
     if sys.stdout.isatty():
-        raise UnfitPaths("a terminal shows no pictures: redirect the output to a file or a pipe")
+        raise UnfitPaths("a terminal cannot show images: redirect output to a file or a pipe")
     if paths[0] == STREAM:
         return STANDARD_INPUT
     if check_path(paths[0]):
-        raise UnfitPaths("standard output takes one picture, not a folder")
+        raise UnfitPaths("standard output takes one image, not a folder")
     return paths[0]
 
 
@@ -135,24 +135,24 @@ def check_stream(paths: tuple[Path, ...], output: Path) -> Path:
     default=Path("enhanced"),
     show_default=True,
     metavar="FOLDER",
-    help="Where the results go; - is standard output, for one picture.",
+    help="Where the results go; - is standard output, for one image.",
 )
 @click.option("--url", default=DEFAULT_URL, show_default=True, help="Address of the service.")
-@click.option("--local", "is_local", is_flag=True, help="Compute here, without a service.")
+@click.option("--local", "is_local", is_flag=True, help="Compute locally, without a service.")
 @click.option(
     "--parallel",
     type=click.IntRange(min=1),
     default=4,
     show_default=True,
-    help="Uploads at once.",
+    help="Concurrent uploads.",
 )
-@click.option("--overwrite", is_flag=True, help="Make existing results again.")
+@click.option("--overwrite", is_flag=True, help="Replace existing results.")
 @click.option(
     "--format",
     type=click.Choice(FORMAT_NAMES, case_sensitive=False),
     help="Format of the results, png by default.",
 )
-@click.option("--quality", type=click.IntRange(1, MAX_QUALITY), help=f"By default {QUALITIES}.")
+@click.option("--quality", type=click.IntRange(1, MAX_QUALITY), help=f"Default: {QUALITIES}.")
 @click.option(
     "--scale",
     type=click.Choice([str(scale) for scale in SCALES]),
@@ -161,10 +161,10 @@ def check_stream(paths: tuple[Path, ...], output: Path) -> Path:
 @click.option(
     "--width",
     type=click.IntRange(min=1),
-    help="Of the result in pixels, instead of --scale; alone it keeps the proportions.",
+    help="Width of the result in pixels, instead of --scale; alone, it keeps the aspect ratio.",
 )
-@click.option("--height", type=click.IntRange(min=1), help="Likewise.")
-@click.option("--lossless", is_flag=True, help=f"Without loss, for {LOSSLESS}.")
+@click.option("--height", type=click.IntRange(min=1), help="Height of the result; see --width.")
+@click.option("--lossless", is_flag=True, help=f"Lossless compression, for {LOSSLESS}.")
 def enhance(
     paths: tuple[Path, ...],
     output: Path,
@@ -174,8 +174,8 @@ def enhance(
     overwrite: bool,
     **chosen: Any,
 ) -> None:
-    """Upscale pictures, and folders of them."""
-    # A shell that starts this in the background has Ctrl-C ignored.
+    """Upscale images, and folders of them."""
+    # A shell that starts this in the background makes it ignore SIGINT.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     given = {name: str(value).lower() for name, value in chosen.items() if value}
@@ -194,7 +194,7 @@ def enhance(
         raise click.UsageError(str(error)) from None
     fault = None if is_stream else find_write_fault(output)
     if fault:
-        raise click.UsageError(f"no results can be written to {show(output)}: {fault}")
+        raise click.UsageError(f"cannot write results to {show(output)}: {fault}")
     console = Console(stderr=True)
     try:
         enhancer = make_enhancer(url, is_local, given, options)

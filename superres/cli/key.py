@@ -8,9 +8,9 @@ from superres.web.api_keys import NAME_PATTERN, hash_key, make_key
 
 
 def check_name(_context: click.Context, _parameter: click.Parameter, name: str) -> str:
-    """Refuse a name that a line of the file cannot have."""
+    """Refuse a name that cannot appear in the key file."""
     if not re.fullmatch(NAME_PATTERN, name):
-        raise click.BadParameter("has 1 to 64 letters, digits, '.', '_' and '-'")
+        raise click.BadParameter("must be 1 to 64 letters, digits, '.', '_' and '-'")
     return name
 
 
@@ -19,10 +19,10 @@ def check_name(_context: click.Context, _parameter: click.Parameter, name: str) 
 def key(name: str) -> None:
     """Make an API key for NAME.
 
-    Prints a line for the file of SR_API_KEYS_FILE, `superres key NAME >> FILE`, and the key itself
-    to the terminal. Removing the line revokes the key; a running service reads the file again when
-    it changes.
+    Prints a line for the file named by SR_API_KEYS_FILE, as in `superres key NAME >> FILE`, and the
+    key itself to the terminal. Removing the line revokes the key; a running service rereads the
+    file when it changes.
     """
     new_key = make_key()
     click.echo(f"{name}:{hash_key(new_key)}")
-    click.echo(f"The key, which is shown only now: {new_key}", err=True)
+    click.echo(f"The key, shown only once: {new_key}", err=True)

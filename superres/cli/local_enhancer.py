@@ -1,4 +1,4 @@
-"""Upscales pictures in the process of the command line, without a service."""
+"""Upscales images in the command line's own process, without a service."""
 
 import warnings
 from collections.abc import Callable
@@ -18,7 +18,7 @@ MAX_LOCAL_PIXELS = 400_000_000
 
 
 class LocalEnhancer:
-    """Upscales in this process; the bytes are those of the service.
+    """Upscales in this process; the output is byte-identical to the service's.
 
     Raises
     ------
@@ -27,7 +27,7 @@ class LocalEnhancer:
     """
 
     def __init__(self, options: Options) -> None:
-        # What Pillow says of damaged files; whether they can be read, the result says.
+        # Pillow's warnings about damaged files; the outcome tells whether they are readable.
         warnings.simplefilter("ignore")
         self._options = options
         self._progress = Progress()
@@ -39,8 +39,8 @@ class LocalEnhancer:
             raise Unusable(str(error)) from None
 
     def enhance(self, content: bytes, report: Callable[[float], None]) -> bytes:
-        """Return the result of a picture file."""
-        # A new one for each picture: it counts tiles.
+        """Return an image file's result."""
+        # One per image: it counts tiles.
         progress = self._progress = Progress()
         if self._is_stopped:
             raise Interrupted
@@ -57,6 +57,6 @@ class LocalEnhancer:
             raise EnhanceError(error.message) from None
 
     def stop(self) -> None:
-        """Let what is under way end within a tile."""
+        """Make work in progress end within a tile."""
         self._is_stopped = True
         self._progress.cancelled = True

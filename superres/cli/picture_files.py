@@ -1,4 +1,4 @@
-"""The files of the command line: which pictures there are, how their results are called."""
+"""Files for the command line: finds the images and names their results."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from superres.images.formats import FORMATS
 
-# HEIC too, though it is not accepted: the service says what to do about it.
+# HEIC too, though not supported: the service tells the user what to do about it.
 ENDINGS = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".dib"}
     | {".gif", ".avif", ".heic", ".heif"}
@@ -23,17 +23,17 @@ RESULT_NAME = re.compile(
 
 
 class UnfitPaths(Exception):
-    """What was named cannot be made as it is; the text is for the user."""
+    """The given paths cannot be upscaled as they are; the text is for the user."""
 
 
 @dataclass
 class Found:
-    """What lies at the paths that were named.
+    """What was found at the given paths.
 
     Attributes
     ----------
     pictures : each with the path of its result
-    skipped : what is left out, and why: files that are no pictures, links to folders
+    skipped : what is left out, and why: files that are not images, links to folders
     unreadable : folders that cannot be searched
     """
 
@@ -43,18 +43,18 @@ class Found:
 
 
 def find_pictures(paths: list[Path], output: Path, suffix: str) -> Found:
-    """Return the pictures at some paths; folders are searched to their depth.
+    """Return the images at some paths; folders are searched recursively.
 
-    Hidden files are left out, and so is what lies in the output folder and is named like a result.
+    Hidden files are left out, and so are files in the output folder that are named like results.
 
     Parameters
     ----------
-    suffix : how the names of results end, `_x3.png`
+    suffix : end of a result's name, such as `_x3.png`
 
     Raises
     ------
     UnfitPaths
-        A path does not exist, there is no picture, or two of them would have one result.
+        A path does not exist, there is no image, or two images would have the same result.
     """
     found = Found()
     seen: set[Path] = set()
@@ -63,7 +63,7 @@ def find_pictures(paths: list[Path], output: Path, suffix: str) -> Found:
         is_folder = check_path(path)
         files = list(search(path, found)) if is_folder else [path]
         if not files:
-            cause = "cannot be searched" if path in found.unreadable else "has no picture in it"
+            cause = "cannot be searched" if path in found.unreadable else "contains no image"
             raise UnfitPaths(f"the folder {show(path)} {cause}")
         for file in files:
             place = file.resolve()
@@ -74,55 +74,55 @@ def find_pictures(paths: list[Path], output: Path, suffix: str) -> Found:
             folder = output / file.relative_to(path).parent if is_folder else output
             found.pictures.append((file, folder / name_result(file, suffix)))
     if not found.pictures:
-        raise UnfitPaths(f"there are only results here, in the output folder {show(output)}")
+        raise UnfitPaths(f"only results were found, in the output folder {show(output)}")
     for target, number in Counter(target for _, target in found.pictures).items():
         if number > 1:
             raise UnfitPaths(
-                f"{number} of the pictures would have the result {show(target)}: enlarge them one "
-                "after the other, each with another -o"
+                f"{number} of the images would have the same result {show(target)}: upscale them "
+                "separately, each with its own -o"
             )
     return found
 
 
 def check_path(path: Path) -> bool:
-    """Tell whether a path is a folder, or something else that is there."""
+    """Tell whether an existing path is a folder."""
     try:
         return stat.S_ISDIR(path.stat().st_mode)
     except FileNotFoundError:
-        raise UnfitPaths(f"there is no {show(path)}") from None
+        raise UnfitPaths(f"{show(path)} does not exist") from None
     except (OSError, ValueError):
         raise UnfitPaths(f"{show(path)} cannot be read") from None
 
 
 def search(folder: Path, found: Found) -> Iterator[Path]:
-    """Yield the pictures in a folder and those in it; note what else is there."""
+    """Yield the images in a folder and its subfolders; note what else is there."""
 
     def note(error: OSError) -> None:
         found.unreadable.append(Path(error.filename))
 
     for place, folders, names in os.walk(folder, onerror=note):
         shown = sorted(name for name in folders if not name.startswith("."))
-        # As `cp -r` and `grep -r` do: links may lead in circles.
+        # Not followed, as by `cp -r` and `grep -r`: links may form loops.
         links = {name for name in shown if (Path(place) / name).is_symlink()}
         folders[:] = [name for name in shown if name not in links]
         found.skipped += [(Path(place) / name, "a link to a folder") for name in sorted(links)]
         for name in sorted(names):
-            if name.startswith("."):  # `._photo.jpg` too: what macOS keeps beside a file
+            if name.startswith("."):  # `._photo.jpg` too: macOS's metadata of a file
                 continue
             path = Path(place) / name
-            # A link to nothing is tried, and fails by name; reading a pipe would wait for ever.
+            # A dangling link is tried, and reported by name; reading a pipe would block forever.
             is_file = path.is_file() or not path.exists()
             if is_file and path.suffix.lower() in ENDINGS:
                 yield path
             else:
-                found.skipped.append((path, "no picture"))
+                found.skipped.append((path, "not an image"))
 
 
 def name_result(picture: Path, suffix: str) -> str:
-    """Return the name of a picture's result: `photo_x3.png` for photo.png.
+    """Return the name of an image's result: `photo_x3.png` for photo.png.
 
-    It depends on the picture's own name alone, so that no neighbour can change it. Another ending
-    than the result's stays therefore: photo.jpg becomes `photo.jpg_x3.png`.
+    It depends on the image's own name alone, never on other files in the folder. So an extension
+    other than the result's is kept: photo.jpg becomes `photo.jpg_x3.png`.
     """
     is_same = picture.suffix == Path(suffix).suffix
     # photo.jpg.png must not take the name of photo.jpg.
@@ -131,7 +131,7 @@ def name_result(picture: Path, suffix: str) -> str:
 
 
 def show(path: Path) -> str:
-    """Return a path as a terminal may have it: what is no text or controls it is escaped."""
+    """Return a path safe to print on a terminal: undecodable bytes and controls are escaped."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
@@ -139,21 +139,21 @@ def show(path: Path) -> str:
 
 
 def find_write_fault(folder: Path) -> str | None:
-    """Return why no results can be written to a folder, made if need be; None: they can."""
+    """Return why a folder, created if needed, cannot take results; None if it can."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except FileExistsError:
-        return "it is no folder"
+        return "it is not a folder"
     except (OSError, ValueError) as error:
         return getattr(error, "strerror", None) or "it cannot be written to"
     return None
 
 
 def write_result(path: Path, content: bytes) -> None:
-    """Write a result so that an interrupted write leaves no half of it."""
+    """Write a result atomically: an interrupted write leaves no partial file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not the result's own name with more to it: that may be as long as names can be.
+    # Not derived from the result's name, which may already have the maximum length.
     temporary = path.with_name(f".enhance-{os.getpid()}-{threading.get_ident()}")
     try:
         temporary.write_bytes(content)

@@ -30,7 +30,7 @@ environment, with [defaults]:
 \b
 exit codes:
   0  stopped by SIGTERM or Ctrl-C
-  1  a setting is wrong, or the address is taken
+  1  a setting is invalid, or the address is in use
   3  the model cannot be loaded
 """
 

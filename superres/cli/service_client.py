@@ -1,8 +1,8 @@
-"""Lets a service enlarge pictures: looks for a result, or uploads the picture and waits for it.
+"""Upscales with a service: looks the result up, or uploads the image and waits for it.
 
-Each picture begins with a question that all of them ask alike, whether its result exists. What
-fails there fails for all, and ends the run. A host that has never answered is not asked again: its
-address is wrong, or it does not run. One that has answered, and is gone, may be restarting.
+Each image starts with the same request: does its result exist? A failure there would hit every
+image, so it ends the run. A host that has never responded is not retried: its address is wrong, or
+it is not running. One that has responded before may be restarting.
 """
 
 import random
@@ -27,33 +27,33 @@ from superres.cli.service_answers import (
 )
 from superres.store.result_cache import generate_file_hash
 
-# What the service says when it is busy, and what proxies say when it restarts.
+# What the service returns when it is busy, and proxies while it restarts.
 RETRIED = frozenset({429, 502, 503, 504})
 MAX_ATTEMPTS = 8
 MAX_PAUSE_SECONDS = 60.0
-# How long the service holds a status request until something changes.
+# How long the service holds a status request open until something changes.
 POLL_SECONDS = 5
 MIN_POLL_SECONDS = 1.0
-# Not an argument: those can be seen in the list of processes.
+# Not an argument: those are visible in the process list.
 KEY_VARIABLE = "SR_API_KEY"
 TIMEOUT = httpx.Timeout(60, read=300, connect=15)
 MAX_PORT = 65_535
 FIND_PATH = "/api/result"
 UPLOAD_PATH = "/api/enhance"
 
-# What stands before the host where the scheme is left out, or half there: `//host`, `http:/host`.
+# What precedes the host where the scheme is missing or incomplete: `//host`, `http:/host`.
 HALF_SCHEME = re.compile(r"(?:(https?)(?=[:/]))?:?/*", re.IGNORECASE)
 
 JOB_MEMBERS = ("status_url", "state", "progress", "tiles_done", "result", "problem")
 
 
 def check_url(text: str) -> str:
-    """Return a service's address without a slash at its end.
+    """Return a service's address without a trailing slash.
 
     Raises
     ------
     ValueError
-        It is none; the text says what one looks like.
+        The text is not an address; the message shows what one looks like.
     """
     address = text.strip().removesuffix("/").removesuffix(UPLOAD_PATH)
     if is_address(address):
@@ -63,11 +63,11 @@ def check_url(text: str) -> str:
     rest = address[start.end() :]
     meant = f"{(start[1] or 'http').lower()}://{rest}"
     example = meant if is_address(meant) and "://" not in rest else "http://localhost:7860"
-    raise ValueError(f"{text!r} is no address of a service; one looks like {example}")
+    raise ValueError(f"{text!r} is not the address of a service; one looks like {example}")
 
 
 def is_address(text: str) -> bool:
-    """Tell whether a text is an address that a service may have."""
+    """Tell whether a text can be a service's address."""
     try:
         url = httpx.URL(text)
     except httpx.InvalidURL:
@@ -77,13 +77,13 @@ def is_address(text: str) -> bool:
 
 
 class RemoteEnhancer:
-    """Enlarges by a service.
+    """Upscales with a service.
 
     Parameters
     ----------
     url : of the service, as `check_url` returns it
     parameters : options of the results
-    api_key : where the service asks for one
+    api_key : empty if the service needs none
 
     Raises
     ------
@@ -94,7 +94,7 @@ class RemoteEnhancer:
     def __init__(self, url: str, parameters: dict[str, str], api_key: str = "") -> None:
         self._parameters = parameters
         if not (api_key.isascii() and api_key.isprintable()):
-            raise Unusable(f"{KEY_VARIABLE} holds characters that are in no API key")
+            raise Unusable(f"{KEY_VARIABLE} contains characters that no API key has")
         # For the API only: results may be on another host.
         self._authorization = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         try:
@@ -103,21 +103,21 @@ class RemoteEnhancer:
             raise Unusable("SSL_CERT_FILE or SSL_CERT_DIR names no certificates") from None
         except (ImportError, ValueError, httpx.InvalidURL):
             raise Unusable(
-                "the proxy of HTTP_PROXY, HTTPS_PROXY or ALL_PROXY is of a kind that cannot be used"
-                " here: unset it, or set NO_PROXY to the service's host"
+                "the proxy in HTTP_PROXY, HTTPS_PROXY or ALL_PROXY is of an unsupported kind: "
+                "unset it, or set NO_PROXY to the service's host"
             ) from None
         self._stopping = threading.Event()
         self._answered: set[str] = set()
 
     def enhance(self, content: bytes, report: Callable[[float], None]) -> bytes:
-        """Return the result of a picture file.
+        """Return an image file's result.
 
         Raises
         ------
         EnhanceError
-            The service refuses this picture, or does not answer any more.
+            The service rejects this image, or no longer responds.
         Unusable
-            No service at the address can be used, with this key.
+            There is no usable service at the address, with this key.
         Interrupted
             `stop` was called.
         """
@@ -128,7 +128,7 @@ class RemoteEnhancer:
             raise Unusable(str(error)) from None
         found = read_json(answer, "exists", "url")
         if answer.history:
-            # The upload must go there at once: most redirects would make a GET of it.
+            # The upload must go there directly: most redirects would turn it into a GET.
             new_url = str(answer.url.copy_with(query=None))
             self._client.base_url = httpx.URL(new_url.removesuffix(FIND_PATH))
         if found["exists"]:
@@ -147,14 +147,14 @@ class RemoteEnhancer:
         return self._wait(answer, report) if answer.status_code == 202 else read_picture(answer)
 
     def stop(self) -> None:
-        """Let what is under way end with `Interrupted`."""
+        """Make work in progress end with `Interrupted`."""
         self._stopping.set()
 
     def _fetch(self, url: Any) -> bytes:
         return read_picture(self._ask("GET", str(url)))
 
     def _wait(self, accepted: httpx.Response, report: Callable[[float], None]) -> bytes:
-        """Wait for an accepted job; take it back when the user stops."""
+        """Wait for an accepted job; cancel it when the user stops."""
         status = read_json(accepted, *JOB_MEMBERS)
         url = str(status["status_url"])
         try:
@@ -163,7 +163,7 @@ class RemoteEnhancer:
                 headers = {"Prefer": f"wait={POLL_SECONDS}", **self._authorization}
                 before, asked_at = (status["state"], status["tiles_done"]), time.monotonic()
                 status = read_json(self._ask("GET", url, headers=headers), *JOB_MEMBERS)
-                # A service with too many who wait answers at once.
+                # A service with too many waiting requests responds immediately.
                 if before == (status["state"], status["tiles_done"]):
                     self._stopping.wait(max(MIN_POLL_SECONDS - time.monotonic() + asked_at, 0))
         except Interrupted:
@@ -179,7 +179,7 @@ class RemoteEnhancer:
         raise EnhanceError(str(words or f"the job was {status['state']}"))
 
     def _ask(self, method: str, url: str, **options: Any) -> httpx.Response:
-        """Send a request; again where the service is busy, or answers no longer."""
+        """Send a request; retry where the service is busy, or has stopped responding."""
         for attempt in range(MAX_ATTEMPTS):
             if self._stopping.is_set():
                 raise Interrupted
@@ -187,7 +187,7 @@ class RemoteEnhancer:
             try:
                 answer = self._client.request(method, url, **options)
             except httpx.InvalidURL:
-                raise EnhanceError("the service named an address that is none") from None
+                raise EnhanceError("the service returned an invalid address") from None
             except httpx.RequestError as error:
                 words = explain_silence(error)
                 may_return = isinstance(error, httpx.TransportError)
@@ -205,7 +205,7 @@ class RemoteEnhancer:
                 retry_after = answer.headers.get("Retry-After", "")
                 if retry_after.isdecimal():
                     if answer.status_code == 429 and int(retry_after) > MAX_PAUSE_SECONDS:
-                        raise EnhanceError(f"{words} Again in {retry_after} seconds.")
+                        raise EnhanceError(f"{words} Try again in {retry_after} seconds.")
                     pause = min(float(retry_after), MAX_PAUSE_SECONDS)
             if attempt < MAX_ATTEMPTS - 1:
                 self._stopping.wait(pause)

@@ -1,1 +1,1 @@
-"""A picture three times larger: models, engines, tiles and lanes."""
+"""Upscaling x3: models, engines, tiles and lanes."""

@@ -1,13 +1,13 @@
-"""Tiles on the workers of a Dask cluster: for pictures that take one machine minutes.
+"""Computes tiles on a Dask cluster: for images that would take one machine minutes.
 
     python -m dask scheduler --protocol tls
     python -m dask worker tls://host:8786 --nworkers 16 --nthreads 1
 
-run where this code and the same model are installed; SR_DASK_SCHEDULER=tls://host:8786 makes the
-service use them.
+Run the workers where this code and the same model are installed; SR_DASK_SCHEDULER=tls://host:8786
+makes the service use them.
 
-Whoever reaches a scheduler can run code on its workers, so that only TLS is taken. Its
-certificates are Dask's own settings (`DASK_DISTRIBUTED__COMM__TLS__…`).
+Anyone who can reach a scheduler can run code on its workers, so only TLS is accepted. The
+certificates are in Dask's own settings (`DASK_DISTRIBUTED__COMM__TLS__…`).
 """
 
 import hashlib
@@ -31,10 +31,10 @@ from superres.errors import ConfigError
 from superres.images.pixels import Pixels
 from superres.settings import Settings
 
-# A worker's thread computes one tile while the next one is on its way.
+# A worker's thread computes one tile while the next is in transit.
 TILES_A_THREAD = 2
-# A worker that hangs would keep its tiles until the scheduler misses it, which takes minutes
-# (`distributed.scheduler.worker-ttl`). Tiles of one that died go to another at once.
+# A hung worker would keep its tiles until the scheduler drops it, which takes minutes
+# (`distributed.scheduler.worker-ttl`). Tiles of a dead one go to another immediately.
 TILE_SECONDS = 60
 TRIES = 2
 CONNECT_SECONDS = 5
@@ -49,7 +49,7 @@ _load_lock = threading.Lock()
 
 
 def compute_tile(tile: Pixels, model_sha256: str) -> Pixels:
-    """Enlarge a tile with the worker's own copy of the model; runs on a worker.
+    """Upscale a tile with the worker's own copy of the model; runs on a worker.
 
     Raises
     ------
@@ -72,14 +72,14 @@ def compute_tile(tile: Pixels, model_sha256: str) -> Pixels:
 
 
 class Cluster:
-    """A network whose tiles are computed on a cluster, or here while there is none.
+    """A network that computes tiles on a cluster, or locally while there is none.
 
     Safe to call from any number of threads.
 
     Parameters
     ----------
     scheduler : tls://host:port
-    model_path : of the local copies, which are loaded when they are first needed
+    model_path : of the local copies, which are loaded when first needed
 
     Attributes
     ----------
@@ -101,7 +101,7 @@ class Cluster:
                 "SR_DASK_SCHEDULER needs the extra cluster: pip install '.[cluster]'"
             ) from None
         self._distributed = distributed
-        # One for all clients: each would leave a thread behind when it cannot connect.
+        # Shared by all clients: each would leak a thread when it cannot connect.
         self._loop = LoopRunner()
         self._loop.start()
         self._scheduler = scheduler
@@ -119,21 +119,21 @@ class Cluster:
         threading.Thread(target=self._keep_looking, name="cluster", daemon=True).start()
 
     def __call__(self, tile: Pixels) -> Pixels:
-        """Enlarge a tile: (H, W, 3) uint8, BGR, to (3 H, 3 W, 3)."""
+        """Upscale a tile: (H, W, 3) uint8, BGR, to (3 H, 3 W, 3)."""
         for attempt in range(TRIES):
             if not self.threads:
                 break
             try:
                 return self._compute_there(tile, attempt)
             except Exception as error:
-                # Whatever happened there, it can be computed here.
+                # Whatever went wrong there, the tile can be computed here.
                 logger.warning("a tile failed on the cluster: %r", error)
         else:
             self.threads = 0  # until the next look
         return self._compute_here(tile)
 
     def _compute_there(self, tile: Pixels, attempt: int) -> Pixels:
-        """Compute on the cluster; equal tiles that are under way at once are computed once."""
+        """Compute on the cluster; identical tiles in flight at the same time are computed once."""
         content = np.ascontiguousarray(tile)
         digest = hashlib.blake2b(content.data, digest_size=16)
         digest.update(f"{content.shape} {self._model_sha256}".encode())
@@ -141,7 +141,7 @@ class Cluster:
             compute_tile,
             content,
             self._model_sha256,
-            # Under a new name, it does not wait for the worker that did not answer.
+            # With a new key, a retry does not wait for the worker that did not respond.
             key=f"tile-{digest.hexdigest()}-{attempt}",
         )
         try:
@@ -166,7 +166,7 @@ class Cluster:
             self._look()
 
     def _look(self) -> None:
-        """Connect where that is not done, and count the workers' threads."""
+        """Connect unless connected, and count the workers' threads."""
         before, trouble = self.threads, ""
         try:
             if self._client is None or self._client.status in {"closing", "closed"}:
@@ -181,13 +181,13 @@ class Cluster:
             self.threads = 0
             trouble = type(error).__name__
             if trouble != self._trouble:
-                logger.error("no cluster, tiles are computed here: %r", error)
+                logger.error("no cluster, computing tiles locally: %r", error)
         self._trouble = trouble
         if self.threads != before:
             logger.info("%d threads on the cluster", self.threads)
 
     def close(self) -> None:
-        """Leave the cluster; tiles are computed here from now on."""
+        """Disconnect from the cluster; from now on tiles are computed locally."""
         self._closed.set()
         self.threads = 0
         if self._client is not None:
@@ -200,10 +200,10 @@ def load_on_cluster(scheduler: str, model_path: Path, lanes: int = 0) -> Upscale
 
     Parameters
     ----------
-    lanes : tiles under way at once; 0: twice the threads that the cluster has now
+    lanes : tiles in flight; 0: twice the number of threads that the cluster has now
     """
     cluster = Cluster(scheduler, model_path)
     lanes = lanes or TILES_A_THREAD * cluster.threads or choose_lanes(cluster.profile)
-    # Elapsed time, since the time is spent elsewhere.
+    # Wall-clock time, since the CPU time is spent elsewhere.
     engine = Engine(lambda _: cluster, cluster.profile, time.perf_counter)
     return Upscaler(model_path, engine, lanes)

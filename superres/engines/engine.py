@@ -1,4 +1,4 @@
-"""An engine: what computes a model's tiles, and the constants that were measured for it."""
+"""An engine: computes a model's tiles, with constants that were measured for it."""
 
 import time
 from collections.abc import Callable
@@ -13,16 +13,16 @@ MEMORY_SHARE_FOR_LANES = 0.5
 
 @dataclass(frozen=True)
 class ModelProfile:
-    """Constants measured for a model and an engine; results are immutable, so they never adapt.
+    """Constants measured for a model and an engine; they never adapt, as results are immutable.
 
     Attributes
     ----------
-    engine : what computes
+    engine : name of the engine
     tile : longest side of a tile in input pixels; the least time per pixel (`bench/tiles.py`)
-    halo : border of a tile that is not kept; how far a pixel's surroundings matter
+    halo : border of a tile that is discarded; how far a pixel's surroundings matter
     lane_bytes : resident memory of one more lane
-    golden_tolerance : levels that the golden tile may differ; None: of another model
-    variant : whatever else of the engine changes results
+    golden_tolerance : levels by which the golden tile may differ; None for another model
+    variant : anything else about the engine that changes results
     """
 
     engine: str
@@ -44,9 +44,9 @@ class Engine:
 
     Attributes
     ----------
-    load : makes a network of a model's file; raises ModelError or `cv2.error` where it cannot
+    load : makes a network from a model file; raises ModelError or `cv2.error` if it cannot
     profile : constants of the model in this engine
-    clock : what computing spends, in seconds; defaults to the CPU time of the calling thread
+    clock : measures computing, in seconds; defaults to the calling thread's CPU time
     """
 
     load: Callable[[Path], Network]
@@ -55,6 +55,6 @@ class Engine:
 
 
 def choose_lanes(profile: ModelProfile) -> int:
-    """Return how many tiles this machine computes at once: a CPU each, and half of the memory."""
+    """Return how many tiles to compute at once: one per CPU, within half of the memory."""
     room = machine.available_memory_bytes() * MEMORY_SHARE_FOR_LANES
     return max(1, min(machine.count_cpus(), int(room / profile.lane_bytes)))

@@ -1,4 +1,4 @@
-"""Lanes: threads with a network each that compute the tiles of all pictures, in a fair order."""
+"""Lanes: threads, each with its own network, that compute the tiles of all images fairly."""
 
 import os
 import threading
@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from superres.errors import JobCancelled
 from superres.images.pixels import Pixels
 
-# One tile in so many goes to the picture that came first, the others to the one that needs least.
-# So a small picture is held up by a third at most, and the largest gets a quarter of the lanes
-# however many small ones come.
+# One tile in this many goes to the image that came first, the others to the one with the least
+# work left. So a small image is slowed by a third at most, and the largest gets a quarter of the
+# lanes however many small ones arrive.
 OLDEST_EVERY = 4
 CANCEL_POLL_SECONDS = 0.1
-# Lanes leave the CPU to threads that answer requests, and to a proxy on the same machine.
+# Lanes yield the CPU to threads that serve requests, and to a proxy on the same machine.
 LANE_NICENESS = 10
 
 # One copy of the model, used by one thread at a time:
@@ -26,7 +26,7 @@ Network = Callable[[Pixels], Pixels]
 
 @dataclass
 class Progress:
-    """How far a picture is; `cancelled` may be set by anybody and stops it within a tile."""
+    """An image's progress; any thread may set `cancelled`, which stops it within a tile."""
 
     tiles_total: int = 0
     tiles_done: int = 0
@@ -35,7 +35,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Task:
-    """Something to compute with a network: so many input pixels, for so many tiles."""
+    """Something to compute with a network: its input pixels, and the tiles it fills."""
 
     run: Callable[[Network], None]
     pixels: int
@@ -44,7 +44,7 @@ class Task:
 
 @dataclass(eq=False)
 class Work:
-    """One picture's tasks that no lane has taken, and how many are being computed."""
+    """One image's tasks that no lane has taken, and how many are being computed."""
 
     tasks: deque[Task]
     progress: Progress
@@ -62,20 +62,20 @@ class FairOrder:
         self._turn = 0
 
     def add(self, work: Work) -> None:
-        """Let a picture take part."""
+        """Add an image."""
         self._works.append(work)
 
     def remove(self, work: Work) -> None:
-        """Forget a picture that has no more tasks."""
+        """Remove an image that has no tasks left."""
         if work in self._works:
             self._works.remove(work)
 
     def __len__(self) -> int:
-        """Return how many pictures have tasks."""
+        """Return how many images have tasks."""
         return len(self._works)
 
     def pick(self) -> Work | None:
-        """Return the picture whose task is next."""
+        """Return the image whose task is next."""
         if not self._works:
             return None
         self._turn += 1
@@ -89,8 +89,8 @@ class Lanes:
 
     Attributes
     ----------
-    busy : how many of them compute now
-    busy_seconds : how long they have computed, added up
+    busy : how many are computing now
+    busy_seconds : total time they have spent computing
     """
 
     def __init__(self, networks: Sequence[Network]) -> None:
@@ -107,7 +107,7 @@ class Lanes:
             thread.start()
 
     def run(self, tasks: Iterable[Task], progress: Progress) -> None:
-        """Compute all tasks of a picture; return, or raise, when no lane works on them any more.
+        """Compute all tasks of an image; return, or raise, once no lane is working on them.
 
         Raises
         ------
@@ -127,7 +127,7 @@ class Lanes:
         if work.error is not None:
             raise work.error
         if progress.tiles_done < progress.tiles_total:
-            raise JobCancelled("Nobody wants this picture any more.")
+            raise JobCancelled("Nobody is waiting for this image any more.")
 
     def _serve(self, network: Network) -> None:
         """Take tasks until the lanes are closed."""
@@ -164,17 +164,17 @@ class Lanes:
                     self._drop(work)
                 elif not work.tasks and not work.running:
                     work.ended.set()
-            del work, task, fault  # they hold on to whole pictures
+            del work, task, fault  # they hold on to whole images
 
     def _drop(self, work: Work) -> None:
-        """Leave out what no lane has taken."""
+        """Discard the tasks that no lane has taken."""
         work.tasks.clear()
         self._order.remove(work)
         if not work.running:
             work.ended.set()
 
     def close(self) -> None:
-        """Let the threads end when nothing is left to compute."""
+        """Stop the threads once nothing is left to compute."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""A model's file: whether it is as published, and the tile that shows that it computes right."""
+"""Model files: verifies their SHA-256, and reads the golden tile that checks their output."""
 
 import hashlib
 from io import BytesIO
@@ -11,7 +11,7 @@ from superres.paths import EMBEDDED_MODEL_PATH
 
 
 def read_expected_sha256(model_path: Path) -> str | None:
-    """Return the model's SHA-256 as the file SHA256SUMS beside it states it, if it does."""
+    """Return the model's SHA-256 from the SHA256SUMS file next to it, if listed there."""
     try:
         lines = model_path.with_name("SHA256SUMS").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -29,19 +29,19 @@ def hash_model(model_path: Path) -> str:
     Raises
     ------
     ModelError
-        The file cannot be read, or is not as SHA256SUMS states.
+        The file cannot be read, or does not match SHA256SUMS.
     """
     try:
         digest = hashlib.sha256(model_path.read_bytes()).hexdigest()
     except OSError as error:
         raise ModelError(f"cannot read the model {model_path}: {error.strerror}") from None
     if read_expected_sha256(model_path) not in {None, digest}:
-        raise ModelError(f"{model_path} is damaged: its SHA-256 is not that of SHA256SUMS")
+        raise ModelError(f"{model_path} is damaged: its SHA-256 does not match SHA256SUMS")
     return digest
 
 
 def read_golden_tile() -> tuple[Pixels, Pixels]:
-    """Return a tile, and what the embedded model has to make of it."""
+    """Return a tile, and what the embedded model must produce from it."""
     golden_input, golden_output = (
         decode_image(BytesIO(EMBEDDED_MODEL_PATH.with_name(name).read_bytes())).pixels
         for name in ("golden_input.png", "golden_output.png")

@@ -1,4 +1,4 @@
-"""The model, loaded once in the worker process, and whether it computes what it should."""
+"""Loads the model once in the worker process, and checks that it computes correctly."""
 
 import logging
 import threading
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 class ModelLoader:
-    """Loads the model when it is first asked for; must not be asked before the server forks.
+    """Loads the model on first use; must not be used before the server forks.
 
     Parameters
     ----------
@@ -22,7 +22,7 @@ class ModelLoader:
     Attributes
     ----------
     model : None until it is loaded
-    is_sound : the golden tile came out as it should
+    is_sound : whether the golden tile came out right
     """
 
     def __init__(self, load: Callable[[], Upscaler]) -> None:
@@ -32,7 +32,7 @@ class ModelLoader:
         self.is_sound = False
 
     def get(self) -> Upscaler:
-        """Return the model, loading it unless that is done."""
+        """Return the model, loading it if needed."""
         if self.model is not None:
             return self.model
         with self._lock:
@@ -40,7 +40,7 @@ class ModelLoader:
                 model = self._load()
                 self.is_sound = model.matches_golden_tile()
                 if not self.is_sound:
-                    logger.error("the model computes its golden tile wrongly on this machine")
+                    logger.error("the model does not reproduce its golden tile on this machine")
                 self.model = model
                 logger.info(
                     "model %s with %d lanes, %.1f microseconds a pixel",
@@ -51,12 +51,12 @@ class ModelLoader:
             return self.model
 
     def check_loaded(self) -> None:
-        """Raise NotReady, which says why, unless the model is loaded and sound."""
+        """Raise NotReady, saying why, unless the model is loaded and sound."""
         if self.model is None:
             raise NotReady("The model is loading.", retry_after_seconds=1)
         self.refuse_unsound()
 
     def refuse_unsound(self) -> None:
-        """Raise NotReady where a loaded model computes wrongly."""
+        """Raise NotReady if the loaded model gives wrong results."""
         if not self.is_sound:
-            raise NotReady("The model computes wrongly on this machine.", UNSOUND_RETRY_SECONDS)
+            raise NotReady("The model gives wrong results on this machine.", UNSOUND_RETRY_SECONDS)

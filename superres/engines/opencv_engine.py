@@ -1,4 +1,4 @@
-"""The model in OpenCV, through `cv2.dnn_superres`: exact, and on every processor."""
+"""Runs the model in OpenCV, through `cv2.dnn_superres`: exact, on every processor."""
 
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from superres.images.options import MODEL_SCALE
 from superres.paths import EMBEDDED_MODEL_PATH
 
 # At most 1/255 from the untiled result, on photographs and on binary noise. From 120 to 152 the
-# time per pixel is the same within 2 %; beyond, two lanes outgrow a cache of 32 MB. One wrong level
-# in the golden tile is rounding: processors add in different orders.
+# time per pixel is the same within 2 %; beyond, two lanes outgrow a 32 MB cache. Golden tiles may
+# be off by one level: processors add in different orders, and round differently.
 EMBEDDED_PROFILE = ModelProfile(
     "cv2.dnn", tile=128, halo=10, lane_bytes=90 * 1024**2, golden_tolerance=2
 )

@@ -1,7 +1,7 @@
 """The embedded model in 8 bits with OpenVINO: several times faster on processors with VNNI or AMX.
 
-`training/quantize.py` makes it. Patterns of extreme contrast, such as a picture dithered to few
-colours, are beyond the ranges of its 8 bits; tiles with such are computed by OpenCV.
+`training/quantize.py` makes it. Patterns of extreme contrast, such as an image dithered to few
+colours, exceed its 8-bit ranges; tiles with such patterns are computed by OpenCV.
 """
 
 import logging
@@ -31,25 +31,25 @@ OPTIONS = {
     "NUM_STREAMS": 1,
     # Pinned, all lanes would share the first CPU.
     "ENABLE_CPU_PINNING": False,
-    # What is not in 8 bits, the same on all processors.
+    # Layers that are not 8-bit compute the same on all processors.
     "INFERENCE_PRECISION_HINT": "f32",
-    # Kernels of former tile shapes: 1 MB for each, without end.
+    # Would keep kernels of past tile shapes: 1 MB each, without bound.
     "CPU_RUNTIME_CACHE_CAPACITY": 0,
 }
 
-# On the golden tile, beside `cv2.dnn_superres`: 51.9 dB and 5 with VNNI or AMX. AVX-512 without
-# them, 50.05 dB, computes other pixels, and is about as fast as OpenCV.
+# On the golden tile, compared with `cv2.dnn_superres`: 51.9 dB and 5 with VNNI or AMX. AVX-512
+# without them (50.05 dB) computes different pixels, and is about as fast as OpenCV.
 LEAST_PSNR = 51.0
 LARGEST_DIFFERENCE = 8
-# Where it gains less (plain AVX2: 1.24), the exact engine is worth more.
+# With a smaller gain (plain AVX2: 1.24), the exact engine is the better choice.
 LEAST_SPEED_UP = 1.5
 TIMED_REPEATS = 3  # of the golden tile, on each side
 TIMED_ROUNDS = 3
 
-# Extreme contrasts are beyond the ranges of the 8 bits. Mean absolute Laplacian, in levels: of a
-# colour channel in 4x4 pixels, and of the colour differences (B-G, G-R, R-B) in 16x16. 226
-# photographs, each in four sizes, have at most 386 and 253. Of 3000 small patterns, those within
-# both limits are at most 36 levels from float32, the others up to 137 (`bench/quantisation.py`).
+# Extreme contrasts exceed the 8-bit ranges. Mean absolute Laplacian, in levels: of a colour channel
+# over 4x4 pixels, and of the colour differences (B-G, G-R, R-B) over 16x16. 226 photographs, each
+# in four sizes, have at most 386 and 253. Of 3000 small patterns, those within both limits are at
+# most 36 levels from float32, the others up to 137 (`bench/quantisation.py`).
 MOST_CONTRAST = 450
 CONTRAST_WINDOW = 4
 MOST_COLOUR_CONTRAST = 300
@@ -59,7 +59,7 @@ logger = logging.getLogger(__name__)
 
 
 def measure_contrasts(tile: Pixels) -> tuple[float, float]:
-    """Return how fast levels, and colours, of a (H, W, 3) uint8 tile change where they do most."""
+    """Return the largest local contrast of levels, and of colours, in a (H, W, 3) uint8 tile."""
     change = cv2.Laplacian(tile, cv2.CV_16S, borderType=cv2.BORDER_REFLECT_101)
     contrast = np.abs(change).max(axis=2).astype(np.float32)
     colours = np.abs(change - np.roll(change, 1, axis=2)).astype(np.float32)
@@ -81,9 +81,9 @@ def import_openvino() -> ModuleType:
     Raises
     ------
     ModelError
-        It is not installed, or not whole.
+        It is not installed, or the installation is incomplete.
     """
-    # On import, OpenVINO would send a message to its makers and write to the home folder.
+    # On import, OpenVINO would send telemetry and write to the home folder.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
@@ -99,8 +99,8 @@ def load_quantised(model_path: Path, quantised_path: Path = QUANTISED_MODEL_PATH
 
     Parameters
     ----------
-    model_path : the .pb that it has to come from
-    quantised_path : the .xml, with its .bin beside it
+    model_path : the .pb that it must have been made from
+    quantised_path : the .xml, with its .bin next to it
 
     Raises
     ------
@@ -111,7 +111,7 @@ def load_quantised(model_path: Path, quantised_path: Path = QUANTISED_MODEL_PATH
     core = openvino.Core()
     model = core.read_model(quantised_path)
     if model.get_rt_info(["source_sha256"]).value != hash_model(model_path):
-        raise ModelError(f"SR_ENGINE=openvino is made for the embedded model, not {model_path}")
+        raise ModelError(f"SR_ENGINE=openvino works with the embedded model only, not {model_path}")
     mean = [float(level) for level in model.get_rt_info(["mean_bgr"]).value.split()]
     request = core.compile_model(model, "CPU", OPTIONS).create_infer_request()
 
@@ -146,7 +146,7 @@ def load_guarded(model_path: Path) -> Network:
 
 
 def find_fault(quantised: Network, exact: Network) -> str | None:
-    """Say why the 8-bit model should not be used on this machine; None where it should."""
+    """Return why the 8-bit model should not be used on this machine; None if it should."""
     golden_input, expected = read_golden_tile()
     computed = quantised(golden_input)
     difference = np.abs(computed.astype(np.int16) - expected)
@@ -161,7 +161,7 @@ def find_fault(quantised: Network, exact: Network) -> str | None:
 
 
 def measure_seconds(network: Network, tile: Pixels) -> float:
-    """Return the least seconds that a tile takes; the first call prepares for its shape."""
+    """Return the shortest time for a tile, in seconds; the first call only warms up."""
     network(tile)
     seconds = []
     for _ in range(TIMED_ROUNDS):
@@ -172,12 +172,12 @@ def measure_seconds(network: Network, tile: Pixels) -> float:
 
 
 def choose_fastest_engine(model_path: Path) -> Engine:
-    """Return OpenVINO where it gains something and computes well, else OpenCV.
+    """Return OpenVINO if it is faster and accurate on this machine, otherwise OpenCV.
 
     Raises
     ------
     ModelError
-        OpenVINO is not installed, or there is no 8-bit form of this model.
+        OpenVINO is not installed, or this model has no 8-bit version.
     """
     files = (QUANTISED_MODEL_PATH, QUANTISED_MODEL_PATH.with_suffix(".bin"))
     guard = f"guard {MOST_CONTRAST} {MOST_COLOUR_CONTRAST}"
@@ -186,13 +186,13 @@ def choose_fastest_engine(model_path: Path) -> Engine:
     try:
         fault = find_fault(load_quantised(model_path), load_network(model_path))
     except RuntimeError as error:
-        # It writes machine code at run time, which systemd's MemoryDenyWriteExecute= forbids.
+        # It generates machine code at run time, which systemd's MemoryDenyWriteExecute= forbids.
         fault = f"it fails: {' '.join(str(error).split())}"
     if fault is not None:
         logger.warning("OpenVINO is not used on this machine: %s", fault)
         return make_opencv_engine(model_path)
     # Within 5 % of the least time per kept pixel, with AMX (at 224) and with VNNI (256); larger
-    # tiles leave lanes idle at the end of a picture (`bench/tiles.py`).
+    # tiles leave lanes idle at the end of an image (`bench/tiles.py`).
     profile = ModelProfile(
         "openvino",
         variant=variant,

@@ -1,9 +1,9 @@
-"""Pure geometry: cut a picture into overlapping tiles of one shape, put the results together.
+"""Pure geometry: cuts an image into overlapping tiles of one shape, and joins the results.
 
 A tile is computed with a border, the halo, that is thrown away, so that the kept parts meet
-as if the picture had been computed whole. All tiles of a picture have one shape, since `cv2.dnn`
-prepares its buffers anew for each new one, and it is the smallest that needs no more tiles than
-the largest allowed shape: one shape for all pictures took 20 to 30 % longer.
+as if the image had been computed whole. All tiles of an image have one shape, since `cv2.dnn`
+reallocates its buffers whenever the shape changes. It is the smallest shape that needs no more
+tiles than the largest allowed one: one shape for all images took 20 to 30 % longer.
 """
 
 import math
@@ -39,12 +39,12 @@ class Tile:
         return rows * (self.columns.keep_stop - self.columns.keep_start)
 
     def crop(self, image: Pixels) -> Pixels:
-        """Cut the tile with its halo out of an (H, W) or (H, W, C) picture; contiguous."""
+        """Cut the tile with its halo out of an (H, W) or (H, W, C) image; contiguous."""
         rows, columns = self.rows, self.columns
         return np.ascontiguousarray(image[rows.start : rows.stop, columns.start : columns.stop])
 
     def place(self, enlarged: Pixels, output: Pixels, scale: int) -> None:
-        """Copy the kept part of the enlarged tile to its place in the enlarged picture."""
+        """Copy the kept part of the enlarged tile to its place in the enlarged image."""
         rows, columns = self.rows, self.columns
         top = (rows.keep_start - rows.start) * scale
         left = (columns.keep_start - columns.start) * scale
@@ -71,7 +71,7 @@ def split_axis(length: int, max_side: int, halo: int) -> list[Span]:
     spans = []
     keep_start = 0
     for index in range(count):
-        # The last one is shifted inwards by what rounding up has added.
+        # The last span is shifted inwards by the excess from rounding up.
         start = min(index * (side - 2 * halo), length - side)
         keep_stop = length if index == count - 1 else start + side - halo
         spans.append(Span(start, start + side, keep_start, keep_stop))
@@ -80,7 +80,7 @@ def split_axis(length: int, max_side: int, halo: int) -> list[Span]:
 
 
 def split_image(height: int, width: int, max_side: int, halo: int) -> Iterator[Tile]:
-    """Yield the tiles of a picture, row by row; their kept parts cover it exactly once."""
+    """Yield the tiles of an image, row by row; their kept parts cover it exactly once."""
     columns = split_axis(width, max_side, halo)
     for rows in split_axis(height, max_side, halo):
         for span in columns:

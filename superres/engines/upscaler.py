@@ -1,8 +1,8 @@
-"""A loaded model: enlarges pictures tile by tile, on as many lanes as there are CPUs.
+"""A loaded model: upscales images tile by tile, on one lane per CPU.
 
 A `cv2.dnn` network is not thread-safe, and OpenCV's own threads serve one call at a time. So the
-model is loaded once for each lane, a lane computes one tile on one thread, and as many lanes as
-CPUs keep them all busy.
+model is loaded once per lane, a lane computes one tile on one thread, and one lane per CPU keeps
+all CPUs busy.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from superres.images.image_codec import Picture
 from superres.images.options import DEFAULT_OPTIONS, MODEL_SCALE, Options
 from superres.images.pixels import Pixels
 
-# How fast old tile times are forgotten in the measured speed.
+# Weight of older tile times in the measured speed.
 SPEED_MEMORY = 0.98
 
 
@@ -34,13 +34,13 @@ class Upscaler:
     Parameters
     ----------
     model_path : frozen TensorFlow graph of an EDSR x3
-    engine : what computes
-    lanes : tiles computed at once; 0 takes as many as CPUs and memory allow
+    engine : computes the tiles
+    lanes : tiles computed at once; 0 for as many as CPUs and memory allow
 
     Raises
     ------
     ModelError
-        The file is missing, damaged, or no EDSR x3 model.
+        The file is missing, damaged, or not an EDSR x3 model.
     """
 
     def __init__(self, model_path: Path, engine: Engine, lanes: int = 0) -> None:
@@ -54,18 +54,20 @@ class Upscaler:
         self._speed_lock = threading.Lock()
         self._tile_seconds = self._tile_pixels = 0.0
         try:
-            # One after another: two threads that read a model at once fail now and then.
+            # One by one: two threads that read a model at the same time fail now and then.
             networks = [engine.load(model_path) for _ in range(self.lanes)]
             with ThreadPoolExecutor(self.lanes) as pool:
                 enlarges = all(pool.map(self._warm_up, set(networks)))
         except cv2.error:
             enlarges = False
         if not enlarges:
-            raise ModelError(f"{model_path} is no EDSR x{MODEL_SCALE} model that OpenCV can run")
+            raise ModelError(
+                f"{model_path} is not an EDSR x{MODEL_SCALE} model that OpenCV can run"
+            )
         self._lanes = Lanes(networks)
 
     def _warm_up(self, network: Network) -> bool:
-        """Prepare a network for the tile's shape, and tell whether it enlarges."""
+        """Prepare a network for the tile's shape, and tell whether it upscales."""
         side = self.profile.tile
         ramp = np.linspace(0, 255, side, dtype=np.uint8)
         probe = np.ascontiguousarray(np.broadcast_to(ramp[None, :, None], (side, side, 3)))
@@ -77,25 +79,25 @@ class Upscaler:
         return same_size and enlarged.min() < enlarged.max()
 
     def _record_speed(self, seconds: float, pixels: int) -> None:
-        """Note what some pixels took of a CPU, which decoders and encoders may share."""
+        """Record the CPU time that some pixels took; decoders and encoders share the CPUs."""
         with self._speed_lock:
             self._tile_seconds = self._tile_seconds * SPEED_MEMORY + seconds
             self._tile_pixels = self._tile_pixels * SPEED_MEMORY + pixels
 
     @property
     def seconds_per_pixel(self) -> float:
-        """Recent time per input pixel, in seconds, with all lanes at work and nothing else."""
+        """Recent time per input pixel, in seconds, with all lanes busy and nothing else running."""
         with self._speed_lock:
             return self._tile_seconds / self._tile_pixels / self.lanes
 
     @property
     def lanes_busy(self) -> int:
-        """How many lanes compute now."""
+        """How many lanes are computing now."""
         return self._lanes.busy
 
     @property
     def lane_seconds(self) -> float:
-        """How long the lanes have computed, added up, in seconds."""
+        """Total time that the lanes have spent computing, in seconds."""
         return self._lanes.busy_seconds
 
     @property
@@ -107,9 +109,9 @@ class Upscaler:
         return f"{self.model_sha256} x{MODEL_SCALE} {engine} {tiles}"
 
     def matches_golden_tile(self) -> bool:
-        """Compare the embedded model's golden tile with what it computes on this machine.
+        """Tell whether the embedded model reproduces its golden tile on this machine.
 
-        Other models have no golden tile; loading has shown that they enlarge.
+        Other models have no golden tile; loading has shown that they upscale.
         """
         if self.profile.golden_tolerance is None:
             return True
@@ -118,20 +120,20 @@ class Upscaler:
         return int(difference.max()) <= self.profile.golden_tolerance
 
     def upscale(self, image: Pixels) -> Pixels:
-        """Enlarge one picture three times: see `upscale_all`."""
+        """Upscale one image x3: see `upscale_all`."""
         return self.upscale_all([image])[0]
 
     def upscale_all(
         self, images: Sequence[Pixels], progress: Progress | None = None
     ) -> list[Pixels]:
-        """Enlarge three times; pictures of several threads share the lanes tile by tile.
+        """Upscale x3; concurrent calls share the lanes tile by tile.
 
-        Equal tiles, such as those of a flat background, are computed once.
+        Identical tiles, such as those of a flat background, are computed once.
 
         Parameters
         ----------
-        images : (H, W, 3) uint8, BGR, or (H, W) uint8, grey; any number of one size
-        progress : told how far this is, and asked whether to stop
+        images : (H, W, 3) uint8, BGR, or (H, W) uint8, grey; any number of the same size
+        progress : updated as tiles are done, and asked whether to stop
 
         Returns
         -------
@@ -165,7 +167,7 @@ class Upscaler:
         return outputs
 
     def _compute_tile(self, network: Network, group: list[tuple[Tile, Pixels, Pixels]]) -> None:
-        """Compute the first of some equal tiles and copy the result to the places of all."""
+        """Compute the first of some identical tiles and copy the result to the places of all."""
         first, image, _ = group[0]
         crop = first.crop(image)
         started = self._clock()
@@ -175,7 +177,7 @@ class Upscaler:
         else:
             enlarged = network(crop)
         seconds = self._clock() - started
-        # Of small tiles most of the time is overhead; they would make large pictures look slow.
+        # Small tiles are mostly overhead; they would make large images look slow.
         if 2 * first.kept_pixels >= self.profile.kept_pixels:
             self._record_speed(seconds, first.kept_pixels)
         for tile, _, output in group:
@@ -187,12 +189,12 @@ class Upscaler:
         options: Options = DEFAULT_OPTIONS,
         progress: Progress | None = None,
     ) -> Picture:
-        """Enlarge a decoded picture to the size that its options name."""
+        """Upscale a decoded image to the size that its options ask for."""
         width, height = options.result_size(*picture.size)
         return enlarge_picture(
             picture, lambda each: self.upscale_all(each, progress), width, height
         )
 
     def close(self) -> None:
-        """Let the lanes end."""
+        """Stop the lanes."""
         self._lanes.close()

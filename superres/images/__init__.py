@@ -1,1 +1,1 @@
-"""A picture from bytes to pixels and back; knows no network and no process but its own."""
+"""Images from bytes to pixels and back; knows nothing of networks or other processes."""

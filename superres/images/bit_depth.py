@@ -1,4 +1,4 @@
-"""Pictures whose samples have more, or fewer, than 8 bits."""
+"""Images with more, or fewer, than 8 bits per sample."""
 
 from io import BytesIO
 from typing import BinaryIO
@@ -18,7 +18,7 @@ DEEP_BITS, DEEP_WHITE = 16, 65_535
 
 
 def read_depth(image: Image.Image, file: BinaryIO) -> int:
-    """Return the bits of a sample as the file has it: 1 to 16."""
+    """Return the bits per sample in the file: 1 to 16."""
     if image.format == "PNG":
         file.seek(PNG_BIT_DEPTH_OFFSET)
         return file.read(1)[0]
@@ -26,18 +26,18 @@ def read_depth(image: Image.Image, file: BinaryIO) -> int:
 
 
 def read_deep_colour(file: BinaryIO, pixels: Pixels) -> DeepPixels | None:
-    """Return a PNG's 16-bit colour, which Pillow gives as 8; None where OpenCV sees another one.
+    """Return a PNG's 16-bit colour, which Pillow reduces to 8; None if OpenCV's result differs.
 
     Parameters
     ----------
-    pixels : (H, W, 3) what Pillow has read: the upper 8 bits, or the rounded ones
+    pixels : (H, W, 3) as read by Pillow: the upper 8 bits, or rounded to 8
 
     Returns
     -------
-    (H, W, 3) uint16, BGR, as the file has it, not turned upright
+    (H, W, 3) uint16, BGR, as in the file, EXIF orientation not applied
     """
     file.seek(0)
-    # A `PngFile` is in memory already, and has an end.
+    # A `PngFile` is already in memory, and is complete.
     content = file.getbuffer() if isinstance(file, BytesIO) else file.read()
     try:
         decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -55,14 +55,14 @@ def read_deep_colour(file: BinaryIO, pixels: Pixels) -> DeepPixels | None:
 
 
 def scale_transparent_colour(image: Image.Image, depth: int) -> None:
-    """Put a PNG's transparent colour on the scale of the 8-bit samples that Pillow gives."""
+    """Scale a PNG's transparent colour to the 8-bit samples that Pillow returns."""
     colour = image.info.get("transparency")
     if image.format == "PNG" and depth < 8 and isinstance(colour, int) and image.mode == "L":
         image.info["transparency"] = colour * 255 // (2**depth - 1)
 
 
 def find_transparent_pixels(deep: DeepPixels, colour: object) -> Pixels | None:
-    """Return the alpha of 16-bit BGR samples with one transparent RGB colour; None: it has none."""
+    """Return the alpha of 16-bit BGR samples with one transparent RGB colour; None without one."""
     if not isinstance(colour, tuple):
         return None
     shown = (deep != np.array(colour[::-1], np.uint16)).any(axis=2)
@@ -70,9 +70,9 @@ def find_transparent_pixels(deep: DeepPixels, colour: object) -> Pixels | None:
 
 
 def read_deep_grey(image: Image.Image) -> DeepPixels:
-    """Return the samples of a picture that Pillow reads as 16 bits, from 0 black to 65535 white.
+    """Return the samples of an image that Pillow reads as 16 bits, from 0 black to 65535 white.
 
-    A TIFF may have fewer bits, 12 say, and may count from white to black.
+    A TIFF may have fewer bits, such as 12, and may count from white to black.
     """
     samples = np.asarray(image).astype(np.uint32)
     if isinstance(image, TiffImageFile):

@@ -1,4 +1,4 @@
-"""BMPs whose samples lie where masks say: Pillow knows a handful of masks, here they may be any."""
+"""BMPs with bit masks for their samples: Pillow supports a handful of masks, this reads any."""
 
 import struct
 from typing import Any
@@ -9,8 +9,8 @@ from PIL import Image, ImageFile
 from superres.errors import UnsupportedUpload
 
 FILE_HEADER_BYTES = 14
-# Of the headers that may have masks: Windows' versions 3 (the masks behind it), 2 and 3 with masks,
-# 4 and 5.
+# Sizes of the headers that may have masks: Windows' version 3 (followed by the masks), 2 and 3 with
+# masks, 4 and 5.
 MASKS_BEHIND, WITH_ALPHA_MASK = 40, 56
 HEADERS = frozenset({40, 52, 56, 108, 124})
 MASKS_AT = 40
@@ -21,7 +21,7 @@ DECODER = "bmp_masks"
 
 
 class MaskedBmp(ImageFile.ImageFile):
-    """A BMP of 16 or 32 bits a pixel with masks."""
+    """A BMP of 16 or 32 bits per pixel with masks."""
 
     format = "BMP"
     format_description = "Windows bitmap with masks"
@@ -36,7 +36,7 @@ class MaskedBmp(ImageFile.ImageFile):
         width, height, _, bits, packing = struct.unpack_from("<iiHHI", header, 4)
         if packing in {JPEG, PNG}:
             raise UnsupportedUpload(
-                "BMPs with a JPEG or PNG in them are not accepted; save it as JPEG or PNG."
+                "BMPs that contain a JPEG or PNG are not accepted; save it as JPEG or PNG."
             )
         if packing not in {BITFIELDS, ALPHA_BITFIELDS} or bits not in {16, 32}:
             raise SyntaxError("no masks")
@@ -54,12 +54,12 @@ class MaskedBmp(ImageFile.ImageFile):
         self.tile = [ImageFile._Tile(DECODER, (0, 0, *self._size), offset, layout)]
 
 
-# So many pixels are decoded at once.
+# Number of pixels decoded at once.
 BAND_PIXELS = 65_536
 
 
 class MaskDecoder(ImageFile.PyDecoder):
-    """Decodes such pixels, a band of rows at a time."""
+    """Decodes masked pixels, a band of rows at a time."""
 
     _pulls_fd = True
 
@@ -70,7 +70,7 @@ class MaskDecoder(ImageFile.PyDecoder):
         width, height = self.state.xsize, self.state.ysize
         stride = row_bytes(width, bits)
         rows = np.zeros((height, width, 4 if masks[3] else 3), np.uint8)
-        # One row after the other would take seconds where a row is a pixel.
+        # Row by row would take seconds where rows are one pixel wide.
         step = max(BAND_PIXELS // width, 1)
         for first in range(0, height, step):
             count = min(step, height - first)
@@ -88,12 +88,12 @@ class MaskDecoder(ImageFile.PyDecoder):
 
 
 def row_bytes(width: int, bits: int) -> int:
-    """Return how many bytes a row has: a multiple of four."""
+    """Return the number of bytes in a row: a multiple of four."""
     return (width * bits + 31) // 32 * 4
 
 
 def read_samples(values: np.ndarray, mask: int) -> Any:
-    """Return the samples beneath a mask on the scale of 8 bits; 0 where the mask is empty."""
+    """Return the samples under a mask, scaled to 8 bits; 0 if the mask is empty."""
     if mask == 0:
         return 0
     shift = (mask & -mask).bit_length() - 1
@@ -103,7 +103,7 @@ def read_samples(values: np.ndarray, mask: int) -> Any:
 
 
 def register() -> None:
-    """Let Pillow know such BMPs, before its own reader, which refuses them."""
+    """Register the reader ahead of Pillow's own, which rejects such BMPs."""
     Image.register_open(NAME, MaskedBmp, lambda prefix: prefix.startswith(b"BM"))
     Image.register_decoder(DECODER, MaskDecoder)
 

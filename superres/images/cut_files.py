@@ -1,4 +1,4 @@
-"""What a client is told whose file ends before its picture does: about how much is there."""
+"""Error messages for truncated files: about how much of the image is present."""
 
 import os
 from io import BytesIO
@@ -10,24 +10,24 @@ from PIL.TiffImagePlugin import TiffImageFile
 from superres.images import gif_file, png_file
 from superres.images.bmp_masks import ALPHA_BITFIELDS, BITFIELDS, row_bytes
 
-# Where a TIFF's strips, or its tiles, begin, and how many bytes they have.
+# Tags of the offsets and byte counts of a TIFF's strips, and of its tiles.
 TIFF_PIECES = ((273, 279), (324, 325))
 TIFF_STARTS, TIFF_HEAD_BYTES, TIFF_LEAST_BYTES = (b"II*\0", b"MM\0*"), 8, 2
 BMP_BITS_AT, BMP_PIXELS_AT, BMP_PACKING_AT = 28, 10, 30
 RIFF_HEAD, WEBP_PIXELS = 12, frozenset({b"VP8 ", b"VP8L"})
-IS_DAMAGED = "The picture is damaged or cut short."
-PICTURE, FILE = "{} of the picture is there", "{} of it is there"
+IS_DAMAGED = "The image is damaged or cut short."
+PICTURE, FILE = "{} of the image is present", "{} of it is present"
 
 
 def cut_words(there: str, share: float) -> str:
-    """Return the words for a file of which a share below 1 is there."""
+    """Return the message for a file of which a share below 1 is present."""
     percent = min(round(100 * share), 99)
     number = f"about {percent} %" if percent > 0 else "less than 1 %"
     return f"The file is cut short: {there.format(number)}. Send the whole file."
 
 
 def complete_webp(file: BinaryIO) -> BinaryIO:
-    """Return a WebP that is cut behind its pixels without what is cut; libwebp wants it whole."""
+    """Return a WebP truncated after its pixels without the partial chunk, for libwebp's sake."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     if 8 + int.from_bytes(file.read(8)[4:], "little") <= size:
@@ -48,12 +48,12 @@ def complete_webp(file: BinaryIO) -> BinaryIO:
 
 
 def explain_cut(file: BinaryIO, image: Image.Image | None) -> str | None:
-    """Return words for a file that is cut; None where it is damaged in another way.
+    """Return the message for a truncated file; None if it is damaged in some other way.
 
     Parameters
     ----------
     file : as it was decoded
-    image : as Pillow opened it; None where it could not
+    image : as opened by Pillow; None if that failed
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -75,7 +75,7 @@ def explain_cut(file: BinaryIO, image: Image.Image | None) -> str | None:
     elif isinstance(image, TiffImageFile):
         share = tiff_share(image, size)
     elif start.startswith(TIFF_STARTS):
-        # libtiff writes the directory behind the pixels.
+        # libtiff writes the directory after the pixels.
         directory = int.from_bytes(start[4:8], "little" if start.startswith(b"II") else "big")
         if TIFF_HEAD_BYTES < size < directory + TIFF_LEAST_BYTES:
             return cut_words(FILE, size / directory)
@@ -83,7 +83,7 @@ def explain_cut(file: BinaryIO, image: Image.Image | None) -> str | None:
 
 
 def end_of_boxes(file: BinaryIO, size: int) -> int:
-    """Return where the last box of an ISO base media file ends that begins in the file."""
+    """Return the end of the last box that starts within an ISO base media file."""
     end = 0
     while end + 8 <= size:
         file.seek(end)
@@ -92,13 +92,13 @@ def end_of_boxes(file: BinaryIO, size: int) -> int:
             file.seek(end + 8)
             length = int.from_bytes(file.read(8))
         if length < 8:
-            return size  # up to the end of the file, whatever that is, or damaged
+            return size  # extends to the end of the file, wherever that is, or is damaged
         end += length
     return max(end, size)
 
 
 def bmp_share(file: BinaryIO, image: Image.Image, size: int) -> float:
-    """Return the share of a BMP's pixels that is there; 1 where it is packed, and nobody knows."""
+    """Return the share of a BMP's pixels that is present; 1 if compressed, where it is unknown."""
     file.seek(0)
     head = file.read(BMP_PACKING_AT + 4)
     offset, bits, packing = (
@@ -111,7 +111,7 @@ def bmp_share(file: BinaryIO, image: Image.Image, size: int) -> float:
 
 
 def tiff_share(image: TiffImageFile, size: int) -> float:
-    """Return the share of a TIFF's strips or tiles that is there."""
+    """Return the share of a TIFF's strips or tiles that is present."""
     for starts_tag, lengths_tag in TIFF_PIECES:
         starts, lengths = image.tag_v2.get(starts_tag, ()), image.tag_v2.get(lengths_tag, ())
         total: int = sum(lengths)

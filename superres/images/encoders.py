@@ -1,4 +1,4 @@
-"""Pixels -> bytes: PNG, WebP, JPEG and AVIF with the picture's profile, EXIF and resolution."""
+"""Pixels -> bytes: PNG, WebP, JPEG and AVIF with the image's profile, EXIF and resolution."""
 
 import struct
 import zlib
@@ -31,7 +31,7 @@ PNG_OF_PHOTOGRAPHS = (
     *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_PAETH),
     *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
 )
-# Drawn graphics: 0.2 microseconds, 2 % larger than Pillow's. Photographs would take 1.0.
+# For drawn graphics: 0.2 microseconds, 2 % larger than Pillow's. Photographs would take 1.0.
 PNG_OF_GRAPHICS = (
     *(cv2.IMWRITE_PNG_COMPRESSION, 4),
     *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_ALL_FILTERS),
@@ -40,16 +40,16 @@ PNG_OF_GRAPHICS = (
 # Equal neighbours: up to 61 % in sixteen enlarged photographs and scans, 90 % in a screenshot.
 GRAPHICS_SHARE_EQUAL = 0.75
 SAMPLED_ROWS = 16
-# After the signature, and the first chunk with its length, name, 13 bytes and check sum.
+# After the signature, and the first chunk with its length, name, 13 bytes and checksum.
 PNG_AFTER_HEADER = 8 + 4 + 4 + 13 + 4
 EXIF_HEADER = b"Exif\x00\x00"
 # libaom's own default takes ten times as long for 1 % smaller files.
 AVIF_SPEED = 8
 WEBP_METHOD = 4
-# How much a lossless WebP is searched for, not its quality.
+# For lossless WebP, Pillow's quality is the compression effort.
 WEBP_LOSSLESS_EFFORT = 50
 WHITE = 255
-# Of a PNG's row: each byte less the one of the pixel before.
+# PNG's filter type Sub: each byte minus that of the previous pixel.
 FILTER_SUB, DEEP_GREY_ALPHA_BYTES = 1, 4
 BAND_ROWS = 64
 
@@ -60,24 +60,24 @@ def check_result_size(width: int, height: int, options: Options, max_pixels: int
     Raises
     ------
     TooManyPixels
-        More than `max_pixels`, or a side that the format does not have.
+        More than `max_pixels`, or a side that is too long for the format.
     """
     longest = FORMATS[options.format].max_side
     if width * height > max_pixels:
         raise TooManyPixels(
-            f"The result would have {width} x {height} pixels; at most {max_pixels:,} are made."
+            f"The result would have {width} x {height} pixels; at most {max_pixels:,} are allowed."
         )
     if max(width, height) > longest:
         raise TooManyPixels(
             f"The result would have {width} x {height} pixels; "
-            f"{options.format} has at most {longest:,} a side."
+            f"{options.format} has at most {longest:,} per side."
         )
 
 
 def encode_picture(picture: Picture, options: Options) -> memoryview:
-    """Encode a result in the format that its options name.
+    """Encode a result in the format that its options ask for.
 
-    16 bits and grey with transparency are PNG's alone; JPEG has transparency on white.
+    Only PNG has 16 bits, and grey with transparency; for JPEG, transparency is flattened on white.
     """
     if options.format == "png":
         return encode_png(picture)
@@ -88,14 +88,14 @@ def encode_picture(picture: Picture, options: Options) -> memoryview:
     if options.format == "webp":
         quality = WEBP_LOSSLESS_EFFORT if options.quality is None else options.quality
         parameters = {"quality": quality, "method": WEBP_METHOD}
-        # exact: colours beneath full transparency stay, for editors and for scaling.
+        # exact: keeps colours under full transparency, for editors and for scaling.
         parameters |= {"lossless": options.quality is None, "exact": True}
     elif options.format == "jpeg":
         parameters = {"quality": options.quality, "dpi": metadata.dpi or (0, 0)}
     else:
         parameters = {"quality": options.quality, "speed": AVIF_SPEED}
     if picture.is_grey and metadata.icc_profile is not None and options.format != "jpeg":
-        # They have no grey, and a grey profile has no meaning for colour.
+        # These formats have no grey, and a grey profile is invalid for colour.
         pixels = greys_in_srgb(metadata.icc_profile)[picture.pixels]
         metadata = replace(metadata, icc_profile=None)
         picture = Picture(pixels, picture.alpha)
@@ -104,14 +104,14 @@ def encode_picture(picture: Picture, options: Options) -> memoryview:
     if metadata.exif is not None:
         parameters["exif"] = EXIF_HEADER + metadata.exif
     buffer = BytesIO()
-    # Pillow would also take the profile that the image remembers.
+    # Without the metadata: Pillow would also write the profile in the image's info.
     bare = Picture(picture.pixels, picture.alpha)
     to_pil(bare).save(buffer, options.format.upper(), **parameters)
     return buffer.getbuffer()
 
 
 def flatten(picture: Picture) -> Picture:
-    """Lay a picture with transparency on white."""
+    """Flatten an image with transparency on white."""
     if picture.alpha is None:
         return picture
     alpha = picture.alpha if picture.is_grey else picture.alpha[:, :, np.newaxis]
@@ -121,13 +121,13 @@ def flatten(picture: Picture) -> Picture:
 
 
 def encode_png(picture: Picture) -> memoryview:
-    """Encode as PNG: 8 or 16 bits, grey or colour, with the metadata in chunks of its own."""
+    """Encode as PNG: 8 or 16 bits, grey or colour, with the metadata in its own chunks."""
     if picture.is_grey and picture.alpha is not None and picture.deep is not None:
         encoded = encode_deep_grey(picture.deep, picture.alpha)
     elif picture.is_grey and picture.alpha is not None:
-        # OpenCV has no grey with transparency.
+        # OpenCV does not support grey with transparency.
         buffer = BytesIO()
-        # The profile is one of the chunks below, and must not be there twice.
+        # The profile is among the chunks below, and must not be written twice.
         bare = Picture(picture.pixels, picture.alpha)
         to_pil(bare).save(buffer, "PNG", compress_level=PNG_OF_GRAPHICS[1])
         encoded = buffer.getbuffer()
@@ -145,7 +145,7 @@ def encode_png(picture: Picture) -> memoryview:
 
 
 def encode_deep_grey(deep: DeepPixels, alpha: Pixels) -> memoryview:
-    """Encode grey of 16 bits with transparency, which neither OpenCV nor Pillow can write.
+    """Encode 16-bit grey with transparency, which neither OpenCV nor Pillow can write.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ def encode_deep_grey(deep: DeepPixels, alpha: Pixels) -> memoryview:
 
 
 def is_graphics(pixels: Pixels) -> bool:
-    """Tell by some of its rows whether a picture was drawn rather than taken."""
+    """Tell from some of its rows whether an image is drawn rather than photographed."""
     rows = np.atleast_3d(pixels[::SAMPLED_ROWS])
     if rows.shape[1] < 2:
         return True
@@ -182,9 +182,9 @@ def is_graphics(pixels: Pixels) -> bool:
 
 
 def stack_channels(picture: Picture) -> Pixels | DeepPixels:
-    """Return the channels as OpenCV's encoder wants them: 1, 3 or 4, of 8 or 16 bits.
+    """Return the channels as OpenCV's encoder expects them: 1, 3 or 4, of 8 or 16 bits.
 
-    It has none for grey with transparency.
+    It does not support grey with transparency.
     """
     alpha = picture.alpha
     if picture.deep is None:
@@ -195,7 +195,7 @@ def stack_channels(picture: Picture) -> Pixels | DeepPixels:
 
 
 def make_chunks(metadata: Metadata) -> list[bytes]:
-    """Return PNG's chunks of a picture's metadata (PNG 3rd edition, 11.3)."""
+    """Return the PNG chunks for an image's metadata (PNG 3rd edition, 11.3)."""
     chunks = []
     if metadata.icc_profile is not None:
         profile = b"icc\x00\x00" + zlib.compress(metadata.icc_profile)
@@ -209,14 +209,14 @@ def make_chunks(metadata: Metadata) -> list[bytes]:
 
 
 def to_pil(picture: Picture) -> Image.Image:
-    """Return the picture as a Pillow image of 8 bits: L, LA, RGB or RGBA."""
+    """Return the image as an 8-bit Pillow image: L, LA, RGB or RGBA."""
     pixels, alpha = picture.pixels, picture.alpha
     if picture.is_grey:
         image = Image.fromarray(pixels)
         if alpha is not None:
             image = Image.merge("LA", [image, Image.fromarray(alpha)])
     else:
-        # Pillow changes the order of the samples on its own copy, which has room for transparency.
+        # Pillow reorders the samples in its own copy, which has room for alpha.
         size, content = picture.size, np.ascontiguousarray(pixels)
         image = Image.frombuffer("RGB", size, content, "raw", "BGR", 0, 1)
         if alpha is not None:

@@ -1,4 +1,4 @@
-"""One picture from decoded to final: network, transparency, exact size, 16 bits."""
+"""Takes a decoded image to its final form: network, transparency, exact size, 16 bits."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,14 +10,14 @@ from superres.images.pixels import Pixels
 from superres.images.resampling import add_detail, resize
 from superres.images.transparency import OPAQUE, bleed_colours, keep_extremes
 
-# What JPEG can tell.
+# The most that JPEG can state.
 MAX_DPI = 65_535
-# Enlarges pictures, colour or grey, three times.
+# Upscales images, colour or grey, x3.
 Upscale = Callable[[Sequence[Pixels]], list[Pixels]]
 
 
 def enlarge_picture(picture: Picture, upscale: Upscale, width: int, height: int) -> Picture:
-    """Enlarge a picture to an exact size.
+    """Upscale an image to an exact size.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def enlarge_picture(picture: Picture, upscale: Upscale, width: int, height: int)
         enlarged, enlarged_alpha = upscale([np.ascontiguousarray(pixels), alpha])
         opacity = resize(enlarged_alpha, width, height)
         columns, rows = picture.size
-        # A pixel of a smaller result stands for several, of which some may show.
+        # A pixel of a smaller result covers several, some of which may be visible.
         if width >= columns and height >= rows:
             opacity = keep_extremes(opacity, alpha)
     enlarged = resize(enlarged, width, height)
@@ -48,6 +48,6 @@ def enlarge_picture(picture: Picture, upscale: Upscale, width: int, height: int)
         columns, rows = picture.size
         dpi = dpi[0] * width / columns, dpi[1] * height / rows
         if not all(1 <= value <= MAX_DPI for value in dpi):
-            dpi = None  # it has no meaning, and formats have no room for it
+            dpi = None  # meaningless, and out of range for the formats
     metadata = Metadata(picture.metadata.icc_profile, picture.metadata.exif, dpi)
     return Picture(enlarged, opacity, deep, metadata)

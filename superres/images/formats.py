@@ -1,4 +1,4 @@
-"""The formats of results: all that is particular to each, but for how it is encoded."""
+"""Result formats: everything specific to each one except its encoder."""
 
 from dataclasses import dataclass
 
@@ -9,15 +9,15 @@ class Format:
 
     Attributes
     ----------
-    name : what clients call it, and how a stored result's name ends
-    media_type : of HTTP
-    ending : of files for people; clients may call the format by this, too
-    max_side : longest side in pixels that it, or its usual library, has
-    encoder_bytes : memory that encoding takes for each pixel of the result, opaque and transparent,
-        the result itself and its file included (`tests/integration/test_memory_estimate.py`)
-    has_alpha : it has transparency
-    has_lossless : it can be without loss
-    default_quality : of 1 to 100; None where it is always without loss
+    name : what clients call it, and the extension of stored results
+    media_type : for HTTP
+    ending : extension of users' files; clients may call the format by this, too
+    max_side : longest side in pixels that it, or its usual library, supports
+    encoder_bytes : memory needed to encode a pixel of the result, opaque and transparent, with the
+        result itself and its file included (`tests/integration/test_memory_estimate.py`)
+    has_alpha : whether it supports transparency
+    has_lossless : whether it can be lossless
+    default_quality : from 1 to 100; None if it is always lossless
     """
 
     name: str
@@ -56,7 +56,7 @@ JPEG = Format(
     has_alpha=False,
     default_quality=92,
 )
-# libavif reads no longer side.
+# libavif does not read longer sides.
 AVIF = Format(
     name="avif",
     media_type="image/avif",
@@ -69,5 +69,5 @@ FORMATS = {each.name: each for each in (PNG, WEBP, JPEG, AVIF)}
 
 
 def find_format(text: str) -> Format | None:
-    """Return the format that has a name or an ending; None: there is none."""
+    """Return the format with a given name or extension, or None."""
     return next((each for each in FORMATS.values() if text in {each.name, each.ending}), None)

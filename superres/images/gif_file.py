@@ -1,4 +1,4 @@
-"""GIFs whose end is missing, or a part of whose canvas no frame covers."""
+"""GIFs that are truncated, or whose first frame does not cover the canvas."""
 
 from dataclasses import dataclass
 from io import BytesIO
@@ -15,16 +15,16 @@ MAX_CODE_BITS = 12
 
 @dataclass(frozen=True)
 class GifPixels:
-    """The packed pixels of the first picture in a GIF.
+    """The compressed pixels of the first image in a GIF.
 
     Attributes
     ----------
-    count : of pixels that the picture should have
-    start, end : of the last block of them, its length included; `end` is where the file ends if
-        that is cut
+    count : number of pixels that the image should have
+    start, end : of the last block of data, with its length byte; `end` is the end of the file if
+        the block is truncated
     code_bits : see the format's appendix F
-    packed : what the file has of them
-    is_cut : it ends within them
+    packed : the data that the file has
+    is_cut : whether the file ends within the data
     """
 
     count: int
@@ -36,12 +36,12 @@ class GifPixels:
 
 
 def palette_bytes(flags: int) -> int:
-    """Return how long the palette is that follows."""
+    """Return the length of the palette that follows."""
     return 3 * 2 ** ((flags & PALETTE_SIZE) + 1) if flags & HAS_PALETTE else 0
 
 
 def find_pixels(content: bytes) -> GifPixels | None:
-    """Return where the pixels of the first picture are; None: the file ends before."""
+    """Return where the pixels of the first image are; None if the file ends before them."""
     try:
         position = SCREEN_BYTES + palette_bytes(content[SCREEN_BYTES - 3])
         while content[position : position + 1] == EXTENSION:
@@ -69,9 +69,9 @@ def find_pixels(content: bytes) -> GifPixels | None:
 
 
 def complete_gif(file: BinaryIO) -> BinaryIO:
-    """Return a GIF that is cut within its pixels with an end.
+    """Return a GIF that is truncated within its pixels with a proper end.
 
-    Pillow drops the block that is cut, which may have the last pixels.
+    Pillow drops the truncated block, which may hold the last pixels.
     """
     file.seek(0)
     content = file.read()
@@ -84,7 +84,7 @@ def complete_gif(file: BinaryIO) -> BinaryIO:
 
 
 def missing_share(content: bytes) -> float:
-    """Return the share of the pixels that a GIF does not have."""
+    """Return the share of a GIF's pixels that is missing."""
     pixels = find_pixels(content)
     if pixels is None or not pixels.count or not 0 < pixels.code_bits < MAX_CODE_BITS:
         return 0.0
@@ -92,7 +92,7 @@ def missing_share(content: bytes) -> float:
 
 
 def count_pixels(pixels: GifPixels) -> int:
-    """Return how many pixels codes of variable length (LZW) stand for, without unpacking them."""
+    """Return the number of pixels encoded by the LZW data, without decompressing it."""
     clear = 1 << pixels.code_bits
     lengths = [1] * clear + [0, 0]
     width, former, count = pixels.code_bits + 1, 0, 0
@@ -121,14 +121,14 @@ def count_pixels(pixels: GifPixels) -> int:
 
 
 def find_small_frame(image: Image.Image) -> tuple[int, int, int, int] | None:
-    """Return where the frame of a GIF lies that leaves a part of its canvas bare.
+    """Return the position of a GIF's first frame if it does not cover the whole canvas.
 
-    Browsers show nothing there; Pillow shows the first colour of the palette, unless one is
-    transparent. To be asked before the pixels are decoded.
+    Browsers show nothing outside it; Pillow fills in the first colour of the palette, unless one is
+    transparent. Must be called before the pixels are decoded.
 
     Returns
     -------
-    left, top, right, bottom; None: nothing is bare, or what is has the transparent colour
+    left, top, right, bottom; None if the canvas is covered, or the rest has the transparent colour
     """
     if not isinstance(image, GifImageFile) or "transparency" in image.info or not image.tile:
         return None

@@ -1,9 +1,9 @@
 """Bytes -> pixels: header check before decoding, orientation, transparency, bit depth, profile.
 
-Pixels are BGR inside the service, since that is what OpenCV's network and encoder want.
-Pillow is the decoder: `cv2.imdecode` turns some pictures by their EXIF orientation itself and
-drops colour profiles. OpenCV only adds the lower 8 bits that Pillow drops of a PNG's 16-bit colour;
-a TIFF's samples are put together in `tiff.py`.
+Pixels are BGR inside the service, since that is what OpenCV's network and encoder expect.
+Pillow is the decoder: `cv2.imdecode` applies the EXIF orientation of some images itself and
+drops colour profiles. OpenCV only supplies the lower 8 bits of a PNG's 16-bit colour, which Pillow
+drops; a TIFF's samples are assembled in `tiff.py`.
 """
 
 from dataclasses import dataclass
@@ -44,12 +44,12 @@ from superres.images.png_file import HEADER_IS_DAMAGED
 from superres.images.resampling import to_levels
 from superres.images.tiff_directory import read_form
 
-# Changes whenever this code may give other bytes for the same upload: it is part of every result's
-# name, beside the libraries' versions (libraries.py).
+# Changes whenever this code may produce different bytes for the same upload: it is part of every
+# result's name, like the libraries' versions (libraries.py).
 CODEC_VERSION = "4"
-# libpng writes no side longer than 1,000,000: of a result three times larger.
+# libpng's limit of 1,000,000 for a result's side, divided by the scale.
 MAX_SIDE = 333_333
-# EXIF orientations that exchange width and height.
+# EXIF orientations that swap width and height.
 TURNED = frozenset({5, 6, 7, 8})
 GREY_MODES = frozenset({"1", "L", "LA", "La"})
 UNUSUAL_MODES = frozenset({"CMYK", "LAB", "HSV", "YCbCr"})
@@ -63,13 +63,13 @@ Samples = TypeVar("Samples", Pixels, DeepPixels)
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What a picture's header says, before decoding.
+    """What an image's header says, before decoding.
 
     Attributes
     ----------
     width, height : in pixels, upright
-    has_alpha : it has transparency
-    is_deep : it has 16 bits a sample
+    has_alpha : whether it has transparency
+    is_deep : whether it has 16 bits per sample
     """
 
     width: int
@@ -84,19 +84,19 @@ class ImageHeader:
 
     @property
     def cost_pixels(self) -> int:
-        """Input pixels that the network computes: transparency is a second picture."""
+        """Input pixels for the network: transparency counts as a second image."""
         return self.pixels * (2 if self.has_alpha else 1)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded picture, upright.
+    """A decoded image, upright.
 
     Attributes
     ----------
-    pixels : (H, W, 3) uint8, BGR; (H, W) where it is grey
-    alpha : (H, W) uint8, 255 is opaque; None where the file has no transparency
-    deep : (H, W, 3) BGR or (H, W, 1) grey, uint16, where the file has 16 bits a sample
+    pixels : (H, W, 3) uint8, BGR; (H, W) if grey
+    alpha : (H, W) uint8, 255 is opaque; None if the file has no transparency
+    deep : (H, W, 3) BGR or (H, W, 1) grey, uint16, if the file has 16 bits per sample
     metadata : profile, EXIF and resolution
     """
 
@@ -112,12 +112,12 @@ class Picture:
 
     @property
     def is_grey(self) -> bool:
-        """Whether it has one sample a pixel."""
+        """Whether it has one sample per pixel."""
         return self.pixels.ndim == 2
 
 
 def open_image(file: BinaryIO, with_pixels: bool = False) -> PictureFile:
-    """Read a picture's header and refuse what the service does not take.
+    """Read an image's header and reject what the service does not support.
 
     Parameters
     ----------
@@ -126,9 +126,9 @@ def open_image(file: BinaryIO, with_pixels: bool = False) -> PictureFile:
     Raises
     ------
     UnsupportedUpload
-        No accepted format, an animation, several pages, or samples that are not accepted.
+        An unsupported format, an animation, several pages, or unsupported samples.
     UndecodableImage
-        An accepted format with a damaged header.
+        A supported format with a damaged header.
     """
     file.seek(0)
     with translate_decoder_errors(HEADER_IS_DAMAGED):
@@ -138,10 +138,10 @@ def open_image(file: BinaryIO, with_pixels: bool = False) -> PictureFile:
     picture = open_picture(file, with_pixels)
     image = picture.image
     with translate_decoder_errors(HEADER_IS_DAMAGED):
-        # MPO is what Pillow calls the multi-picture JPEG of phones: its first picture is the photo.
+        # MPO is Pillow's name for the multi-picture JPEG of phones: its first image is the photo.
         if getattr(image, "is_animated", False) and image.format != "MPO":
             raise UnsupportedUpload(
-                "Animations and files of several pages are not accepted; send one picture."
+                "Animations and multi-page files are not accepted; send a single image."
             )
     return picture
 
@@ -152,7 +152,7 @@ def read_header(file: BinaryIO, max_pixels: int) -> ImageHeader:
     Raises
     ------
     TooManyPixels
-        More than `max_pixels`, or a side that no result can have.
+        More than `max_pixels`, or a side too long for any result.
     UnsupportedUpload, UndecodableImage
         As `open_image`.
     """
@@ -160,14 +160,14 @@ def read_header(file: BinaryIO, max_pixels: int) -> ImageHeader:
     image, samples = opened.image, opened.samples
     width, height = image.size
     if width < 1 or height < 1:
-        raise UndecodableImage("The picture has no pixels.")
+        raise UndecodableImage("The image has no pixels.")
     if width * height > max_pixels or max(width, height) > MAX_SIDE:
         raise TooManyPixels(
-            f"The picture has {width} x {height} pixels; at most {max_pixels:,} are accepted, "
-            f"and {MAX_SIDE:,} a side."
+            f"The image has {width} x {height} pixels; at most {max_pixels:,} are accepted, "
+            f"and {MAX_SIDE:,} per side."
         )
     with translate_decoder_errors(HEADER_IS_DAMAGED):
-        # Pillow exchanges a TIFF's width and height itself.
+        # Pillow swaps a TIFF's width and height itself.
         if read_orientation(image) in TURNED and image.format != "TIFF":
             width, height = height, width
         if samples is not None:
@@ -190,15 +190,15 @@ def turn_upright(array: Samples, orientation: int) -> Samples:
 
 
 def convert_unusual(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, bytes | None]:
-    """Convert samples that are neither RGB nor grey, and return the profile of what they become."""
+    """Convert samples that are neither RGB nor grey; return the image and its new profile."""
     is_rgb = profile is not None and profile_space(profile) == "RGB"
-    # YCbCr and HSV are ways to write the samples of an RGB space.
+    # YCbCr and HSV are encodings of an RGB colour space.
     kept = profile if is_rgb and image.mode in {"YCbCr", "HSV"} else None
     return convert_to_srgb(image, profile), kept
 
 
 def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
-    """Decode a picture: turned upright, BGR or grey, with its depth and metadata.
+    """Decode an image: upright, BGR or grey, with its bit depth and metadata.
 
     Parameters
     ----------
@@ -248,7 +248,7 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
             if depth == DEEP_BITS:
                 deep = read_deep_colour(file, pixels)
                 if deep is None:
-                    raise UndecodableImage("The picture's samples of 16 bits are damaged.")
+                    raise UndecodableImage("The image's 16-bit samples are damaged.")
                 exact = find_transparent_pixels(deep, colour)
                 alpha = alpha if exact is None else exact
                 deep = deep[:, :, 1:2] if is_grey else deep
@@ -257,7 +257,7 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
             if is_grey:
                 pixels = pixels[:, :, 1]
     if image.format == "BMP" and alpha is not None and not alpha.any():
-        alpha = None  # many programs leave zeros there and mean nothing by them
+        alpha = None  # many programs leave the unused alpha at zero
     profile, is_colour = fit_profile(profile, is_grey=pixels.ndim == 2)
     if is_colour:
         pixels = np.repeat(pixels[:, :, np.newaxis], 3, axis=2)

@@ -1,8 +1,8 @@
-"""JPEGs whose end is missing: whether all of the picture is there, and about how much else.
+"""Truncated JPEGs: tells whether all of the image is present, or else about how much.
 
-libjpeg fills what is missing with grey and says so in a warning that Pillow does not pass on. What
-it can tell is whether more data would have changed the picture: a JPEG that is complete without its
-end marker has the same pixels whatever stands behind its data.
+libjpeg fills missing parts with grey and emits a warning that Pillow does not pass on. But it does
+show whether more data would have changed the image: a JPEG that lacks nothing but its end marker
+has the same pixels whatever follows its data.
 """
 
 import re
@@ -20,16 +20,16 @@ SCAN, RESTART_INTERVAL, FIRST_RESTART, END_CODE = 0xDA, 0xDD, 0xD0, 0xD9
 BASELINE, EXTENDED, PROGRESSIVE = 0xC0, 0xC1, 0xC2
 HUFFMAN_FRAMES = frozenset({BASELINE, EXTENDED, PROGRESSIVE})
 ARITHMETIC_FRAMES = frozenset({0xC9, 0xCA})
-# Lossless and hierarchical ones.
+# Lossless and hierarchical frames.
 OTHER_FRAMES = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF})
-# A marker, of those that end a scan: neither a stuffed byte nor a restart.
+# A marker that ends a scan: neither a stuffed byte nor a restart marker.
 AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 COEFFICIENTS = 64
-# Behind data that are cut anywhere, its first bits are not the zeros that libjpeg goes on with.
+# After data truncated anywhere, its first bits differ from the zeros that libjpeg fills in.
 FILLER = b"\xfe" + bytes((7 * number * number + 91 * number) % 255 for number in range(1, 90))
-# An encoder that ends a few bits early spoils no more than one block of a picture, and the pixels
-# beside it, into which its colour is smoothed.
+# An encoder that stops a few bits early spoils at most one block of an image, and the adjacent
+# pixels, into which its colour is smoothed.
 LARGEST_UNIT, SMOOTHED = 16, 2
 
 
@@ -39,13 +39,13 @@ class JpegFile:
 
     Attributes
     ----------
-    end : where its data end, its end marker or half a segment excluded
-    has_end : it has an end marker
-    is_huffman : its data are Huffman codes, which are never left out where they are zero
-    is_progressive : its scans refine the picture
-    restarts : restart markers in the last scan; None where it has none
-    missing_bits : for each of the frame's components and coefficients, how many bits are not there;
-        None where nothing of it is
+    end : where its data ends, excluding the end marker or a partial segment
+    has_end : whether it has an end marker
+    is_huffman : whether it is Huffman-coded; then zeros are never omitted
+    is_progressive : whether its scans refine the image
+    restarts : number of restart markers in the last scan; None if it has none
+    missing_bits : for each of the frame's components and coefficients, how many bits are missing;
+        None if all are
     former_detail : `detail` before the last scan
     """
 
@@ -59,19 +59,19 @@ class JpegFile:
 
     @property
     def detail(self) -> float:
-        """Share of the coefficients that the scans have; those without their last bits half."""
+        """Share of the coefficients that the scans have; one without its last bits counts half."""
         known = [bits for each in self.missing_bits.values() for bits in each]
         shares = [0.0 if bits is None else 0.5 if bits else 1.0 for bits in known]
         return sum(shares) / len(shares) if shares else 0.0
 
 
 def read_jpeg(content: bytes) -> JpegFile:
-    """Walk over a JPEG's markers.
+    """Walk through a JPEG's markers.
 
     Raises
     ------
     UnsupportedUpload
-        A kind of JPEG that neither the service nor a browser can read.
+        A kind of JPEG that neither the service nor browsers can read.
     """
     jpeg = JpegFile(end=len(content))
     has_restarts = False
@@ -105,10 +105,10 @@ def read_jpeg(content: bytes) -> JpegFile:
 
 
 def note_frame(jpeg: JpegFile, code: int, segment: bytes) -> None:
-    """Note what the frame's header says."""
+    """Record what the frame's header says."""
     if code in OTHER_FRAMES or segment[:1] != b"\x08":
         raise UnsupportedUpload(
-            "JPEGs without loss or of more than 8 bits are not accepted; save it as PNG."
+            "Lossless JPEGs and those of more than 8 bits are not accepted; save it as PNG."
         )
     jpeg.is_huffman = code in HUFFMAN_FRAMES
     jpeg.is_progressive = code == PROGRESSIVE
@@ -117,7 +117,7 @@ def note_frame(jpeg: JpegFile, code: int, segment: bytes) -> None:
 
 
 def note_scan(jpeg: JpegFile, segment: bytes) -> None:
-    """Note which coefficients a scan brings, and with how many bits still missing."""
+    """Record which coefficients a scan has, and how many of their bits are still missing."""
     try:
         count = segment[0]
         first, last, bits = segment[1 + 2 * count : 4 + 2 * count]
@@ -133,17 +133,17 @@ def note_scan(jpeg: JpegFile, segment: bytes) -> None:
 
 
 def complete_jpeg(file: BinaryIO, jpeg: JpegFile) -> BinaryIO:
-    """Return the file with an end marker, where it has none."""
+    """Return the file with an end marker, adding it if missing."""
     if jpeg.has_end:
         return file
     file.seek(0)
-    # Downloads that broke off are often as long as the whole file, with zeros at the end.
+    # Interrupted downloads often have the full file's length, with zeros at the end.
     data = file.read()[: jpeg.end].rstrip(b"\0")
     return BytesIO(data + (b"\0" if data.endswith(b"\xff") else b"") + END)
 
 
 def check_complete(image: Image.Image, file: BinaryIO, jpeg: JpegFile) -> None:
-    """Refuse a JPEG whose data end before its picture does.
+    """Reject a JPEG whose data ends before its image does.
 
     Parameters
     ----------
@@ -155,21 +155,21 @@ def check_complete(image: Image.Image, file: BinaryIO, jpeg: JpegFile) -> None:
     UndecodableImage
     """
     if not jpeg.is_huffman:
-        return  # arithmetic codes may leave out zeros at the end
+        return  # arithmetic coding may omit zeros at the end
     share = shown_share(image, file, jpeg)
     if share == 1 and (jpeg.has_end or jpeg.detail == 1):
         return
     if jpeg.is_progressive:
         share = jpeg.former_detail + share * (jpeg.detail - jpeg.former_detail)
-        there = "it is a progressive JPEG, of which {} of the detail is there"
+        there = "it is a progressive JPEG with {} of its detail"
     else:
         share *= jpeg.detail
-        there = "{} of the picture is there"
+        there = "{} of the image is present"
     raise UndecodableImage(cut_words(there, share))
 
 
 def shown_share(image: Image.Image, file: BinaryIO, jpeg: JpegFile) -> float:
-    """Return the share of the picture that stays as it is with other bytes behind the data."""
+    """Return the share of the image that stays the same when other bytes follow the data."""
     file.seek(0)
     content = file.read()
     end = jpeg.end if jpeg.has_end else len(content) - len(END)

@@ -1,4 +1,4 @@
-"""What a picture's file says beside its pixels: colour profile, EXIF, resolution."""
+"""An image's metadata: colour profile, EXIF, resolution."""
 
 import contextlib
 from dataclasses import dataclass
@@ -11,21 +11,21 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from superres.images.pixels import Pixels
 
-# Larger EXIF does not fit into a JPEG, and no camera writes it but for its preview.
+# Larger EXIF does not fit into a JPEG, and cameras only exceed it with previews.
 MAX_EXIF_BYTES = 60_000
 MAX_PROFILE_BYTES = 4 * 1024**2
-# Of EXIF and TIFF: a resolution without unit tells the pixels' shape alone, one without its tag is
-# by the inch. Of JFIF likewise, by other numbers.
+# EXIF and TIFF: a resolution with no unit only gives the pixels' aspect ratio; a missing unit tag
+# means inches. JFIF has the same units under other numbers.
 NO_UNIT, INCH, CENTIMETRE = 1, 2, 3
 JFIF_INCHES = {1: 1, 2: 2.54}
 INCHES = {INCH: 1, CENTIMETRE: 2.54}
-# By how many levels a profile may move greys that stand for those of sRGB.
+# By how many levels a profile may shift greys that still count as those of sRGB.
 MAX_GREY_SHIFT = 1
-# What a PNG's information is called where its EXIF is a text of ImageMagick's.
+# Key in a PNG's info if its EXIF is a text chunk written by ImageMagick.
 EXIF_IS_TEXT = "exif is text"
-# Reading the bytes of a damaged file may fail in any of these ways.
+# Reading damaged EXIF may fail in any of these ways.
 EXIF_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError)
-# They tell who took the picture, with what and how; nothing of where, and no serial number.
+# Who took the image, with what and how; no location and no serial numbers.
 SAFE_TAGS = frozenset(
     {
         Base.ImageDescription,
@@ -62,7 +62,7 @@ SAFE_CAMERA_TAGS = frozenset(
         Base.LensModel,
     }
 )
-# Of the file as it was: its layout, its preview, its size and its orientation.
+# These describe the original file: its layout, preview, size and orientation.
 STALE_TAGS = frozenset(
     {
         *range(Base.NewSubfileType, Base.PhotometricInterpretation + 1),
@@ -77,31 +77,31 @@ STALE_TAGS = frozenset(
 
 
 class RawText(str):
-    """Text of EXIF that is written back as the bytes it was.
+    """EXIF text that is written back byte for byte.
 
-    Pillow reads each byte as a letter of Latin-1, and writes a question mark for all but ASCII: `©`
-    and names in UTF-8 did not survive.
+    Pillow decodes it as Latin-1, and writes a question mark for everything but ASCII, so that `©`
+    and names in UTF-8 would be lost.
     """
 
     def encode(self, encoding: str = "latin-1", errors: str = "strict") -> bytes:
-        """Return the bytes, whatever encoding is asked for."""
+        """Return the original bytes, whatever encoding is asked for."""
         return super().encode("latin-1")
 
 
 def as_it_was(value: object) -> object:
-    """Return a value of EXIF so that it is written back unchanged."""
+    """Return an EXIF value so that it is written back unchanged."""
     return RawText(value) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What is carried over into the result.
+    """Metadata that is carried over into the result.
 
     Attributes
     ----------
     icc_profile : None means sRGB, or plain grey
-    exif : a TIFF structure without the "Exif" header; None: nothing
-    dpi : pixels an inch, horizontally and vertically
+    exif : a TIFF structure without the "Exif" header, or None
+    dpi : pixels per inch, horizontally and vertically
     """
 
     icc_profile: bytes | None = None
@@ -110,9 +110,9 @@ class Metadata:
 
 
 def load_exif(image: Image.Image) -> Image.Exif:
-    """Return a picture's EXIF as its file has it.
+    """Return an image's EXIF as in its file.
 
-    Pillow's own adds an orientation that is in XMP alone, by which no browser turns a picture.
+    Pillow's own method adds an orientation found only in XMP, which no browser applies.
     """
     if isinstance(image, TiffImageFile):
         return image.getexif()
@@ -123,15 +123,15 @@ def load_exif(image: Image.Image) -> Image.Exif:
 
 
 def drop_xmp(image: Image.Image) -> None:
-    """Forget a picture's XMP: Pillow turns a TIFF by it when its pixels are loaded."""
+    """Drop an image's XMP: Pillow would apply its orientation when it loads a TIFF's pixels."""
     for name in ("xmp", "XML:com.adobe.xmp"):
         image.info.pop(name, None)
 
 
 def read_orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8; 1 where there is none or it is damaged.
+    """Return the EXIF orientation, 1 to 8; 1 if there is none or it is damaged.
 
-    No browser turns a PNG whose EXIF is written as text.
+    No browser applies the orientation of a PNG whose EXIF is in a text chunk.
     """
     if EXIF_IS_TEXT in image.info:
         return 1
@@ -143,11 +143,11 @@ def read_orientation(image: Image.Image) -> int:
 
 
 def read_exif(image: Image.Image, keep: str) -> bytes | None:
-    """Return the EXIF that the result shall have.
+    """Return the EXIF for the result.
 
     Parameters
     ----------
-    keep : "all" but what is wrong in the result, "safe" tags alone, or "none"
+    keep : "all" except what would be wrong in the result, "safe" tags only, or "none"
     """
     if keep == "none":
         return None
@@ -174,21 +174,21 @@ def read_exif(image: Image.Image, keep: str) -> bytes | None:
 
 
 def read_dpi(image: Image.Image) -> tuple[float, float] | None:
-    """Return the picture's resolution where the file states a sound one."""
+    """Return the image's resolution if the file states a plausible one."""
     with contextlib.suppress(*EXIF_ERRORS, ZeroDivisionError, OverflowError):
         dpi = find_dpi(image)
         if isinstance(dpi, tuple) and len(dpi) == 2:
             horizontal, vertical = float(dpi[0]), float(dpi[1])
-            # One pixel an inch is what writers leave there that know none.
+            # Writers that do not know the resolution leave one pixel per inch.
             if 1 < horizontal <= 20_000 and 1 < vertical <= 20_000:
                 return horizontal, vertical
     return None
 
 
 def find_dpi(image: Image.Image) -> object:
-    """Return the resolution that the file itself states; Pillow's defaults are no data.
+    """Return the resolution that the file itself states, rather than Pillow's defaults.
 
-    Pillow says 1 for a TIFF without it, and 72 for a JPEG that has EXIF without it.
+    Pillow reports 1 for a TIFF without one, and 72 for a JPEG whose EXIF has none.
     """
     if image.format in {"PNG", "BMP"} and "dpi" in image.info:
         return image.info["dpi"]
@@ -204,7 +204,7 @@ def find_dpi(image: Image.Image) -> object:
 
 
 def read_profile(image: Image.Image) -> bytes | None:
-    """Return the embedded colour profile where it is sound."""
+    """Return the embedded colour profile if it is valid."""
     profile: bytes | None = image.info.get("icc_profile")
     if not profile or len(profile) > MAX_PROFILE_BYTES:
         return None
@@ -215,15 +215,15 @@ def read_profile(image: Image.Image) -> bytes | None:
 
 
 def profile_space(profile: bytes) -> str:
-    """Return the colour space of a sound profile's samples: RGB, GRAY, CMYK, Lab."""
+    """Return the colour space of a valid profile's samples: RGB, GRAY, CMYK, Lab."""
     return ImageCms.ImageCmsProfile(BytesIO(profile)).profile.xcolor_space.strip()
 
 
 def fit_profile(profile: bytes | None, is_grey: bool) -> tuple[bytes | None, bool]:
-    """Return the profile of the samples, and whether they have to become colour for it.
+    """Return the profile of the samples, and whether they must be converted to colour for it.
 
-    As browsers do it: a grey picture's RGB profile holds for its greys, a colour picture's grey
-    profile for nothing. No format but JPEG has grey samples with an RGB profile.
+    As in browsers: a grey image's RGB profile applies to its greys, and a colour image's grey
+    profile is ignored. Only JPEG can have grey samples with an RGB profile.
     """
     space = None if profile is None else profile_space(profile)
     if space == ("GRAY" if is_grey else "RGB"):
@@ -234,7 +234,7 @@ def fit_profile(profile: bytes | None, is_grey: bool) -> tuple[bytes | None, boo
 
 
 def moves_greys(profile: bytes) -> bool:
-    """Tell whether the greys of an RGB profile are others than sRGB's, which plain greys are."""
+    """Tell whether the greys of an RGB profile differ from sRGB's, the default for greys."""
     ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[np.newaxis]).convert("RGB")
     converted = convert_profile(ramp, ImageCms.ImageCmsProfile(BytesIO(profile)))
     if converted is None:
@@ -244,14 +244,14 @@ def moves_greys(profile: bytes) -> bool:
 
 
 def greys_in_srgb(profile: bytes) -> Pixels:
-    """Return what each of the 256 greys of a grey profile is in sRGB, (256,) uint8."""
+    """Return the sRGB value of each of the 256 greys of a grey profile, (256,) uint8."""
     ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[np.newaxis])
     converted = convert_profile(ramp, ImageCms.ImageCmsProfile(BytesIO(profile)))
     return np.asarray(ramp if converted is None else converted.getchannel("G"), np.uint8).ravel()
 
 
 def convert_profile(image: Image.Image, source: object) -> Image.Image | None:
-    """Convert samples to sRGB; None where their profile does not serve."""
+    """Convert samples to sRGB; None if their profile is unusable."""
     srgb = ImageCms.createProfile("sRGB")
     with contextlib.suppress(ImageCms.PyCMSError, ValueError):
         return ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")  # type: ignore[arg-type]
@@ -259,7 +259,7 @@ def convert_profile(image: Image.Image, source: object) -> Image.Image | None:
 
 
 def convert_to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Convert samples that are neither RGB nor grey to sRGB, by their profile where it serves."""
+    """Convert samples that are neither RGB nor grey to sRGB, with their profile if usable."""
     source: object = None
     if image.mode == "LAB":
         source = ImageCms.createProfile("LAB")

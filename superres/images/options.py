@@ -20,9 +20,9 @@ class Options:
     Attributes
     ----------
     format : one of the names in `FORMATS`
-    quality : of a lossy format, 1 to 100; None where there is no loss
-    scale : how many times larger; None where width or height is given
-    width, height : of the result in pixels; one alone keeps the proportions
+    quality : of a lossy format, 1 to 100; None if lossless
+    scale : how many times larger; None if width or height is given
+    width, height : of the result in pixels; one alone keeps the aspect ratio
     """
 
     format: str = "png"
@@ -32,12 +32,12 @@ class Options:
     height: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the options as the jobs table keeps them."""
+        """Return the options as stored in the jobs table."""
         return asdict(self)
 
     @property
     def suffix(self) -> str:
-        """How the result's file name ends: `_x3.png`, `_800x600.jpg`, `_800w.webp`."""
+        """The end of the result's file name: `_x3.png`, `_800x600.jpg`, `_800w.webp`."""
         ending = FORMATS[self.format].ending
         if self.scale is not None:
             return f"_x{self.scale}.{ending}"
@@ -46,7 +46,7 @@ class Options:
         return f"_{self.width}w.{ending}" if self.width is not None else f"_{self.height}h.{ending}"
 
     def result_size(self, width: int, height: int) -> tuple[int, int]:
-        """Return the result's width and height for an upright input's, in pixels."""
+        """Return the result's width and height for those of an upright input, in pixels."""
         if self.scale is not None:
             return width * self.scale, height * self.scale
         if self.width is not None and self.height is not None:
@@ -62,11 +62,11 @@ OPTION_NAMES = (*(field.name for field in fields(Options)), "lossless")
 
 
 def find_unknown(kept: Mapping[str, Any]) -> list[str]:
-    """Return what a newer version can choose and this one cannot, of options in the jobs table.
+    """Return which options stored in the jobs table come from a newer version of the service.
 
     Returns
     -------
-    Names of options, and of a format.
+    Names of unknown options, and the name of an unknown format.
     """
     known = {field.name for field in fields(Options)}
     unknown = [name for name in kept if name not in known]
@@ -75,7 +75,7 @@ def find_unknown(kept: Mapping[str, Any]) -> list[str]:
 
 
 def read_whole_number(name: str, text: str, least: int, most: int) -> int:
-    """Read an option that is a number."""
+    """Read a numeric option."""
     if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
         raise BadRequest(f"{name} must be a whole number, not {text[:20]!r}.")
     number = int(text)
@@ -85,19 +85,19 @@ def read_whole_number(name: str, text: str, least: int, most: int) -> int:
 
 
 def refuse_unknown(names: Iterable[str], besides: Collection[str] = ()) -> None:
-    """Refuse options that do not exist: whoever misspells one would get another result unawares.
+    """Reject unknown options: a misspelt one would silently give a different result.
 
-    Names that begin with `_` pass; libraries add such to queries, and forms (`_charset_`).
+    Names that begin with `_` pass; libraries add them to queries, and forms do (`_charset_`).
 
     Raises
     ------
     BadRequest
-        One does not exist; names it, and those that do.
+        An option does not exist; the message names it, and those that do.
     """
     for name in names:
         if name not in OPTION_NAMES and name not in besides and not name.startswith("_"):
             known = ", ".join(OPTION_NAMES)
-            raise BadRequest(f"There is no option {name[:40]!r}; there are {known}.")
+            raise BadRequest(f"There is no option {name[:40]!r}; the options are {known}.")
 
 
 def read_options(
@@ -105,19 +105,19 @@ def read_options(
     files: Collection[str] = (),
     besides: Collection[str] = (),
 ) -> Options:
-    """Read the options out of form fields or query parameters.
+    """Read the options from form fields or query parameters.
 
     Parameters
     ----------
     values : texts of form fields and query parameters by name
-    files : names of fields that were sent as files, where options have no meaning
-    besides : names that are no options, and belong there
+    files : names of fields that were sent as files, which options must not be
+    besides : names that are allowed but are not options
 
     Raises
     ------
     BadRequest
-        An option does not exist; or a value is wrong, given twice, or has no meaning beside
-        another one; names the field.
+        An option does not exist; or a value is invalid, given twice, or cannot be combined with
+        another; the message names the field.
     """
     refuse_unknown([*values, *files], besides)
     for name in OPTION_NAMES:
@@ -128,7 +128,7 @@ def read_options(
         texts = values.get(name, ())
         if len(texts) > 1:
             raise BadRequest(f"{name} is given {len(texts)} times.")
-        if texts and texts[0]:  # empty fields of a form are not given
+        if texts and texts[0]:  # an empty form field counts as not given
             given[name] = texts[0].lower()
 
     def number(name: str, least: int, most: int) -> int | None:
@@ -150,7 +150,7 @@ def read_options(
 def read_quality(
     image_format: Format, given: dict[str, str], number: Callable[[str, int, int], int | None]
 ) -> int | None:
-    """Return the quality that a lossy result has; None where there is no loss."""
+    """Return the quality of a lossy result; None if lossless."""
     lossless = given.get("lossless", "false")
     if lossless not in {"true", "false"}:
         raise BadRequest("lossless must be true or false.")

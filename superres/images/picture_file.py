@@ -1,4 +1,4 @@
-"""A picture's file as Pillow shall see it: without what would make it refuse a good picture."""
+"""Prepares an image file for Pillow: removes what would make it reject a good image."""
 
 import contextlib
 import struct
@@ -23,7 +23,7 @@ from superres.images.tiff_samples import TiffSamples
 
 ACCEPTED_FORMATS = ("PNG", "JPEG", "WEBP", bmp_masks.NAME, "BMP", "GIF", "AVIF")
 JPEG_START = b"\xff\xd8\xff"
-# What Pillow's decoders raise for damaged files, each seen or documented there.
+# What Pillow's decoders raise for damaged files, each observed or documented.
 DECODER_ERRORS = (
     OSError,
     SyntaxError,
@@ -42,7 +42,7 @@ DECODER_ERRORS = (
 
 @contextlib.contextmanager
 def translate_decoder_errors(message: str) -> Iterator[None]:
-    """Turn what a decoder raises for damaged files into UndecodableImage."""
+    """Translate what a decoder raises for damaged files into UndecodableImage."""
     try:
         yield
     except DECODER_ERRORS as error:
@@ -58,14 +58,14 @@ def is_fault_of_machine(error: Exception) -> bool:
 
 @dataclass(frozen=True)
 class PictureFile:
-    """A picture whose header was read.
+    """An image whose header was read.
 
     Attributes
     ----------
-    file : what Pillow reads, which may be another than the upload
-    image : as Pillow opened it
-    png, jpeg : what is known of these formats beside
-    samples : a TIFF's, where Pillow does not read these
+    file : the file that Pillow reads, which may differ from the upload
+    image : as opened by Pillow
+    png, jpeg : further information on these formats
+    samples : a TIFF's samples, if Pillow cannot read them
     """
 
     file: BinaryIO
@@ -80,7 +80,7 @@ class PictureFile:
         Raises
         ------
         UndecodableImage
-            They are damaged, or not all there.
+            They are damaged or incomplete.
         """
         try:
             self.image.load()
@@ -91,29 +91,29 @@ class PictureFile:
         if self.jpeg is not None:
             check_complete(self.image, self.file, self.jpeg)
         if self.png is not None:
-            # Where the packed pixels end too early, Pillow leaves the rest black.
+            # If the compressed pixels end too early, Pillow leaves the rest black.
             with contextlib.suppress(zlib.error):
                 if missing_share(self.file) > 0:
                     raise UndecodableImage(explain_damage(self.file, self.image, IS_DAMAGED))
 
 
 def open_picture(file: BinaryIO, with_pixels: bool) -> PictureFile:
-    """Read a picture's header.
+    """Read an image's header.
 
     Parameters
     ----------
-    with_pixels : they will be decoded, too: what the end of the file lacks is mended
+    with_pixels : whether the pixels will be decoded, too: then a missing end is repaired
 
     Raises
     ------
     UnsupportedUpload
-        No accepted format.
+        The format is not supported.
     UndecodableImage
-        An accepted format with a damaged header.
+        A supported format with a damaged header.
     """
     file.seek(0)
     start = file.read(START_BYTES)
-    # Pillow's AVIF reader takes HEIC for damaged AVIF.
+    # Pillow's AVIF reader mistakes HEIC for damaged AVIF.
     if start[4:8] == b"ftyp" and find_kind(start) is not None:
         raise UnsupportedUpload(explain_kind(start))
     png = jpeg = None
@@ -173,8 +173,8 @@ def identify(file: BinaryIO, start: bytes) -> Image.Image:
         message = HEADER_IS_DAMAGED
         if accepted is not None:
             message = (
-                f"The file begins as {accepted} does, but its header is damaged, cut short, or of "
-                "a kind that is not accepted."
+                f"The file starts like {accepted}, but its header is damaged, cut short, or of an "
+                "unsupported kind."
             )
         raise UndecodableImage(explain_damage(file, None, message)) from None
 
@@ -185,7 +185,7 @@ def explain_damage(file: BinaryIO, image: Image.Image | None, otherwise: str) ->
     Raises
     ------
     UnsupportedUpload
-        It is a kind of JPEG that is not accepted.
+        It is an unsupported kind of JPEG.
     """
     with contextlib.suppress(*DECODER_ERRORS):
         file.seek(0)

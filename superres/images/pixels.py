@@ -5,5 +5,5 @@ import numpy.typing as npt
 
 # (H, W) grey or (H, W, 3) BGR.
 Pixels = npt.NDArray[np.uint8]
-# The same of 16 bits a sample.
+# The same with 16 bits per sample.
 DeepPixels = npt.NDArray[np.uint16]

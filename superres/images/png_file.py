@@ -1,8 +1,8 @@
-"""A PNG as libpng reads it: which of its chunks count, so that no other can spoil the picture.
+"""Reads a PNG as libpng does: picks the chunks that count, so that no other can spoil the image.
 
-Pillow refuses a picture for a megabyte of text, for a profile of two and for a wrong check sum in a
-comment, and takes transparency that libpng ignores. So it is given the chunks alone that make the
-pixels; what the others say is read here.
+Pillow rejects an image for a megabyte of text, for a profile of two and for a wrong checksum in a
+comment, and applies transparency that libpng ignores. So it is given only the chunks that make up
+the pixels; the others are read here.
 """
 
 import contextlib
@@ -17,42 +17,42 @@ from superres.errors import UndecodableImage, UnsupportedUpload
 from superres.images.metadata import EXIF_IS_TEXT, MAX_PROFILE_BYTES
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# A chunk is a length, a name, the content and a check sum of name and content.
+# A chunk is a length, a name, the content and a checksum of name and content.
 CHUNK_HEAD, CHUNK_SUM = 8, 4
 HEADER = struct.Struct(">IIBBBBB")
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
 SAMPLES = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGBA: 4}
 MAX_PALETTE_BYTES = 3 * 256
-# Programs that write PNGs take chunks of 8 KB and more; the largest upload in chunks of a byte cost
-# seconds of a processor.
+# Programs that write PNGs use chunks of 8 KB and more; the largest upload in one-byte chunks took
+# seconds of CPU time.
 MAX_CHUNKS = 65_536
-# First column and row, and steps, of each pass of an interlaced picture.
+# First column and row, and steps, of each pass of an interlaced image.
 PASSES = (
     *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
     *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
 )
-# Whose name begins with a capital is needed for the pixels (PNG 1.2, 3.3); there are no others.
+# Chunks whose name begins with a capital are critical (PNG 1.2, 3.3); there are no others.
 CRITICAL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
-# Chunks that are read, where they stand before the pixels; no other is.
+# The only chunks that are read, and only before the pixels.
 EARLY_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"iCCP", b"pHYs", b"acTL", b"fcTL"})
-# How ImageMagick writes EXIF for readers that do not know `eXIf`; of all texts this alone counts.
+# How ImageMagick writes EXIF for readers without `eXIf`; the only text chunk that counts.
 EXIF_TEXT = b"Raw profile type exif\0"
 MAX_TEXT_BYTES = 256 * 1024
 PIECE_BYTES = 1024**2
 METRES_AN_INCH = 0.0254
 PER_METRE = 1
-HEADER_IS_DAMAGED = "The picture's header is damaged or cut short."
+HEADER_IS_DAMAGED = "The image's header is damaged or cut short."
 
 
 @dataclass(frozen=True)
 class PngFile:
-    """What counts of a PNG.
+    """The parts of a PNG that count.
 
     Attributes
     ----------
-    file : the same picture with no chunks but those that make the pixels
-    info : what the others say, by the names that Pillow has for it
-    is_grey : it has one colour sample a pixel, and no palette
+    file : the same image with only the chunks that make up the pixels
+    info : contents of the other chunks, under Pillow's names
+    is_grey : whether it has one colour sample per pixel, and no palette
     """
 
     file: BinaryIO
@@ -63,27 +63,27 @@ class PngFile:
 def read_png(file: BinaryIO) -> PngFile:
     """Read the chunks of a PNG that count.
 
-    Ancillary chunks that are damaged, twice there or too late are left out, as libpng leaves them.
+    Ancillary chunks that are damaged, duplicate or too late are ignored, as in libpng.
 
     Raises
     ------
     UndecodableImage
-        A check sum is wrong in a chunk that the pixels need, where libpng refuses the picture, too.
+        A chunk that the pixels need has a wrong checksum; libpng rejects such images, too.
     UnsupportedUpload
-        It is written for programs of iPhones alone.
+        It is an iOS-optimized PNG.
     """
     file.seek(0)
     chunks, pixels = collect_chunks(file.read())
     if b"IHDR" not in chunks:
         raise UndecodableImage(HEADER_IS_DAMAGED)
     if not pixels:
-        raise UndecodableImage("The file ends, or is damaged, before the picture's first pixel.")
+        raise UndecodableImage("The file ends, or is damaged, before the image's first pixel.")
     _, _, depth, colour_type, *_ = HEADER.unpack(chunks[b"IHDR"])
     parts = [SIGNATURE, make_chunk(b"IHDR", chunks[b"IHDR"])]
     if colour_type == PALETTE:
         palette = chunks.get(b"PLTE", b"")
         if not palette or len(palette) % 3 or len(palette) > MAX_PALETTE_BYTES:
-            raise UndecodableImage("The picture's palette is missing or damaged.")
+            raise UndecodableImage("The image's palette is missing or damaged.")
         parts.append(make_chunk(b"PLTE", palette))
     if is_animated(chunks):
         parts += [make_chunk(name, chunks[name]) for name in (b"acTL", b"fcTL") if name in chunks]
@@ -95,7 +95,7 @@ def read_png(file: BinaryIO) -> PngFile:
 
 
 def walk_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield each chunk's name, and where its content begins and ends, if the file is so long.
+    """Yield each chunk's name, and where its content starts and ends (perhaps past the file).
 
     Raises
     ------
@@ -110,18 +110,18 @@ def walk_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
         position = start + length + CHUNK_SUM
         number += 1
         if number > MAX_CHUNKS:
-            raise UndecodableImage(f"The PNG is in more than {MAX_CHUNKS:,} pieces; save it anew.")
+            raise UndecodableImage(f"The PNG has more than {MAX_CHUNKS:,} chunks; save it again.")
         yield name, start, start + length
 
 
 def is_sound(content: bytes, name: bytes, start: int, end: int) -> bool:
-    """Tell whether a chunk's check sum is right."""
+    """Tell whether a chunk's checksum is right."""
     found = zlib.crc32(memoryview(content)[start:end], zlib.crc32(name))
     return content[end : end + CHUNK_SUM] == struct.pack(">I", found)
 
 
 def collect_chunks(content: bytes) -> tuple[dict[bytes, bytes], bytes]:
-    """Return the contents of the chunks that count, and all of the pixels' chunks in a row."""
+    """Return the contents of the chunks that count, and all image data chunks joined."""
     chunks: dict[bytes, bytes] = {}
     first = last = 0
     rest = b""
@@ -130,13 +130,13 @@ def collect_chunks(content: bytes) -> tuple[dict[bytes, bytes], bytes]:
             if first == 0:
                 first = last = start - CHUNK_HEAD
             elif last != start - CHUNK_HEAD:
-                continue  # image data behind another chunk do not count
+                continue  # image data after another chunk does not count
             if end + CHUNK_SUM > len(content):
-                rest = make_chunk(name, content[start:end])  # what the file still has of it
+                rest = make_chunk(name, content[start:end])  # the part that the file has
             elif is_sound(content, name, start, end):
                 last = end + CHUNK_SUM
             else:
-                raise UndecodableImage("The picture is damaged: its check sum is wrong.")
+                raise UndecodableImage("The image is damaged: its checksum is wrong.")
         elif name == b"IEND":
             break
         elif name == b"eXIf" or (first == 0 and name in EARLY_CHUNKS):
@@ -152,27 +152,27 @@ def collect_chunks(content: bytes) -> tuple[dict[bytes, bytes], bytes]:
             chunks.setdefault(name, content[start:end])
         elif name == b"CgBI":
             raise UnsupportedUpload(
-                "It is a PNG for programs of iPhones (CgBI); open it on a Mac and export it as PNG."
+                "It is an iOS-optimized PNG (CgBI); open it on a Mac and export it as PNG."
             )
         elif name.isalpha() and name[:1].isupper() and name not in CRITICAL_CHUNKS:
-            raise UndecodableImage("The PNG has parts that nobody knows how to read.")
+            raise UndecodableImage("The PNG has critical chunks of unknown types.")
     return chunks, content[first:last] + rest
 
 
 def has_palette(chunks: dict[bytes, bytes]) -> bool:
-    """Tell whether the pixels are numbers of colours in a palette."""
+    """Tell whether the pixels are palette indices."""
     header = chunks.get(b"IHDR", b"")
     return len(header) == HEADER.size and HEADER.unpack(header)[3] == PALETTE
 
 
 def is_animated(chunks: dict[bytes, bytes]) -> bool:
-    """Tell whether there are more pictures than the one of the pixels' chunks."""
+    """Tell whether there are more frames than the default image."""
     frames = int.from_bytes(chunks.get(b"acTL", b"")[:4])
     return frames > 1 or (frames == 1 and b"fcTL" not in chunks)
 
 
 def read_info(chunks: dict[bytes, bytes]) -> dict[str, Any]:
-    """Return profile, EXIF and resolution; None for each that is not there."""
+    """Return profile, EXIF and resolution; None for each that is missing."""
     profile, exif = unpack_profile(chunks.get(b"iCCP")), chunks.get(b"eXIf")
     text = unpack_exif_text(chunks) if exif is None else None
     dpi = None
@@ -184,7 +184,7 @@ def read_info(chunks: dict[bytes, bytes]) -> dict[str, Any]:
 
 
 def unpack(packed: bytes, max_bytes: int) -> bytes | None:
-    """Return what was packed; None where that is damaged or longer than `max_bytes`."""
+    """Decompress data; None if it is damaged or longer than `max_bytes`."""
     with contextlib.suppress(zlib.error):
         content = zlib.decompressobj().decompress(packed, max_bytes + 1)
         return content if len(content) <= max_bytes else None
@@ -192,7 +192,7 @@ def unpack(packed: bytes, max_bytes: int) -> bytes | None:
 
 
 def unpack_profile(chunk: bytes | None) -> bytes | None:
-    """Return the profile of an iCCP chunk: its name, a zero, the method, and the packed profile."""
+    """Return the profile of an iCCP chunk: name, zero, method, and the compressed profile."""
     if chunk is None:
         return None
     _, _, rest = chunk.partition(b"\0")
@@ -200,7 +200,7 @@ def unpack_profile(chunk: bytes | None) -> bytes | None:
 
 
 def unpack_exif_text(chunks: dict[bytes, bytes]) -> bytes | None:
-    """Return EXIF that is written as text: three lines of heading, then hexadecimal digits."""
+    """Return EXIF that is stored as text: three header lines, then hexadecimal digits."""
     text = chunks.get(b"tEXt", b"")[len(EXIF_TEXT) :]
     if b"zTXt" in chunks:
         text = unpack(chunks[b"zTXt"][len(EXIF_TEXT) + 1 :], MAX_TEXT_BYTES) or b""
@@ -211,9 +211,9 @@ def unpack_exif_text(chunks: dict[bytes, bytes]) -> bytes | None:
 
 
 def read_transparency(chunks: dict[bytes, bytes], depth: int, colour_type: int) -> object:
-    """Return a tRNS chunk as Pillow notes it; None where there is none that counts.
+    """Return a tRNS chunk in Pillow's representation; None if there is none that counts.
 
-    Pillow's own reading takes the alpha 10 at the end of a palette's for a line feed.
+    Pillow itself mistakes an alpha of 10 at the end of a palette's tRNS for a line feed.
     """
     chunk = chunks.get(b"tRNS", b"")
     if colour_type == PALETTE:
@@ -230,12 +230,12 @@ def read_transparency(chunks: dict[bytes, bytes], depth: int, colour_type: int) 
 
 
 def missing_share(file: BinaryIO) -> float:
-    """Return the share of the pixels that the file of a `PngFile` does not have.
+    """Return the share of the pixels that is missing in the file of a `PngFile`.
 
     Raises
     ------
     zlib.error
-        What it has is damaged.
+        The data is damaged.
     """
     file.seek(0)
     content = file.read()
@@ -252,18 +252,18 @@ def missing_share(file: BinaryIO) -> float:
 
 
 def count_bytes(header: bytes) -> int:
-    """Return how many bytes the pixels of a picture are when they are unpacked."""
+    """Return the size of an image's uncompressed pixel data, in bytes."""
     width, height, depth, colour_type, _, _, is_interlaced = HEADER.unpack(header)
     bits = depth * SAMPLES.get(colour_type, 0)
     total = 0
     for left, top, across, down in PASSES if is_interlaced else ((0, 0, 1, 1),):
         columns, rows = -(-(width - left) // across), -(-(height - top) // down)
         if columns > 0 and rows > 0:
-            total += rows * (1 + -(-columns * bits // 8))  # a row begins with its filter's number
+            total += rows * (1 + -(-columns * bits // 8))  # a row begins with its filter type
     return total
 
 
 def make_chunk(name: bytes, content: bytes) -> bytes:
-    """Return a PNG chunk: length, name, content, check sum of the two."""
+    """Return a PNG chunk: length, name, content, checksum of the latter two."""
     body = name + content
     return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))

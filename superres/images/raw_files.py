@@ -1,4 +1,4 @@
-"""Cameras' raw files, most of which are TIFFs whose first picture is a small preview."""
+"""Camera raw files, most of which are TIFFs whose first image is a small preview."""
 
 from contextlib import suppress
 
@@ -10,17 +10,17 @@ from superres.images.tiff_layout import PHOTOMETRIC
 CANON = b"CR"
 CANON_AT = 8
 DNG_VERSION = 50706
-# Colour filter array, and what Adobe's converter makes of one.
+# Colour filter array, and the linear raw that Adobe's converter makes from it.
 RAW_PHOTOMETRICS = frozenset({32803, 34892})
 MAX_SUB_DIRECTORIES = 8
 
 
 def refuse_raw(directory: Directory) -> None:
-    """Refuse a TIFF that is a camera's raw file.
+    """Reject a TIFF that is a camera raw file.
 
     Parameters
     ----------
-    directory : of its picture
+    directory : of its image
 
     Raises
     ------
@@ -31,10 +31,10 @@ def refuse_raw(directory: Directory) -> None:
 
 
 def is_raw(directory: Directory) -> bool:
-    """Tell whether a TIFF is a camera's raw file, whose first picture is only a small preview."""
+    """Tell whether a TIFF is a camera raw file, whose first image is only a small preview."""
     if DNG_VERSION in directory.entries["tag"] or is_of_sensor(directory):
         return True
-    # What is damaged there spoils no picture.
+    # Damage there does not affect the image.
     with suppress(ValueError):
         if read_at(directory.file, CANON_AT, len(CANON)) == CANON:
             return True
@@ -45,5 +45,5 @@ def is_raw(directory: Directory) -> bool:
 
 
 def is_of_sensor(directory: Directory) -> bool:
-    """Tell whether samples are those of a camera's sensor."""
+    """Tell whether the samples are raw sensor data."""
     return directory.value(PHOTOMETRIC, 0) in RAW_PHOTOMETRICS

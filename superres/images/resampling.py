@@ -1,7 +1,7 @@
-"""Sizes other than the network's, and results of 16 bits.
+"""Sizes other than the network's, and 16-bit results.
 
-`cv2.dnn_superres` takes and gives 8 bits and enlarges three times. Other sizes are resampled from
-its result; 16 bits are a 16-bit resample of the input to which the network's detail is added.
+`cv2.dnn_superres` takes and returns 8 bits and scales by 3. Other sizes are resampled from its
+result; 16 bits are a 16-bit resample of the input to which the network's detail is added.
 """
 
 from collections.abc import Iterator
@@ -15,15 +15,15 @@ from superres.images.pixels import DeepPixels, Pixels
 LANCZOS, BICUBIC = Image.Resampling.LANCZOS, Image.Resampling.BICUBIC
 Floats = npt.NDArray[np.float32]
 STRIP_ROWS = 256
-# 16-bit levels for each 8-bit one: 65535 / 255.
+# 16-bit levels per 8-bit level: 65535 / 255.
 DEEP_PER_LEVEL = 257
-# Detail of less than an 8-bit level is rounding, of the input and of the network's result, and
-# would show as bands in gradients; larger one counts in full (firm shrinkage, Gao and Bruce 1997).
+# Detail below one 8-bit level is rounding of the input and of the network's result, and would show
+# as banding in gradients; larger detail counts in full (firm shrinkage, Gao and Bruce 1997).
 ROUNDING_LEVELS, FULL_DETAIL_LEVELS = 0.75, 1.5
 
 
 def resize(pixels: Pixels, width: int, height: int) -> Pixels:
-    """Resample (H, W) or (H, W, C) uint8 to an exact size by Lanczos, without aliasing."""
+    """Resample (H, W) or (H, W, C) uint8 to an exact size with Lanczos, antialiased."""
     if pixels.shape[:2] == (height, width):
         return pixels
     channels = np.atleast_3d(pixels)
@@ -40,10 +40,10 @@ def to_levels(deep: DeepPixels) -> Pixels:
 
 
 def add_detail(deep: DeepPixels, enlarged: Pixels) -> DeepPixels:
-    """Enlarge 16-bit samples with the detail that the network found in their 8-bit rounding.
+    """Upscale 16-bit samples with the detail that the network found in their 8-bit rounding.
 
-    The result is the bicubic enlargement of the 16-bit samples, plus what the network's result
-    differs by from the bicubic enlargement of the 8-bit ones, less what may be rounding.
+    The result is the bicubic upscale of the 16-bit samples, plus the difference between the
+    network's result and the bicubic upscale of the 8-bit samples, minus what may be rounding.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def add_detail(deep: DeepPixels, enlarged: Pixels) -> DeepPixels:
 
 
 def shrink(detail: Floats) -> Floats:
-    """Leave out detail, in 8-bit levels, that may be rounding."""
+    """Suppress detail, in 8-bit levels, that may be rounding."""
     size = np.abs(detail)
     share = (size - ROUNDING_LEVELS) / (FULL_DETAIL_LEVELS - ROUNDING_LEVELS)
     return np.sign(detail) * np.clip(share, 0, 1) * np.maximum(size, FULL_DETAIL_LEVELS)
@@ -81,7 +81,7 @@ def shrink(detail: Floats) -> Floats:
 def split_rows(
     shape: tuple[int, ...], height: int
 ) -> Iterator[tuple[slice, tuple[float, float, float, float]]]:
-    """Yield strips of a result's rows with the part of the input that each shows."""
+    """Yield strips of a result's rows, each with the part of the input that it shows."""
     ratio = shape[0] / height
     for start in range(0, height, STRIP_ROWS):
         stop = min(start + STRIP_ROWS, height)

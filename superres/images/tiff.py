@@ -1,8 +1,8 @@
-"""Opening a TIFF: Pillow reads some layouts, the others are put together from what Pillow can read.
+"""Opens a TIFF: Pillow reads some layouts; the others are assembled from what Pillow can read.
 
-Pillow knows a list of layouts; 16 bits in planes it reads as other colours, CMYK, Lab and 16-bit
-grey with alpha not at all. But its libtiff knows the compressions. So samples of whole bytes are
-read by Pillow as what they are in the file, rows of grey, and put together in `tiff_samples.py`.
+Pillow supports a list of layouts; it reads planar 16 bits with wrong colours, and Lab, 16-bit CMYK
+and 16-bit grey with alpha not at all. But its libtiff supports the compressions. So Pillow reads
+whole-byte samples as rows of grey, just as they are stored, and `tiff_samples.py` assembles them.
 """
 
 import shutil
@@ -60,18 +60,18 @@ Numbers = dict[int, Values | int]
 
 
 def open_tiff(file: BinaryIO, form: Form) -> tuple[Image.Image, TiffSamples | None]:
-    """Open a TIFF's only picture.
+    """Open a TIFF's only image.
 
     Returns
     -------
-    the picture as Pillow reads it, and None; or one of the same size and metadata without its
-    pixels, and its samples
+    the image as read by Pillow, and None; or one of the same size and metadata without its
+    pixels, and the samples
 
     Raises
     ------
     UnsupportedUpload, UndecodableImage
         As `find_picture`, `refuse_raw` and `read_layout`.
-    ValueError, SyntaxError, and what else Pillow raises
+    ValueError, SyntaxError, and anything else that Pillow raises
         The header is damaged.
     """
     directory = find_picture(file, form)
@@ -89,19 +89,19 @@ def open_tiff(file: BinaryIO, form: Form) -> tuple[Image.Image, TiffSamples | No
         write_small_directory(content, directory)
     image = open_with_pillow(content, layout)
     colours = directory.values(COLOURS)
-    # Old writers have 8 bits there, as libtiff knows; Pillow divides by 256 whatever they are.
+    # Old writers use 8-bit colours, as libtiff knows; Pillow always divides by 256.
     if image.mode in {"P", "PA"} and (colours < EIGHT_BITS).all():
         image.palette = ImagePalette.raw("RGB;L", colours.astype(np.uint8).tobytes())
     return image, None
 
 
 def readable_form(form: Form) -> Form:
-    """Return a form that Pillow reads: it takes a BigTIFF of the other order for no TIFF."""
+    """Return a form that Pillow reads: it does not recognize big-endian BigTIFFs."""
     return Form(form.order, form.is_big and form.order == "<")
 
 
 def write_small_directory(copy: BytesIO, directory: Directory) -> None:
-    """Let a copy of a BigTIFF begin with the same directory as other TIFFs have it."""
+    """Make a copy of a BigTIFF start with the same directory in classic TIFF form."""
     form = readable_form(directory.form)
     entries = [
         make_entry(int(entry["tag"]), directory.values(entry["tag"]), form)
@@ -116,7 +116,7 @@ def write_small_directory(copy: BytesIO, directory: Directory) -> None:
 
 
 def open_with_pillow(file: BinaryIO, layout: Layout) -> Image.Image:
-    """Open a TIFF whose first directory is the picture."""
+    """Open a TIFF whose first directory is the image."""
     try:
         return Image.open(file, formats=("TIFF",))
     except UnidentifiedImageError:
@@ -126,9 +126,9 @@ def open_with_pillow(file: BinaryIO, layout: Layout) -> Image.Image:
 def rewrite(file: BinaryIO, directory: Directory, layout: Layout) -> TiffSamples:
     """Copy a TIFF and give the copy directories that Pillow can open.
 
-    Its first directory has the picture's size and all its metadata. The others, to which nothing
-    points, are one for each plane, or one for all samples, whose rows are rows of one sample. They
-    have no predictor: it would have to know which samples are neighbours.
+    The first directory has the image's size and all its metadata. Nothing points to the others:
+    one for each plane, or one for all samples, read as rows of single samples. They have no
+    predictor: it would have to know which samples are neighbours.
     """
     form = readable_form(directory.form)
     length = file.seek(0, 2)
@@ -151,7 +151,7 @@ def rewrite(file: BinaryIO, directory: Directory, layout: Layout) -> TiffSamples
 
 
 def copy_file(file: BinaryIO) -> BytesIO:
-    """Return a copy that can be written to, without holding the file twice."""
+    """Return a writable copy without holding the file in memory twice."""
     copy = BytesIO()
     file.seek(0)
     shutil.copyfileobj(file, copy)
@@ -160,7 +160,7 @@ def copy_file(file: BinaryIO) -> BytesIO:
 
 
 def keep_metadata(directory: Directory, form: Form) -> list[Entry]:
-    """Return the entries that a result may have; layers of editors take megabytes."""
+    """Return the entries that a result may need; editors' layers take megabytes."""
     tags = directory.entries["tag"]
     entries = (
         keep_entry(entry, directory.form, form)
@@ -186,7 +186,7 @@ def describe_chunks(layout: Layout, offsets: Values, lengths: Values, samples: i
 def find_chunks(
     directory: Directory, layout: Layout, planes: int, file_bytes: int
 ) -> Iterator[tuple[Values, Values]]:
-    """Yield where each plane's strips or tiles are, and how long.
+    """Yield the offsets and lengths of each plane's strips or tiles.
 
     Raises
     ------

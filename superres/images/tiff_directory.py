@@ -1,7 +1,7 @@
-"""A TIFF's directories: what their entries say, and which of them is the picture.
+"""A TIFF's directories: reads their entries, and finds the one of the image.
 
-TIFF 6.0 and BigTIFF. Pillow reads directories too, but opens no picture whose samples it does not
-know, calls a reduced copy another page, and makes a Python number of every strip's offset.
+TIFF 6.0 and BigTIFF. Pillow reads directories too, but opens no image with samples unknown to it,
+treats a reduced copy as another page, and makes a Python number of every strip's offset.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from superres.errors import UnsupportedUpload
 
 Values = npt.NDArray[np.unsignedinteger[Any]]
 
-# The second is what a writer makes that swaps the version but not the order's mark, or the reverse.
+# The odd ones come from writers that swap the version but not the byte order mark, or vice versa.
 STARTS = {
     b"II*\0": ("<", False),
     b"MM\0*": (">", False),
@@ -30,24 +30,24 @@ OLD_REDUCED = 2
 # BYTE, SHORT, LONG, IFD, LONG8 and IFD8, with their sizes.
 UNSIGNED_TYPES = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}
 LONG, LONG8 = 4, 16
-# Of BigTIFF alone, and of whole numbers that are not negative: LONG8 and IFD8.
+# Unsigned integers of BigTIFF only: LONG8 and IFD8.
 LONG8_TYPES = frozenset({16, 18})
-# What does not stand here, ASCII and UNDEFINED among it, has 1.
+# All others, such as ASCII and UNDEFINED, have 1.
 TYPE_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-# A picture of 16 megapixels has 12 overviews, and their masks.
+# An image of 16 megapixels has 12 overviews, and their masks.
 MAX_DIRECTORIES = 64
-# Writers have a hundred at most; each costs time, whatever it says.
+# Writers use a hundred at most; each costs time, whatever it says.
 MAX_ENTRIES = 4096
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a TIFF writes its numbers.
+    """How a TIFF encodes its numbers.
 
     Attributes
     ----------
-    order : of bytes, as NumPy writes it
-    is_big : it is a BigTIFF
+    order : byte order, in NumPy's notation
+    is_big : whether it is a BigTIFF
     """
 
     order: str
@@ -55,39 +55,39 @@ class Form:
 
     @property
     def offset_type(self) -> np.dtype[Any]:
-        """How offsets, counts and values are written in a directory."""
+        """Type of offsets, counts and values in a directory."""
         return np.dtype(f"{self.order}u{8 if self.is_big else 4}")
 
     @property
     def count_type(self) -> np.dtype[Any]:
-        """How a directory's number of entries is written."""
+        """Type of a directory's number of entries."""
         return np.dtype(f"{self.order}u{8 if self.is_big else 2}")
 
     @property
     def entry_type(self) -> np.dtype[Any]:
-        """One entry: tag, type, count, and the value or where it stands."""
+        """Type of an entry: tag, type, count, and the value or its offset."""
         short, long = f"{self.order}u2", self.offset_type
         fields = [("tag", short), ("type", short), ("count", long)]
         return np.dtype([*fields, ("value", f"V{long.itemsize}")])
 
     @property
     def first_offset_at(self) -> int:
-        """Where the file says where its first directory is."""
+        """Where the file has the offset of its first directory."""
         return 8 if self.is_big else 4
 
     def encode(self, numbers: Values | int) -> bytes:
-        """Write offsets, or numbers that are as long."""
+        """Encode offsets, or numbers of the same length."""
         return np.asarray(numbers, self.offset_type).tobytes()
 
     def start(self, first_offset: int) -> bytes:
-        """Write a file's start."""
+        """Encode a file's header."""
         mark = b"II" if self.order == "<" else b"MM"
         version = np.array([43, 8, 0] if self.is_big else [42], f"{self.order}u2")
         return mark + version.tobytes() + self.encode(first_offset)
 
 
 def read_form(file: BinaryIO) -> Form | None:
-    """Return how a TIFF writes its numbers; None: the file is none."""
+    """Return how a TIFF encodes its numbers; None if the file is not a TIFF."""
     file.seek(0)
     start = STARTS.get(file.read(4))
     return None if start is None else Form(*start)
@@ -99,8 +99,8 @@ class Directory:
 
     Attributes
     ----------
-    entries : of `Form.entry_type`, as the file has them
-    next_offset : of the directory behind this one; 0: there is none
+    entries : of `Form.entry_type`, as in the file
+    next_offset : of the directory after this one; 0 if there is none
     """
 
     file: BinaryIO
@@ -110,7 +110,7 @@ class Directory:
     next_offset: int
 
     def values(self, tag: int) -> Values:
-        """Return an entry's whole numbers; empty where there is none.
+        """Return an entry's unsigned integers; empty if there is no such entry.
 
         Raises
         ------
@@ -136,7 +136,7 @@ class Directory:
 
     @property
     def is_secondary(self) -> bool:
-        """Whether it is a reduced copy or a mask of another picture in the file."""
+        """Whether it is a reduced copy or a mask of another image in the file."""
         kind = self.value(NEW_SUBFILE_TYPE, 0)
         return bool(kind & (REDUCED | MASK)) or self.value(SUBFILE_TYPE, 0) == OLD_REDUCED
 
@@ -147,7 +147,7 @@ def read_at(file: BinaryIO, offset: int, length: int) -> bytes:
     Raises
     ------
     ValueError
-        It is not all there.
+        It extends past the end of the file.
     """
     if offset + length > file.seek(0, 2):
         raise ValueError("outside the file")
@@ -161,7 +161,7 @@ def read_directory(file: BinaryIO, form: Form, offset: int) -> Directory:
     Raises
     ------
     ValueError
-        There is none.
+        There is no directory.
     """
     count_type, entry_type, offset_type = form.count_type, form.entry_type, form.offset_type
     count = int(np.frombuffer(read_at(file, offset, count_type.itemsize), count_type)[0])
@@ -169,13 +169,13 @@ def read_directory(file: BinaryIO, form: Form, offset: int) -> Directory:
         raise ValueError("no directory")
     at = offset + count_type.itemsize
     entries = np.frombuffer(read_at(file, at, count * entry_type.itemsize), entry_type)
-    # Some files end here: the last directory needs no next one.
+    # Some files end here, without the last directory's empty next offset.
     rest = file.read(offset_type.itemsize).ljust(offset_type.itemsize, b"\0")
     return Directory(file, form, offset, entries, int(np.frombuffer(rest, offset_type)[0]))
 
 
 def read_directories(file: BinaryIO, form: Form) -> Iterator[Directory]:
-    """Yield the directories of the file's chain; what is damaged behind the first ends it.
+    """Yield the chain of directories; damage after the first ends it.
 
     Raises
     ------
@@ -198,12 +198,12 @@ def read_directories(file: BinaryIO, form: Form) -> Iterator[Directory]:
 
 
 def find_picture(file: BinaryIO, form: Form) -> Directory:
-    """Return the directory of the only picture: the others are its reduced copies and masks.
+    """Return the directory of the only image: the others are its reduced copies and masks.
 
     Raises
     ------
     UnsupportedUpload
-        There are several pictures, or reduced copies alone.
+        There are several images, or only reduced copies.
     ValueError
         The first directory is damaged.
     """
@@ -213,7 +213,7 @@ def find_picture(file: BinaryIO, form: Form) -> Directory:
         first = first or directory
         if number == MAX_DIRECTORIES or (picture is not None and not directory.is_secondary):
             raise UnsupportedUpload(
-                "Files of several pages are not accepted; send each page as a file of its own."
+                "Multi-page files are not accepted; send each page as a separate file."
             )
         if not directory.is_secondary:
             picture = directory
@@ -221,8 +221,8 @@ def find_picture(file: BinaryIO, form: Form) -> Directory:
         raise ValueError("no directory")
     if picture is None and len(first.values(SUB_DIRECTORIES)):
         raise UnsupportedUpload(
-            "The TIFF shows a preview alone, as a camera's raw file does; export the picture as "
-            "TIFF, PNG or JPEG and send that."
+            "The TIFF contains only a preview, like a camera raw file; export the image as TIFF, "
+            "PNG or JPEG and send that."
         )
     return picture or first
 
@@ -233,7 +233,7 @@ class Entry:
 
     Attributes
     ----------
-    content : its value, or where in the file this stands already
+    content : its value, or the offset of a value that is already in the file
     """
 
     tag: int
@@ -243,12 +243,12 @@ class Entry:
 
     @property
     def length(self) -> int:
-        """Bytes of its value."""
+        """Length of its value in bytes."""
         return TYPE_BYTES.get(self.kind, 1) * self.count
 
 
 def keep_entry(entry: Any, source: Form, target: Form) -> Entry:
-    """Take over an entry of another directory of the file."""
+    """Copy an entry from another directory of the file."""
     tag, kind, count = int(entry["tag"]), int(entry["type"]), int(entry["count"])
     content: bytes = entry["value"].tobytes()
     length = TYPE_BYTES.get(kind, 1) * count
@@ -258,16 +258,16 @@ def keep_entry(entry: Any, source: Form, target: Form) -> Entry:
 
 
 def make_entry(tag: int, numbers: Values | int, form: Form) -> Entry:
-    """Make an entry of whole numbers."""
+    """Make an entry of unsigned integers."""
     return Entry(tag, LONG8 if form.is_big else LONG, np.size(numbers), form.encode(numbers))
 
 
 def encode_directory(form: Form, entries: list[Entry], offset: int) -> bytes:
-    """Write a directory behind which there is no other.
+    """Encode a directory that is the last of its chain.
 
     Parameters
     ----------
-    offset : where it will stand
+    offset : where it will be written
     """
     size = form.offset_type.itemsize
     written = np.zeros(len(entries), form.entry_type)

@@ -1,4 +1,4 @@
-"""How a TIFF's samples are laid out, and words for the layouts that are not accepted."""
+"""How a TIFF's samples are laid out, and error messages for unsupported layouts."""
 
 from dataclasses import dataclass
 
@@ -27,29 +27,29 @@ UNSIGNED, SIGNED, UNDEFINED = 1, 2, 4
 NUMBERS = {SIGNED: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
 UNCOMPRESSED, JPEG, PACKBITS, LZW, DEFLATE, OLD_DEFLATE = 1, 7, 32773, 5, 8, 32946
 LZMA, ZSTD = 34925, 50000
-# Those that keep bytes as they are; of these, those that may have a predictor before them.
+# Compressions that preserve bytes, and of these, the ones that support a predictor.
 PREDICTABLE = frozenset({LZW, DEFLATE, OLD_DEFLATE, LZMA, ZSTD})
 BYTEWISE = PREDICTABLE | {UNCOMPRESSED, PACKBITS}
-# CCITT, JPEG and ThunderScan: Pillow's libtiff is built with no others.
+# With CCITT, JPEG and ThunderScan: Pillow's libtiff is built without the others.
 READABLE = BYTEWISE | {2, 3, 4, 6, JPEG, 32771, 32809}
 COMPRESSIONS = {
     **{33003: "JPEG 2000", 33005: "JPEG 2000", 34661: "JBIG", 34676: "LogLuv", 34677: "LogLuv"},
     **{34712: "JPEG 2000", 34887: "LERC", 34892: "lossy JPEG", 34933: "PNG", 34934: "JPEG XR"},
     **{50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL"},
 }
-# Samples of reversed bytes without compression that Pillow opens and cannot decode.
+# Uncompressed samples with reversed bits that Pillow opens but cannot decode.
 UNREAD_REVERSED = frozenset({(PALETTE, 1), (PALETTE, 2), (PALETTE, 4), (WHITE_IS_ZERO, 8)})
 NO_PREDICTOR, HORIZONTAL = 1, 2
 # CorelDRAW 10 writes 999 for alpha.
 ASSOCIATED, UNASSOCIATED, COREL_ALPHA = 1, 2, 999
 SEPARATE = 2
 INK_SET_CMYK = 1
-# Pillow reads six, satellites have more: what is no colour and no alpha is left out.
+# Pillow reads six, satellite images have more: samples other than colour and alpha are dropped.
 MAX_SAMPLES = 16
-# The tiles of a TIFF may be larger than the picture, and are decoded whole: 16x16 pixels in a tile
-# of 14000x14000 took 600 MB. Smaller than 16 the specification allows none.
+# The tiles of a TIFF may be larger than the image, and are decoded whole: 16x16 pixels in a tile
+# of 14000x14000 took 600 MB. The specification's minimum is 16.
 MAX_TILE_PIXELS, MIN_TILE_SIDE = 1024**2, 16
-ADVICE = "save it as RGB, grey, CMYK or Lab with 8 or 16 bits a sample"
+ADVICE = "save it as RGB, grey, CMYK or Lab with 8 or 16 bits per sample"
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class Layout:
     Attributes
     ----------
     bits : of each sample of a pixel
-    extra : what each sample behind the colours is
+    extra : meaning of each sample after the colours
     subsampling : of YCbCr, horizontally and vertically
-    chunk : width and height of a tile; of a strip where it has no tiles
+    chunk : width and height of a tile, or of a strip if it has no tiles
     """
 
     width: int
@@ -79,17 +79,17 @@ class Layout:
 
     @property
     def samples(self) -> int:
-        """Samples of a pixel."""
+        """Samples per pixel."""
         return len(self.bits)
 
     @property
     def colours(self) -> int:
-        """Those of them that are its colour."""
+        """Colour samples per pixel."""
         return BASE_SAMPLES[self.photometric]
 
     @property
     def alpha(self) -> int | None:
-        """Which sample is the transparency; None: none of them."""
+        """Index of the alpha sample, or None."""
         for number, kind in enumerate(self.extra):
             if kind in {ASSOCIATED, UNASSOCIATED, COREL_ALPHA}:
                 return self.colours + number
@@ -97,17 +97,17 @@ class Layout:
 
     @property
     def is_associated(self) -> bool:
-        """Whether colours are multiplied by their transparency."""
+        """Whether colours are premultiplied by alpha."""
         return self.alpha is not None and self.extra[self.alpha - self.colours] == ASSOCIATED
 
     @property
     def is_deep(self) -> bool:
-        """Whether 16 bits are kept: LittleCMS, as Pillow has it, converts CMYK of 8 bits alone."""
+        """Whether 16 bits are kept: LittleCMS in Pillow converts only 8-bit CMYK."""
         return self.bits[0] == 16 and self.photometric != CMYK
 
     @property
     def is_bytewise(self) -> bool:
-        """Whether it has whole bytes, which compression and predictor keep as they are."""
+        """Whether it has whole-byte samples, which compression and predictor preserve."""
         return (
             self.photometric in BASE_SAMPLES
             and self.samples >= self.colours
@@ -120,16 +120,16 @@ class Layout:
 
     @property
     def is_subsampled(self) -> bool:
-        """Whether two of its samples stand for several pixels."""
+        """Whether its chroma samples cover several pixels each."""
         return self.photometric == YCBCR and self.subsampling != (1, 1)
 
     @property
     def is_misread(self) -> bool:
-        """Whether Pillow would open it and give another picture, or call it damaged.
+        """Whether Pillow would open it but return a wrong image, or call it damaged.
 
-        Without compression it takes planes of few bits, of palettes and of reversed bytes, and
-        subsampled YCbCr, for something else. No reader that was tried, libvips and ImageMagick
-        among them, gives the colours of subsampled planes.
+        Without compression it misreads planes of few bits, planar palettes, reversed bits and
+        subsampled YCbCr. No reader that was tried, libvips and ImageMagick among them, gets the
+        colours of subsampled planes right.
         """
         if self.is_planar and (self.photometric == PALETTE or self.is_subsampled):
             return True
@@ -140,10 +140,10 @@ class Layout:
 
     @property
     def name(self) -> str:
-        """What it is, in words."""
+        """Human-readable description."""
         bits = "/".join(str(each) for each in sorted(set(self.bits)))
-        planes = ", in planes" if self.is_planar else ""
-        planes += ", each byte from its last bit" if self.is_reversed else ""
+        planes = ", planar" if self.is_planar else ""
+        planes += ", reversed bit order" if self.is_reversed else ""
         space = ("subsampled " if self.is_subsampled else "") + SPACES.get(
             self.photometric, "unknown"
         )
@@ -151,12 +151,12 @@ class Layout:
 
 
 def read_layout(directory: Directory) -> Layout:
-    """Read a picture's layout, and refuse what nothing here can read.
+    """Read an image's layout, and reject unreadable ones.
 
     Raises
     ------
     UnsupportedUpload
-        Its samples or its compression are not accepted.
+        Its samples or its compression are not supported.
     UndecodableImage
         Its tiles are damaged.
     ValueError
@@ -168,7 +168,7 @@ def read_layout(directory: Directory) -> Layout:
     bits = tuple(int(each) for each in directory.values(BITS)[:MAX_SAMPLES]) or (1,)
     samples = directory.value(SAMPLES, len(bits))
     refuse_unreadable(directory, photometric, compression, bits, samples)
-    # Where all have the same, some files say it once.
+    # If all samples have the same depth, some files state it only once.
     bits = (bits * samples)[:samples] if len(bits) == 1 else bits[:samples]
     if not len(bits) == samples > 0:
         raise ValueError("not every sample has its bits")
@@ -177,14 +177,14 @@ def read_layout(directory: Directory) -> Layout:
     extra = tuple(int(each) for each in directory.values(EXTRA_SAMPLES)[:MAX_SAMPLES])
     over = samples - BASE_SAMPLES.get(photometric, samples)
     if not extra and over == 1 and photometric <= RGB:
-        extra = (UNASSOCIATED,)  # which Pillow takes it for, too
+        extra = (UNASSOCIATED,)  # as Pillow assumes, too
     is_tiled = len(directory.values(TILE_WIDTH)) > 0
     if is_tiled:
         chunk = directory.value(TILE_WIDTH, 0), directory.value(TILE_HEIGHT, 0)
         if chunk[0] * chunk[1] > max(width * height, MAX_TILE_PIXELS):
-            raise UndecodableImage("The picture's tiles are larger than the picture.")
+            raise UndecodableImage("The image's tiles are larger than the image.")
         if min(chunk) < MIN_TILE_SIDE:
-            raise UndecodableImage("The picture's tiles are smaller than TIFF allows.")
+            raise UndecodableImage("The image's tiles are smaller than TIFF allows.")
     else:
         chunk = width, min(directory.value(STRIP_ROWS, height), height)
     has_predictor = compression in PREDICTABLE
@@ -207,12 +207,12 @@ def read_layout(directory: Directory) -> Layout:
 def refuse_unreadable(
     directory: Directory, photometric: int, compression: int, bits: tuple[int, ...], samples: int
 ) -> None:
-    """Refuse samples and compressions that neither this service nor Pillow reads right."""
+    """Reject samples and compressions that neither this service nor Pillow reads correctly."""
     if compression not in READABLE:
         name = COMPRESSIONS.get(compression, f"number {compression}")
         raise UnsupportedUpload(
-            f"The TIFF is compressed in a way that is not accepted ({name}); save it with LZW or "
-            "Deflate, or without compression."
+            f"The TIFF's compression is not accepted ({name}); save it with LZW or Deflate, or "
+            "without compression."
         )
     formats = {int(each) for each in directory.values(SAMPLE_FORMAT)[:MAX_SAMPLES]}
     # Lab's a and b are signed, and some writers say so.
@@ -224,27 +224,28 @@ def refuse_unreadable(
         )
     if samples > MAX_SAMPLES:
         raise UnsupportedUpload(
-            f"The TIFF has {samples} samples a pixel; at most {MAX_SAMPLES} are accepted: {ADVICE}."
+            f"The TIFF has {samples} samples per pixel; at most {MAX_SAMPLES} are accepted: "
+            f"{ADVICE}."
         )
     if photometric == CMYK and directory.value(INK_SET, INK_SET_CMYK) != INK_SET_CMYK:
-        raise UnsupportedUpload(f"The TIFF has other inks than CMYK: {ADVICE}.")
+        raise UnsupportedUpload(f"The TIFF has inks other than CMYK: {ADVICE}.")
 
 
 def refuse_layout(layout: Layout) -> UnsupportedUpload:
-    """Return the error for a layout that is in none of Pillow's tables."""
+    """Return the error for a layout that Pillow does not support."""
     return UnsupportedUpload(
-        f"A TIFF with samples of this form is not accepted ({layout.name}): {ADVICE}."
+        f"A TIFF with this sample layout is not accepted ({layout.name}): {ADVICE}."
     )
 
 
 def count_chunks(layout: Layout) -> int:
-    """Return the number of strips or tiles of a plane."""
+    """Return the number of strips or tiles in a plane."""
     across = -(-layout.width // layout.chunk[0]) if layout.is_tiled else 1
     return across * -(-layout.height // layout.chunk[1])
 
 
 def chunk_bytes(layout: Layout) -> np.ndarray:
-    """Return how long each strip or tile of a plane is without compression."""
+    """Return the uncompressed length of each strip or tile of a plane."""
     width, height = layout.chunk
     row = width * layout.bits[0] // 8 * (1 if layout.is_planar else layout.samples)
     lengths = np.full(count_chunks(layout), row * height, np.int64)

@@ -15,10 +15,10 @@ from superres.images.resampling import to_levels
 from superres.images.tiff_layout import CMYK, HORIZONTAL, LAB, WHITE_IS_ZERO, Layout
 
 Samples = npt.NDArray[Any]
-# Of one block of rows: what is computed with floats is small beside the picture.
+# Per block of rows: keeps the floating-point intermediates small compared with the image.
 BLOCK_SAMPLES = 2**16
-# The white of D50, to which Lab refers, and what turns its XYZ into linear sRGB: Bradford's matrix
-# times that of IEC 61966-2-1, as in the profile of sRGB.
+# The D50 white point, to which Lab refers, and the matrix from its XYZ to linear sRGB: Bradford's
+# matrix times that of IEC 61966-2-1, as in the sRGB profile.
 D50_WHITE = np.array([0.96422, 1.0, 0.82521])
 XYZ_TO_SRGB = np.array(
     [
@@ -32,12 +32,12 @@ LAB_KNEE = 6 / 29
 
 @dataclass(frozen=True)
 class TiffSamples:
-    """A TIFF's samples, to be read from a copy that `tiff.rewrite` has made.
+    """A TIFF's samples, to be read from a copy made by `tiff.rewrite`.
 
     Attributes
     ----------
     file : the copy
-    starts : what the copy has to begin with, that Pillow sees each page of samples
+    starts : headers that make Pillow see each page of samples in the copy
     """
 
     layout: Layout
@@ -46,28 +46,28 @@ class TiffSamples:
 
     @property
     def keeps_profile(self) -> bool:
-        """Whether the pixels are still those that the file's colour profile is for."""
+        """Whether the file's colour profile still applies to the pixels."""
         return self.layout.photometric not in {CMYK, LAB}
 
     def read(self, profile: bytes | None) -> tuple[Pixels, Pixels | None, DeepPixels | None]:
-        """Decode them.
+        """Decode the samples.
 
         Parameters
         ----------
-        profile : the file's colour profile, where it is sound
+        profile : the file's colour profile, if valid
 
         Returns
         -------
-        pixels, alpha and deep, as in `image_codec.Picture`, but not turned upright
+        pixels, alpha and deep, as in `image_codec.Picture`, EXIF orientation not applied
 
         Raises
         ------
-        OSError, ValueError, and what else Pillow raises
+        OSError, ValueError, and anything else that Pillow raises
             The file is damaged.
         """
         layout = self.layout
         shape = layout.height, layout.width
-        # The colour engine makes 8 bits RGB; Lab of 16 bits is computed here.
+        # The colour engine converts 8 bits to RGB; 16-bit Lab is converted here.
         for_engine = layout.photometric in {CMYK, LAB} and not layout.is_deep
         pixels = np.empty((*shape, layout.colours), np.uint8)
         deep = np.empty((*shape, layout.colours), np.uint16) if layout.is_deep else None
@@ -109,7 +109,7 @@ class TiffSamples:
 
 
 def read_page(file: BytesIO, start: bytes) -> Image.Image:
-    """Decode one of the pages that `tiff.rewrite` has added."""
+    """Decode one of the pages added by `tiff.rewrite`."""
     file.seek(0)
     file.write(start)
     image = Image.open(file, formats=("TIFF",))
@@ -118,14 +118,14 @@ def read_page(file: BytesIO, start: bytes) -> Image.Image:
 
 
 def undo_differences(block: Samples, tile_width: int) -> None:
-    """Turn each sample from the difference to its left neighbour's into itself, in place."""
+    """Undo the horizontal predictor in place: samples are differences to their left neighbours."""
     for left in range(0, block.shape[1], tile_width):
         part = block[:, left : left + tile_width]
         np.add.accumulate(part, axis=1, dtype=part.dtype, out=part)
 
 
 def separate(block: Samples, layout: Layout) -> Samples:
-    """Return a block's colours as they are without transparency, the greatest being white."""
+    """Return a block's colours, not premultiplied, with the maximum being white."""
     colours = block[:, :, : layout.colours]
     if layout.alpha is not None and layout.is_associated:
         colours = divide(colours, block[:, :, layout.alpha], layout.photometric == LAB)
@@ -135,7 +135,7 @@ def separate(block: Samples, layout: Layout) -> Samples:
 
 
 def divide(colours: Samples, opacity: Samples, is_lab: bool) -> Samples:
-    """Undo a multiplication by transparency; a and b of Lab are signed."""
+    """Undo premultiplied alpha; a and b of Lab are signed."""
     greatest = int(np.iinfo(colours.dtype).max)
     low, high = np.zeros(colours.shape[2]), np.full(colours.shape[2], greatest)
     numbers = colours.astype(np.float64)
@@ -156,25 +156,25 @@ def to_bytes(samples: Samples) -> Pixels:
 
 
 def convert(samples: Pixels, mode: str, profile: bytes | None) -> Pixels:
-    """Convert CMYK or Lab of 8 bits to BGR."""
+    """Convert 8-bit CMYK or Lab to BGR."""
     height, width = samples.shape[:2]
     image = Image.frombytes(mode, (width, height), samples.tobytes())
     return np.asarray(convert_to_srgb(image, profile))[:, :, ::-1]
 
 
 def lab_to_srgb(lab: DeepPixels) -> DeepPixels:
-    """Convert CIE Lab of 16 bits (TIFF 6.0, section 23, and its technical note) to sRGB.
+    """Convert 16-bit CIE Lab (TIFF 6.0, section 23, and its technical note) to sRGB.
 
     Parameters
     ----------
-    lab : (H, W, 3) L from 0 to 65535 for 100; a and b signed, 256 for each unit
+    lab : (H, W, 3) L from 0 to 65535 for 100; a and b signed, 256 per unit
     """
     a_and_b = np.ascontiguousarray(lab[:, :, 1:]).view(np.int16) / 256
     middle = (lab[:, :, 0] * (100 / 65_535) + 16) / 116
     roots = np.stack([middle + a_and_b[:, :, 0] / 500, middle, middle - a_and_b[:, :, 1] / 200], 2)
     line = 3 * LAB_KNEE**2 * (roots - 4 / 29)
     xyz = np.where(roots > LAB_KNEE, roots**3, line) * D50_WHITE
-    # BLAS would start threads, which a confined process must not.
+    # BLAS would start threads, which a sandboxed process must not.
     parts = [xyz[:, :, each, np.newaxis] * XYZ_TO_SRGB[:, each] for each in range(3)]
     linear = np.clip(parts[0] + parts[1] + parts[2], 0, 1)
     curve = 1.055 * np.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055

@@ -1,4 +1,4 @@
-"""Transparency: colours beneath it, and its own enlargement."""
+"""Transparency: colours of transparent pixels, and upscaling the alpha channel."""
 
 import cv2
 import numpy as np
@@ -6,15 +6,15 @@ import numpy as np
 from superres.images.pixels import Pixels
 
 OPAQUE = 255
-# A result's pixel depends on the surroundings of its input pixel; where they are all opaque, or all
+# A result's pixel depends on the neighbourhood of its input pixel; where that is all opaque, or all
 # transparent, so is the result, exactly.
 SURROUNDINGS = np.ones((3, 3), np.uint8)
 
 
 def bleed_colours(bgr: Pixels, alpha: Pixels) -> Pixels:
-    """Give every fully transparent pixel the colour of the nearest one that shows.
+    """Give every fully transparent pixel the colour of the nearest visible one.
 
-    Editors leave black or white there; the network would draw it into the edges as a fringe.
+    Editors leave black or white there; the network would smear it into the edges as a fringe.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def bleed_colours(bgr: Pixels, alpha: Pixels) -> Pixels:
 
 
 def keep_extremes(enlarged: Pixels, alpha: Pixels) -> Pixels:
-    """Return an enlarged alpha that is exactly 0 and 255 where its input was so all around.
+    """Make an upscaled alpha exactly 0 or 255 wherever its whole input neighbourhood was.
 
     Parameters
     ----------

@@ -1,1 +1,1 @@
-"""The jobs table: its states, its schema, and its two databases."""
+"""The jobs table: states, schema, and two database engines."""

@@ -1,7 +1,7 @@
-"""What the jobs table needs of a database, whichever engine it is.
+"""What the jobs table needs from a database, whatever its engine.
 
 Both engines take the same SQL: PostgreSQL's, with `?` for parameters and `now()` for the time.
-One connection a process, behind a lock, made when first needed: never before the server forks.
+One connection per process, behind a lock, opened on first use: never before the server forks.
 """
 
 import contextlib
@@ -16,18 +16,18 @@ from superres.errors import DatabaseDown, StartupError
 from superres.jobs.migrations import Migration
 
 Row = tuple[Any, ...]
-# A server that does not answer is asked again after this; requests do not wait for it meanwhile.
+# A server that does not respond is retried after this; until then requests fail immediately.
 DOWN_SECONDS = 5.0
-# Longer than a statement may take: whoever waits so long waits for more than one.
+# Longer than one statement may take: a wait this long is for more than one.
 LOCK_SECONDS = 10.0
 
 
 class Fault(Enum):
     """What an error says about the database, beyond the statement that failed.
 
-    NONE : nothing. A full disk refuses writes while reads go on: no reason to stop asking.
-    STALE : it is not what it was when the connection was made; another may find it sound
-    DOWN : it does not answer
+    NONE : nothing; a full disk rejects writes while reads still work, so keep using it
+    STALE : it has changed since the connection was made; a new connection may work
+    DOWN : it does not respond
     """
 
     NONE = "none"
@@ -36,11 +36,11 @@ class Fault(Enum):
 
 
 class Database(ABC):
-    """A connection that is made anew when it was lost; safe to use from any thread.
+    """A connection that is reopened when lost; safe to use from any thread.
 
     Parameters
     ----------
-    schema : the steps that make the tables what this code knows; none: as they are
+    schema : migrations to the tables that this code expects; if empty, tables are left alone
     """
 
     def __init__(self, schema: Sequence[Migration]) -> None:
@@ -51,7 +51,7 @@ class Database(ABC):
 
     @abstractmethod
     def _connect(self) -> None:
-        """Connect, unless a sound connection is there; after an error there is none."""
+        """Connect unless there is a working connection; after an error there is none."""
 
     @abstractmethod
     def _run(self, statement: str, parameters: Sequence[object]) -> list[Row]:
@@ -59,7 +59,7 @@ class Database(ABC):
 
     @abstractmethod
     def _judge(self, error: Exception) -> Fault:
-        """Tell what is wrong where a statement has raised this."""
+        """Classify an error raised by a statement."""
 
     @abstractmethod
     def _disconnect(self) -> None:
@@ -67,17 +67,17 @@ class Database(ABC):
 
     @abstractmethod
     def _translate(self, statement: str) -> str:
-        """Return the engine's own spelling of a statement."""
+        """Return a statement in the engine's own dialect."""
 
     def check(self) -> None:
-        """Connect, at the start of the service.
+        """Connect, when the service starts.
 
         Raises
         ------
         ConfigError
-            This code must not use the tables.
+            The tables are not compatible with this code.
         DatabaseDown
-            The engine does not answer.
+            The engine does not respond.
         """
         try:
             self.execute("SELECT 1")
@@ -87,14 +87,15 @@ class Database(ABC):
             raise
 
     def execute(self, statement: str, parameters: Sequence[object] = ()) -> list[Row]:
-        """Run one statement, which commits by itself, and return the rows that it gives.
+        """Run one statement, which autocommits, and return its rows.
 
         Raises
         ------
         DatabaseDown
-            The engine does not answer or cannot write; the exception's cause says why.
+            The engine does not respond or cannot write; the exception's cause says why.
         """
-        # Who tries one that was down may wait, for a name server or a lock say; others do not.
+        # One caller retries a database that was down and may block, on DNS or a lock say; others
+        # fail immediately.
         if self._down_until and self._lock.locked():
             raise unavailable()
         if not self._lock.acquire(timeout=LOCK_SECONDS):
@@ -120,7 +121,7 @@ class Database(ABC):
     def _answer_fault(self, fault: Fault) -> None:
         if fault is Fault.DOWN:
             self._mark_down()
-        # Not with each statement: the next connection may find the same.
+        # Not after every statement: the next connection may fail the same way.
         elif fault is Fault.STALE and time.monotonic() - self._connected >= DOWN_SECONDS:
             self._drop_connection()
 
@@ -139,5 +140,5 @@ class Database(ABC):
 
 
 def unavailable() -> DatabaseDown:
-    """Make the error of a database that is not available."""
+    """Make the error for an unavailable database."""
     return DatabaseDown("The database is not available.", int(DOWN_SECONDS))

@@ -10,7 +10,7 @@ from superres.settings import Settings
 
 
 def open_database(settings: Settings, schema: Sequence[Migration]) -> Database:
-    """Return the settings' database; nothing is connected yet."""
+    """Return the database named by the settings, not connected yet."""
     if settings.database_url:
         return PostgresDatabase(settings.database_url, schema)
     return SqliteDatabase(settings.state_dir / "jobs.sqlite3", schema)

@@ -1,4 +1,4 @@
-"""What the jobs table says of a job."""
+"""What the jobs table says about a job."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +11,9 @@ class JobStatus:
     Attributes
     ----------
     state : queued, running, done, failed or cancelled
-    position : queued jobs that come before it, counted up to `jobs.MAX_POSITION`
-    pixels_ahead : input pixels to compute until it is done, its own included; at least, where
-        not all before it are counted
+    position : number of queued jobs ahead of it, counted up to `jobs.MAX_POSITION`
+    pixels_ahead : input pixels to compute until it is done, its own included; a lower bound if
+        not all jobs ahead are counted
     problem : of a failed job: status, code, message
     created, updated : seconds since the epoch
     """
@@ -37,8 +37,8 @@ class Backlog:
 
     Attributes
     ----------
-    has_it : the result that was asked for is among them
-    table_id : begins the names of their uploads
+    has_it : whether the requested result is among them
+    table_id : prefix of the names of their uploads
     """
 
     jobs: int
@@ -59,6 +59,6 @@ class Claim:
 
 @dataclass(frozen=True)
 class Cancelled:
-    """A job that was just cancelled; `spool` is where its upload is kept, if it is."""
+    """A job that was just cancelled; `spool` is where its upload is kept, if anywhere."""
 
     spool: str | None

@@ -1,4 +1,4 @@
-"""What keeps the jobs table in order: sums, what the dead have left, what is old."""
+"""Upkeep of the jobs table: totals, leases, requeueing after crashes, and purging."""
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -8,38 +8,38 @@ from superres.jobs.database import Database
 from superres.jobs.job_records import Backlog
 from superres.jobs.jobs_schema import TURN
 
-# An owner renews its lease every second or so; when it died, others take over after this.
+# An owner renews its lease every second or so; after this long, others take over from a dead one.
 LEASE_SECONDS = 10.0
-# A job that killed its process so often is not tried again.
+# A job that has killed its process this many times is not retried.
 MAX_ATTEMPTS = 3
 OPEN = "('queued', 'running')"
 STATES = ("queued", "running", "done", "failed", "cancelled")
 # A lease far in the future means that the clock was set back.
 FAR = f"lease_until > now() + {2 * LEASE_SECONDS}"
-# A queued job has no lease; where it is to wait before the next attempt, that time stands there.
+# A queued job has no lease; if it must wait before its next attempt, the column holds that time.
 READY = f"(lease_until <= now() OR {FAR})"
-# Not EXISTS, for which PostgreSQL reads all tickets at once where it is asked for many jobs.
+# Not EXISTS, for which PostgreSQL reads the whole tickets table when many jobs are checked.
 WANTED = (
     "(wanted_until > now() OR coalesce"
     "((SELECT min(withdrawn) FROM tickets WHERE tickets.name = jobs.name), 1) = 0)"
 )
-# Tickets, and ended jobs, each: half a gigabyte in all. Beyond, the oldest that have ended are
-# forgotten before their time; where none has, no ticket is given.
+# For tickets, and for ended jobs: half a gigabyte in all. Beyond it, the oldest that have ended are
+# deleted early; if none has, no new ticket is issued.
 MAX_ROWS = 1_000_000
-# A statement changes no more rows than it can in some 20 ms; others wait for it meanwhile.
+# A statement changes no more rows than it can in some 20 ms, since others wait for it.
 BATCH = 500
 BATCHES_A_PURGE = 40
 NAMES_AT_ONCE = 200
 
 
 class JobsUpkeep:
-    """The jobs of all processes that share a database, as those who clear up see them.
+    """The jobs of all processes that share a database: the upkeep part.
 
     Parameters
     ----------
     owner : names this process; see `owner_prefix`
 
-    Every method raises DatabaseDown where the database does not answer.
+    Every method raises DatabaseDown if the database does not respond.
     """
 
     def __init__(self, database: Database, owner: str) -> None:
@@ -47,10 +47,10 @@ class JobsUpkeep:
         self.owner = owner
         self._looked_up_to = 0.0
 
-    # --- sums
+    # --- totals
 
     def backlog(self, name: str) -> Backlog:
-        """Return how much is queued or running with an upload, and whether a result is among it."""
+        """Return how much with an upload is queued or running, and whether that has a result."""
         rows = self.database.execute(
             f"""SELECT coalesce(sum(number), 0), coalesce(sum(pixels), 0),
                 (SELECT count(*) FROM jobs
@@ -63,14 +63,14 @@ class JobsUpkeep:
         return Backlog(int(jobs), int(pixels), bool(has_it), table_id)
 
     def count_states(self) -> dict[str, int]:
-        """Return how many jobs there are in each state."""
+        """Return the number of jobs in each state."""
         rows = self.database.execute(
             "SELECT what, sum(number) FROM totals WHERE what <> 'tickets' GROUP BY what"
         )
         return dict.fromkeys(STATES, 0) | {state: int(number) for state, number in rows}
 
     def open_pixels(self) -> dict[str, int]:
-        """Return the input pixels of jobs that are queued, and of those that are running."""
+        """Return the input pixels of queued jobs, and of running ones."""
         rows = self.database.execute(
             f"SELECT what, sum(pixels) FROM totals WHERE what IN {OPEN} GROUP BY what"
         )
@@ -79,16 +79,16 @@ class JobsUpkeep:
     # --- uploads
 
     def table_id(self) -> str:
-        """Return what the table is called in the names of its uploads."""
+        """Return the table's ID, which is part of the names of its uploads."""
         table_id: str = self.database.execute("SELECT id FROM identity")[0][0]
         return table_id
 
     def open_spools(self, names: Iterable[str]) -> set[str]:
-        """Return those of some uploads that queued and running jobs have."""
+        """Return which of some uploads belong to queued or running jobs."""
         found: set[str] = set()
         for batch in in_batches(names):
             marks = ", ".join("?" * len(batch))
-            # Not by their state as well: SQLite would read the whole queue.
+            # The state is not in the condition: SQLite would read the whole queue.
             rows = self.database.execute(
                 f"SELECT spool, state FROM jobs WHERE spool IN ({marks})", batch
             )
@@ -98,10 +98,10 @@ class JobsUpkeep:
     # --- leases
 
     def renew_all(self) -> dict[str, tuple[int, int]]:
-        """Go on owning all jobs of this process; return their names, and what is told of each.
+        """Renew the leases of all jobs of this process; return each one's name and progress.
 
-        In one statement: with one for each of a full queue's, leases were over before their turn
-        came where a statement took 300 ms.
+        In one statement: with one statement per job and a full queue, leases expired before their
+        turn came when a statement took 300 ms.
         """
         rows = self.database.execute(
             """UPDATE jobs SET lease_until = now() + ? WHERE state = 'running' AND owner = ?
@@ -113,17 +113,17 @@ class JobsUpkeep:
     # --- back to the queue
 
     def requeue(self, name: str, counts: bool = True, pause_seconds: float = 0) -> None:
-        """Queue a job of this process again, for another attempt by anybody.
+        """Requeue a job of this process, for another attempt by any process.
 
         Parameters
         ----------
-        counts : as one of its attempts
-        pause_seconds : until then nobody claims it for its tickets, less than two leases
+        counts : whether this counts as one of its attempts
+        pause_seconds : how long it cannot be claimed for its tickets; less than two leases
         """
         self._requeue("name = ? AND owner = ?", [name, self.owner], counts, pause_seconds)
 
     def reclaim(self, name: str) -> bool:
-        """Take a job that was queued again while this process computes it; it is one attempt."""
+        """Claim a job again that was requeued while this process computes it; one attempt."""
         return bool(
             self.database.execute(
                 """UPDATE jobs SET state = 'running', owner = ?, lease_until = now() + ?
@@ -133,27 +133,27 @@ class JobsUpkeep:
         )
 
     def release_all(self) -> None:
-        """Give all jobs of this process to whoever comes next: it is about to end."""
+        """Release all jobs of this process to others: it is about to exit."""
         self._requeue("owner = ?", [self.owner], counts=False)
 
     def requeue_abandoned(self, owner_prefix: str | None = None) -> None:
-        """Queue again what dead owners had, those with a prefix or those whose lease is over.
+        """Requeue the jobs of dead owners: those with a prefix, or those whose lease has expired.
 
-        What waited in the dead process alone is cancelled, since its upload is gone; what killed
-        its process too often has failed.
+        Jobs that existed only in the dead process are cancelled, since their uploads are gone;
+        those that have killed their process too often fail.
         """
         if owner_prefix is None:
-            # Of two statements: a server that was frozen, or a line that was cut, may let one wait
-            # until all leases are over, and then the sweep would take what everybody has.
+            # Two statements: a frozen server or a broken connection may delay one until all leases
+            # have expired, and then it would requeue everybody's jobs.
             now = self.database.execute("SELECT now()")[0][0]
             self._requeue_or_fail(f"(lease_until < ? OR {FAR})", [now])
         else:
             self._requeue_or_fail("substr(owner, 1, ?) = ?", [len(owner_prefix), owner_prefix])
 
     def requeue_unknown(self, names: Collection[str]) -> None:
-        """Queue again what this process owns and does not know of.
+        """Requeue jobs that this process owns without knowing of them.
 
-        The answer to a claim, or the end of a job, was lost on the way from or to the database.
+        The response to a claim, or the end of a job, was lost on the way from or to the database.
         """
         rows = self.database.execute(
             "SELECT name FROM jobs WHERE state = 'running' AND owner = ?", [self.owner]
@@ -180,7 +180,7 @@ class JobsUpkeep:
     def _requeue_or_fail(
         self, condition: str, parameters: Sequence[object], pause_seconds: float = 0
     ) -> None:
-        problem = {"status": 500, "code": "internal_error", "message": "It failed repeatedly."}
+        problem = {"status": 500, "code": "internal_error", "message": "The job failed repeatedly."}
         self.database.execute(
             f"""UPDATE jobs SET owner = NULL, wanted_until = 0, tiles_done = 0, updated = now(),
                 lease_until = now() + ?,
@@ -191,12 +191,12 @@ class JobsUpkeep:
             [pause_seconds, json.dumps(problem), *parameters],
         )
 
-    # --- what is old
+    # --- purging
 
     def purge(self, ttl_seconds: float) -> None:
-        """Forget tickets and ended jobs of this age, and cancel what nobody wants any more.
+        """Delete tickets and ended jobs of this age, and cancel jobs that nobody wants any more.
 
-        A part of it, where there is much: the next purge goes on.
+        If there is much to do, only a part of it; the next purge continues.
         """
         self._delete(
             "tickets",
@@ -223,7 +223,7 @@ class JobsUpkeep:
                 break
 
     def _cancel_unwanted(self) -> None:
-        """Look through a part of the queue: each job takes its turn, a short queue at once."""
+        """Check part of the queue, continuing after the last call's; all of it if short."""
         rows = self.database.execute(
             f"""SELECT count(*), max(turn) FROM (SELECT {TURN} AS turn FROM jobs
                 WHERE state = 'queued' AND {TURN} > ? ORDER BY {TURN} LIMIT {BATCH}) AS part""",
@@ -239,11 +239,11 @@ class JobsUpkeep:
         self._looked_up_to = last if number == BATCH else 0.0
 
     def _forget_early(self) -> None:
-        """Keep tickets and ended jobs within their number: the oldest that have ended go."""
+        """Keep tickets and ended jobs within their limit by deleting the oldest ended ones."""
         rows = self.database.execute("SELECT what, sum(number) FROM totals GROUP BY what")
         numbers: dict[str, int] = {what: int(number) for what, number in rows}
         ended = sum(numbers.get(state, 0) for state in ("done", "failed", "cancelled"))
-        # Before the limit is reached, so that there is room for the next tickets.
+        # Before the limit is reached, to leave room for new tickets.
         if numbers.get("tickets", 0) > 0.9 * MAX_ROWS:
             self._delete(
                 "tickets",
@@ -262,7 +262,7 @@ class JobsUpkeep:
 
 
 def in_batches(names: Iterable[str]) -> Iterator[list[str]]:
-    """Yield names in lists that one statement can have."""
+    """Yield names in lists short enough for one statement."""
     rest = iter(names)
     while batch := list(islice(rest, NAMES_AT_ONCE)):
         yield batch

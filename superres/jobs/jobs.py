@@ -1,6 +1,6 @@
-"""The jobs table: who computes which result, who waits for it, and how far it is.
+"""The jobs table: who computes which result, who waits for it, and its progress.
 
-Every change is one statement that commits by itself; the database's clock decides. An owner whose
+Every change is a single autocommitted statement; only the database's clock counts. An owner whose
 update matches no row has lost its job, whatever the reason, and stops.
 """
 
@@ -19,26 +19,26 @@ from superres.jobs.jobs_schema import PIXELS_A_SECOND_OF_WAITING, TURN
 
 TICKET_BYTES = 18
 TICKET_PATTERN = re.compile(r"[A-Za-z0-9_-]{24}")
-# Whoever sends the same picture again gets another ticket, each of which is a row for a day.
+# Each upload of the same image gets its own ticket, which is a row for a day.
 MAX_TICKETS_OF_JOB = 1000
 TICKETS_RETRY_SECONDS = 30
-# Names of options that only a newer version knows; one is enough for all jobs that have it.
+# Option names known only to a newer version; one is enough for all jobs that have it.
 MAX_FOREIGN = 100
-# Jobs ahead are counted up to this many: ten thousand cost PostgreSQL 99 ms.
+# Jobs ahead are counted up to this many: ten thousand took PostgreSQL 99 ms.
 MAX_POSITION = 1000
 
 
 class Jobs(JobsUpkeep):
     """The jobs of all processes that share a database.
 
-    Every method raises DatabaseDown where the database does not answer.
+    Every method raises DatabaseDown if the database does not respond.
     """
 
     def __init__(self, database: Database, owner: str) -> None:
         super().__init__(database, owner)
-        self._foreign: list[str] = []  # jobs whose options have one of these are not claimed
+        self._foreign: list[str] = []  # jobs whose options contain one of these are not claimed
 
-    # --- wishes
+    # --- tickets
 
     def submit(
         self, name: str, options: dict[str, Any], pixels: int, spool: str
@@ -51,15 +51,15 @@ class Jobs(JobsUpkeep):
 
         Returns
         -------
-        A ticket, and where the job's upload is kept: with an earlier one, `spool` is not needed.
+        A ticket, and where the job's upload is kept: if an earlier one is, `spool` is not needed.
 
         Raises
         ------
         Busy
-            The job, or the table, has as many tickets as it may.
+            The job, or the table, has reached its limit of tickets.
         """
         ticket = secrets.token_urlsafe(TICKET_BYTES)
-        # The ticket first: a job without one is nobody's and may be cancelled at once.
+        # The ticket first: a job without one is unwanted and may be cancelled immediately.
         given = self.database.execute(
             f"""INSERT INTO tickets (ticket, name, created) SELECT ?, ?, now()
             WHERE (SELECT count(*) FROM (SELECT 1 FROM tickets WHERE name = ?
@@ -71,7 +71,7 @@ class Jobs(JobsUpkeep):
         )
         if not given:
             raise Busy(
-                "There are too many tickets, for this picture or in all.", TICKETS_RETRY_SECONDS
+                "There are too many tickets, for this image or in total.", TICKETS_RETRY_SECONDS
             )
         rows = self.database.execute(
             f"""INSERT INTO jobs (name, state, options, pixels, spool, created, updated)
@@ -90,14 +90,14 @@ class Jobs(JobsUpkeep):
         return ticket, rows[0][0]
 
     def withdraw(self, ticket: str) -> str | None:
-        """Withdraw a ticket; return its job's name, or None where there is no such ticket."""
+        """Withdraw a ticket; return its job's name, or None if there is no such ticket."""
         rows = self.database.execute(
             "UPDATE tickets SET withdrawn = 1 WHERE ticket = ? RETURNING name", [ticket]
         )
         return rows[0][0] if rows else None
 
     def cancel_unless_wanted(self, name: str) -> Cancelled | None:
-        """Cancel an open job that no ticket and no waiting request wants; None: it goes on."""
+        """Cancel an open job that no ticket or waiting request wants; None if it continues."""
         rows = self.database.execute(
             f"""UPDATE jobs SET state = 'cancelled', owner = NULL, updated = now()
             WHERE name = ? AND state IN {OPEN} AND NOT {WANTED} RETURNING spool""",
@@ -106,14 +106,14 @@ class Jobs(JobsUpkeep):
         return Cancelled(rows[0][0]) if rows else None
 
     def extend_interest(self, name: str, seconds: float) -> None:
-        """Note that a request of this process waits for a job for so long; 0: none does."""
+        """Record for how long a request in this process waits for a job; 0 if none does."""
         self.database.execute(
             "UPDATE jobs SET wanted_until = now() + ? WHERE name = ? AND owner = ?",
             [seconds, name, self.owner],
         )
 
     def glance(self, ticket: str) -> tuple[str, int] | None:
-        """Return a ticket's state and its job's tiles that are done: cheap, for those who poll."""
+        """Return a ticket's state and its job's number of tiles done: cheap, for polling."""
         rows = self.database.execute(
             """SELECT CASE WHEN withdrawn = 1 THEN 'cancelled' ELSE state END, tiles_done
             FROM tickets JOIN jobs ON jobs.name = tickets.name WHERE ticket = ?""",
@@ -122,7 +122,7 @@ class Jobs(JobsUpkeep):
         return (rows[0][0], rows[0][1]) if rows else None
 
     def find(self, ticket: str) -> JobStatus | None:
-        """Return what is known of a ticket's job."""
+        """Return what is known about a ticket's job."""
         rows = self.database.execute(
             f"""SELECT jobs.name, jobs.state, withdrawn, options, pixels, tiles_done, tiles_total,
                 problem, jobs.created, updated, pixels + jobs.created * {PIXELS_A_SECOND_OF_WAITING}
@@ -149,7 +149,7 @@ class Jobs(JobsUpkeep):
         )
 
     def _count_before(self, turn: float) -> tuple[int, int]:
-        """Return how many queued jobs come before a turn, and pixels, the running ones' too."""
+        """Return the number of queued jobs before a turn, and pixels, of running jobs too."""
         rows = self.database.execute(
             f"""SELECT count(*), coalesce(sum(pixels), 0),
                 (SELECT coalesce(sum(pixels), 0) FROM totals WHERE what = 'running')
@@ -163,7 +163,7 @@ class Jobs(JobsUpkeep):
     # --- owners
 
     def claim(self, name: str, options: dict[str, Any], pixels: int, wanted_seconds: float) -> bool:
-        """Take a job for requests that wait in this process; False where a living owner has it."""
+        """Claim a job for requests waiting in this process; False if a live owner has it."""
         return bool(
             self.database.execute(
                 f"""INSERT INTO jobs (name, state, options, pixels, attempts, owner,
@@ -182,18 +182,18 @@ class Jobs(JobsUpkeep):
         )
 
     def is_done(self, name: str) -> bool:
-        """Tell whether a result was computed, by whomever."""
+        """Tell whether a result was computed, by any process."""
         rows = self.database.execute("SELECT 1 FROM jobs WHERE name = ? AND state = 'done'", [name])
         return bool(rows)
 
     def rename(self, claim: Claim, name: str) -> Claim | None:
-        """Let a job that this process has claimed, and all its tickets, be another's.
+        """Rename a job that this process has claimed, with all its tickets.
 
-        Another version accepted it, whose results have other names.
+        It was accepted by another version, whose results have other names.
 
         Returns
         -------
-        The job under its new name, claimed; None where that one goes on already.
+        The job under its new name, claimed; None if a job of that name is already open.
         """
         rows = self.database.execute(
             """INSERT INTO jobs (name, state, options, pixels, spool, attempts, owner, lease_until,
@@ -207,7 +207,7 @@ class Jobs(JobsUpkeep):
             [name, LEASE_SECONDS, claim.name, self.owner],
         )
         if not rows:
-            # Its upload outlives a request that is waited for.
+            # The upload lets that job outlive the requests that wait for it.
             self.database.execute(
                 f"UPDATE jobs SET spool = ? WHERE name = ? AND state IN {OPEN} AND spool IS NULL",
                 [claim.spool, name],
@@ -221,7 +221,7 @@ class Jobs(JobsUpkeep):
         return replace(claim, name=name) if rows else None
 
     def claim_next(self, max_pixels: int | None = None) -> Claim | None:
-        """Take the queued job that is next; with `max_pixels`, the smallest, if it has no more."""
+        """Claim the next queued job; with `max_pixels`, the smallest, if no larger than that."""
         order, limit = (TURN, "") if max_pixels is None else ("pixels", "AND pixels <= ?")
         foreign = self._foreign
         without_foreign = "AND replace(options, ?, '') = options " * len(foreign)
@@ -241,7 +241,7 @@ class Jobs(JobsUpkeep):
         return Claim(name, json.loads(options), pixels, spool)
 
     def renew(self, name: str, tiles_done: int, tiles_total: int) -> bool:
-        """Go on owning a job and tell how far it is; False: it is not this process's any more."""
+        """Renew a job's lease and report its progress; False if this process no longer owns it."""
         return bool(
             self.database.execute(
                 """UPDATE jobs SET lease_until = now() + ?, tiles_done = ?, tiles_total = ?,
@@ -258,12 +258,12 @@ class Jobs(JobsUpkeep):
 
         Parameters
         ----------
-        tiles : how many it has in all
+        tiles : its total number of tiles
 
         Returns
         -------
-        Where its upload is kept, which is not needed any more; None where there is none, or the
-        job was not this process's.
+        Where its upload, which is no longer needed, is kept; None if there is none, or if this
+        process does not own the job.
         """
         state = "failed" if problem else "done"
         rows = self.database.execute(
@@ -278,17 +278,17 @@ class Jobs(JobsUpkeep):
         return rows[0][0] if rows else None
 
     def leave(self, name: str, unknown: Iterable[str]) -> None:
-        """Queue a job of this process again for others, and claim none with such options any more.
+        """Requeue a job of this process for others, and claim no more jobs with such options.
 
         Parameters
         ----------
-        unknown : what of its options only a newer version knows
+        unknown : which of its options only a newer version knows
         """
         rows = self.database.execute("SELECT options FROM jobs WHERE name = ?", [name])
         if rows:
             (options,) = rows[0]
             words = [json.dumps(word) for word in unknown]
-            # Whoever wrote the row may have written them in another way.
+            # The process that wrote the row may have encoded them differently.
             foreign = next((word for word in words if word in options), options)
             self._foreign = [*self._foreign, foreign][-MAX_FOREIGN:]
         self.requeue(name, counts=False)

@@ -1,4 +1,4 @@
-"""The tables of the jobs, and how their owners are named."""
+"""The schema of the jobs table, and the names of job owners."""
 
 import os
 import secrets
@@ -6,12 +6,12 @@ import socket
 
 from superres.jobs.migrations import Migration
 
-# Queued jobs: the smallest first, and each second of waiting is worth so many input pixels. All
-# wait at the same pace, so that the order never changes, and an index keeps it.
+# Queued jobs: the smallest first, and each second of waiting is worth this many input pixels. All
+# age at the same rate, so the order never changes, and an index can keep it.
 PIXELS_A_SECOND_OF_WAITING = 20_000
 TURN = f"(pixels + created * {PIXELS_A_SECOND_OF_WAITING})"
 
-# Tables without a version are these: releases up to now made them with every connection.
+# Tables without a version are these: earlier releases created them on every connection.
 FIRST = (
     """CREATE TABLE IF NOT EXISTS jobs (
         name TEXT PRIMARY KEY, state TEXT NOT NULL, options TEXT NOT NULL,
@@ -21,7 +21,7 @@ FIRST = (
         lease_until DOUBLE PRECISION NOT NULL DEFAULT 0,
         wanted_until DOUBLE PRECISION NOT NULL DEFAULT 0, problem TEXT,
         created DOUBLE PRECISION NOT NULL, updated DOUBLE PRECISION NOT NULL)""",
-    # Not a partial index: SQLite takes one only where a query repeats its very condition.
+    # Not a partial index: SQLite uses one only if the query repeats its exact condition.
     "CREATE INDEX IF NOT EXISTS jobs_state ON jobs (state)",
     "CREATE INDEX IF NOT EXISTS jobs_updated ON jobs (updated)",
     """CREATE TABLE IF NOT EXISTS tickets (
@@ -31,9 +31,9 @@ FIRST = (
     "CREATE INDEX IF NOT EXISTS tickets_created ON tickets (created)",
 )
 
-# Sums that would need all rows are kept beside them, by triggers: whatever writes the rows, a
-# process of an older version too, keeps them right. In PostgreSQL each connection has a row of its
-# own, so that none waits for another's commit.
+# Totals that would need all rows are kept separately, by triggers, so that they stay right whatever
+# writes the rows, even a process of an older version. In PostgreSQL connections use different
+# rows, so that they do not wait for each other's commits.
 TOTALS = (
     """CREATE TABLE totals (
         what TEXT NOT NULL, spooled INTEGER NOT NULL, slot INTEGER NOT NULL,
@@ -42,15 +42,15 @@ TOTALS = (
         SELECT state, CASE WHEN spool IS NULL THEN 0 ELSE 1 END, 0, count(*), sum(pixels)
         FROM jobs GROUP BY 1, 2""",
     "INSERT INTO totals SELECT 'tickets', 0, 0, count(*), 0 FROM tickets",
-    # The turn serves what jobs_state did, which a process of the first release may make again.
+    # jobs_turn replaces jobs_state, which a process of the first release may create again.
     "DROP INDEX IF EXISTS jobs_state",
     f"CREATE INDEX jobs_turn ON jobs (state, {TURN})",
-    # Where many large ones wait, the smallest is taken beside them.
+    # While many large jobs wait, the smallest is claimed alongside them.
     "CREATE INDEX jobs_size ON jobs (state, pixels)",
     "CREATE INDEX jobs_spool ON jobs (spool)",
-    # What the table is called by those who keep something for it elsewhere.
+    # The table's ID, for what is kept on its behalf elsewhere.
     "CREATE TABLE identity (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL)",
-    # Whose uploads the jobs have: see spool_hold.py.
+    # Which spool holds the jobs' uploads: see spool_hold.py.
     """CREATE TABLE spool_hold (
         one INTEGER PRIMARY KEY CHECK (one = 1), spool TEXT NOT NULL, place TEXT NOT NULL,
         renewed DOUBLE PRECISION NOT NULL)""",
@@ -58,14 +58,14 @@ TOTALS = (
 
 
 def sqlite_count(what: str, spooled: str, pixels: str, sign: str) -> str:
-    """Return the statement, of a trigger of SQLite, that counts a row."""
+    """Return the statement of a SQLite trigger that counts a row."""
     return f"""INSERT INTO totals VALUES ({what}, {spooled}, 0, {sign}1, {sign}{pixels})
         ON CONFLICT (what, spooled, slot) DO UPDATE SET
             number = number + excluded.number, pixels = pixels + excluded.pixels;"""
 
 
 def sqlite_job(row: str, sign: str) -> str:
-    """Return the statement that counts a row of the jobs."""
+    """Return the statement that counts a row of the jobs table."""
     return sqlite_count(f"{row}.state", f"({row}.spool IS NOT NULL)", f"{row}.pixels", sign)
 
 
@@ -84,10 +84,10 @@ SQLITE_TRIGGERS = (
 
 
 def postgres_function(table: str, kind: str, pixels: str) -> str:
-    """Return the function that counts the rows of a statement, one change for each kind of them.
+    """Return the function that counts a statement's rows, with one update per kind of row.
 
-    Not row by row, and in a fixed order: two statements that change many rows, each of which locks
-    its job and then a total, would wait for each other.
+    Not row by row, and in a fixed order: two statements that change many rows would deadlock if
+    each row locked its job and then a total.
     """
     old = f"SELECT {kind}, -count(*) AS number, -sum({pixels}) AS pixels FROM before GROUP BY 1, 2"
     new = f"SELECT {kind}, count(*) AS number, sum({pixels}) AS pixels FROM after GROUP BY 1, 2"
@@ -109,7 +109,7 @@ def postgres_function(table: str, kind: str, pixels: str) -> str:
 
 
 def postgres_trigger(table: str, event: str, rows: str) -> str:
-    """Return the statement that makes a table count a kind of change."""
+    """Return the trigger that makes a table count one kind of change."""
     return f"""CREATE TRIGGER {table}_{event} AFTER {event} ON {table} REFERENCING {rows}
         FOR EACH STATEMENT EXECUTE FUNCTION count_{table}()"""
 
@@ -138,7 +138,7 @@ SCHEMA = (
             "INSERT INTO identity VALUES (1, lower(hex(randomblob(8))))",
         ),
         postgres=(
-            # No row may change between the count and the triggers; reading goes on.
+            # No row may change between the count and the triggers; reads still work.
             "LOCK TABLE jobs, tickets IN SHARE ROW EXCLUSIVE MODE",
             *TOTALS,
             *POSTGRES_TRIGGERS,
@@ -149,16 +149,16 @@ SCHEMA = (
 )
 
 
-# Made by the master, and known to the workers that it forks, however often it reads its settings
-# again. Containers may share a host's name and have equal process numbers.
+# Created by the master and inherited by the workers that it forks, even after it rereads its
+# settings. Containers may have the same host name and the same process IDs.
 MASTER = secrets.token_hex(8)
 
 
 def owner_prefix(pid: int) -> str:
-    """Return how the names of all owners begin that were processes of this number and master."""
+    """Return the prefix of the names of all owners with this process ID and master."""
     return f"{socket.gethostname()}:{MASTER}:{pid}:"
 
 
 def make_owner() -> str:
-    """Return a name for this process that no other one has or had."""
+    """Return a name for this process that no other process has or had."""
     return owner_prefix(os.getpid()) + secrets.token_hex(4)

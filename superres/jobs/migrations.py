@@ -1,4 +1,4 @@
-"""How tables change from version to version, also while processes of an older version use them."""
+"""Migrates tables from version to version, even while processes of an older version use them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ class Migration:
     Attributes
     ----------
     version : 1, 2, ... without a gap
-    oldest_code : the code of this version, and of all since, works with the tables after the step;
-        what only adds tables, indexes, and columns with defaults leaves it as it was
-    sqlite, postgres : the statements, in each engine's own words
+    oldest_code : the oldest version whose code works with the tables after the step; unchanged if
+        the step only adds tables, indexes, and columns with defaults
+    sqlite, postgres : the statements, in each engine's dialect
     """
 
     version: int
@@ -32,12 +32,12 @@ class Migration:
 
 
 def check_version(found: tuple[int, int] | None, steps: Sequence[Migration]) -> bool:
-    """Tell whether tables of this version and oldest code need no step.
+    """Tell whether tables with this version and oldest code need no migration.
 
     Raises
     ------
     ConfigError
-        A newer release has changed them so that this one would do harm.
+        A newer release has changed them incompatibly.
     """
     if found is None:
         return False
@@ -45,9 +45,9 @@ def check_version(found: tuple[int, int] | None, steps: Sequence[Migration]) -> 
     known = steps[-1].version
     if oldest_code > known:
         raise ConfigError(
-            f"The jobs table is of a newer release (version {version}, for releases that know "
-            f"{oldest_code}); this release knows version {known}. Start the newer release, or give "
-            "this one a table of its own (SR_DATABASE_URL, SR_STATE_DIR)."
+            f"The jobs table is of a newer release (version {version}, for releases that support "
+            f"{oldest_code}); this release supports version {known}. Start the newer release, or "
+            "give this one its own table (SR_DATABASE_URL, SR_STATE_DIR)."
         )
     return version >= known
 
@@ -55,14 +55,14 @@ def check_version(found: tuple[int, int] | None, steps: Sequence[Migration]) -> 
 def migrate(
     fetch: Fetch, steps: Sequence[Migration], engine: str, is_there: bool, begin: Sequence[str]
 ) -> None:
-    """Bring the tables to the version that this code knows, in one transaction, where they are not.
+    """Migrate the tables to the version that this code expects, if needed, in one transaction.
 
     Parameters
     ----------
-    is_there : tables have a version
+    is_there : whether the tables have a version
     begin : statements that begin the transaction
     """
-    # A disk that is full refuses a transaction, and tables that are right need none.
+    # A full disk rejects a transaction, and tables that are up to date need none.
     found = fetch("SELECT version, oldest_code FROM schema_version") if is_there else []
     if not steps or check_version(found[0] if found else None, steps):
         return
@@ -73,9 +73,9 @@ def migrate(
 
 
 def take_steps(fetch: Fetch, steps: Sequence[Migration], engine: str) -> None:
-    """Bring the tables to the version that this code knows; the caller holds a transaction.
+    """Migrate the tables to the version that this code expects; the caller holds a transaction.
 
-    Tables without a version are of the first release, or not there yet: the first step creates
+    Tables without a version are of the first release, or do not exist yet: the first step creates
     only what is missing.
     """
     fetch(VERSION_TABLE)

@@ -1,4 +1,4 @@
-"""PostgreSQL, for several machines that share their jobs."""
+"""PostgreSQL, for several machines that share jobs."""
 
 import os
 import socket
@@ -13,27 +13,28 @@ from superres.jobs.migrations import Migration, migrate
 
 CONNECT_SECONDS = 2
 STATEMENT_SECONDS = 5.0
-# The server ends a statement before this process hangs up: what nobody hears of any more would wait
-# on there, for a lock say, and take one of the server's connections with each try.
+# The server cancels a statement before this process hangs up: otherwise an abandoned statement
+# would keep waiting there, for a lock say, and each retry would take another connection.
 SERVER_SHARE, LOCK_SHARE = 0.8, 0.6
-# A process that is frozen in the middle of a step gives its locks back.
+# A process that freezes in the middle of a migration loses its locks.
 IDLE_TRANSACTION_SECONDS = 10.0
-# An index of ten million rows.
+# Enough to index ten million rows.
 MIGRATION_SECONDS = 600.0
-# Each statement has its index. PostgreSQL's statistics call a queue empty that has just grown: it
-# sorted 100,000 rows for the first of them. (The price of what is off would start its compiler.)
+# Every statement has its index. PostgreSQL's statistics still show a queue empty that has just
+# grown: it sorted 100,000 rows to find the first. (jit is off since the high cost of disabled plans
+# would trigger it.)
 INDEXES_ALONE = ("enable_seqscan", "enable_bitmapscan", "jit")
-# Any number that nobody else takes: two processes that change the tables at once would fail.
+# Any number that nothing else uses: two processes migrating the tables at once would fail.
 SCHEMA_LOCK = 7_316_425
 
 
 def milliseconds(seconds: float) -> int:
-    """Return a time as PostgreSQL's settings take it."""
+    """Return a time as PostgreSQL's settings expect it."""
     return max(round(seconds * 1000), 1)
 
 
 class PostgresDatabase(Database):
-    """A connection to a PostgreSQL server, directly or by PgBouncer.
+    """A connection to a PostgreSQL server, directly or through PgBouncer.
 
     Raises
     ------
@@ -66,8 +67,8 @@ class PostgresDatabase(Database):
         )
         try:
             (backend,) = self._fetch("SELECT pg_backend_pid()")[0]
-            # A pooler answers with a number of its own. It may run each transaction on another
-            # connection, which is others' too: it can be asked for no setting, and no plan.
+            # A pooler reports a process ID of its own. It may run each transaction on a different,
+            # shared connection, so session settings and prepared statements are impossible.
             self._is_pooled = backend != connection.info.backend_pid
             if self._is_pooled:
                 connection.prepare_threshold = None
@@ -84,7 +85,7 @@ class PostgresDatabase(Database):
         idle = self._psycopg.pq.TransactionStatus.IDLE
 
         def fetch(statement: str) -> list[Row]:
-            # Only a step takes its time: a server that stops answering before it is left at once.
+            # Only a migration may take long: before it, a server that hangs is given up soon.
             assert self._connection is not None
             is_step = self._connection.info.transaction_status != idle
             seconds = MIGRATION_SECONDS if is_step else None
@@ -93,7 +94,7 @@ class PostgresDatabase(Database):
         is_there = fetch("SELECT to_regclass('schema_version') IS NOT NULL")[0][0]
         local = settings(MIGRATION_SECONDS, LOCK_SECONDS)
         begin = ["BEGIN", *(f"SET LOCAL {name} = '{value}'" for name, value in local)]
-        # Releases without versions take the same lock, for their whole session.
+        # Releases without versions hold the same lock for their whole session.
         begin.append(f"SELECT pg_advisory_xact_lock({SCHEMA_LOCK})")
         migrate(fetch, self._schema, "postgres", is_there, begin)
 
@@ -111,10 +112,10 @@ class PostgresDatabase(Database):
         errors = self._psycopg.errors
         if self._connection is None or self._connection.closed:
             return Fault.DOWN
-        # Somebody has locked a table: those who come next would wait as long.
+        # A table is locked: the next statements would wait as long.
         if isinstance(error, (errors.QueryCanceled, errors.LockNotAvailable)):
             return Fault.DOWN
-        # This server may not be the primary any more; or somebody has replaced its tables.
+        # This server may no longer be the primary, or its tables have been replaced.
         stale = (
             errors.ReadOnlySqlTransaction,
             self._psycopg.ProgrammingError,
@@ -125,7 +126,7 @@ class PostgresDatabase(Database):
     def _fetch_with_settings(self, statement: str, parameters: Sequence[object]) -> list[Row]:
         if not self._is_pooled:
             return self._fetch(statement, parameters)
-        # In one message, which is one transaction, with the parameters written into it.
+        # In one message, which is one transaction, with the parameters inlined.
         local = "".join(f"SET LOCAL {name} = '{value}';" for name, value in settings())
         return self._fetch(local + statement, parameters)
 
@@ -137,7 +138,7 @@ class PostgresDatabase(Database):
         self._timed_out = False
 
         def hang_up() -> None:
-            # Neither the server's statement_timeout nor TCP notices a server that has stopped.
+            # Neither the server's statement_timeout nor TCP detects a server that hangs.
             self._timed_out = True
             with socket.socket(fileno=os.dup(connection.fileno())) as end:
                 end.shutdown(socket.SHUT_RDWR)
@@ -159,7 +160,7 @@ class PostgresDatabase(Database):
             connection.close()
 
     def _translate(self, statement: str) -> str:
-        # Not clock_timestamp(), which changes within a statement, so that no index serves it.
+        # Not clock_timestamp(), which changes within a statement, so that no index can be used.
         now = "extract(epoch from statement_timestamp())::float8"
         return statement.replace("now()", now).replace("?", "%s")
 

@@ -27,7 +27,7 @@ class SqliteDatabase(Database):
         self._inode = 0
 
     def _judge(self, error: Exception) -> Fault:
-        # No such table, or no such column. (A file that cannot be written now may still be read.)
+        # No such table or column. (A file that cannot be written may still be readable.)
         code = getattr(error, "sqlite_errorcode", None)
         return Fault.STALE if code == sqlite3.SQLITE_ERROR else Fault.NONE
 
@@ -36,7 +36,7 @@ class SqliteDatabase(Database):
         return self._connection.execute(statement, parameters).fetchall()
 
     def _connect(self) -> None:
-        # Somebody may have deleted the file: this process would go on alone with the deleted one.
+        # If the file was deleted, this process alone would keep using the deleted one.
         if self._connection is not None and self._current_inode() != self._inode:
             self._disconnect()
         if self._connection is None:
@@ -58,7 +58,7 @@ class SqliteDatabase(Database):
             self._connected = time.monotonic()
 
     def _enter_wal(self, connection: sqlite3.Connection) -> None:
-        """Change to WAL; of two that do so at once, SQLite refuses one without letting it wait."""
+        """Switch to WAL; of two processes that do so at once, SQLite fails one without waiting."""
         deadline = time.monotonic() + SQLITE_BUSY_SECONDS
         while True:
             try:

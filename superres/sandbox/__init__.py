@@ -1,1 +1,1 @@
-"""Processes that may die, in which pictures are opened and made."""
+"""Sandboxed processes in which images are decoded and encoded, and which may crash."""

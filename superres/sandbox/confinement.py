@@ -1,8 +1,8 @@
-"""Take from the calling process whatever decoding or encoding one picture does not need.
+"""Takes away from a process whatever decoding or encoding one image does not need.
 
-Three locks, of which each holds where another is missing: resource limits; Landlock, by which no
-file can be opened and no TCP port reached; seccomp, by which only listed system calls are made.
-None of them needs a privilege, and none can be undone.
+Three independent locks: resource limits; Landlock, which denies opening files and reaching TCP
+ports; seccomp, which allows only listed system calls. None needs privileges, and none can be
+undone.
 """
 
 import contextlib
@@ -13,22 +13,23 @@ import resource
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-# Of linux/prctl.h. The system calls of Landlock have these numbers on every architecture.
+# From linux/prctl.h. Landlock's system calls have the same numbers on every architecture.
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 LANDLOCK_CREATE_RULESET, LANDLOCK_RESTRICT_SELF = 444, 446
 LANDLOCK_VERSION = 1
-# What each version of Landlock's interface can refuse (linux/landlock.h): number of kinds of file
-# access, of network access, of what reaches other processes.
+# What each version of Landlock's ABI can deny (linux/landlock.h): number of file access rights, of
+# network access rights, and of scopes (reaching other processes).
 LANDLOCK_RIGHTS = {1: (13, 0, 0), 2: (14, 0, 0), 3: (15, 0, 0), 4: (15, 2, 0), 5: (16, 2, 0)}
 LANDLOCK_NEWEST = (16, 2, 2)
 LIBSECCOMP = "libseccomp.so.2"
 SECCOMP_ALLOW = 0x7FFF0000
 SECCOMP_REFUSE = 0x00050000 | 1  # the call fails with EPERM
 SECCOMP_UNKNOWN = 0x00050000 | 38  # the call fails with ENOSYS, and glibc uses the older one
-# AVIF's encoder has two threads: `clone` is for these alone. The flags of `clone3` cannot be seen.
+# AVIF's encoder has two threads: `clone` is allowed for threads only. A filter cannot see the flags
+# of `clone3`.
 CLONE_THREAD = 0x10000
 COMPARE_MASKED = 7
-# Memory, the descriptors that are there already, the clock.
+# Memory, file descriptors that are already open, the clock.
 ALLOWED_CALLS = (
     *("brk", "mmap", "munmap", "mremap", "mprotect", "madvise", "mincore"),
     *("read", "readv", "pread64", "write", "writev", "pwrite64", "lseek", "ftruncate"),
@@ -39,22 +40,22 @@ ALLOWED_CALLS = (
     *("getpid", "gettid", "getrusage", "getrandom", "sysinfo", "sched_getaffinity", "getcpu"),
     *("clock_gettime", "clock_getres", "clock_nanosleep", "nanosleep", "gettimeofday", "times"),
 )
-# Of fcntl: no signal can be had for another process by its descriptors' events.
+# For fcntl: without F_SETOWN, which could send signals to other processes.
 ALLOWED_FCNTL = (fcntl.F_DUPFD, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_DUPFD_CLOEXEC)
-# Whom the kernel's memory killer takes first (proc(5)).
+# The OOM killer takes these processes first (proc(5)).
 KILLED_FIRST = 1000
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a process may take, beyond what it has.
+    """What a process may use on top of what it has.
 
     Attributes
     ----------
     memory_bytes : address space
-    cpu_seconds : time of the processor
-    file_bytes : size of a file, in memory too
-    files : open descriptors in all
+    cpu_seconds : CPU time
+    file_bytes : size of a file, also one in memory
+    files : total number of open file descriptors
     """
 
     memory_bytes: int
@@ -63,7 +64,7 @@ class Limits:
     files: int = 32
 
     def as_dict(self) -> dict[str, int]:
-        """Return the limits as they are sent to a child."""
+        """Return the limits as sent to a child."""
         return asdict(self)
 
 
@@ -78,7 +79,7 @@ class LandlockRuleset(ctypes.Structure):
 
 
 class ArgumentTest(ctypes.Structure):
-    """`struct scmp_arg_cmp`: which argument, how it is compared, and with what."""
+    """`struct scmp_arg_cmp`: which argument to compare, how, and with what."""
 
     _fields_ = (
         ("argument", ctypes.c_uint),
@@ -92,30 +93,30 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def end_with_parent() -> None:
-    """Let the kernel kill the calling process when the thread that forked it ends."""
+    """Have the kernel kill the calling process when the thread that forked it exits."""
     libc.prctl(PR_SET_PDEATHSIG, 9, 0, 0, 0)
 
 
 def be_killed_first() -> None:
-    """Let the kernel take the calling process before any other where memory runs out."""
-    with contextlib.suppress(OSError):  # where there is no such file, the kernel goes by size
+    """Make the calling process the OOM killer's first choice."""
+    with contextlib.suppress(OSError):  # without this file, the kernel goes by size
         Path("/proc/self/oom_score_adj").write_bytes(b"%d" % KILLED_FIRST)
 
 
 def landlock_version() -> int:
-    """Return the version of the kernel's Landlock; 0: it has none, or it is off."""
+    """Return the version of the kernel's Landlock; 0 if missing or disabled."""
     version: int = libc.syscall(LANDLOCK_CREATE_RULESET, None, 0, LANDLOCK_VERSION)
     return max(version, 0)
 
 
 def apply_landlock() -> bool:
-    """Refuse the calling process every file, port and foreign process; False: not to be had."""
+    """Deny the calling process all files, ports and other processes; False if unavailable."""
     version = landlock_version()
     if version == 0:
         return False
     files, network, scopes = LANDLOCK_RIGHTS.get(version, LANDLOCK_NEWEST)
     rules = LandlockRuleset(2**files - 1, 2**network - 1, 2**scopes - 1)
-    # Older kernels know a shorter structure, and refuse one whose unknown part is not zero.
+    # Older kernels know a shorter structure, and reject one whose unknown part is not zero.
     descriptor = libc.syscall(LANDLOCK_CREATE_RULESET, ctypes.byref(rules), ctypes.sizeof(rules), 0)
     if descriptor < 0:
         return False
@@ -125,10 +126,10 @@ def apply_landlock() -> bool:
 
 
 class SystemCallFilter:
-    """A seccomp filter that lets the calling process make `ALLOWED_CALLS` alone.
+    """A seccomp filter that allows only `ALLOWED_CALLS`.
 
-    Made once, before the processes that use it are forked. `is_available` is False where the
-    machine has no libseccomp.
+    Built once, before the processes that use it are forked. `is_available` is False if the machine
+    has no libseccomp.
     """
 
     def __init__(self) -> None:
@@ -163,12 +164,12 @@ class SystemCallFilter:
         return self._context is not None
 
     def apply(self) -> bool:
-        """Filter the calling process's system calls from now on; False: not to be had."""
+        """Filter the calling process's system calls from now on; False if unavailable."""
         return self.is_available and self._library.seccomp_load(self._context) == 0
 
 
 class Confinement:
-    """Confines the calling process for good: at once, but for limits and system calls.
+    """Sandboxes the calling process permanently; limits and system calls follow in `finish`.
 
     Parameters
     ----------
@@ -176,12 +177,12 @@ class Confinement:
 
     Attributes
     ----------
-    locks : which are on
+    locks : those that are active
     """
 
     def __init__(self, system_calls: SystemCallFilter) -> None:
         self._system_calls = system_calls
-        # Bytes: for text, each process would load a codec first, in three times as long.
+        # Bytes: for text, each process would first load a codec, taking three times as long.
         pages = int(Path("/proc/self/statm").read_bytes().split()[0])
         self._memory_bytes = pages * resource.getpagesize()
         be_killed_first()
@@ -189,10 +190,10 @@ class Confinement:
         self.locks = ["landlock"] if apply_landlock() else []
 
     def finish(self, limits: Limits) -> None:
-        """Set the limits, beyond the memory that the process had, and filter system calls."""
+        """Set the limits, on top of the memory already in use, and filter system calls."""
         memory = self._memory_bytes + limits.memory_bytes
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-        # At the first the signal tells what has run out, at the second the process is killed.
+        # At the soft limit a signal tells what ran out, at the hard limit the process is killed.
         resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_seconds, limits.cpu_seconds + 1))
         resource.setrlimit(resource.RLIMIT_FSIZE, (limits.file_bytes, limits.file_bytes))
         resource.setrlimit(resource.RLIMIT_NOFILE, (limits.files, limits.files))

@@ -1,4 +1,4 @@
-"""Decoded pictures in shared memory, which one process writes and another reads."""
+"""Passes decoded images between processes in shared memory."""
 
 import fcntl
 import mmap
@@ -10,32 +10,32 @@ import numpy as np
 from superres.images.image_codec import Picture
 from superres.images.metadata import Metadata
 
-# Where an array may begin: whatever its type.
+# Alignment of arrays, enough for any type.
 ALIGNMENT = 64
 ARRAYS = {"pixels": "uint8", "alpha": "uint8", "deep": "uint16"}
 BLOBS = ("icc_profile", "exif")
-# All pages at once: one by one, the first touch of each costs a third of what encoding does.
+# All pages at once: faulting them in one by one would cost a third of the encoding time.
 SHARED = mmap.MAP_SHARED | mmap.MAP_POPULATE
-# Nobody can shrink it beneath a reader, or change what was checked.
+# No process can shrink it under a reader, or change what was checked.
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 Description = dict[str, Any]
 
 
 def make_shared_memory() -> int:
-    """Return a descriptor of shared memory that is empty and can be sealed."""
+    """Return a file descriptor of empty, sealable shared memory."""
     return os.memfd_create("picture", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
 
 
 def map_sealed(descriptor: int) -> mmap.mmap | None:
-    """Return what another process has written, so that nobody can change it any more.
+    """Return what another process has written, sealed against further changes.
 
-    None where it has written nothing.
+    None if it has written nothing.
 
     Raises
     ------
     OSError
-        The other process, or another, can still write.
+        Some process still has it mapped for writing.
     """
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SEALS)
     length = os.fstat(descriptor).st_size
@@ -43,7 +43,7 @@ def map_sealed(descriptor: int) -> mmap.mmap | None:
 
 
 def write_picture(picture: Picture, descriptor: int) -> Description:
-    """Write a picture to shared memory; the description says where its parts are."""
+    """Write an image to shared memory; return a description of where its parts are."""
     parts: dict[str, Any] = {}
     length = 0
     arrays = {name: getattr(picture, name) for name in ARRAYS}
@@ -73,7 +73,7 @@ def view_array(memory: mmap.mmap, name: str, part: dict[str, Any]) -> Any:
     Raises
     ------
     ValueError
-        It would lie outside.
+        It would extend past the end.
     """
     count = int(np.prod(part["shape"], dtype=np.int64))
     array = np.frombuffer(memory, ARRAYS[name], count, part["offset"])
@@ -81,12 +81,12 @@ def view_array(memory: mmap.mmap, name: str, part: dict[str, Any]) -> Any:
 
 
 def read_picture(memory: mmap.mmap, description: Description) -> Picture:
-    """Return a picture that lies in shared memory, its arrays without copying and read-only.
+    """Return an image in shared memory; its arrays are not copied, and read-only.
 
     Raises
     ------
     ValueError, KeyError, TypeError
-        The description is not one of `write_picture`.
+        The description does not come from `write_picture`.
     """
     parts = description["parts"]
     arrays = {name: view_array(memory, name, parts[name]) for name in ARRAYS if name in parts}

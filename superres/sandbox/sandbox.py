@@ -1,4 +1,4 @@
-"""Runs tasks on pictures' bytes in processes that may die: see `sandbox_helper`."""
+"""Runs tasks on image files in sandboxed processes: see `sandbox_helper`."""
 
 import json
 import logging
@@ -21,13 +21,13 @@ from superres.sandbox.confinement import Limits
 HELPER = "superres.sandbox.sandbox_helper"
 MAX_MESSAGE_BYTES = 64 * 1024
 MAX_STANDARD_ERROR = 2000
-# How soon a child is killed that nobody waits for any more.
+# How soon a child is killed once nobody waits for it.
 CANCEL_POLL_SECONDS = 0.1
-# A child that neither works nor ends is not waited for longer than this, times its processor time.
+# The longest wait for a child that neither works nor ends: this, plus its CPU limit times a factor.
 PATIENCE_SECONDS, PATIENCE_FACTOR = 60, 20
 HELPER_TRIES = 3
-# numpy would start a thread for each processor, glibc make a heap for each thread, and OpenCV print
-# what its readers find wrong, which errors say too.
+# Otherwise numpy would start a thread per CPU, glibc create a heap per thread, and OpenCV print
+# what its readers find wrong, which the errors already say.
 ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
@@ -44,9 +44,9 @@ class Ending:
 
     Attributes
     ----------
-    reply : what it has sent; empty where it died before
+    reply : what it sent; empty if it died first
     exit_code : 0, or minus the signal that killed it
-    words : what decoders have printed, in one line
+    words : what the decoders printed, as one line
     """
 
     reply: dict[str, Any]
@@ -55,13 +55,13 @@ class Ending:
 
 
 class Sandbox:
-    """Starts the helper when it is first needed, and again when it has died.
+    """Starts the helper on first use, and restarts it when it dies.
 
     Safe to use from any thread; must not be used before the server forks.
 
     Attributes
     ----------
-    locks : what the last child was confined by; see `confinement.confine`
+    locks : the last child's active locks; see `confinement.Confinement`
     """
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class Sandbox:
 
     @property
     def helper_pid(self) -> int | None:
-        """Process id of the helper, where it runs."""
+        """Process ID of the helper, if it is running."""
         return self._process.pid if self._process else None
 
     def run(
@@ -83,7 +83,7 @@ class Sandbox:
         limits: Limits,
         has_left: Callable[[], bool],
     ) -> Ending:
-        """Do a task of `sandbox_tasks` in a child of its own.
+        """Run a task of `sandbox_tasks` in its own child process.
 
         Parameters
         ----------
@@ -95,7 +95,7 @@ class Sandbox:
         ClientLeft
             Nobody wants the result any more.
         Busy
-            No process can be had.
+            No process is available.
         """
         message = json.dumps(task | {"limits": limits.as_dict()}).encode()
         patience = PATIENCE_SECONDS + PATIENCE_FACTOR * limits.cpu_seconds
@@ -108,9 +108,9 @@ class Sandbox:
                 readable, writable = os.pipe()
                 stack.callback(os.close, readable)
                 with theirs, os.fdopen(writable, "wb"):
-                    # What does not fit into the pipe is lost, and nobody waits for room in it.
+                    # Output that does not fit into the pipe is dropped: writers never block.
                     os.set_blocking(writable, False)
-                    with suppress(OSError):  # where the helper has died, nobody answers either
+                    with suppress(OSError):  # if the helper has died, no reply will tell
                         socket.send_fds(
                             helper, [message], [theirs.fileno(), writable, *descriptors]
                         )
@@ -121,10 +121,10 @@ class Sandbox:
             self._discard(helper)
             if time.monotonic() > deadline:
                 break
-        raise Busy("No process can be had for the picture now.", 5)
+        raise Busy("No process is available for the image now.", 5)
 
     def _reach_helper(self) -> socket.socket:
-        """Return the connection to the helper, which is started unless it runs."""
+        """Return the connection to the helper, starting it if needed."""
         with self._lock:
             if self._is_closed:
                 raise Busy("The service is stopping.", 1)
@@ -136,7 +136,7 @@ class Sandbox:
     def _start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self._process = subprocess.Popen(  # noqa: S603  # this very Python, and our own file
+            self._process = subprocess.Popen(  # noqa: S603  # the same Python, and our own module
                 [sys.executable, "-P", "-m", HELPER, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -149,12 +149,12 @@ class Sandbox:
     def _follow(
         self, connection: socket.socket, has_left: Callable[[], bool], deadline: float
     ) -> tuple[dict[str, Any], int] | None:
-        """Wait for a child's answer or, without one, its end; None: the helper is gone."""
+        """Wait for a child's reply or, without one, its end; None if the helper is gone."""
         poll = select.poll()
         poll.register(connection, select.POLLIN)
         while not poll.poll(CANCEL_POLL_SECONDS * 1000):
             if has_left():
-                raise ClientLeft("Nobody wants this picture any more.")
+                raise ClientLeft("Nobody is waiting for this image any more.")
             if time.monotonic() > deadline:
                 return None  # the helper hangs, or its child sleeps
         message = connection.recv(MAX_MESSAGE_BYTES)
@@ -167,13 +167,13 @@ class Sandbox:
         return content, 0
 
     def close(self) -> None:
-        """Let the helper end; no task is taken from now on."""
+        """Stop the helper; no more tasks are accepted."""
         self._is_closed = True
         if self._connection is not None:
             self._discard(self._connection)
 
     def _discard(self, connection: socket.socket) -> None:
-        """End a helper that is of no use any more, unless another thread has done so."""
+        """Stop a helper that is no longer usable, unless another thread has done so."""
         with self._lock:
             if self._connection is not connection:
                 return
@@ -189,7 +189,7 @@ class Sandbox:
 
 
 def read_words(descriptor: int) -> str:
-    """Return what is in a pipe as one short line."""
+    """Return a pipe's content as one short line."""
     try:
         text = os.read(descriptor, MAX_STANDARD_ERROR).decode("utf-8", "replace")
     except OSError:

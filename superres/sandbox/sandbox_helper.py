@@ -1,13 +1,13 @@
-"""The helper process: has a confined child ready for each picture.
+"""The helper process: keeps a sandboxed child ready for each image.
 
     python -m superres.sandbox.sandbox_helper DESCRIPTOR
 
-It is executed, not forked from the service, whose threads and pictures no child shall inherit; it
-has one thread and imports decoders and encoders, and nothing else. One child is forked ahead, so
-that a picture does not wait for the 4 ms that it takes. A request on its socket is one
-message with descriptors: the child's end of a socket pair, the child's standard error, and what
-the task needs (`sandbox_tasks`). When the other end of the pair closes, the child is killed; when
-a child has ended, its exit status is sent there. A child that takes long goes behind the lanes.
+It is executed, not forked from the service, so that no child inherits the service's threads and
+images; it has one thread and imports only decoders and encoders. One child is forked ahead, so
+that an image does not wait the 4 ms that a fork takes. A request on its socket is one message with
+file descriptors: the child's end of a socket pair, the child's standard error, and what the task
+needs (`sandbox_tasks`). When the other end of the pair closes, the child is killed; when a child
+ends, its exit status is sent there. A child that takes long gets a lower priority than the lanes.
 When the service ends, so does the helper.
 """
 
@@ -30,9 +30,9 @@ from superres.sandbox.sandbox_tasks import perform, warm_up
 MAX_MESSAGE_BYTES = 64 * 1024
 MAX_DESCRIPTORS = 8
 STANDARD_ERROR = 2
-# Header check, decoding or encoding of a small picture takes less of a processor. What takes more
-# gets about a third of a lane's share from then on (`lanes.LANE_NICENESS`): at a niceness of 0 each
-# took what ten lanes do, and files that only cost time held everybody up.
+# Checking a header, or decoding or encoding a small image, takes less CPU time. A child that takes
+# more gets about a third of a lane's share from then on (`lanes.LANE_NICENESS`): at a niceness of 0
+# each took as much as ten lanes, and files crafted to waste time held everyone up.
 URGENT_SECONDS = 0.05
 PATIENT_NICENESS = 15
 GREATEST_NICENESS = 19
@@ -40,14 +40,14 @@ LOOK_SECONDS = 0.03
 
 
 def is_slow(process: int) -> bool:
-    """Tell whether a process has computed for long."""
-    # Its clock, as clock_getcpuclockid(3) makes it, which Python lacks.
+    """Tell whether a process has used much CPU time."""
+    # Its CPU clock, computed as in clock_getcpuclockid(3), which Python lacks.
     return time.clock_gettime((~process << 3) | 2) > URGENT_SECONDS
 
 
 def be_patient(process: int) -> None:
-    """Let a process go behind others; each of its threads, since Linux takes them one by one."""
-    # The service may have been started with a niceness of its own.
+    """Lower a process's priority; thread by thread, since on Linux each has its own."""
+    # The service may have been started with a niceness other than 0.
     niceness = min(os.nice(0) + PATIENT_NICENESS, GREATEST_NICENESS)
     with suppress(OSError):  # it may have ended, or a sandbox may forbid it
         for thread in Path(f"/proc/{process}/task").iterdir():
@@ -55,7 +55,7 @@ def be_patient(process: int) -> None:
 
 
 def hand_over(orders: socket.socket, message: bytes, descriptors: list[int]) -> bool:
-    """Give a task to a child that waits for it; False: it is not there any more."""
+    """Give a task to a waiting child; False if the child is gone."""
     with orders:
         try:
             socket.send_fds(orders, [message], descriptors)
@@ -65,11 +65,11 @@ def hand_over(orders: socket.socket, message: bytes, descriptors: list[int]) -> 
 
 
 class Helper:
-    """Forks children, and looks after them until they have ended.
+    """Forks children, and watches them until they have ended.
 
     Parameters
     ----------
-    service : where requests come from
+    service : socket on which requests arrive
     """
 
     def __init__(self, service: socket.socket) -> None:
@@ -77,7 +77,7 @@ class Helper:
         self._system_calls = SystemCallFilter()
         self._poll = select.poll()
         self._poll.register(service, select.POLLIN)
-        # By the descriptors that are polled: a child's process id and its socket.
+        # By polled file descriptor: a child's process ID and its socket.
         self._ended: dict[int, tuple[int, socket.socket]] = {}
         self._given_up: dict[int, int] = {}
         self._urgent: set[int] = set()
@@ -97,8 +97,8 @@ class Helper:
                 elif descriptor in self._ended:
                     self._reap(descriptor)
                 elif descriptor in self._given_up:
-                    # Nobody waits for the child any more. It is not reaped yet, so that its number
-                    # is still its own.
+                    # Nobody waits for the child any more. It is not reaped yet, so its process ID
+                    # cannot have been reused.
                     self._poll.unregister(descriptor)
                     os.kill(self._given_up[descriptor], signal.SIGKILL)
             for process in [each for each in self._urgent if is_slow(each)]:
@@ -106,7 +106,7 @@ class Helper:
                 self._urgent.discard(process)
 
     def _fork(self) -> tuple[int, socket.socket]:
-        """Return a child that waits for its task, and where to send it."""
+        """Return a child that waits for its task, and the socket to send it on."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         process = os.fork()
         if process == 0:
@@ -116,11 +116,11 @@ class Helper:
         return process, ours
 
     def _start(self, message: bytes, descriptors: list[int]) -> None:
-        """Give a task to the child that is ready, and make the next one."""
+        """Give a task to the child that is ready, and fork the next one."""
         process, orders = self._next_child
         connection = socket.socket(fileno=descriptors[0])
         if not hand_over(orders, message, descriptors):
-            # Where memory runs out, the kernel takes one that only waits, too: it is replaced.
+            # The OOM killer may also take a child that is only waiting: replace it.
             os.waitpid(process, 0)
             process, orders = self._fork()
             hand_over(orders, message, descriptors)
@@ -131,18 +131,18 @@ class Helper:
         self._given_up[connection.fileno()] = process
         self._urgent.add(process)
         self._poll.register(watched, select.POLLIN)
-        # What hangs up is told in any case, and nothing else is asked for.
+        # POLLHUP is always reported, and nothing else is needed.
         self._poll.register(connection, 0)
         self._next_child = self._fork()
 
     def _be_child(self, orders: socket.socket) -> NoReturn:
-        """Do one task and end."""
+        """Do one task and exit."""
         status = 1
         try:
             end_with_parent()
             for inherited in (self._service.fileno(), *self._ended, *self._given_up):
                 os.close(inherited)
-            own_status = os.open("/proc/self/status", os.O_RDONLY)  # none can be opened later
+            own_status = os.open("/proc/self/status", os.O_RDONLY)  # later, no file can be opened
             confinement = Confinement(self._system_calls)
             message, descriptors, _, _ = socket.recv_fds(orders, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS)
             if message:
@@ -153,7 +153,7 @@ class Helper:
                 perform(json.loads(message), connection, others, confinement, own_status)
                 status = 0
         except BaseException:
-            # The service logs it, as one line.
+            # The service logs it as one line.
             traceback.print_exc()
         finally:
             os._exit(status)
@@ -168,20 +168,20 @@ class Helper:
         with suppress(KeyError):  # it may have hung up
             self._poll.unregister(connection)
         ended = {"ended": os.waitstatus_to_exitcode(status)}
-        with suppress(OSError):  # nobody may wait for it
+        with suppress(OSError):  # perhaps nobody waits for it
             connection.send(json.dumps(ended).encode(), socket.MSG_DONTWAIT)
         connection.close()
 
 
 def main() -> None:
     """Run until the service ends."""
-    # Ctrl-C in a terminal reaches all processes; the service still answers those who wait.
+    # Ctrl-C in a terminal reaches all processes, but the service still answers waiting requests.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     service = socket.socket(fileno=int(sys.argv[1]))
     warm_up()
     helper = Helper(service)
-    # The children share these pages for as long as nobody writes to them.
+    # The children share these pages as long as nothing writes to them.
     gc.collect()
     gc.freeze()
     helper.run()

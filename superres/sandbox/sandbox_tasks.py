@@ -1,4 +1,4 @@
-"""What a confined child does with one picture: check its header, decode it, or encode a result."""
+"""What a sandboxed child does with one image: check its header, decode it, or encode a result."""
 
 import json
 import mmap
@@ -35,14 +35,14 @@ PIXELS_OF_WARM_UP = np.zeros((8, 8, 3), np.uint8)
 def check_header(task: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
     """Read the header of the file in the first descriptor."""
     max_pixels = task["max_pixels"]
-    # Some of Pillow's readers make room for the picture before anybody can ask for its size.
+    # Some of Pillow's readers allocate the image before its size can be checked.
     Image.MAX_IMAGE_PIXELS = max_pixels
     try:
         with os.fdopen(descriptors[0], "rb") as file:
             return asdict(read_header(file, max_pixels))
     except Image.DecompressionBombError:
         raise TooManyPixels(
-            f"The picture has over twice as many pixels as the {max_pixels:,} that are accepted."
+            f"The image has more than twice the {max_pixels:,} pixels that are accepted."
         ) from None
 
 
@@ -53,7 +53,7 @@ def decode(task: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
 
 
 def encode(task: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-    """Encode the picture in the first descriptor into the shared memory of the second."""
+    """Encode the image in the first descriptor into the shared memory of the second."""
     source, target = descriptors
     memory = mmap.mmap(source, os.fstat(source).st_size, SHARED, mmap.PROT_READ)
     picture = read_picture(memory, task["picture"])
@@ -72,27 +72,27 @@ TASKS: dict[str, Callable[[dict[str, Any], list[int]], dict[str, Any]]] = {
 
 
 class WarningCollector:
-    """Counts warnings, and shows the first few: a file must not fill the log."""
+    """Counts warnings, and shows the first few: a file must not flood the log."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
 
     def note(self, message: Warning | str, *_others: object, **_more: object) -> None:
-        """Take the place of `warnings.showwarning`."""
+        """Replace `warnings.showwarning`."""
         shown = len(self._counts) < MAX_WARNINGS_SHOWN
         self._counts[str(message)[:MAX_WARNING_LENGTH] if shown else ""] += 1
 
     def summary(self) -> str:
-        """Return the first warnings, and how many there were in all."""
+        """Return the first warnings, and the total number."""
         texts = [text for text in self._counts if text]
         return f"{self._counts.total()} warnings: {'; '.join(texts)}" if self._counts else ""
 
 
 def read_peak(status: int) -> int:
-    """Return the most bytes that this process has had, but for those of mapped files.
+    """Return this process's peak resident memory in bytes, without mapped files.
 
-    How much of a library is mapped at once, 40 MB or 70, is the kernel's choice, by how the file
-    lies in its cache; it is no process's own memory.
+    How much of a library is mapped at once, 40 MB or 70, is up to the kernel and depends on its
+    page cache; it is not the process's own memory.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def perform(
     confinement: Confinement,
     status: int,
 ) -> None:
-    """Finish this process's confinement, do a task, and send what came of it.
+    """Finish sandboxing this process, run a task, and send its outcome.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def perform(
 
 
 def warm_up() -> None:
-    """Use each decoder and encoder once: what they load later, a confined child cannot."""
+    """Use each decoder and encoder once: a sandboxed child cannot load anything later."""
     cv2.setNumThreads(1)
     for image_format in FORMATS:
         quality = None if image_format == "png" else 50

@@ -1,1 +1,1 @@
-"""gunicorn: its worker."""
+"""The gunicorn configuration and worker."""

@@ -1,8 +1,8 @@
-"""gunicorn's thread worker, without what a slow or silent client could hold up for all others.
+"""gunicorn's thread worker, hardened against slow and silent clients that hold up all others.
 
-Behind Nginx none of this happens; on its own, gunicorn 27 lets a client that sends nothing keep a
-thread for 5 s, one that never ends its headers or never reads its answer keep it for ever, and one
-that does not close its side keep the thread that accepts all others for 2 s (all seen).
+Behind Nginx none of this happens; on its own, gunicorn 27 lets a client that sends nothing hold a
+thread for 5 s, one that never finishes its headers or never reads its response hold it forever, and
+one that does not close its side hold the thread that accepts connections for 2 s (all observed).
 """
 
 import contextlib
@@ -36,32 +36,36 @@ from superres.errors import BadRequest
 from superres.web.problems import problem_members
 from superres.web.slow_clients import AnswerTransfer, end_slow_transfers, watch
 
-# How long a client may take for a request's headers; shorter while many threads wait for such.
+# How long a client may take to send a request's headers; shorter while many threads wait for them.
 HEADER_SECONDS = 10.0
 HURRIED_HEADER_SECONDS = 1.0
 HURRIED_SHARE = 1 / 4
-# Slow clients are looked for this often at most.
+# Minimum interval between checks for slow clients.
 LOOK_SECONDS = 0.5
-# How long the answer may find no room in the client's buffers, and how slow it may be after that.
+# How long a response may be blocked by full buffers of the client, and its lowest speed after that.
 SEND_SECONDS = 30.0
 LEAST_BYTES_PER_SECOND = 8 * 1024
-# Connections that wait for the client's end of them; beyond, they are closed without it.
+# Connections that wait for the client to close its side; beyond this, they are closed at once.
 CLOSES_AT_ONCE = 16
-# Status, code and words for what gunicorn cannot read, and for all else of it.
+# Status, code and message for what gunicorn cannot parse; `MALFORMED` is for everything else.
 PROBLEMS = {
     LimitRequestLine: (414, "uri_too_long", "The request line is too long."),
-    ExpectationFailed: (417, "expectation_failed", "Expect nothing but 100-continue."),
+    ExpectationFailed: (417, "expectation_failed", "Only Expect: 100-continue is supported."),
     LimitRequestHeaders: (
         431,
         "headers_too_large",
-        "There are too many headers, or too long ones.",
+        "There are too many headers, or they are too long.",
     ),
-    UnsupportedTransferCoding: (501, "coding_not_implemented", "Send no coding but chunked."),
+    UnsupportedTransferCoding: (
+        501,
+        "coding_not_implemented",
+        "The only supported transfer coding is chunked.",
+    ),
 }
 MALFORMED = (400, BadRequest.code, "The request line or a header is malformed or given twice.")
-# Faults of the service, which gunicorn tells from those of the client.
+# The service's own faults, as opposed to the client's.
 OWN_FAULTS = (ConfigurationProblem, InvalidResponseHeader, InvalidResponseHeaderName)
-# The master looks after its worker each second.
+# The master checks its worker every second.
 FROZEN_SECONDS = 3.0
 REFUSAL = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
@@ -69,18 +73,18 @@ REFUSAL = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length:
 class Log(Logger):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn's log without a line for each request, which the service writes itself.
 
-    gunicorn would make it, for nobody to read: a tenth of what Python does for a hit.
+    gunicorn would format it only to discard it: a tenth of the Python time for a cache hit.
     """
 
     access_log_enabled = False
 
 
 class Heartbeat(WorkerTmp):  # type: ignore[misc]  # gunicorn has no types
-    """When a worker said last that it lives, as the master asks every second.
+    """A worker's last heartbeat, which the master checks every second.
 
-    A machine that was frozen, as it is moved or its container paused, has frozen both: the master,
-    if it is the first to wake, must not kill a worker that had no time to say so, and those who
-    wait with it.
+    If the machine freezes, for a live migration or because its container is paused, both freeze: if
+    the master wakes first, it must not kill a worker that had no chance to send a heartbeat, and
+    the requests that wait in it.
     """
 
     def __init__(self, cfg: Config) -> None:
@@ -88,7 +92,7 @@ class Heartbeat(WorkerTmp):  # type: ignore[misc]  # gunicorn has no types
         self._asked = self._thawed = time.monotonic()
 
     def last_update(self) -> float:
-        """Return the time, or that at which the master itself went on, where it is later."""
+        """Return the time of the last heartbeat or, if later, that of the master's own thaw."""
         now = time.monotonic()
         if now - self._asked > FROZEN_SECONDS:
             self._thawed = now
@@ -98,7 +102,7 @@ class Heartbeat(WorkerTmp):  # type: ignore[misc]  # gunicorn has no types
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
-    """Threads for requests, and none for connections without one."""
+    """Uses threads for requests, and none for connections without a request."""
 
     tmp: WorkerTmp
 
@@ -113,13 +117,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self._closing = threading.BoundedSemaphore(CLOSES_AT_ONCE)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop: what has begun comes to its end, and nothing new is begun."""
+        """Stop: finish what has begun, and start nothing new."""
         if self.wsgi is not None:  # it is loaded
             self.wsgi.extensions["runner"].begin_draining()
         super().handle_exit(sig, frame)
 
     def enqueue_req(self, conn: TConn) -> None:
-        """Let a new connection wait for its first bytes where it takes no thread."""
+        """Make a new connection wait for its first bytes without taking a thread."""
         if conn.initialized or conn.data_ready:
             super().enqueue_req(conn)
             return
@@ -138,7 +142,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             self._reading_headers.pop(conn, None)
 
     def handle_request(self, req: Request, conn: TConn) -> Any:
-        """Serve a request whose headers are there."""
+        """Serve a request whose headers have been read."""
         self._reading_headers.pop(conn, None)
         refuse_codings(req)
         if conn.sock.family not in {socket.AF_INET, socket.AF_INET6}:
@@ -147,10 +151,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             return super().handle_request(req, conn)
 
     def murder_pending(self) -> None:
-        """Close connections whose time is over; gunicorn calls this each second and event."""
+        """Close connections that timed out; gunicorn calls this every second and on events."""
         now = time.monotonic()
         if not self.alive:
-            # As gunicorn does with idle connections that had a request: the process shall end.
+            # As gunicorn does with idle keep-alive connections: the process should end.
             for conn in self.pending_conns:
                 conn.timeout = min(conn.timeout, now + STOP_KEEPALIVE_LINGER)
         super().murder_pending()
@@ -161,16 +165,16 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         is_pressed = len(self._reading_headers) > self.cfg.threads * HURRIED_SHARE
         seconds = HURRIED_HEADER_SECONDS if is_pressed else HEADER_SECONDS
         for conn, since in self._reading_headers.copy().items():
-            # Who has just got its request to the end keeps its connection.
+            # A client that has just finished its headers keeps its connection.
             if now - since > seconds and self._reading_headers.pop(conn, None) is not None:
                 with contextlib.suppress(OSError):
                     conn.sock.send(REFUSAL, socket.MSG_DONTWAIT)
-                # Its thread, which waits in recv, sees the end.
+                # Its thread, blocked in recv, sees the end.
                 with contextlib.suppress(OSError):
                     conn.sock.shutdown(socket.SHUT_RDWR)
 
     def finish_request(self, conn: TConn, fs: Future[Any]) -> None:
-        """Keep a connection or close it; waiting for the client's end of it is for a thread."""
+        """Keep a connection or close it; a thread waits for the client to close its side."""
         if fs.cancelled() or fs.exception() is not None or fs.result() is not False:
             super().finish_request(conn, fs)
         elif self._closing.acquire(blocking=False):
@@ -180,7 +184,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             conn.close()
 
     def _close_gracefully(self, conn: TConn) -> None:
-        """Close a connection, and count it as long as it takes."""
+        """Close a connection, and count it as open until that is done."""
         try:
             conn.close(graceful=True)
         finally:
@@ -193,9 +197,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def handle_error(
         self, req: Request | None, client: socket.socket, addr: Any, exc: Exception
     ) -> None:
-        """Answer a request that gunicorn cannot read with a problem; gunicorn would with HTML.
+        """Respond to an unparsable request with problem JSON instead of gunicorn's HTML.
 
-        Neither the answer nor the log has the part in question: it may hold a key.
+        Neither the response nor the log includes the offending part: it may contain a key.
         """
         if isinstance(exc, ParseException):
             for name, value in vars(exc).items():
@@ -210,12 +214,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
 
 def refuse_codings(req: Request) -> None:
-    """Refuse a body in codings other than `chunked`, which gunicorn hands on undecoded.
+    """Reject a body in transfer codings other than `chunked`, which gunicorn passes on undecoded.
 
     Raises
     ------
     UnsupportedTransferCoding
-        It is (RFC 9112, section 6.1).
+        The body has such a coding (RFC 9112, section 6.1).
     """
     for name, value in req.headers:
         if name == "TRANSFER-ENCODING" and value.strip().lower() != "chunked":
@@ -223,7 +227,7 @@ def refuse_codings(req: Request) -> None:
 
 
 def make_refusal(status: int, code: str, message: str) -> bytes:
-    """Return the bytes of a problem answer, after which the connection is closed."""
+    """Return the bytes of a problem response that closes the connection."""
     members = problem_members(status, code, message)
     body = json.dumps(members).encode()
     head = [

@@ -1,4 +1,4 @@
-"""Starts gunicorn with the configuration of this package, in this process."""
+"""Starts gunicorn in this process, with this package's configuration."""
 
 import sys
 
@@ -9,9 +9,9 @@ from superres.paths import IS_CHECKOUT
 
 
 def start_server() -> None:
-    """Serve until a signal ends it; does not return."""
-    # gunicorn puts the working folder first in the path unless it is there, and a cache_headers.py
-    # of the user's own would take the place of ours.
+    """Serve until stopped by a signal; does not return."""
+    # Unless sys.path has the working directory, gunicorn inserts it first, and a user's own
+    # cache_headers.py in it would shadow ours.
     sys.path.append(getcwd())
     application = "app:app" if IS_CHECKOUT else "superres.app:app"
     sys.argv = ["gunicorn", "--config", "python:superres.server.gunicorn_conf", application]

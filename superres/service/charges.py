@@ -1,23 +1,23 @@
-"""What clients pay for pictures that have to be computed for them."""
+"""What clients are charged for images that are computed for them."""
 
 
 class Reservation:
-    """Pixels that count for a client until they are given back; these count for nobody."""
+    """Pixels charged to a client until they are given back; these are charged to nobody."""
 
     def give_back(self) -> None:
-        """Let them count no more: nothing was computed for them. Again, nothing happens."""
+        """Refund the pixels: nothing was computed for them. Safe to call again."""
 
 
 class Charge:
-    """Who pays for a picture that has to be computed, in pixels; here nobody."""
+    """Charges somebody for an image that is computed, in pixels; here nobody."""
 
     def reserve(self, pixels: int) -> Reservation:
-        """Count a picture before it is computed.
+        """Charge an image before it is computed.
 
         Raises
         ------
         RateLimited
-            It would be too much; nothing was counted.
+            It would exceed the limit; nothing was charged.
         """
         return Reservation()
 

@@ -1,4 +1,4 @@
-"""The upload of a claimed job: found, whole, and still of an accepted kind."""
+"""Opens the upload of a claimed job, and checks that it is intact and still accepted."""
 
 import logging
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from superres.store.doubts import Doubts
 from superres.store.result_cache import hash_file
 from superres.store.result_name import upload_key
 
-# An upload in doubt is looked for again after this; others are computed meanwhile.
+# A missing or damaged upload is retried after this; other jobs are computed meanwhile.
 DOUBT_PAUSE_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Fetching:
-    """A claimed job whose upload is not there yet."""
+    """A claimed job whose upload is being fetched."""
 
     name: str
     is_asynchronous: bool = True
@@ -30,10 +30,10 @@ class Fetching:
 
 
 class ClaimedUploads:
-    """Opens the uploads of claimed jobs, one after the other.
+    """Opens the uploads of claimed jobs, one at a time.
 
-    An upload that cannot be found, or is damaged, may be there in a moment. It is lost when it
-    was so again and again for a minute.
+    An upload that is missing or damaged may be available in a moment. It counts as lost only if
+    that lasts for a minute.
 
     Attributes
     ----------
@@ -52,25 +52,25 @@ class ClaimedUploads:
         Raises
         ------
         UploadLost
-            It is not there, or not what was sent; `is_lost` tells whether that is so for good.
+            It is missing, or not what was sent; `is_lost` tells whether that is final.
         OSError, StoreDown
             It cannot be read now.
         ServiceError
-            It is refused, or nobody needs it.
+            It is rejected, or nobody needs it.
         """
         fetching = self.fetching = Fetching(claim.name)
         file = None
         try:
             file = self._spool.open(claim.spool)
             if file is None:
-                # Lost, or over: the spool is emptied only after the result is stored.
+                # Lost, or already done: an upload is removed only after its result is stored.
                 is_stored = self._resources.cache.contains(claim.name)
                 raise JobCancelled("stored") if is_stored else UploadLost("The upload is lost.")
             if hash_file(file) != upload_key(claim.name):
                 raise UploadLost("The upload is damaged.")
             self._doubts.end(claim.spool)
             if fetching.progress.cancelled:
-                raise JobCancelled("It took too long; another process has it.")
+                raise JobCancelled("It took too long; another process has taken over.")
             return file, self._resources.read_header(
                 file, options, lambda: fetching.progress.cancelled
             )
@@ -82,5 +82,5 @@ class ClaimedUploads:
             self.fetching = None
 
     def is_lost(self, spool: str) -> bool:
-        """Tell whether an upload that was just not found, or damaged, has been so for long."""
+        """Tell whether an upload has been missing or damaged for long enough to count as lost."""
         return self._doubts.is_settled(spool)

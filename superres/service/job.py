@@ -1,4 +1,4 @@
-"""One result in the making in this process, and how that ended."""
+"""A job: one result being made in this process, and its outcome."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ class Stored:
 
     Attributes
     ----------
-    payload : its bytes, in case that the file is removed at once; None where it was found there
+    payload : its bytes, in case the file is evicted immediately; None if it was already stored
     error : None
     """
 
@@ -32,11 +32,11 @@ class Stored:
 
 @dataclass(frozen=True)
 class InMemory:
-    """The result goes to those who wait for it, and to nobody else.
+    """The result goes only to the requests that wait for it.
 
     Attributes
     ----------
-    error : why it is not stored; None where it was not to be
+    error : why it is not stored; None if it was not meant to be
     """
 
     info: ResultInfo
@@ -52,7 +52,7 @@ class Failed:
 
     @property
     def was_cancelled(self) -> bool:
-        """Whether this process only stopped: the next one to ask may have the result."""
+        """Whether the job was only cancelled here: another attempt may succeed."""
         return isinstance(self.error, JobCancelled)
 
 
@@ -60,17 +60,17 @@ Outcome = Stored | InMemory | Failed
 
 
 class Job:
-    """One result in the making in this process; everybody here who wants it waits for it.
+    """One result being made in this process; all requests here that want it wait for it.
 
     Attributes
     ----------
-    place : in the queue, until the job has ended; knows what the picture costs
-    keep : False leaves nothing behind on the server, the jobs table included
-    is_asynchronous : its upload is spooled, and it goes on when nobody waits
-    is_claimed : the jobs table says that this process makes it
-    waiters : requests that wait
+    place : in the queue, until the job has ended; knows what the image costs
+    keep : False leaves nothing behind on the server, not even in the jobs table
+    is_asynchronous : whether its upload is spooled, so that it continues when nobody waits
+    is_claimed : whether this process owns it in the jobs table
+    waiters : number of waiting requests
     outcome : how it ended; None until then
-    ended : set when the outcome is there
+    ended : set once there is an outcome
     """
 
     def __init__(
@@ -96,16 +96,16 @@ class Job:
         self.stage_seconds: dict[str, float] = {}
 
     def take_over_claim(self) -> None:
-        """Make what the keeper has claimed: it goes on without anybody who waits."""
+        """Adopt the keeper's claim: the job now continues even when nobody waits."""
         self.is_asynchronous = self.is_claimed = True
 
     def give_up_claim(self) -> None:
-        """Make it for those who wait here alone: the table has it elsewhere, or not any more."""
+        """Continue only for the requests waiting here: the table has another owner, or none."""
         self.is_asynchronous = self.is_claimed = False
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
-        """Note how long a stage takes."""
+        """Record how long a stage takes."""
         started = time.perf_counter()
         yield
         self.stage_seconds[stage] = time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""What this process and the jobs table tell each other of a job: whose it is, and how it ended."""
+"""Synchronizes a job with the jobs table: who owns it, and how it ended."""
 
 import time
 from contextlib import suppress
@@ -16,17 +16,17 @@ from superres.errors import (
 from superres.service.job import Job, Outcome
 from superres.service.resources import Resources
 
-# How often a result that another process makes is looked for.
+# Polling interval for a result that another process is making.
 CLAIM_POLL_SECONDS = 0.1
 
 
 def describe(error: ServiceError) -> dict[str, Any]:
-    """Return an error as the jobs table keeps it."""
+    """Return an error as stored in the jobs table."""
     return {"status": error.status, "code": error.code, "message": error.message}
 
 
 class JobClaims:
-    """Claims jobs for requests that wait, and notes how jobs end; without the table, too."""
+    """Claims jobs for waiting requests, and records how jobs end; works without the table, too."""
 
     def __init__(self, resources: Resources) -> None:
         self._table = resources.table
@@ -35,13 +35,13 @@ class JobClaims:
         self._max_sync_seconds = resources.settings.max_sync_seconds
 
     def note_wish(self, job: Job) -> None:
-        """Tell the table, where it has the job, that a request waits for it."""
+        """Tell the table that a request waits for the job, if the job is claimed in it."""
         if job.is_claimed:
             with suppress(DatabaseDown):
                 self._table.extend_interest(job.name, self._max_sync_seconds)
 
     def is_wanted(self, job: Job) -> bool:
-        """Tell whether a job that no request here waits for is wanted all the same."""
+        """Tell whether a job that no request here waits for is still wanted."""
         if not job.is_claimed:
             return False
         try:
@@ -56,12 +56,12 @@ class JobClaims:
     def claim(self, job: Job) -> None:
         """Wait until this process owns the job in the table.
 
-        Another may have had it until then, and stored its result.
+        Until then another process may have owned it, and stored its result.
         """
         has_waited = False
         while job.keep and not job.is_claimed:
             if job.progress.cancelled:
-                raise JobCancelled("Nobody wants this picture any more.")
+                raise JobCancelled("Nobody is waiting for this image any more.")
             try:
                 if has_waited and self._table.is_done(job.name):
                     return
@@ -71,28 +71,28 @@ class JobClaims:
                     job.place.pixels,
                     self._max_sync_seconds,
                 ):
-                    # Never set to False here: the keeper may have claimed it meanwhile.
+                    # Never set to False here: the keeper may have claimed it in the meantime.
                     job.is_claimed = True
                     if job.progress.cancelled:
                         self._table.requeue(job.name)
             except DatabaseDown:
                 self._counters.add("jobs_unavailable")
-                return  # this process alone still computes each result once
+                return  # at least this process still computes each result only once
             if not job.is_claimed:
                 if job.waiters == 0:
-                    raise JobCancelled("Nobody waits for this picture any more.")
+                    raise JobCancelled("Nobody is waiting for this image any more.")
                 time.sleep(CLAIM_POLL_SECONDS)
                 has_waited = True
 
     def record_end(self, job: Job, outcome: Outcome) -> None:
-        """Tell the table how a job ended; a cancelled one is in it already, or handed over."""
+        """Tell the table how a job ended, unless it was cancelled there or released."""
         if not job.is_claimed or job.progress.cancelled:
             return
         error = outcome.error
         try:
             if isinstance(error, (Busy, NotStored, JobCancelled)):
-                # It may succeed later, or elsewhere, if there is an upload for that. No job is to
-                # blame for a store that is down, or a disk that is full.
+                # It may succeed later, or elsewhere, if its upload is kept. A store that is down or
+                # a full disk is not the job's fault.
                 counts = not isinstance(error, (NoRoom, StoreDown))
                 self._table.requeue(job.name, counts)
             else:
@@ -102,5 +102,5 @@ class JobClaims:
                 if job.is_asynchronous and error is not None and error.status >= 500:
                     self._counters.add("job_faults")
         except DatabaseDown:
-            # The keeper gives it back: whoever claims it then finds what is stored.
+            # The keeper will requeue it: its next owner finds the stored result.
             self._counters.add("jobs_unavailable")

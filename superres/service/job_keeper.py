@@ -1,4 +1,4 @@
-"""Looks after the jobs table: renews leases, claims jobs, clears up after the dead."""
+"""Maintains the jobs table: renews leases, claims jobs, cleans up after dead processes."""
 
 import logging
 import threading
@@ -15,16 +15,16 @@ from superres.store.spool import ABANDONED_SECONDS, Spool, spool_prefix
 
 TICK_SECONDS = 0.5
 SWEEP_SECONDS = 5.0
-# Younger spool files may belong to a job that is not yet in the table.
+# Younger spool files may belong to a job that is not in the table yet.
 SPOOL_GRACE_SECONDS = 20.0
-# Looking for forgotten uploads pauses for so many times as long as it takes.
+# Pause between searches for orphaned uploads, in multiples of a search's duration.
 SPOOL_SWEEP_SHARE = 20
 
 logger = logging.getLogger(__name__)
 
 
 class OwnedJob(Protocol):
-    """What the jobs table is told of a job that this process has claimed."""
+    """What the jobs table needs to know about a job that this process has claimed."""
 
     name: str
     is_asynchronous: bool
@@ -35,23 +35,24 @@ class JobExecutor(Protocol):
     """Computes the jobs that the keeper claims."""
 
     def claimable_pixels(self) -> int | None:
-        """Return the most pixels that the next claimed job may have; None: any number.
+        """Return the most pixels that the next claimed job may have; None for any number.
 
-        0: none, since no job could be brought to its end here. Its results or the store cannot be
-        written, it does not have the spool, its model is not loaded or not sound, or it is ending.
+        0 if no job could be finished here: results cannot be written to the folder or the store,
+        this process does not hold the spool, its model is not loaded or not sound, or it is
+        shutting down.
         """
 
     def claimed(self) -> Sequence[OwnedJob]:
-        """Return the jobs of this process that are claimed in the table."""
+        """Return this process's jobs that are claimed in the table."""
 
     def names(self) -> Collection[str]:
-        """Return the names of all jobs of this process, claimed or about to be."""
+        """Return the names of all of this process's jobs, claimed or about to be."""
 
     def regain(self, owned: OwnedJob) -> None:
-        """Go on with a job whose lease was lost, or stop it."""
+        """Continue a job whose lease was lost, or stop it."""
 
     def rest(self) -> None:
-        """Give back what is not needed any more; called every few seconds."""
+        """Free what is no longer needed; called every few seconds."""
 
     def run_claimed(self, claim: Claim) -> None:
         """Start a claimed job.
@@ -59,17 +60,17 @@ class JobExecutor(Protocol):
         Raises
         ------
         OSError, StoreDown
-            Its upload cannot be read now; the job is queued again.
+            Its upload cannot be read now; the job is requeued.
         """
 
 
 class JobKeeper:
-    """Keeps one process's part of the jobs table in order.
+    """Maintains one process's part of the jobs table.
 
     Parameters
     ----------
     ttl_seconds : how long ended jobs are remembered
-    executor : starts what is claimed here, and knows what was
+    executor : runs the jobs claimed here, and knows them
     """
 
     def __init__(self, jobs: Jobs, spool: Spool, ttl_seconds: float, executor: JobExecutor) -> None:
@@ -81,11 +82,11 @@ class JobKeeper:
         self._stopped = threading.Event()
         self._swept = -SWEEP_SECONDS
         self._spool_due = 0.0
-        # Nobody knows what was before a process began, either.
+        # There may have been an outage just before this process started.
         self._last_outage = time.monotonic()
-        self._unclaimed: dict[str, float] = {}  # uploads that no job has, and since when
+        self._unclaimed: dict[str, float] = {}  # uploads without a job, and since when
         self._stopping = threading.Event()
-        # Apart from each other: an upload that comes slowly must cost no lease.
+        # In separate threads: a slow upload from the store must not cost leases.
         self._claiming = threading.Thread(
             target=self._repeat,
             args=[self._claim, self._wake, self._stopping],
@@ -100,21 +101,21 @@ class JobKeeper:
         )
 
     def start(self) -> None:
-        """Begin."""
+        """Start the threads."""
         self._renewing.start()
         self._claiming.start()
 
     def wake(self) -> None:
-        """Look for queued jobs at once."""
+        """Look for queued jobs immediately."""
         self._wake.set()
 
     def stop(self) -> None:
-        """End the threads: from then on nothing is claimed, and no lease renewed."""
+        """Stop the threads: from then on nothing is claimed, and no lease renewed."""
         self._stopping.set()
         self._wake.set()
         if self._claiming.is_alive():
             self._claiming.join()
-        # What was being claimed has kept its lease until now.
+        # Until now, jobs that were being claimed have kept their leases.
         self._stopped.set()
         if self._renewing.is_alive():
             self._renewing.join()
@@ -131,7 +132,7 @@ class JobKeeper:
                 logger.error("%s %s", error, error.__cause__ or "")
             except Exception:
                 # These threads must live as long as the process.
-                logger.exception("looking after the jobs failed")
+                logger.exception("maintaining the jobs table failed")
             pause.wait(TICK_SECONDS)
 
     def _renew(self) -> None:
@@ -161,14 +162,14 @@ class JobKeeper:
     def _sweep(self) -> None:
         self._executor.rest()
         self.jobs.requeue_unknown(self._executor.names())
-        # After an outage the leases of the living are over, too: they have the time of a new one.
+        # After an outage leases of live processes have expired, too: give them time to renew.
         if time.monotonic() - self._last_outage > LEASE_SECONDS:
             self.jobs.requeue_abandoned()
         self.jobs.purge(self.ttl_seconds)
         self._sweep_spool()
 
     def _sweep_spool(self) -> None:
-        """Remove uploads that no job has: of this table at once, of whomever after a month."""
+        """Remove uploads without a job: this table's at once, any table's after a month."""
         if time.monotonic() < self._spool_due:
             return
         started = time.monotonic()
@@ -181,14 +182,14 @@ class JobKeeper:
         unclaimed = names - self.jobs.open_spools(names)
         if self.jobs.table_id() != table_id:
             self._unclaimed = {}
-            return  # the database is another since a moment ago, and knows nothing of them
-        # Seen twice, so far apart: by the clock of another machine an upload is old that was kept a
-        # moment ago, and whose job is not there yet.
+            return  # the database was just replaced, and knows nothing about them
+        # Only if seen twice this far apart: if clocks differ, an upload may look old that was just
+        # stored, and whose job is not in the table yet.
         self._unclaimed = {name: self._unclaimed.get(name, started) for name in unclaimed}
         for name, since in [*self._unclaimed.items()]:
             if started - since >= SPOOL_GRACE_SECONDS:
                 self.spool.remove(name)
                 del self._unclaimed[name]
-        # A hundred thousand uploads take a second to look through.
+        # Searching a hundred thousand uploads takes a second.
         took = time.monotonic() - started
         self._spool_due = time.monotonic() + SPOOL_SWEEP_SHARE * took

@@ -1,4 +1,4 @@
-"""Results in the making in this process: each is one job, however many requests wait for it."""
+"""Runs this process's jobs: one for each result, however many requests wait for it."""
 
 import logging
 import threading
@@ -22,14 +22,14 @@ from superres.service.upload import Upload
 from superres.store.result_name import upload_key
 
 JOBS_FOR_BUSY_LANES = 4
-# Beyond these, each has half of the pixels of the one before.
+# Beyond these, each has at most half the pixels of the one before.
 MAX_CLAIMED = JOBS_FOR_BUSY_LANES + 32
 
 logger = logging.getLogger(__name__)
 
 
 def short_job_id(name: str) -> str:
-    """Return what the log calls an asynchronous job: not its result's name, which is a secret."""
+    """Return an asynchronous job's name for the log; its result's name is a secret."""
     return f"job-{name[:12]}"
 
 
@@ -38,7 +38,7 @@ class LocalJobs:
 
     Parameters
     ----------
-    threads : jobs at once; most of them only wait, for memory or for the lanes
+    threads : number of concurrent jobs; most only wait, for memory or for the lanes
     """
 
     def __init__(self, resources: Resources, pipeline: Pipeline, threads: int) -> None:
@@ -49,17 +49,17 @@ class LocalJobs:
         self._max_sync_seconds = resources.settings.max_sync_seconds
         self._pipeline = pipeline
         self._lock = threading.Lock()
-        self._jobs: dict[tuple[str, bool], Job] = {}  # by name, and whether they are kept
+        self._jobs: dict[tuple[str, bool], Job] = {}  # by name and `keep`
         self._claims = JobClaims(resources)
         self._uploads = ClaimedUploads(resources)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="picture")
 
     def __len__(self) -> int:
-        """Return how many jobs there are."""
+        """Return the number of jobs."""
         return len(self._jobs)
 
     def join(self, name: str, keep: bool) -> Job | None:
-        """Let a request wait for the job that makes a result, if there is one."""
+        """Add a request to the waiters of the job that makes a result, if there is one."""
         with self._lock:
             job = self._jobs.get((name, keep))
             if job is not None:
@@ -71,17 +71,17 @@ class LocalJobs:
     def start(
         self, name: str, upload: Upload, header: ImageHeader, options: Options, keep: bool
     ) -> tuple[Job, bool]:
-        """Start the job that makes a result, and let a request wait for it.
+        """Start the job that makes a result, with a request as its first waiter.
 
         Returns
         -------
-        The job, and whether it is a new one, which has taken the upload's file; else another
-        request was faster.
+        The job, and whether it is new and has taken the upload's file; otherwise another request
+        was faster.
 
         Raises
         ------
         ServiceError
-            The scheduler does not admit the picture.
+            The scheduler does not admit the image.
         """
         with self._lock:
             job = self._jobs.get((name, keep))
@@ -91,7 +91,7 @@ class LocalJobs:
                 job = Job(name, upload.take_file(), header, options, place, keep)
                 self._jobs[name, keep] = job
                 job.waiters = 1
-                # With the request's id, for what is logged there.
+                # With the request's ID, for log messages.
                 self._pool.submit(copy_context().run, self._run, job)
             else:
                 job.waiters += 1
@@ -100,45 +100,45 @@ class LocalJobs:
         return job, is_new
 
     def leave(self, job: Job, client_left: bool) -> None:
-        """Let a request wait no longer; a job that nobody wants any more ends."""
+        """Remove a request from a job's waiters; cancel a job that nobody wants any more."""
         with self._lock:
             job.waiters -= 1
             is_lonely = client_left and job.waiters == 0
-        # Not behind the lock: the database may take its time. Who joins meanwhile is told that the
-        # job was cancelled, and starts another.
+        # Outside the lock: the database may be slow. A request that joins meanwhile sees the job
+        # cancelled, and starts another.
         if is_lonely and not self._claims.is_wanted(job):
             with self._lock:
                 self._cancel(job)
 
     def stop(self) -> None:
-        """Stop all jobs: the process is about to end, and nobody waits for them any more."""
+        """Stop all jobs: the process is about to exit, and nobody waits for them any more."""
         with self._lock:
             for job in self._jobs.values():
                 job.progress.cancelled = True
 
     def cancel(self, name: str) -> None:
-        """Stop a job that the table says is cancelled."""
+        """Stop a job that was cancelled in the table."""
         with self._lock:
             job = self._jobs.get((name, True))
             if job is not None and job.waiters == 0:
                 self._cancel(job)
 
     def _cancel(self, job: Job) -> None:
-        """Stop a job within a tile; whoever wants its result from now on starts another."""
+        """Stop a job within a tile; later requests for its result start another."""
         job.progress.cancelled = True
         if self._jobs.get((job.name, job.keep)) is job:
             del self._jobs[job.name, job.keep]
 
     def rest(self) -> None:
-        """Give memory back that pictures and uploads no longer need."""
+        """Return memory that images and uploads no longer need."""
         machine.return_free_memory()
 
     def claimable_pixels(self) -> int | None:
-        """Return the most pixels that the next claimed job may have; None: any number; 0: none.
+        """Return the most pixels that the next claimed job may have; None for any number.
 
-        Enough are claimed to keep the lanes busy while one is decoded or encoded. Beyond these, or
-        where pictures wait for memory, one that the lanes would take before all of them: so small
-        ones do not wait in the table, and what others can compute stays there for them.
+        Enough jobs are claimed to keep the lanes busy while one is decoded or encoded. Beyond
+        these, or while images wait for memory, only a job that the lanes would compute before all
+        of them: so small jobs do not wait in the table, and other processes can claim the rest.
         """
         if not self._resources.can_finish_jobs:
             return 0
@@ -153,7 +153,7 @@ class LocalJobs:
         Raises
         ------
         OSError, StoreDown
-            Its upload cannot be read now; the job is queued again.
+            Its upload cannot be read now; the job is requeued.
         """
         mine = self._under_own_name(claim)
         if mine is None:
@@ -163,7 +163,7 @@ class LocalJobs:
             job = self._jobs.get((claim.name, True))
             adopted = job is not None and not job.is_claimed and not job.progress.cancelled
             if job is not None and adopted:
-                # A request came for the same result, and its job waits for this claim.
+                # A request wants the same result, and its job waits for this claim.
                 job.take_over_claim()
         if adopted:
             self._table.extend_interest(claim.name, self._max_sync_seconds)
@@ -171,7 +171,7 @@ class LocalJobs:
         try:
             file, header = self._uploads.open(claim, options)
         except StoreDown:
-            # No job is to blame for a store that is down, however often it is tried.
+            # A store that is down is not the job's fault, however often it is retried.
             self._table.requeue(claim.name, counts=False)
             raise
         except OSError:
@@ -192,17 +192,17 @@ class LocalJobs:
         self._pool.submit(self._run_claimed, job)
 
     def _doubt(self, claim: Claim, error: UploadLost) -> None:
-        """Fail a job whose upload has been lost for long; else let it be tried again."""
+        """Fail a job whose upload has been lost for long; otherwise requeue it."""
         if self._uploads.is_lost(claim.spool):
             self._spool.remove(self._table.finish(claim.name, describe(error)))
             return
-        logger.warning("%s: %s It is looked for again.", short_job_id(claim.name), error.message)
+        logger.warning("%s: %s It will be retried.", short_job_id(claim.name), error.message)
         self._table.requeue(claim.name, counts=False, pause_seconds=DOUBT_PAUSE_SECONDS)
 
     def _under_own_name(self, claim: Claim) -> tuple[Claim, Options] | None:
-        """Return a claim under the name that its result has here, and its options.
+        """Return a claim under the name that its result has in this version, and its options.
 
-        None where it is no claim any more: it is left to a newer version, or its result is there.
+        None if the claim was given up: it needs a newer version, or its result has a job already.
         """
         unknown = find_unknown(claim.options)
         if unknown:
@@ -215,12 +215,12 @@ class LocalJobs:
         return (mine, options) if mine else None
 
     def _run_claimed(self, job: Job) -> None:
-        # The request that it came with is over, and was logged with this.
+        # Its request has ended, and was logged with this ID.
         current_request_id.set(short_job_id(job.name))
         self._run(job)
 
     def claimed(self) -> list[OwnedJob]:
-        """Return the jobs of this process that it has claimed in the table."""
+        """Return this process's jobs that are claimed in the table."""
         with self._lock:
             jobs: list[OwnedJob] = [
                 job for job in self._jobs.values() if job.is_claimed and job.outcome is None
@@ -229,18 +229,18 @@ class LocalJobs:
         return jobs if fetching is None else [*jobs, fetching]
 
     def names(self) -> Collection[str]:
-        """Return the names of all jobs of this process, claimed or about to be."""
+        """Return the names of all of this process's jobs, claimed or about to be."""
         with self._lock:
             names = {name for name, keep in self._jobs if keep}
         fetching = self._uploads.fetching
         return names if fetching is None else {*names, fetching.name}
 
     def regain(self, owned: OwnedJob) -> None:
-        """Go on with a job that the table says is not this process's any more.
+        """Handle a job that, according to the table, this process no longer owns.
 
-        The database, or this process, was away for longer than a lease. What nobody has claimed
-        since is claimed again. Of another's, or of a cancelled one, those who wait here get the
-        result all the same; where nobody does, it stops.
+        The database, or this process, was unavailable for longer than a lease. A job that nobody
+        has claimed since is claimed again. One that has another owner, or was cancelled, continues
+        for the requests that wait here, and otherwise stops.
         """
         if self._table.reclaim(owned.name):
             return
@@ -252,7 +252,7 @@ class LocalJobs:
                 owned.progress.cancelled = True
 
     def _run(self, job: Job) -> None:
-        """Compute a job's result to its end, good or bad; runs on a thread of the pool."""
+        """Run a job until it succeeds or fails; called on a thread of the pool."""
         outcome = job.outcome = self._find_outcome(job)
         try:
             job.file.close()
@@ -265,16 +265,16 @@ class LocalJobs:
             job.ended.set()
 
     def _find_outcome(self, job: Job) -> Outcome:
-        """Compute a job's result; whatever goes wrong, those who wait must hear of it."""
+        """Compute a job's result; whatever goes wrong, waiting requests must be told."""
         try:
             self._claims.claim(job)
             return self._pipeline.compute(job)
         except ServiceError as error:
             return Failed(error.renew())
         except MemoryError:
-            logger.exception("no memory for %s", job.name)
-            busy = self._scheduler.busy("There is not enough memory for this picture now.")
+            logger.exception("not enough memory for %s", job.name)
+            busy = self._scheduler.busy("There is not enough memory for this image now.")
             return Failed(busy)
         except Exception:
             logger.exception("computing %s failed", job.name)
-            return Failed(ServiceError("The picture could not be computed."))
+            return Failed(ServiceError("The image could not be computed."))

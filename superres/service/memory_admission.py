@@ -1,4 +1,4 @@
-"""Memory for pictures in work, handed out in the order in which the lanes take pictures."""
+"""Admits images to memory, in the order in which the lanes compute them."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -8,23 +8,23 @@ from dataclasses import dataclass
 from superres.engines.lanes import CANCEL_POLL_SECONDS
 from superres.errors import JobCancelled, TooLargeForMemory
 
-# Each picture leaves this share of its own size free, so that smaller ones always find room: there
-# is no size from which on pictures wait for large ones.
+# Each image leaves this share of its own size free, so that there is always room for smaller ones:
+# no image is so large that all smaller ones must wait for it.
 HEADROOM_SHARE = 1 / 6
 MEGABYTE = 1024**2
 
 
 @dataclass(eq=False)
 class Claim:
-    """Memory that a picture holds or waits for.
+    """Memory that an image holds or waits for.
 
     Attributes
     ----------
-    computing_bytes : how much until its result is computed
-    peak_bytes : how much at most, while that is encoded
+    computing_bytes : needed until its result is computed
+    peak_bytes : needed at the peak, while the result is encoded
     work : input pixels to compute
-    is_guest : it came in while the oldest picture's turn was kept, into what that one does not need
-    has_grown : it holds as much as it takes at most
+    is_guest : admitted while memory was reserved for the oldest image, into what that one leaves
+    has_grown : whether it holds its peak
     """
 
     computing_bytes: int
@@ -35,17 +35,17 @@ class Claim:
 
     @property
     def size_bytes(self) -> int:
-        """What it holds, once it does."""
+        """Bytes that it holds, once admitted."""
         return self.peak_bytes if self.has_grown else self.computing_bytes
 
     @property
     def growth_bytes(self) -> int:
-        """How much more encoding takes."""
+        """Additional bytes for encoding."""
         return self.peak_bytes - self.computing_bytes
 
 
 class Room:
-    """What pictures need together so that one after the other can be encoded."""
+    """Memory that some images need together so that they can be encoded one at a time."""
 
     def __init__(self, claims: Iterable[Claim]) -> None:
         self._computing_bytes = self._growth_bytes = 0
@@ -54,31 +54,31 @@ class Room:
             self._growth_bytes = max(self._growth_bytes, claim.growth_bytes)
 
     def beside(self, claim: Claim) -> int:
-        """Return how much it is with another picture."""
+        """Return the memory needed with another image added."""
         growth_bytes = max(self._growth_bytes, claim.growth_bytes)
         return self._computing_bytes + claim.computing_bytes + growth_bytes
 
 
 class MemoryQueue:
-    """Decides who may hold memory: the picture with least work first, and the oldest in its turn.
+    """Decides which images may hold memory: least work first, but the oldest gets its turn.
 
-    The oldest is overtaken until as much work as its own has gone past. From then on what others
-    give back is kept for it, and only pictures that fit beside it still come in: none waits longer
-    than for what was at work before it, and for as much again as it is itself.
+    The oldest is overtaken until as much work as its own has passed it. From then on freed memory
+    is reserved for it, and only images that fit next to it are admitted: no image waits longer than
+    for what was admitted before it, plus as much work as its own.
 
-    Encoding takes more than computing, but for seconds instead of minutes: a picture of 14
-    megapixels holds half a gigabyte while it is computed, and grows to the double at its end. There
-    is always room for one to grow; who has asked first is overtaken by smaller ones likewise.
+    Encoding takes more memory than computing, but for seconds instead of minutes: an image of 14
+    megapixels holds half a gigabyte while it is computed, and twice that at its end. There is
+    always room for one image to grow; here, too, smaller ones overtake the first for a while.
 
     Parameters
     ----------
-    limit_bytes : what all pictures may hold together
+    limit_bytes : what all images may hold together
 
     Attributes
     ----------
-    held : who holds memory
-    waiting : who waits, in the order of arrival
-    growing : who holds memory and waits for the rest
+    held : images that hold memory
+    waiting : images that wait, in order of arrival
+    growing : images that hold memory and wait for the rest
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -90,21 +90,21 @@ class MemoryQueue:
 
     @property
     def used_bytes(self) -> int:
-        """What pictures hold now."""
+        """Bytes that images hold now."""
         return sum(claim.size_bytes for claim in self.held)
 
     def enter(self, claim: Claim) -> None:
-        """Let a picture wait, and hold memory where it may at once."""
+        """Add an image to the queue; it may be admitted immediately."""
         self.waiting.append(claim)
         self.admit()
 
     def grow(self, claim: Claim) -> None:
-        """Let a picture that holds memory wait for what encoding takes."""
+        """Queue an image that holds memory for the additional bytes of encoding."""
         self.growing.append(claim)
         self.admit()
 
     def leave(self, claim: Claim) -> None:
-        """Take a picture out, whether it holds memory or waits."""
+        """Remove an image, whether it holds memory or waits."""
         self.held.discard(claim)
         if claim in self.growing:
             if claim is self.growing[0]:
@@ -117,7 +117,7 @@ class MemoryQueue:
         self.admit()
 
     def admit(self) -> None:
-        """Let those hold memory, or more of it, who may now."""
+        """Admit, or let grow, all images that may now."""
         while (grown := self._choose_grown()) is not None:
             if grown is self.growing[0]:
                 self._growing_past = 0
@@ -135,9 +135,9 @@ class MemoryQueue:
             self.held.add(claim)
 
     def _choose_grown(self) -> Claim | None:
-        """Return the next that may have the rest of its memory; None: all have to wait.
+        """Return the next image that may have the rest of its memory; None if all must wait.
 
-        Here, too, the first is overtaken until as much work as its own has gone past.
+        Here, too, the first is overtaken until as much work as its own has passed it.
         """
         room = self.limit_bytes - self.used_bytes
         for claim in self.growing[:1] + sorted(self.growing[1:], key=lambda each: each.work):
@@ -147,19 +147,19 @@ class MemoryQueue:
         return None
 
     def _end_turn(self) -> None:
-        """Count anew for whoever is the oldest next."""
+        """Restart the count of overtaking work for the next oldest."""
         self._overtaking_work = 0
         for held in self.held:
             held.is_guest = False
 
     def _is_oldest_due(self) -> bool:
-        # Who does not fit at all now, since the machine has less than it had, keeps nobody waiting.
+        # An image that does not fit at all, since the machine now has less memory, blocks no other.
         oldest = self.waiting[0]
         can_fit = oldest.peak_bytes * (1 + HEADROOM_SHARE) <= self.limit_bytes
         return can_fit and self._overtaking_work >= oldest.work
 
     def _choose(self) -> Claim | None:
-        """Return the next that may hold memory; None: all have to wait."""
+        """Return the next image that may hold memory; None if all must wait."""
         if not self.waiting:
             return None
         oldest, *others = self.waiting
@@ -167,7 +167,7 @@ class MemoryQueue:
         used, held = self.used_bytes, Room(self.held)
 
         def fits(claim: Claim, kept: Room) -> bool:
-            """Tell whether there is room now, at each one's end, and beside what is kept."""
+            """Tell whether there is room now, while each is encoded, and next to reservations."""
             needed = max(used + claim.computing_bytes, held.beside(claim))
             headroom = claim.peak_bytes * HEADROOM_SHARE
             return max(needed, kept.beside(claim) + headroom) <= self.limit_bytes
@@ -184,8 +184,8 @@ class MemoryAdmission:
 
     Parameters
     ----------
-    measure : returns what all pictures may hold together; asked while none holds anything, since
-        what a machine has to spare changes
+    measure : returns what all images may hold together; called while none holds any, since a
+        machine's free memory changes
     """
 
     def __init__(self, measure: Callable[[], int]) -> None:
@@ -201,15 +201,15 @@ class MemoryAdmission:
 
     @property
     def used_bytes(self) -> int:
-        """What pictures hold now."""
+        """Bytes that images hold now."""
         with self._changed:
             return self._queue.used_bytes
 
     @property
     def largest_bytes(self) -> int:
-        """What a picture may need to be admitted at all.
+        """Most memory that an image may need to be admitted at all.
 
-        By the most that there ever was: what others hold for a moment is no reason to refuse.
+        Based on the most that was ever free: temporary use by others is no reason to reject one.
         """
         with self._changed:
             self._measure_when_idle()
@@ -217,38 +217,38 @@ class MemoryAdmission:
 
     @property
     def is_contended(self) -> bool:
-        """Whether pictures wait for memory."""
+        """Whether images wait for memory."""
         return bool(self._queue.waiting)
 
     def check(self, size_bytes: int, pixels: int) -> None:
-        """Refuse a picture that can never be admitted.
+        """Reject an image that can never be admitted.
 
         Parameters
         ----------
-        pixels : of the upload, to tell how many would do
+        pixels : of the upload, to estimate how many would fit
 
         Raises
         ------
         TooLargeForMemory
-            Alone on the machine it would not fit.
+            It would not fit even alone on the machine.
         """
         largest = self.largest_bytes
         if size_bytes > largest:
             fitting = pixels * largest // size_bytes
             raise TooLargeForMemory(
-                f"Making this result takes about {size_bytes // MEGABYTE:,} MB of memory; this "
-                f"service has {largest // MEGABYTE:,}. About {fitting:,} pixels would "
-                "fit, or a smaller result, or another format: png and jpeg take least."
+                f"This result needs about {size_bytes // MEGABYTE:,} MB of memory; this service "
+                f"has {largest // MEGABYTE:,}. About {fitting:,} pixels would fit, or a smaller "
+                "result, or another format: png and jpeg need the least."
             )
 
     @contextmanager
     def hold(self, claim: Claim, is_cancelled: Callable[[], bool]) -> Iterator[None]:
-        """Hold what computing takes until the block ends, waiting for the picture's turn.
+        """Wait for an image's turn, then hold memory for computing until the block ends.
 
         Raises
         ------
         JobCancelled
-            Nobody wants the picture any more.
+            Nobody wants the image any more.
         """
         with self._changed:
             self._measure_when_idle()
@@ -262,12 +262,12 @@ class MemoryAdmission:
                 self._changed.notify_all()
 
     def grow(self, claim: Claim, is_cancelled: Callable[[], bool]) -> None:
-        """Hold what encoding takes from now on, waiting until it is there.
+        """Wait for memory for encoding, then hold it too.
 
         Raises
         ------
         JobCancelled
-            Nobody wants the picture any more.
+            Nobody wants the image any more.
         """
         with self._changed:
             self._queue.grow(claim)
@@ -277,8 +277,8 @@ class MemoryAdmission:
         with self._changed:
             while not has_come():
                 if is_cancelled():
-                    raise JobCancelled("Nobody wants this picture any more.")
+                    raise JobCancelled("Nobody is waiting for this image any more.")
                 self._changed.wait(CANCEL_POLL_SECONDS)
-                # Where nothing is held, only the machine can have what is missing.
+                # If no image holds memory, only the machine can free more.
                 self._measure_when_idle()
                 self._queue.admit()

@@ -1,7 +1,6 @@
-"""What a picture takes of the machine's memory at its peak, in bytes.
+"""Estimates the peak memory that an image needs, in bytes.
 
-Measured on noise, which no decoder or encoder makes small, by
-`tests/integration/test_memory_estimate.py`.
+Measured on noise, which is incompressible, by `tests/integration/test_memory_estimate.py`.
 """
 
 from superres.images.formats import FORMATS
@@ -9,24 +8,24 @@ from superres.images.image_codec import ImageHeader
 from superres.images.options import MODEL_SCALE, Options
 
 MEGABYTE = 1024**2
-# Of a process that decodes or encodes the smallest picture: interpreter, colour profiles, codecs.
+# For a process that decodes or encodes the smallest image: interpreter, colour profiles, codecs.
 PROCESS_BYTES = 12 * MEGABYTE
-# Address space is not memory: what such a process may reserve beyond what it is expected to fill.
+# Address space is not memory: what a process may reserve beyond what it is expected to use.
 SLACK_BYTES = 24 * MEGABYTE
-# Of a header check, and for each byte of the file, which some of Pillow's readers have three times.
+# For a header check, and copies of the file, of which some of Pillow's readers have three.
 HEADER_BYTES, HEADER_COPIES = 16 * MEGABYTE, 3
-# For each pixel that is accepted: Pillow fills a GIF's frame when it opens it; of WebP it reserves
-# two canvases, which take no memory until they are drawn on.
+# Per accepted pixel: Pillow fills a GIF's frame when it opens it; for WebP it reserves two
+# canvases, which take no memory until they are drawn on.
 GIF_FRAME_BYTES, WEBP_CANVAS_BYTES = 2, 8
-# For each pixel of the upload, the decoded picture in shared memory included.
+# Per pixel of the upload, including the decoded image in shared memory.
 DECODER_BYTES, DEEP_DECODER_BYTES = 32, 46
-# The network's input and output, with transparency that of a second picture and float buffers.
+# The network's input and output; with transparency, also a second image's and float buffers.
 NETWORK_BYTES, NETWORK_BYTES_WITH_ALPHA = 36, 76
-# For each pixel of the upload and of the result: resampled, Pillow's own planes included.
+# Per pixel of the upload and of the result, if resampled: includes Pillow's own planes.
 RESIZED_BYTES = (24, 10)
-# For each pixel of a result of 16 bits.
+# Per pixel of a 16-bit result.
 DEEP_BYTES = 18
-# For each pixel of the result, opaque and transparent, where `Format.encoder_bytes` is too little.
+# Per pixel of the result, opaque and transparent, where `Format.encoder_bytes` is too low.
 LOSSLESS_WEBP_BYTES = (64, 66)
 DEEP_PNG_BYTES = (24, 39)
 
@@ -48,13 +47,13 @@ def header_slack_bytes(start: bytes, max_pixels: int) -> int:
 
 
 def decoding_bytes(header: ImageHeader, file_bytes: int) -> int:
-    """Return the memory that decoding takes, the decoded picture included."""
+    """Return the memory that decoding takes, including the decoded image."""
     per_pixel = DEEP_DECODER_BYTES if header.is_deep else DECODER_BYTES
     return PROCESS_BYTES + 2 * file_bytes + header.pixels * per_pixel
 
 
 def encoding_bytes(pixels: int, options: Options, has_alpha: bool, is_deep: bool) -> int:
-    """Return the memory that encoding a result of so many pixels takes, both included."""
+    """Return the memory that encoding a result takes, including its pixels and its file."""
     per_pixel = FORMATS[options.format].encoder_bytes
     if options.format == "png" and is_deep:
         per_pixel = DEEP_PNG_BYTES
@@ -64,7 +63,7 @@ def encoding_bytes(pixels: int, options: Options, has_alpha: bool, is_deep: bool
 
 
 def network_bytes(header: ImageHeader, options: Options) -> int:
-    """Return the memory that enlarging takes, the decoded picture and the result included."""
+    """Return the memory that upscaling takes, including the decoded image and the result."""
     width, height = options.result_size(header.width, header.height)
     per_pixel = NETWORK_BYTES_WITH_ALPHA if header.has_alpha else NETWORK_BYTES
     per_result_pixel = DEEP_BYTES if header.is_deep else 0
@@ -75,12 +74,12 @@ def network_bytes(header: ImageHeader, options: Options) -> int:
 
 
 def computing_bytes(header: ImageHeader, options: Options, file_bytes: int) -> int:
-    """Return the memory that a picture takes at most until its result is computed."""
+    """Return the most memory that an image takes until its result is computed."""
     return max(decoding_bytes(header, file_bytes), network_bytes(header, options))
 
 
 def peak_bytes(header: ImageHeader, options: Options, file_bytes: int) -> int:
-    """Return the memory that a picture takes at its peak, from its header to its result."""
+    """Return the memory that an image takes at its peak, from its header to its result."""
     width, height = options.result_size(header.width, header.height)
     return max(
         computing_bytes(header, options, file_bytes),

@@ -1,4 +1,4 @@
-"""From a job's upload to its stored result: decode, enlarge, encode, store."""
+"""From a job's upload to its stored result: decode, upscale, encode, store."""
 
 import logging
 import os
@@ -27,9 +27,9 @@ logger = logging.getLogger(__name__)
 
 
 def estimate_cost(header: ImageHeader, options: Options) -> int:
-    """Return what a picture costs, in input pixels of the network.
+    """Return what an image costs, in input pixels of the network.
 
-    A result that is large for its input costs its own pixels' share: it is resampled and encoded.
+    A result that is large for its input is charged by its own pixels: it is resampled and encoded.
     """
     width, height = options.result_size(header.width, header.height)
     return max(header.cost_pixels, width * height // MODEL_SCALE**2)
@@ -47,12 +47,12 @@ class Pipeline:
         self._counters = resources.counters
 
     def compute(self, job: Job) -> Outcome:
-        """Make a job's result, and store it where it may be kept."""
-        # Another process, or a job that ended a moment ago, may have stored it meanwhile.
+        """Make a job's result, and store it if allowed."""
+        # Another process, or a job that has just ended, may have stored it meanwhile.
         try:
             stored = self._cache.open(job.name)
         except StoreDown:
-            # Who waits can have the result without the store; a ticket cannot.
+            # Waiting requests can get the result without the store; tickets cannot.
             if job.is_asynchronous:
                 raise
             stored = None
@@ -62,7 +62,7 @@ class Pipeline:
         try:
             return self._make(job)
         except ClientLeft:
-            raise JobCancelled("Nobody wants this picture any more.") from None
+            raise JobCancelled("Nobody is waiting for this image any more.") from None
 
     def _make(self, job: Job) -> Outcome:
         def is_cancelled() -> bool:
@@ -74,14 +74,14 @@ class Pipeline:
             with job.measure("decode"):
                 picture = self._codec.decode(job.file, job.header, is_cancelled)
             actual = ImageHeader(*picture.size, picture.alpha is not None, picture.deep is not None)
-            # A file can say behind its pixels what the header check cannot see: a turn, say, which
-            # makes 1,600 times as much of a picture whose width is given.
+            # A file can have metadata after its pixels that the header check does not see, such as
+            # an orientation; with a given width, that can make a result 1,600 times as large.
             if (
                 computing_bytes(actual, job.options, 0) > claim.computing_bytes
                 or peak_bytes(actual, job.options, 0) > claim.peak_bytes
                 or estimate_cost(actual, job.options) > job.place.pixels
             ):
-                raise UndecodableImage("What the picture's header says is not what it is.")
+                raise UndecodableImage("The image's header does not match its content.")
             with job.measure("upscale"):
                 size = job.options.result_size(*picture.size)
                 check_result_size(*size, job.options, self._settings.max_output_pixels)
@@ -101,16 +101,16 @@ class Pipeline:
                 return self._store(job.name, info, payload)
 
     def _store(self, name: str, info: ResultInfo, payload: memoryview) -> Stored | InMemory:
-        """Store a result; where that is not possible, its clients get it all the same."""
+        """Store a result; if that fails, waiting clients still get it."""
         reason: ServiceError = NotStored("The result cannot be stored now.")
         try:
             self._cache.store(name, payload, info)
             stored = self._cache.open(name)
         except ResultTooLarge as error:
-            # Who waits gets it all the same; an asynchronous job has nothing to show, ever.
+            # Waiting requests still get it; an asynchronous job can never succeed.
             return InMemory(info, payload, error.renew())
         except (OSError, StoreDown) as error:
-            # The operator has to mend what is broken.
+            # The operator has to fix this.
             self._counters.add("cache_write_errors")
             logger.error("cannot store a result: %s", error)
             if isinstance(error, StoreDown):
@@ -119,7 +119,7 @@ class Pipeline:
                 reason = NoRoom("There is no room for the result now.")
             return InMemory(info, payload, reason)
         if stored is None:
-            # Something else is in its place, or it cannot be read.
+            # Something else is at its path, or it cannot be read.
             self._counters.add("cache_write_errors")
             return InMemory(info, payload, reason)
         stored.file.close()

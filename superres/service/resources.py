@@ -1,4 +1,4 @@
-"""What all who make results in this process share: stores, jobs table, model, admission."""
+"""What the parts of the service share: stores, jobs table, model, admission."""
 
 import os
 from collections.abc import Callable
@@ -26,12 +26,12 @@ from superres.store.remote_store import RemoteStore
 from superres.store.result_name import ResultName
 from superres.store.tiers import open_tiers
 
-# For requests, results on their way, and whatever else is not a picture.
+# For requests, results being sent, and everything else that is not an image.
 SPARE_MEMORY_SHARE = 1 / 16
 
 
 class Resources:
-    """Owns what the parts of the service share; knows none of them.
+    """Owns what the parts of the service share, without knowing any of them.
 
     Parameters
     ----------
@@ -42,12 +42,12 @@ class Resources:
     ----------
     table : the jobs of all processes
     cache, spool : results, and uploads of accepted jobs
-    remote : the store that machines share, if they do
-    spool_hold : whether the jobs in the table have their uploads here
-    codec : opens pictures' bytes
-    memory : who may hold pictures
+    remote : the shared store, if there is one
+    spool_hold : whether the uploads of the table's jobs are in this process's spool
+    codec : decodes and encodes images
+    memory : admits images to memory
     counters : statistics since the start
-    is_draining : the server is stopping: nothing new is begun
+    is_draining : the server is stopping: nothing new is started
     """
 
     def __init__(self, settings: Settings, load: Callable[[], Upscaler]) -> None:
@@ -61,7 +61,7 @@ class Resources:
         )
         self.remote = None
         if settings.store_url:
-            # Uploads are there only where the machines share their jobs.
+            # It has uploads only if the machines share their jobs.
             self.remote = RemoteStore(settings.store_url, is_marked=bool(settings.database_url))
         self.cache, self.spool = open_tiers(settings, self.remote, self.limiter)
         self.model_loader = ModelLoader(load)
@@ -74,14 +74,14 @@ class Resources:
 
     @property
     def can_finish_jobs(self) -> bool:
-        """Whether this process could bring a job to its end now."""
+        """Whether this process could finish a job now."""
         can_store = self.cache.can_write() and (self.remote is None or self.remote.can_write())
         is_able = self.spool_hold.is_held and self.model_loader.is_sound
         return can_store and is_able and not self.is_draining
 
     def _measure_memory(self) -> int:
-        """Return what pictures in work may take of this machine's memory, in bytes."""
-        # What comes with the model is no picture's.
+        """Return how much of this machine's memory images may take, in bytes."""
+        # Load the model first: its memory is not available for images.
         self.model_loader.get()
         available = machine.available_memory_bytes() * (1 - SPARE_MEMORY_SHARE)
         for_pictures = max(int(available) - self.codec.headers_bytes, 0)
@@ -90,15 +90,15 @@ class Resources:
     def read_header(
         self, file: BinaryIO, options: Options, has_left: HasLeft = lambda: False
     ) -> ImageHeader:
-        """Check a picture's size, its result's, and what that takes, before it is decoded.
+        """Check an image's size, its result's size and the memory for both, before decoding.
 
         Raises
         ------
         ServiceError
-            The picture is refused.
+            The image is rejected.
         """
         max_output = self.settings.max_output_pixels
-        # Whatever the final size, the network makes a picture three times larger.
+        # Whatever the final size, the network upscales x3.
         max_input = min(self.settings.max_input_pixels, max_output // MODEL_SCALE**2)
         header = self.codec.read_header(file, max_input, has_left)
         size = options.result_size(header.width, header.height)

@@ -1,4 +1,4 @@
-"""From an upload to its result: look it up, or compute it once for everybody who waits for it."""
+"""From an upload to its result: looks it up, or computes it once for all waiting requests."""
 
 import logging
 import time
@@ -27,7 +27,7 @@ from superres.service.upload import Upload
 from superres.settings import Settings
 from superres.store.result_cache import ResultInfo, StoredResult
 
-# A client that has left is noticed within this.
+# How soon the service notices that a client has left.
 LEFT_POLL_SECONDS = 0.25
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Result:
-    """A result, as a stored file or, where it could not be stored, as bytes."""
+    """A result, as a stored file or, if it could not be stored, as bytes."""
 
     name: str
     info: ResultInfo
@@ -45,7 +45,7 @@ class Result:
 
 
 class Runner:
-    """Computes results, each once, and keeps them.
+    """Computes results, each only once, and stores them.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class Runner:
 
     Attributes
     ----------
-    submissions : takes uploads whose clients do not wait
+    submissions : accepts uploads whose clients do not wait
     """
 
     def __init__(self, settings: Settings, load: Callable[[], Upscaler]) -> None:
@@ -79,7 +79,7 @@ class Runner:
         self.submissions = Submissions(resources, self._local_jobs, self.keeper)
 
     def start(self) -> None:
-        """Load the model and begin with queued jobs; must not be called before the server forks.
+        """Load the model and start on queued jobs; must not be called before the server forks.
 
         Raises
         ------
@@ -99,11 +99,11 @@ class Runner:
         return self.resources.is_draining
 
     def begin_draining(self) -> None:
-        """Bring to its end what has begun, and begin nothing new; safe in a signal handler."""
+        """Finish what has begun, and start nothing new; safe in a signal handler."""
         self.resources.is_draining = True
 
     def check_ready(self) -> None:
-        """Raise NotReady, which says why, unless uploads can be computed now."""
+        """Raise NotReady, saying why, unless uploads can be computed now."""
         self.model_loader.check_loaded()
         if self.is_draining:
             raise NotReady("The service is stopping.", retry_after_seconds=1)
@@ -135,19 +135,19 @@ class Runner:
         has_left: HasLeft = lambda: False,
         charge: Charge = FREE,
     ) -> Result:
-        """Return an upload's result, waiting for it where it is not stored.
+        """Return an upload's result, waiting for it if it is not stored.
 
         Parameters
         ----------
         upload : it is closed, or the job that computes the result takes its file
         keep : False leaves nothing behind on the server
         has_left : tells whether the client is gone; then the job ends, unless others want it
-        charge : pays where the result has to be computed, and nobody else has asked for it
+        charge : is charged if the result has to be computed, and no other request has asked for it
 
         Raises
         ------
         ServiceError
-            The picture is refused, the queue is full, or time ran out.
+            The image is rejected, the queue is full, or the request timed out.
         """
         try:
             found = self.find(upload.key, options)
@@ -164,10 +164,10 @@ class Runner:
                     self._wait(job, has_left)
                     if reservation is not None:
                         if isinstance(job.outcome, Stored) and job.outcome.payload is None:
-                            # Another process has computed it meanwhile.
+                            # Another process has computed it in the meantime.
                             reservation.give_back()
                         break
-                    # Somebody may have cancelled the job just before this request joined it.
+                    # The job may have been cancelled just before this request joined it.
                     if not (isinstance(job.outcome, Failed) and job.outcome.was_cancelled):
                         break
             return self._collect(job)
@@ -183,11 +183,11 @@ class Runner:
         keep: bool,
         charge: Charge,
     ) -> tuple[Job, Reservation | None]:
-        """Let a request wait for a job.
+        """Join or start the job for a request.
 
         Returns
         -------
-        The job, and where it was started for this request, what is reserved for it.
+        The job and, if it was started for this request, the reservation for it.
         """
         joined = self._local_jobs.join(name, keep)
         if joined is not None:
@@ -202,7 +202,7 @@ class Runner:
         return job, reservation if is_new else None
 
     def _wait(self, job: Job, has_left: Callable[[], bool]) -> None:
-        """Wait until a job has ended, the client has left, or time is over."""
+        """Wait until a job has ended, the client has left, or the request times out."""
         deadline = time.monotonic() + self.settings.max_sync_seconds
         left = False
         try:
@@ -216,7 +216,7 @@ class Runner:
             self._local_jobs.leave(job, left)
 
     def _collect(self, job: Job) -> Result:
-        """Return an ended job's result to one who waited for it."""
+        """Return an ended job's result to a request that waited for it."""
         outcome = job.outcome
         if isinstance(outcome, Failed) and not outcome.was_cancelled:
             raise outcome.error.renew()
@@ -227,7 +227,7 @@ class Runner:
         if in_memory is not None and isinstance(outcome, InMemory):
             return in_memory
         try:
-            # Another process may have stored what was cancelled here.
+            # Another process may have stored the result of a job that was cancelled here.
             stored = self.cache.open(job.name)
         except StoreDown:
             if in_memory is None:
@@ -239,12 +239,12 @@ class Runner:
             return in_memory
         if isinstance(outcome, Failed):
             raise self.scheduler.busy("The computation was interrupted; send the file again.", 0)
-        raise self.scheduler.busy("The result was removed at once; send the file again.")
+        raise self.scheduler.busy("The result was evicted immediately; send the file again.")
 
     def stop(self) -> None:
-        """Hand asynchronous jobs over to whoever comes next; the process is about to end."""
+        """Release asynchronous jobs to other processes; this one is about to exit."""
         self.begin_draining()
-        # In this order: the keeper may be claiming a job at this moment.
+        # In this order: the keeper may be claiming a job right now.
         self.keeper.stop()
         self.resources.limiter.stop()
         self._local_jobs.stop()

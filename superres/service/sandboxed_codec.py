@@ -1,4 +1,4 @@
-"""Header check, decoding and encoding of pictures, each in a process that may die."""
+"""Checks headers, decodes and encodes images, each in its own sandboxed process."""
 
 import logging
 import os
@@ -35,12 +35,12 @@ from superres.service.memory_estimate import (
 )
 from superres.service.upload import SPOOL_BYTES
 
-# Two of the largest files have their headers checked at once, and beside them small ones, which so
-# never wait for large ones.
+# Headers of two of the largest files are checked at once, and of small ones next to them, so that
+# small ones never wait for large ones.
 HEADERS_AT_ONCE = 2.4
 HEADER_CPU_SECONDS = 1
-# Ten times what the slowest formats take: 0.1 s a megapixel to decode TIFF with LZMA or 16 bits and
-# 0.5 to encode WebP without loss. A JPEG of a thousand scans costs as much as it is given.
+# Ten times what the slowest formats take: 0.1 s per megapixel to decode TIFF with LZMA or 16 bits,
+# and 0.5 to encode lossless WebP. A JPEG with a thousand scans takes all the time it is given.
 CPU_SECONDS, DECODER_SECONDS_PER_MEGAPIXEL, ENCODER_SECONDS_PER_MEGAPIXEL = 5, 2, 5
 REFUSALS = {
     name: getattr(errors, name)
@@ -56,7 +56,7 @@ HasLeft = Callable[[], bool]
 
 @dataclass(frozen=True)
 class SharedPicture:
-    """A picture in shared memory, for a child to encode."""
+    """An image in shared memory, for a child to encode."""
 
     descriptor: int
     description: Description
@@ -67,7 +67,7 @@ class SharedPicture:
 
 
 class SandboxedCodec:
-    """Opens pictures' bytes in a sandbox, and says what is wrong with those that break it.
+    """Decodes and encodes images in a sandbox, and explains what is wrong if its process dies.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class SandboxedCodec:
     Attributes
     ----------
     headers_bytes : memory that all header checks may take together
-    deaths : tasks that ended without an answer
+    deaths : number of tasks that ended without a reply
     """
 
     def __init__(self, keep_metadata: str, max_upload_bytes: int = 16 * 1024**2) -> None:
@@ -89,12 +89,12 @@ class SandboxedCodec:
         self._headers = MemoryAdmission(lambda: self.headers_bytes)
 
     def start(self) -> None:
-        """Start the helper, and see how its children are confined."""
+        """Start the helper, and check how its children are sandboxed."""
         with EMBEDDED_MODEL_PATH.with_name("golden_input.png").open("rb") as file:
             self.read_header(file, MAX_SIDE)
         if len(self.sandbox.locks) < len(ALL_LOCKS):
             missing = ", ".join(sorted(ALL_LOCKS - set(self.sandbox.locks)))
-            logger.warning("pictures are opened without these locks: %s", missing)
+            logger.warning("images are processed without these sandbox locks: %s", missing)
 
     def read_header(
         self, file: BinaryIO, max_pixels: int, has_left: HasLeft = lambda: False
@@ -104,7 +104,7 @@ class SandboxedCodec:
         Raises
         ------
         ServiceError
-            As there; ClientLeft where nobody waits any more; Busy where the machine has no memory.
+            As there; ClientLeft if nobody waits any more; Busy if the machine has no memory.
         """
         length = file.seek(0, os.SEEK_END)
         file.seek(0)
@@ -113,9 +113,9 @@ class SandboxedCodec:
         slack_bytes = header_slack_bytes(start, max_pixels)
         limits = Limits(memory_bytes + slack_bytes, HEADER_CPU_SECONDS, file_bytes=0)
         task = {"name": "check_header", "max_pixels": max_pixels}
-        # Five of 4 MB would leave no room for small ones, which then waited for seconds.
+        # Five of 4 MB would leave no room for small ones, which would then wait for seconds.
         least_bytes = self._largest_header_bytes if length > SPOOL_BYTES else 0
-        # Where more pixels are accepted, a GIF's frame alone may be more than there is.
+        # If the pixel limit is high, a GIF's frame alone may exceed the memory for headers.
         held_bytes = min(max(memory_bytes, least_bytes), self._headers.largest_bytes)
         try:
             with (
@@ -124,17 +124,17 @@ class SandboxedCodec:
             ):
                 result = self._run(task, [descriptor], limits, has_left)
         except JobCancelled:
-            raise ClientLeft("Nobody wants this picture any more.") from None
+            raise ClientLeft("Nobody is waiting for this image any more.") from None
         header = ImageHeader(**result)
-        # What a process says that opened a crafted file is held against the limits once more.
+        # A process that opened a crafted file is not trusted: check the limits again.
         if not (0 < header.pixels <= max_pixels and min(header.width, header.height) > 0):
-            raise UndecodableImage("The picture's header is damaged or cut short.")
+            raise UndecodableImage("The image's header is damaged or cut short.")
         return header
 
     def decode(
         self, file: BinaryIO, header: ImageHeader, has_left: HasLeft = lambda: False
     ) -> Picture:
-        """Decode a picture whose header was checked: see `image_codec.decode_image`.
+        """Decode an image whose header was checked: see `image_codec.decode_image`.
 
         Raises
         ------
@@ -151,7 +151,7 @@ class SandboxedCodec:
         picture = read_picture(mapped, result)
         width, height = picture.size
         if width * height != header.pixels:
-            raise UndecodableImage("The picture is not as large as its header says.")
+            raise UndecodableImage("The image's size does not match its header.")
         return picture
 
     def encode(
@@ -192,12 +192,12 @@ class SandboxedCodec:
             result: dict[str, Any] = reply["result"]
             return result
         self.deaths += 1
-        logger.warning("%s of a picture ended by itself: %s", task["name"], name_ending(ending))
+        logger.warning("the process for task %s died: %s", task["name"], name_ending(ending))
         raise explain(ending, is_upload=task["name"] != "encode")
 
 
 def choose_limits(memory_bytes: int, pixels: int, seconds_per_megapixel: int) -> Limits:
-    """Return what decoding or encoding so many pixels may take."""
+    """Return the limits for decoding or encoding so many pixels."""
     cpu_seconds = CPU_SECONDS + seconds_per_megapixel * pixels // 10**6
     return Limits(memory_bytes + SLACK_BYTES, cpu_seconds, file_bytes=memory_bytes)
 
@@ -205,28 +205,28 @@ def choose_limits(memory_bytes: int, pixels: int, seconds_per_megapixel: int) ->
 def name_ending(ending: Ending) -> str:
     """Return what killed a child, for the log."""
     if ending.reply.get("out_of_memory"):
-        return "out of its memory"
+        return "out of memory"
     if ending.exit_code < 0:
         return signal.Signals(-ending.exit_code).name
     return f"exit status {ending.exit_code}"
 
 
 def explain(ending: Ending, is_upload: bool) -> ServiceError:
-    """Make the error for the client whose picture ended a child."""
+    """Make the error for the client whose image killed a child."""
     if ending.exit_code == -signal.SIGKILL:
-        return Busy("There is not enough memory for this picture now.", RETRY_SECONDS)
+        return Busy("There is not enough memory for this image now.", RETRY_SECONDS)
     if not is_upload:
         return UndecodableImage("The result cannot be written in this format; choose another.")
     if ending.reply.get("out_of_memory"):
-        return UndecodableImage("Decoding takes more memory than a picture of this size should.")
+        return UndecodableImage("Decoding takes more memory than an image of this size should.")
     if ending.exit_code == -signal.SIGXCPU:
-        return UndecodableImage("Decoding takes longer than a picture of this size should.")
-    return UndecodableImage("The picture is damaged so that it cannot be decoded.")
+        return UndecodableImage("Decoding takes longer than an image of this size should.")
+    return UndecodableImage("The image is too damaged to be decoded.")
 
 
 @contextmanager
 def shared_memory() -> Iterator[int]:
-    """Make shared memory; what is mapped stays when the block ends."""
+    """Create shared memory; mappings remain valid after the block."""
     descriptor = make_shared_memory()
     try:
         yield descriptor
@@ -236,7 +236,7 @@ def shared_memory() -> Iterator[int]:
 
 @contextmanager
 def share_picture(picture: Picture, options: Options) -> Iterator[SharedPicture]:
-    """Copy a picture to shared memory, so that its own can be given back before it is encoded."""
+    """Copy an image to shared memory, so that its own memory can be freed before encoding."""
     if options.format != PNG.name:
         picture = replace(picture, deep=None)  # no other format has 16 bits
     has_alpha, is_deep = picture.alpha is not None, picture.deep is not None
@@ -249,9 +249,9 @@ def share_picture(picture: Picture, options: Options) -> Iterator[SharedPicture]
 
 @contextmanager
 def open_descriptor(file: BinaryIO) -> Iterator[int]:
-    """Open a file's bytes for another process, which gets a position of its own.
+    """Open a file's bytes for another process, with a separate file position.
 
-    Small uploads may be in memory alone; asked for their descriptor, they would go to the disk.
+    Small uploads may be in memory only; asking for their file descriptor would write them to disk.
     """
     is_small = file.seek(0, os.SEEK_END) <= SPOOL_BYTES
     try:

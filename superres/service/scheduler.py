@@ -1,4 +1,4 @@
-"""Admission: which requests may wait, and which pictures may be queued."""
+"""Admission: which requests may wait, and which images may be queued."""
 
 import itertools
 import math
@@ -16,13 +16,13 @@ UPLOADS_RETRY_SECONDS = 5
 
 @dataclass(eq=False)
 class Place:
-    """A picture's place in this process's queue; whoever got it releases it.
+    """An image's place in this process's queue; its holder must release it.
 
     Attributes
     ----------
-    pixels : what the picture costs, in input pixels
+    pixels : what the image costs, in input pixels
     arrival : its number in the order of arrival
-    is_waited_for : False for that of an asynchronous job
+    is_waited_for : False for an asynchronous job's image
     """
 
     pixels: int
@@ -31,7 +31,7 @@ class Place:
     _scheduler: "Scheduler"
 
     def release(self) -> None:
-        """Take the picture out of the queue; a second time nothing happens."""
+        """Remove the image from the queue; safe to call again."""
         self._scheduler.forget(self)
 
 
@@ -48,7 +48,7 @@ class Scheduler:
         self._settings = settings
         self._seconds_per_pixel = seconds_per_pixel
         self._state = threading.RLock()
-        # Long polls have slots of their own: they must not keep uploads from waiting.
+        # Long polls have separate slots: they must not keep uploads from waiting.
         self._polling = threading.BoundedSemaphore(settings.max_long_polls)
         self._reading = threading.BoundedSemaphore(settings.max_uploads_at_once)
         self._draining = threading.BoundedSemaphore(DRAINS_AT_ONCE)
@@ -63,21 +63,21 @@ class Scheduler:
         Raises
         ------
         Busy
-            As many uploads are being read as may.
+            Too many uploads are being read.
         """
         if not self._reading.acquire(blocking=False):
-            raise Busy("Too many uploads are under way.", UPLOADS_RETRY_SECONDS)
+            raise Busy("Too many uploads are in progress.", UPLOADS_RETRY_SECONDS)
         try:
             yield
         finally:
             self._reading.release()
 
     def draining(self) -> AbstractContextManager[bool]:
-        """Count a refused upload that is read away; False: it must not be."""
+        """Count a rejected upload that is drained; yields False if it must not be."""
         return take_slot(self._draining)
 
     def long_poll(self) -> AbstractContextManager[bool]:
-        """Count a request that waits for a job's status to change; False: it must not wait."""
+        """Count a request that waits for a job's status; yields False if it must not wait."""
         return take_slot(self._polling)
 
     @contextmanager
@@ -87,7 +87,7 @@ class Scheduler:
         Raises
         ------
         Busy
-            As many requests wait as may.
+            Too many requests are waiting.
         """
         with self._state:
             if self.waiting_requests >= self._settings.max_waiting_requests:
@@ -101,42 +101,42 @@ class Scheduler:
 
     @property
     def queued_pixels(self) -> int:
-        """Input pixels of all pictures that wait or are computed here."""
+        """Input pixels of all images that are waiting or being computed here."""
         with self._state:
             return sum(place.pixels for place in self._places)
 
     def admit(self, pixels: int) -> Place:
-        """Add a picture that a request waits for to the queue, until its place is released.
+        """Add an image that a request waits for to the queue, until its place is released.
 
         Raises
         ------
         TooCostly
-            Alone on the machine, this picture would take longer than a request may wait.
+            Even alone on the machine, this image would take longer than a request may wait.
         Busy
-            Later there will be room, or time enough.
+            There is no room, or not enough time, until later.
         """
         max_seconds = self._settings.max_sync_seconds
         seconds_alone = pixels * self._seconds_per_pixel()
         if seconds_alone > max_seconds:
             raise TooCostly(
-                f"Computing this picture takes about {seconds_alone:.0f} seconds; a request may "
+                f"Computing this image takes about {seconds_alone:.0f} seconds; a request may "
                 f"take {max_seconds}. Send it with the header 'Prefer: respond-async'."
             )
         with self._state:
-            # An empty queue takes any picture that may be computed at all.
+            # An empty queue accepts any image that may be computed at all.
             waited_for = sum(place.pixels for place in self._places if place.is_waited_for)
             excess = waited_for + pixels - self._settings.max_queue_pixels
             if excess > 0 and waited_for:
                 raise self.busy("The queue is full.", excess)
             late_seconds = self._predict_seconds(pixels) - max_seconds
             if late_seconds > 0:
-                raise Busy("The queue is too long for this picture.", math.ceil(late_seconds))
+                raise Busy("The queue is too long for this image.", math.ceil(late_seconds))
             return self._add(pixels, is_waited_for=True)
 
     def _predict_seconds(self, pixels: int) -> float:
-        """Return how long a picture that comes now takes, as the lanes' fair order has it.
+        """Return how long an image that arrives now will take, given the lanes' fair order.
 
-        Smaller ones go first; larger ones take no more than the share of the oldest.
+        Smaller ones go first; larger ones take no more than the oldest's share.
         """
         others = [place.pixels for place in self._places]
         ahead = sum(other for other in others if other <= pixels)
@@ -144,11 +144,11 @@ class Scheduler:
         return (pixels + ahead) * self._seconds_per_pixel() / share
 
     def check_room(self, pixels: int, open_pixels: int, open_jobs: int = 0) -> None:
-        """Raise Busy unless a picture fits into the queue of asynchronous jobs.
+        """Raise Busy unless an image fits into the queue of asynchronous jobs.
 
         Parameters
         ----------
-        open_pixels : input pixels of all jobs that are queued or running, here or elsewhere
+        open_pixels : input pixels of all queued and running jobs, here or elsewhere
         open_jobs : their number
         """
         if open_jobs >= self._settings.max_queue_jobs:
@@ -158,7 +158,7 @@ class Scheduler:
             raise self.busy("The queue of asynchronous jobs is full.", excess)
 
     def enter(self, pixels: int) -> Place:
-        """Add an asynchronous job's picture to what is computed here, until it is released."""
+        """Add an asynchronous job's image to the queue here, until its place is released."""
         with self._state:
             return self._add(pixels, is_waited_for=False)
 
@@ -168,12 +168,12 @@ class Scheduler:
         return place
 
     def forget(self, place: Place) -> None:
-        """Take a picture out of the queue."""
+        """Remove an image from the queue."""
         with self._state:
             self._places.discard(place)
 
     def busy(self, message: str, pixels_to_wait_for: int | None = None) -> Busy:
-        """Make the error for a client who had better return when so much is computed, or all."""
+        """Make the error for a client that should retry once so many pixels, or all, are done."""
         pixels = self.queued_pixels if pixels_to_wait_for is None else pixels_to_wait_for
         seconds = math.ceil(pixels * self._seconds_per_pixel())
         return Busy(message, retry_after_seconds=max(seconds, 1))

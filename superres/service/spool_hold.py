@@ -1,4 +1,4 @@
-"""Whose uploads the jobs in the table have: of instances with different spools, one's alone."""
+"""Ties the jobs table to one spool: instances with different spools cannot share a table."""
 
 import contextlib
 import logging
@@ -12,9 +12,9 @@ from superres.jobs.jobs import Jobs
 from superres.store.spool import Spool
 
 RENEW_SECONDS = 3.0
-# An instance that has not renewed for so long, while others could, is dead.
+# An instance that has not renewed for this long, while others could, is dead.
 HOLD_SECONDS = 5 * RENEW_SECONDS
-# One that has stopped may leave others that share its spool: they have renewed by then.
+# A stopped instance may leave others that share its spool: they will have renewed by then.
 RELEASED, RELEASE_SECONDS = 0.0, 3 * RENEW_SECONDS
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Holder:
-    """Who has the table, and since when, by this process's clock, no change was seen."""
+    """Which spool holds the table; `seen` is when, by this process's clock, it last changed."""
 
     spool: str
     place: str
@@ -31,14 +31,14 @@ class Holder:
 
 
 class SpoolHold:
-    """Lets only those accept and claim jobs who can read the uploads of all.
+    """Lets a process accept and claim jobs only if it can read the uploads of all jobs.
 
     Any process may claim any job of the table. So all of them must share one spool: a folder, or
-    the store. The table notes which, for as long as one of them lives.
+    the store. The table records which, as long as one of them is alive.
 
     Attributes
     ----------
-    is_held : the table's spool is this process's
+    is_held : whether the table's spool is this process's
     """
 
     def __init__(self, jobs: Jobs, spool: Spool) -> None:
@@ -52,16 +52,16 @@ class SpoolHold:
         self._renewing = threading.Thread(target=self._repeat, name="spool-hold", daemon=True)
 
     def start(self) -> None:
-        """Take the table for this process's spool, and keep it.
+        """Acquire the table for this process's spool, and keep it.
 
-        A former instance may have died a moment ago: it is waited for.
+        If a previous instance has just died, waits until its hold expires.
 
         Raises
         ------
         ConfigError
-            An instance that lives has another spool, or this code must not use the table.
+            A live instance has another spool, or the table is incompatible with this code.
         """
-        with contextlib.suppress(DatabaseDown):  # it is tried again, and meanwhile none is accepted
+        with contextlib.suppress(DatabaseDown):  # retried later; until then no job is accepted
             self._jobs.database.check()
         deadline = time.monotonic() + HOLD_SECONDS + 2 * RENEW_SECONDS
         while not self.renew() and self._other is not None:
@@ -72,7 +72,7 @@ class SpoolHold:
         self._renewing.start()
 
     def stop(self) -> None:
-        """Let others have the table soon, whatever their spool."""
+        """Release the table to others, whatever their spool."""
         self._stopped.set()
         if self._renewing.is_alive():
             self._renewing.join()
@@ -83,25 +83,25 @@ class SpoolHold:
                 )
 
     def check(self) -> None:
-        """Refuse what could not be kept until it is done.
+        """Refuse an upload that could not be kept until its job is done.
 
         Raises
         ------
         NotStored
-            The table's uploads are elsewhere.
+            The table's uploads are in another spool.
         """
         if not self.is_held and not self.renew():
-            raise NotStored("Uploads cannot be kept now.", int(HOLD_SECONDS))
+            raise NotStored("Uploads cannot be stored now.", int(HOLD_SECONDS))
 
     def renew(self) -> bool:
-        """Take the table, or keep it; tell whether it is this process's."""
+        """Acquire or renew the hold; tell whether this process's spool has it."""
         with self._lock:
             try:
                 self._identity = self._identity or self._spool.identity(self._is_known())
                 is_held = self._keep() or self._take_over()
             except (DatabaseDown, OSError, StoreDown) as error:
                 logger.error("%s %s", error, error.__cause__ or "")
-                # Others may be as unable to renew: whoever is seen dead from now on is.
+                # Others may have been unable to renew, too: only count from now on.
                 self._other = None
                 return self.is_held
             if self.is_held and not is_held:
@@ -110,12 +110,12 @@ class SpoolHold:
             return is_held
 
     def _is_known(self) -> bool:
-        """Tell whether the table had its uploads at this place when it was last used."""
+        """Tell whether the table's uploads were in this place when it was last used."""
         rows = self._jobs.database.execute("SELECT place FROM spool_hold")
         return any(place.rpartition(" of ")[0] == self._spool.place for (place,) in rows)
 
     def _keep(self) -> bool:
-        """Renew what nobody has, or whoever has this spool."""
+        """Renew the hold if nobody has it, or if this spool does."""
         return bool(
             self._jobs.database.execute(
                 """INSERT INTO spool_hold VALUES (1, ?, ?, now())
@@ -126,7 +126,7 @@ class SpoolHold:
         )
 
     def _take_over(self) -> bool:
-        """Take what another spool's instances have not renewed for long enough."""
+        """Take over a hold that another spool's instances have let expire."""
         rows = self._jobs.database.execute("SELECT spool, place, renewed FROM spool_hold")
         spool, place, renewed = rows[0]
         other = self._other
@@ -150,10 +150,10 @@ class SpoolHold:
     def _explain(self) -> str:
         other = self._other.place if self._other else "another place"
         return (
-            f"The jobs table belongs to an instance that lives and keeps its uploads in {other}; "
+            f"The jobs table belongs to a running instance that keeps its uploads in {other}; "
             f"this one would keep them in {self._describe()}, and neither could compute what the "
-            "other accepts. Give all of them the same SR_STORE_URL and SR_DATABASE_URL, or each a "
-            "table of its own (SR_DATABASE_URL, SR_STATE_DIR)."
+            "other accepts. Give all of them the same SR_STORE_URL and SR_DATABASE_URL, or each "
+            "its own table (SR_DATABASE_URL, SR_STATE_DIR)."
         )
 
     def _repeat(self) -> None:
@@ -161,5 +161,5 @@ class SpoolHold:
             try:
                 self.renew()
             except Exception:
-                # It must live as long as the process.
-                logger.exception("looking after the spool failed")
+                # This thread must live as long as the process.
+                logger.exception("renewing the spool's hold failed")

@@ -1,4 +1,4 @@
-"""Uploads whose clients do not wait: accepted with a ticket, and taken back by it."""
+"""Asynchronous uploads: accepted with a ticket, and cancelled with it."""
 
 import logging
 
@@ -37,14 +37,14 @@ class Submissions:
 
         Parameters
         ----------
-        charge : pays where nobody else has asked for the result
+        charge : is charged if no other request has asked for the result
         client : whose share of the spool the upload takes
         has_left : tells whether the client is gone; then nothing is queued
 
         Raises
         ------
         ServiceError
-            The picture is refused, the queue is full, or nothing can be kept now.
+            The image is rejected, the queue is full, or nothing can be stored now.
         """
         try:
             self._resources.model_loader.refuse_unsound()
@@ -59,12 +59,12 @@ class Submissions:
                     spool = self._spool.store(upload.file, backlog.table_id, client)
                 except OSError as error:
                     logger.error("cannot spool an upload: %s", error.strerror)
-                    raise NotStored("The upload cannot be kept now.") from None
+                    raise NotStored("The upload cannot be stored now.") from None
                 return self._queue(name, options, cost, spool)
 
             if backlog.has_it:
                 ticket, is_new = queue()
-                if is_new:  # the job that was there has ended meanwhile
+                if is_new:  # the existing job has ended in the meantime
                     self._reserve_or_withdraw(ticket, cost, charge)
             else:
                 self._resources.scheduler.check_room(cost, backlog.pixels, backlog.jobs)
@@ -82,8 +82,8 @@ class Submissions:
 
     def _queue(self, name: str, options: Options, cost: int, spool: str) -> tuple[str, bool]:
         """Queue the job of a spooled upload; return a ticket, and whether the job needs it."""
-        # Where the answer is lost, the job may be there all the same: its upload stays until
-        # the keeper finds that nobody wants it.
+        # If the response is lost, the job may still have been queued: its upload stays until the
+        # keeper finds that nobody wants it.
         try:
             ticket, kept = self._table.submit(name, options.as_dict(), cost, spool)
         except Busy:
@@ -94,7 +94,7 @@ class Submissions:
         return ticket, kept == spool
 
     def _reserve_or_withdraw(self, ticket: str, cost: int, charge: Charge) -> None:
-        """Pay for a job that is queued already, or take it back."""
+        """Charge for a job that is already queued, or withdraw it."""
         try:
             charge.reserve(cost)
         except RateLimited:
@@ -102,7 +102,7 @@ class Submissions:
             raise
 
     def withdraw(self, ticket: str) -> bool:
-        """Take back a ticket, and cancel its job where nobody else wants it; False: unknown."""
+        """Withdraw a ticket, and cancel its job if nobody else wants it; False if unknown."""
         name = self._table.withdraw(ticket)
         if name is None:
             return False

@@ -1,4 +1,4 @@
-"""A picture's file on its way through the service."""
+"""An uploaded image file on its way through the service."""
 
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -9,13 +9,13 @@ SPOOL_BYTES = 512 * 1024
 
 @dataclass(eq=False)
 class Upload:
-    """An uploaded file, which whoever has the upload closes, unless another has taken it.
+    """An uploaded file; the holder of the upload closes it, unless it has been taken.
 
     Attributes
     ----------
     file : the bytes
     key : their SHA-256 in hex
-    stem : the client's file name without folders and ending
+    stem : the client's file name without folders and extension
     """
 
     file: BinaryIO
@@ -24,12 +24,12 @@ class Upload:
     _is_taken: bool = field(default=False, init=False)
 
     def take_file(self) -> BinaryIO:
-        """Return the file to somebody who closes it from now on."""
+        """Hand the file over to the caller, who must close it."""
         assert not self._is_taken
         self._is_taken = True
         return self.file
 
     def close(self) -> None:
-        """Close the file, unless somebody has taken it."""
+        """Close the file, unless it has been taken."""
         if not self._is_taken:
             self.file.close()

@@ -1,1 +1,1 @@
-"""What is kept: results and their limits, uploads of jobs, the store that machines share."""
+"""Storage: results and their limits, uploads of jobs, the store that machines share."""

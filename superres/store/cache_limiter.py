@@ -1,4 +1,4 @@
-"""Keeps a service's disk within its limits: results in bytes and in age, and the free reserve."""
+"""Keeps disk usage within limits: size and age of results, and free space."""
 
 import errno
 import logging
@@ -11,15 +11,15 @@ from superres.errors import ResultTooLarge
 from superres.store.eviction import SECONDS_A_DAY, choose_doomed, remove_files
 from superres.store.result_cache import ResultCache
 
-# A cleanup makes some room, so that not every further result needs one.
+# A cleanup frees some extra space, so that not every further result needs one.
 ROOM_AFTER_CLEANUP = 0.9
-# What was stored or served so lately is spared: somebody is about to fetch it. But clients choose
-# what they ask for, so it is spared only up to this, in limits.
+# Results stored or served this recently are spared: a client is about to fetch them. But clients
+# choose what they ask for, so they are spared only up to this multiple of the limit.
 SPARE_SECONDS = 60
 MOST_WITH_SPARED = 1.1
-# Where what is spared holds more than the limit, the folder is read again after so much more.
+# If spared results exceed the limit, the folder is scanned again after this much growth.
 GROWTH_BETWEEN_CLEANUPS = 0.02
-# Age is counted in days, and the other limits are kept at each write.
+# Only for age, which is counted in days; the other limits are enforced on each write.
 SWEEP_SECONDS = 3600.0
 
 logger = logging.getLogger(__name__)
@@ -28,14 +28,14 @@ logger = logging.getLogger(__name__)
 class CacheLimiter(DiskSpace):
     """Keeps results within their limits while a service writes, and some of the disk free.
 
-    The least recently used go. Where nothing is left to go, nothing is written.
+    The least recently used results are evicted. If none is left to evict, nothing is written.
 
     Parameters
     ----------
     folder : of the stored results
     max_size_mb : of the results together, on disk
-    min_free_mb : what stays free on the file system, whoever fills it
-    max_age_days : results that nobody used for longer go
+    min_free_mb : space kept free on the file system, whatever fills it
+    max_age_days : results unused for longer are evicted
     """
 
     def __init__(
@@ -52,19 +52,19 @@ class CacheLimiter(DiskSpace):
         self._min_free_bytes = min_free_mb * MEGABYTE
         self._max_age_seconds = max_age_days * SECONDS_A_DAY
         self._lock = threading.Lock()
-        # Of stored results; what other processes store or remove is seen at the next cleanup.
+        # Of stored results; changes by other processes are noticed at the next cleanup.
         self._size_bytes: int | None = None
         self._clean_above = self._max_bytes
-        self._promised_bytes = 0  # to all who write now, on the disk or not yet
-        self._writing_bytes = 0  # of these, to results
+        self._promised_bytes = 0  # to all current writers, whether written yet or not
+        self._writing_bytes = 0  # the part of these for results
         self._stopped = threading.Event()
 
     def start(self) -> None:
-        """Begin to look after age; a thread of its own, since a large folder takes seconds."""
+        """Start evicting by age; in a thread, since scanning a large folder takes seconds."""
         threading.Thread(target=self._repeat, name="cache-limiter", daemon=True).start()
 
     def stop(self) -> None:
-        """End that."""
+        """Stop the thread."""
         self._stopped.set()
 
     def _repeat(self) -> None:
@@ -78,24 +78,24 @@ class CacheLimiter(DiskSpace):
                 return
 
     def sweep(self) -> None:
-        """Remove what is too old, and count anew."""
+        """Evict what is too old, and recount."""
         with self._lock:
             self._clean(0, is_result=False)
 
     def take(self, size_bytes: int, is_result: bool = True) -> None:
-        """Hold room for what is about to be written, removing results for it.
+        """Reserve space for what is about to be written, evicting results for it.
 
         Raises
         ------
         OSError
-            There would be none even without the results that may go.
+            There is not enough space, even with all evictable results gone.
         ResultTooLarge
-            There never would be.
+            There can never be enough space.
         """
         if is_result and size_bytes > MOST_WITH_SPARED * self._max_bytes:
             raise ResultTooLarge(
-                f"The result has {size_bytes / MEGABYTE:.0f} MB, more than is kept here; send the "
-                "picture without 'Prefer: respond-async'."
+                f"The result has {size_bytes / MEGABYTE:.0f} MB, more than can be stored here; "
+                "send the image without 'Prefer: respond-async'."
             )
         with self._lock:
             if self._size_bytes is None:
@@ -107,29 +107,29 @@ class CacheLimiter(DiskSpace):
             if (is_large or self._missing_bytes(size_bytes) > 0) and not self._clean(
                 size_bytes, is_result
             ):
-                raise OSError(errno.ENOSPC, "No room within the limits of the cache")
+                raise OSError(errno.ENOSPC, "No space within the cache's limits")
             self._promised_bytes += size_bytes
             self._writing_bytes += size_bytes if is_result else 0
 
     def give_back(self, size_bytes: int, is_result: bool = True) -> None:
-        """Hold room no longer: what was written is on the disk now, or will not come."""
+        """Release a reservation: what was written is on the disk now, or was abandoned."""
         with self._lock:
             self._promised_bytes -= size_bytes
             self._writing_bytes -= size_bytes if is_result else 0
 
     def note_stored(self, size_bytes: int) -> None:
-        """Count a result that was stored."""
+        """Count a stored result."""
         with self._lock:
             if self._size_bytes is not None:
                 self._size_bytes += size_bytes
 
     def _missing_bytes(self, size_bytes: int) -> float:
-        """Return how far the free space would be below its reserve with so much more."""
+        """Return how far another write would bring the free space below its reserve."""
         free = free_bytes(self.folder) - self._promised_bytes - size_bytes
         return self._min_free_bytes - free
 
     def _clean(self, size_bytes: int, is_result: bool) -> bool:
-        """Count anew and remove what has to go; tell whether there is room for so much more."""
+        """Recount and evict what has to go; tell whether there is then room for a write."""
         self._cache.remove_leftovers()
         now = time.time()
         files = list(self._cache.scan())
@@ -159,6 +159,6 @@ class CacheLimiter(DiskSpace):
         most_bytes = MOST_WITH_SPARED * self._max_bytes
         growth_bytes = GROWTH_BETWEEN_CLEANUPS * self._max_bytes
         self._clean_above = min(max(self._max_bytes, total_bytes + growth_bytes), most_bytes)
-        # The disk's own count may lag, and lags where a removed result is still being sent.
+        # The disk's own count may lag, and does while an evicted result is still being sent.
         has_space = missing_bytes <= summary.removed_bytes
         return has_space and (total_bytes <= most_bytes or not is_result)

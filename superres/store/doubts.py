@@ -1,22 +1,23 @@
-"""What seems lost or damaged, and may be neither in a moment."""
+"""Tracks objects that seem lost or damaged, until that has lasted long enough to be believed."""
 
 import time
 
-# A store that has been restored, a mount, or a line that damages what it carries: minutes are
-# enough for an operator's restart, and whoever waits for something lost need not wait for longer.
+# It may be a store being restored, a missing mount, or a connection that corrupts data. This is
+# enough for an operator's restart, and jobs whose uploads are lost need not wait longer.
 DOUBT_SECONDS = 60.0
-# What nobody has doubted again so long after its first doubt is over, or another process has it.
+# An object not seen missing again for this long after the first time is fine, or another process
+# has it.
 FORGET_SECONDS = 10 * DOUBT_SECONDS
 
 
 class Doubts:
-    """Remembers since when something is in doubt, by its name."""
+    """Remembers since when objects have been in doubt, by name."""
 
     def __init__(self) -> None:
         self._since: dict[str, float] = {}
 
     def is_settled(self, name: str) -> bool:
-        """Tell whether what was just found lost or damaged has been so for long."""
+        """Tell whether an object found lost or damaged has been so for long enough."""
         now = time.monotonic()
         self._since = {
             each: since for each, since in self._since.items() if now - since < FORGET_SECONDS
@@ -27,5 +28,5 @@ class Doubts:
         return is_settled
 
     def end(self, name: str) -> None:
-        """Forget a doubt: it was found whole."""
+        """Forget a doubt: the object was found intact."""
         self._since.pop(name, None)

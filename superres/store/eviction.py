@@ -1,4 +1,4 @@
-"""Which stored results have to go, and their removal."""
+"""Chooses which stored results to evict, and removes them."""
 
 import logging
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ class CleanupSummary:
     failed: int = 0
 
     def __str__(self) -> str:
-        """Return the summary as a line."""
+        """Return the summary as one line."""
         return (
             f"removed {self.removed} results ({self.removed_bytes / MEGABYTE:.1f} MB), "
             f"kept {self.kept} ({self.kept_bytes / MEGABYTE:.1f} MB), failed {self.failed}"
@@ -38,14 +38,14 @@ def choose_doomed(
     spared: float = float("inf"),
     excess_of_spared: float = 0,
 ) -> list[StoredFile]:
-    """Choose the results that have to go, those unused for longest first.
+    """Choose the results to evict, least recently used first.
 
     Parameters
     ----------
-    excess : bytes to be freed
-    too_old : results last used before this time go in any case
-    spared : those last used after this time go only for `excess_of_spared`
-    excess_of_spared : bytes that have to be freed whatever goes
+    excess : bytes to free
+    too_old : results last used before this time are evicted in any case
+    spared : results last used after this time are evicted only for `excess_of_spared`
+    excess_of_spared : bytes to free at any cost
     """
     doomed = []
     for file in sorted(files, key=lambda file: file.last_used):
@@ -58,7 +58,7 @@ def choose_doomed(
 
 
 def remove_files(cache: ResultCache, files: Iterable[StoredFile], dry_run: bool) -> CleanupSummary:
-    """Remove results, or only count them; one that somebody else has removed counts as removed."""
+    """Remove results, or only count them; one that is already gone counts as removed."""
     summary = CleanupSummary()
     for file in files:
         if not dry_run and not cache.remove(file.name):

@@ -1,4 +1,4 @@
-"""The store that several machines share: a bucket by S3, or a folder, through obstore."""
+"""The store that several machines share: an S3 bucket or a folder, through obstore."""
 
 import contextlib
 import hashlib
@@ -22,23 +22,23 @@ from superres.errors import ConfigError, StoreDown
 from superres.store.folder_mark import FolderMark
 from superres.store.result_cache import READ_CHUNK_BYTES
 
-# After an error the store is left alone for this long, and then one request tries it: the others do
-# not wait for it.
+# After an error the store is left alone for this long; then one request retries it, and the others
+# do not wait for that.
 DOWN_SECONDS = 5.0
-# The defaults wait for more than a minute for a store that hangs.
+# The defaults wait more than a minute for a store that hangs.
 CONNECT_SECONDS = 2
 ANSWER_SECONDS = 4
-# Writing is answered at its end: the largest result at 10 MB a second.
+# A write is acknowledged at its end: enough for the largest result at 10 MB/s.
 WRITE_SECONDS = 20
 RETRIES = 1
 RETRY_SECONDS = 5
-# What a bucket says of a key that it does not have. Other answers with status 404 come from
-# buckets that are not there now, from proxies, from other servers at that address.
+# What a bucket returns for a missing key. Other responses with status 404 come from missing
+# buckets, from proxies, or from other servers at that address.
 NO_SUCH_KEY = "<Code>NoSuchKey</Code>"
-# Without the last one Amazon's S3 answers 403 for a key that is not there, too.
+# Without ListBucket, Amazon S3 responds 403 even for a missing key.
 PERMISSIONS = (
     "The credentials in AWS_* must allow s3:GetObject, s3:PutObject, s3:DeleteObject and, for the "
-    "bucket, s3:ListBucket; those that have expired take a restart with new ones."
+    "bucket, s3:ListBucket; if they have expired, restart with new ones."
 )
 
 logger = logging.getLogger(__name__)
@@ -47,25 +47,25 @@ logger = logging.getLogger(__name__)
 class RemoteStore:
     """Objects under keys such as `results/a/b`; safe to use from any thread.
 
-    Must not be made before the server forks: its client has threads of its own.
+    Must not be created before the server forks: its client has its own threads.
 
     Parameters
     ----------
     url : s3://bucket/prefix, with credentials and endpoint in the AWS_* variables, or
         file:///folder
-    is_marked : a folder is used only where it has the mark that `identify` has found
+    is_marked : whether a folder is used only if it has the mark that `identify` found
 
     Attributes
     ----------
     folder : None for a bucket
     errors : how often the store has failed
 
-    Every method raises StoreDown where the store fails, or has failed a moment ago.
+    Every method raises StoreDown if the store fails, or has just failed.
 
     Raises
     ------
     ConfigError
-        obstore is not installed, or does not take the URL.
+        obstore is not installed, or does not accept the URL.
     """
 
     def __init__(self, url: str, is_marked: bool = False) -> None:
@@ -91,7 +91,7 @@ class RemoteStore:
                     store.from_url(
                         url,
                         client_options={
-                            # Options replace all that the variables say of the client.
+                            # Given options override all client settings from the environment.
                             "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true",
                             "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
                             "read_timeout": timedelta(seconds=answer_seconds),
@@ -113,12 +113,12 @@ class RemoteStore:
 
     @contextlib.contextmanager
     def _watch(self) -> Iterator[None]:
-        """Turn the store's errors into StoreDown; an object that is missing is no such error."""
+        """Translate the store's errors into StoreDown; a missing object is not such an error."""
         with self._judge():
             if self._mark is not None:
                 self._mark.check()
             yield
-            # What was not found, or is written, was so in the right folder only if it is there yet.
+            # Whatever was missing or written concerns the right folder only if it is still mounted.
             if self._mark is not None:
                 self._mark.check()
 
@@ -133,8 +133,8 @@ class RemoteStore:
             yield
         except (self._exceptions.BaseError, OSError) as error:
             self._note(works=False)
-            # Behind that stands the client's own data, on forty lines.
-            logger.error("the store does not work: %s", str(error).partition("\n\nDebug")[0])
+            # After that come forty lines of the client's own data.
+            logger.error("the shared store failed: %s", str(error).partition("\n\nDebug")[0])
             if isinstance(error, PermissionError) or "AccessDenied" in str(error):
                 logger.error("%s", PERMISSIONS)
             raise unavailable() from error
@@ -145,7 +145,7 @@ class RemoteStore:
             self._note(works=True)
 
     def identify(self, is_known: bool) -> str:
-        """Return what all who share this store call it; see `FolderMark.read`."""
+        """Return the store's identity, the same on all machines; see `FolderMark.read`."""
         return self.url if self._mark is None else self._mark.read(is_known)
 
     def _note(self, works: bool) -> None:
@@ -157,7 +157,7 @@ class RemoteStore:
                 self._down_until = time.monotonic() + DOWN_SECONDS
 
     def can_write(self) -> bool:
-        """Tell whether the store took what was last written, or takes something now."""
+        """Tell whether the last write succeeded, or a probe does now."""
         if self._cannot_write:
             with contextlib.suppress(StoreDown):
                 self.put("probe", BytesIO(b"1"))
@@ -174,7 +174,7 @@ class RemoteStore:
         self._cannot_write = False
 
     def put_new(self, key: str, path: Path) -> bool:
-        """Store a file's bytes, unless the key has some already; tell whether it had none."""
+        """Store a file's bytes unless the key exists; tell whether it did not exist."""
         with self._watch_writing():
             try:
                 self._obstore.put(self._writing, key, path, mode="create")
@@ -183,25 +183,25 @@ class RemoteStore:
             return True
 
     def put(self, key: str, file: BinaryIO) -> None:
-        """Store what a file has from its start on; it is there whole when this returns."""
+        """Store a whole file; it is stored completely when this returns."""
         file.seek(0)
         with self._watch_writing():
-            # In one part, so that the tag is the digest of the whole.
+            # In one part, so that the entity tag is the digest of the whole.
             put = self._obstore.put(self._writing, key, file, use_multipart=False)
             if self.folder is None and not self._has_arrived(key, put["e_tag"], file):
                 raise OSError(f"{key} arrived damaged")
 
     def _has_arrived(self, key: str, tag: str | None, file: BinaryIO) -> bool:
-        """Tell whether a bucket has what a file has: not every server looks at the digest sent."""
+        """Tell whether a bucket has a file's content: not every server checks the digest sent."""
         file.seek(0)
         sent = digest_pieces(iter(partial(file.read, READ_CHUNK_BYTES), b""))
-        # The tag is something else where the bucket is encrypted.
+        # In an encrypted bucket the tag is something else.
         if (tag or "").strip('"') == sent:
             return True
         return digest_pieces(self._obstore.get(self._reading, key).stream()) == sent
 
     def get(self, key: str) -> Iterator[bytes] | None:
-        """Return an object's bytes in pieces, or None where there is no such object."""
+        """Return an object's bytes in pieces, or None if there is no such object."""
         with self._watch():
             found = self._find(key)
         return None if found is None else self._read(found)
@@ -227,12 +227,12 @@ class RemoteStore:
             try:
                 self._obstore.head(self._reading, key)
             except FileNotFoundError:
-                # To HEAD a bucket does not say what is not found.
+                # A bucket's response to HEAD does not say what was not found.
                 return self.folder is None and self._find(key) is not None
             return True
 
     def remove(self, keys: Sequence[str]) -> None:
-        """Remove objects, where they are there."""
+        """Remove objects, if they exist."""
         with self._watch():
             for key in keys:
                 try:
@@ -242,9 +242,9 @@ class RemoteStore:
                         raise
 
     def list_keys(self, folder: str, age_seconds: float = 0) -> list[str]:
-        """Return the keys below a folder that were written so long ago."""
+        """Return the keys below a folder that are at least this old."""
         before = datetime.now(UTC) - timedelta(seconds=age_seconds)
-        # Its clock may be ahead of ours: what is wanted whatever its age, is wanted all the same.
+        # The store's clock may be ahead of ours: with no minimum age, all keys are returned.
         return [
             each["path"]
             for each in self._list(folder)
@@ -252,7 +252,7 @@ class RemoteStore:
         ]
 
     def list_sizes(self, folder: str) -> dict[str, int]:
-        """Return the keys below a folder, each with its bytes."""
+        """Return the keys below a folder, each with its size in bytes."""
         return {each["path"]: each["size"] for each in self._list(folder)}
 
     def _list(self, folder: str) -> list[Any]:
@@ -261,7 +261,7 @@ class RemoteStore:
 
 
 def digest_pieces(pieces: Iterable[bytes]) -> str:
-    """Return the MD5 of bytes: an object's tag, which tells damage, not malice."""
+    """Return the MD5 of bytes: an object's tag, which detects damage, not malice."""
     digest = hashlib.md5(usedforsecurity=False)
     for piece in pieces:
         digest.update(piece)
@@ -269,5 +269,5 @@ def digest_pieces(pieces: Iterable[bytes]) -> str:
 
 
 def unavailable() -> StoreDown:
-    """Make the error of a store that is not available."""
-    return StoreDown("The store of results is not available.", int(DOWN_SECONDS))
+    """Make the error for an unavailable store."""
+    return StoreDown("The result store is not available.", int(DOWN_SECONDS))

@@ -1,8 +1,8 @@
 """Content-hash cache: results as files in one folder, under names that change with their content.
 
 A stored file is the result's own bytes, then a JSON note, then the note's length and a magic
-word. The note makes a file prove itself: length, digest and size of the picture travel in the
-same atomic rename as the bytes. Viewers ignore what follows a picture, so the files open as usual.
+word. The note makes a file self-verifying: the image's length, digest and dimensions are published
+atomically with its bytes. Viewers ignore what follows an image, so the files open as usual.
 """
 
 import contextlib
@@ -25,30 +25,30 @@ from superres.disk import DiskSpace, bytes_on_disk, round_to_blocks
 from superres.store.result_name import ResultName
 
 TEMPORARY_PREFIX = ".writing-"
-# This process has taken the room for its own files; those of others count as they are found.
+# This process has reserved space for its own files; those of others count as they are found.
 OWN_PREFIX = f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-"
 MAGIC = b"SRc1"
 FOOTER = struct.Struct(">I4s")
 MAX_NOTE_BYTES = 4096
-# Names whose files are known to be whole; beyond, all are checked anew.
+# Names of files known to be intact; beyond this many, all are verified again.
 MAX_REMEMBERED = 10_000
-# No write takes this long: a temporary file of this age has lost its writer.
+# No write takes this long: the writer of a temporary file of this age has died.
 LEFTOVER_SECONDS = 3600
 READ_CHUNK_BYTES = 1024 * 1024
 PROBE_BYTES = 1024 * 1024
-# File systems that have no hard links answer with one of these.
+# What file systems without hard links return.
 NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 
 logger = logging.getLogger(__name__)
 
 
 def generate_file_hash(image_data: bytes) -> str:
-    """Return the SHA-256 of an upload in hex: the content hash that results are kept under."""
+    """Return the SHA-256 of an upload in hex: the content hash under which results are stored."""
     return hashlib.sha256(image_data).hexdigest()
 
 
 def hash_file(file: BinaryIO) -> str:
-    """Return `generate_file_hash` of a file, read from its start in pieces."""
+    """Return `generate_file_hash` of a file, read in chunks from its start."""
     file.seek(0)
     digest = hashlib.sha256()
     while chunk := file.read(READ_CHUNK_BYTES):
@@ -58,13 +58,13 @@ def hash_file(file: BinaryIO) -> str:
 
 @dataclass(frozen=True)
 class ResultInfo:
-    """What is known of a result's bytes.
+    """What is known about a result's bytes.
 
     Attributes
     ----------
     length : number of bytes
     sha256 : their digest in hex
-    width, height : the picture's size in pixels
+    width, height : the image's size in pixels
     """
 
     length: int
@@ -74,7 +74,7 @@ class ResultInfo:
 
     @classmethod
     def describe(cls, payload: bytes | memoryview, width: int, height: int) -> "ResultInfo":
-        """Make the note of a result's bytes."""
+        """Describe a result's bytes."""
         return cls(len(payload), hashlib.sha256(payload).hexdigest(), width, height)
 
     @property
@@ -84,12 +84,12 @@ class ResultInfo:
 
 
 class PayloadFile(io.FileIO):
-    """A stored file that ends, for whoever reads it, where the result's own bytes end."""
+    """A stored file that, to its readers, ends where the result's own bytes end."""
 
     payload_end: int | None = None
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read up to `size` bytes, or all that is left of the result."""
+        """Read up to `size` bytes, or the rest of the result."""
         if self.payload_end is None:
             return super().read(-1 if size is None else size)
         left = max(self.payload_end - self.tell(), 0)
@@ -98,7 +98,7 @@ class PayloadFile(io.FileIO):
 
 @dataclass(frozen=True)
 class StoredResult:
-    """A stored result, open for reading at its first byte; whoever holds it closes it."""
+    """A stored result, open for reading at its first byte; the holder must close it."""
 
     file: PayloadFile
     info: ResultInfo
@@ -107,24 +107,24 @@ class StoredResult:
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A stored result as the folder lists it; `last_used` in seconds since the epoch."""
+    """A stored result as listed in the folder; `last_used` in seconds since the epoch."""
 
     name: str
     size_bytes: int  # on disk, in whole blocks
     last_used: float
 
 
-# Inode, size and modification time: a file with the same three has not been written since.
+# Inode, size and modification time: while these are the same, a file has not been rewritten.
 FileIdentity = tuple[int, int, int]
 
 
 def identify(status: os.stat_result) -> FileIdentity:
-    """Return what tells a file from another one, or from itself written anew."""
+    """Return what distinguishes a file from others, and from a rewritten version of itself."""
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def read_info(file: PayloadFile) -> ResultInfo | None:
-    """Read the note at a stored file's end; None where the file is not whole."""
+    """Read the note at the end of a stored file; None if the file is not intact."""
     try:
         file.seek(-FOOTER.size, os.SEEK_END)
         size, magic = FOOTER.unpack(file.read(FOOTER.size))
@@ -138,14 +138,14 @@ def read_info(file: PayloadFile) -> ResultInfo | None:
 
 
 class ResultCache:
-    """Stored results in a folder, which is made when first needed.
+    """Stored results in a folder, which is created when first needed.
 
-    Several threads and processes may share the folder. `damaged` counts the files that were found
-    damaged; they are removed and their results computed again.
+    Several threads and processes may share the folder. `damaged` counts files found damaged; they
+    are removed, and their results computed again.
 
     Parameters
     ----------
-    space : the room that files are written to
+    space : accounts for the disk space of files
     """
 
     def __init__(self, folder: Path, space: DiskSpace | None = None) -> None:
@@ -156,7 +156,7 @@ class ResultCache:
         self._verified: dict[str, FileIdentity] = {}
 
     def open(self, name: str) -> StoredResult | None:
-        """Open a stored result and note its use; None where there is none.
+        """Open a stored result and record its use; None if there is none.
 
         A damaged file is removed, so that the result is computed again.
         """
@@ -176,7 +176,7 @@ class ResultCache:
             self.damaged += 1
             self.remove(name)
             return None
-        # File systems mounted with relatime do not note reads, and cleanup goes by last use.
+        # File systems mounted with relatime do not record reads, and eviction goes by last use.
         with contextlib.suppress(OSError):
             os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))
         file.seek(0)
@@ -185,7 +185,7 @@ class ResultCache:
     def _verify(
         self, name: str, file: PayloadFile, info: ResultInfo, status: os.stat_result
     ) -> bool:
-        """Compare a result's bytes with their digest, once for each file as it is on disk."""
+        """Compare a result's bytes with their digest, once for each version of the file."""
         identity = identify(status)
         file.payload_end = info.length
         if self._verified.get(name) != identity:
@@ -200,20 +200,20 @@ class ResultCache:
         self._verified[name] = identity
 
     def contains(self, name: str) -> bool:
-        """Tell whether a result is stored, without noting a use."""
+        """Tell whether a result is stored, without recording a use."""
         return (self.folder / name).is_file()
 
     def store(self, name: str, payload: bytes | memoryview, info: ResultInfo) -> None:
-        """Write a result so that at every moment either all of it or nothing has its name.
+        """Write a result atomically.
 
-        The first complete write of a name wins: its bytes may already be in somebody's cache.
+        The first complete write of a name wins: its bytes may already be in some HTTP cache.
 
         Raises
         ------
         OSError
-            The folder cannot be written, or there is no room; nothing is left behind.
+            The folder cannot be written, or there is no space; nothing is left behind.
         ResultTooLarge
-            The result has more bytes than all results may have.
+            The result is larger than the whole cache may be.
         """
         note_bytes = json.dumps(asdict(info)).encode()
         try:
@@ -226,7 +226,7 @@ class ResultCache:
             raise
 
     def can_write(self) -> bool:
-        """Tell whether the folder took what was last stored, or takes as much now."""
+        """Tell whether the last write succeeded, or one of the same size would now."""
         if self._refused_bytes:
             pieces = [bytes(PROBE_BYTES)] * -(-self._refused_bytes // PROBE_BYTES)
             with contextlib.suppress(OSError), self._write(pieces):
@@ -235,7 +235,7 @@ class ResultCache:
 
     @contextlib.contextmanager
     def _write(self, pieces: Iterable[bytes | memoryview]) -> Iterator[Path]:
-        """Write a file that has no name of a result yet; it is removed when the block ends."""
+        """Write a temporary file, which is removed when the block ends."""
         self.folder.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(prefix=OWN_PREFIX, dir=self.folder)
         length = taken = 0
@@ -256,7 +256,7 @@ class ResultCache:
             self._space.give_back(taken)
 
     def _publish(self, temporary: Path, name: str) -> None:
-        """Give a written file its name, unless another has it."""
+        """Give a written file its name, unless another file has it."""
         path = self.folder / name
         size_bytes = bytes_on_disk(temporary.stat())
         try:
@@ -270,7 +270,7 @@ class ResultCache:
         self._space.note_stored(size_bytes)
 
     def remove(self, name: str) -> bool:
-        """Remove a stored result; True when it is gone, whoever removed it."""
+        """Remove a stored result; True if it is gone, no matter who removed it."""
         try:
             (self.folder / name).unlink(missing_ok=True)
         except OSError as error:
@@ -279,7 +279,7 @@ class ResultCache:
         return True
 
     def remove_leftovers(self) -> int:
-        """Remove what writers that were killed have left; return how many files."""
+        """Remove what killed writers have left behind; return the number of files."""
         removed = 0
         for name, status in self._list_files():
             is_old = time.time() - status.st_mtime > LEFTOVER_SECONDS
@@ -295,7 +295,7 @@ class ResultCache:
                 yield StoredFile(name, bytes_on_disk(status), last_used)
 
     def count_foreign_bytes(self) -> int:
-        """Return what files take that other processes write, or that killed ones have left."""
+        """Return the size of temporary files of other processes, live or killed."""
         return sum(
             bytes_on_disk(status)
             for name, status in self._list_files()

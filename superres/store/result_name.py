@@ -1,4 +1,4 @@
-"""What a stored result is called: `<content hash>.<variant>.<format>`."""
+"""Names of stored results: `<content hash>.<variant>.<format>`."""
 
 import hashlib
 import re
@@ -22,8 +22,8 @@ class ResultName:
     Attributes
     ----------
     key : SHA-256 of the upload, in hex
-    variant : stands for everything else that changes the result's bytes, so that what is cached
-        under a name stays right for good
+    variant : hash of everything else that changes the result's bytes, so that a cached result
+        never goes stale
     format : of the result
     """
 
@@ -37,14 +37,14 @@ class ResultName:
 
         Parameters
         ----------
-        ingredients : everything but the upload that changes the result's bytes
+        ingredients : everything other than the upload that changes the result's bytes
         """
         digest = hashlib.sha256("; ".join(ingredients).encode()).hexdigest()
         return cls(key, digest[:VARIANT_LENGTH], FORMATS[format_name])
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """Read a name; None: it is none."""
+        """Parse a name; None if it is not one."""
         found = NAME_PATTERN.fullmatch(text)
         return cls(found[1], found[2], FORMATS[found[3]]) if found else None
 
@@ -54,5 +54,5 @@ class ResultName:
 
 
 def upload_key(name: str) -> str:
-    """Return the SHA-256 in a name, which may be one of a newer version with other formats."""
+    """Return the SHA-256 in a name, which may come from a newer version with other formats."""
     return name.partition(".")[0]

@@ -1,4 +1,4 @@
-"""Uploads of accepted jobs, kept on disk until the job is over, so that they survive a crash."""
+"""The spool: uploads of accepted jobs, kept until the job ends so that they survive a crash."""
 
 import contextlib
 import errno
@@ -13,27 +13,27 @@ from typing import BinaryIO, Protocol
 from superres.disk import DiskSpace, bytes_on_disk, round_to_blocks
 from superres.store.spool_budget import SpoolBudget, full
 
-# Nobody's job waits for so long: uploads of this age, of whichever table, are forgotten ones.
+# No job waits this long: uploads of this age, of any table, are orphaned.
 ABANDONED_SECONDS = 30 * 86400.0
 
 
 def spool_prefix(table_id: str) -> str:
-    """Return how the names of all uploads begin that a jobs table has."""
+    """Return the prefix of the names of all uploads of a jobs table."""
     return f"{table_id}-"
 
 
 def make_spool_name(table_id: str) -> str:
-    """Return a name of its own for an upload, so that removing one harms no other."""
+    """Return a unique name for an upload, so that removing one affects no other."""
     return spool_prefix(table_id) + secrets.token_hex(16)
 
 
 def read_identity(path: Path) -> str:
-    """Return what a file says that a folder is called, which is chosen once.
+    """Return the ID in a file, creating the file with a random one if needed.
 
     Raises
     ------
     OSError
-        It cannot be read, or not be written when it is needed first.
+        The file cannot be read, or cannot be created.
     """
     try:
         return path.read_text()
@@ -42,7 +42,7 @@ def read_identity(path: Path) -> str:
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     try:
         temporary.write_text(secrets.token_hex(16))
-        # Another process may have been faster: its name holds, and is whole.
+        # Another process may have been faster: then its ID, written completely, is used.
         with contextlib.suppress(FileExistsError):
             os.link(temporary, path)
     finally:
@@ -51,70 +51,70 @@ def read_identity(path: Path) -> str:
 
 
 def measure_length(file: BinaryIO) -> int:
-    """Return a file's length, and go to its start."""
+    """Return a file's length, and rewind it."""
     length = file.seek(0, os.SEEK_END)
     file.seek(0)
     return length
 
 
 class Spool(Protocol):
-    """Where uploads are kept, each under a name of its own.
+    """Where uploads are kept, each under a unique name.
 
     Attributes
     ----------
-    place : tells an operator where that is
+    place : tells the operator where that is
     """
 
     @property
     def place(self) -> str:
-        """Return it."""
+        """Return the location."""
 
     @property
     def used_bytes(self) -> int:
-        """What the uploads take, as far as this process knows."""
+        """Bytes that the uploads take, as far as this process knows."""
 
     def identity(self, is_known: bool) -> str:
-        """Return what all who can read these uploads call the spool, and nobody else.
+        """Return the spool's identity: the same for all processes that can read its uploads.
 
         Parameters
         ----------
-        is_known : the jobs table has had its uploads here: where the spool has no name now, what
-            is seen may be a folder where something is not mounted
+        is_known : whether the jobs table has had its uploads here: if the spool then has no
+            identity, it may be an empty mount point
 
         Raises
         ------
         OSError, StoreDown
-            It cannot be told now.
+            The identity cannot be determined now.
         """
 
     def store(self, upload: BinaryIO, table_id: str, client: str = "") -> str:
-        """Keep an upload, and return its name; from then on it survives a crash.
+        """Store an upload, and return its name; from then on it survives a crash.
 
         Parameters
         ----------
-        table_id : of the jobs table; others may have their uploads beside it
-        client : whose share of the room it takes; nobody's where it is empty
+        table_id : of the jobs table; other tables may have uploads in the same spool
+        client : whose share of the space it takes; nobody's if empty
 
         Raises
         ------
         OSError, StoreDown, Busy, UploadTooLarge
-            It cannot be kept now, or never; nothing is left behind.
+            It cannot be stored now, or ever; nothing is left behind.
         """
 
     def open(self, name: str) -> BinaryIO | None:
-        """Open an upload; None where it is gone.
+        """Open an upload; None if it is gone.
 
         Raises
         ------
         OSError, StoreDown
-            It is there, and cannot be read now.
+            It cannot be read now.
         """
 
     def remove(self, name: str | None) -> None:
-        """Remove an upload, if it is there."""
+        """Remove an upload, if it exists."""
 
     def old_names(self, age_seconds: float) -> Iterable[str]:
-        """Return the names of uploads that were kept longer ago, unfinished ones too."""
+        """Return the names of uploads older than this, including unfinished ones."""
 
 
 class FolderSpool:
@@ -123,7 +123,7 @@ class FolderSpool:
     Parameters
     ----------
     max_bytes : of the uploads together, on disk
-    space : the room on the file system, of which results take some too
+    space : accounts for disk space, which results share
     """
 
     def __init__(self, folder: Path, max_bytes: int, space: DiskSpace) -> None:
@@ -134,7 +134,7 @@ class FolderSpool:
 
     @property
     def used_bytes(self) -> int:
-        """What the uploads take on the disk."""
+        """Disk space that the uploads take."""
         return self._budget.used_bytes
 
     @property
@@ -143,11 +143,11 @@ class FolderSpool:
         return str(self.folder)
 
     def identity(self, is_known: bool) -> str:
-        """Return what a file beside the folder says; one that was removed may be made anew."""
+        """Return the ID in a file next to the folder; if deleted, it may be recreated."""
         return read_identity(self.folder.with_name(f"{self.folder.name}.id"))
 
     def store(self, upload: BinaryIO, table_id: str, client: str = "") -> str:
-        """Keep an upload; it is on the disk when this returns."""
+        """Store an upload; it is on the disk when this returns."""
         self.folder.mkdir(parents=True, exist_ok=True)
         name = make_spool_name(table_id)
         size_bytes = round_to_blocks(measure_length(upload))
@@ -185,14 +185,14 @@ class FolderSpool:
             return None
 
     def remove(self, name: str | None) -> None:
-        """Remove an upload, if it is there."""
+        """Remove an upload, if it exists."""
         if name is not None:
             with contextlib.suppress(OSError):
                 (self.folder / name).unlink(missing_ok=True)
                 self._budget.give_back(name)
 
     def old_names(self, age_seconds: float) -> Iterable[str]:
-        """Return the names of files that were written longer ago, and count all anew."""
+        """Return the names of files older than this, and recount all."""
         before = time.time() - age_seconds
         return [name for name, status in self._recount().items() if status.st_mtime < before]
 

@@ -1,4 +1,4 @@
-"""How much room uploads of accepted jobs may take, in all and for one client."""
+"""Limits the space for uploads of accepted jobs, in total and per client."""
 
 import threading
 from collections import Counter
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from superres.disk import MEGABYTE
 from superres.errors import Busy, UploadTooLarge
 
-# Nobody takes more of the room than this, so that one client cannot keep all others out.
+# No client may take more of the space than this, so that one cannot lock out all others.
 CLIENT_SHARE = 1 / 4
-# Room comes back whenever a job ends, which takes from a second to minutes.
+# Space is freed whenever a job ends, which takes from a second to minutes.
 FULL_RETRY_SECONDS = 30
 SYNCHRONOUS = "send it without 'Prefer: respond-async'"
 
 
 @dataclass
 class KeptUpload:
-    """What is known of an upload in the spool; the client of one found there is not."""
+    """What is known about an upload in the spool; `client` is empty for one found there."""
 
     size_bytes: int
     client: str
@@ -25,7 +25,7 @@ class KeptUpload:
 
 
 class SpoolBudget:
-    """Counts what uploads take, up to a bound for all and a share of it for each client.
+    """Counts the space that uploads take, up to a total and a share of it per client.
 
     Parameters
     ----------
@@ -40,26 +40,25 @@ class SpoolBudget:
         self._lock = threading.Lock()
 
     def take(self, name: str, size_bytes: int, client: str) -> None:
-        """Hold room for an upload that is about to be written.
+        """Reserve space for an upload that is about to be written.
 
         Raises
         ------
         Busy
-            There is none before a job ends.
+            There is no space until a job ends.
         UploadTooLarge
-            There never is.
+            There can never be enough space.
         """
         share = int(self.max_bytes * CLIENT_SHARE)
         if size_bytes > share:
             raise UploadTooLarge(
-                f"An upload that waits for its job may have {share / MEGABYTE:.0f} MB; "
-                f"{SYNCHRONOUS}."
+                f"An asynchronous upload may have at most {share / MEGABYTE:.0f} MB; {SYNCHRONOUS}."
             )
         with self._lock:
             if client and self._of_client[client] + size_bytes > share:
                 raise Busy(
-                    "Your uploads that wait for their jobs take as much room as one client may "
-                    f"have; send it again later, or {SYNCHRONOUS}.",
+                    "Your queued uploads already take as much space as one client may use; send "
+                    f"it again later, or {SYNCHRONOUS}.",
                     FULL_RETRY_SECONDS,
                 )
             if self.used_bytes + size_bytes > self.max_bytes:
@@ -67,28 +66,28 @@ class SpoolBudget:
             self._add(name, KeptUpload(size_bytes, client, is_whole=False))
 
     def settle(self, name: str) -> None:
-        """Note that an upload is written, and can be found where it is kept."""
+        """Record that an upload has been written, and can be found in the spool."""
         with self._lock:
             if name in self._uploads:
                 self._uploads[name].is_whole = True
 
     def give_back(self, name: str) -> None:
-        """Give back the room of an upload that is gone."""
+        """Release the space of an upload that is gone."""
         with self._lock:
             self._drop(name)
 
     def whole_names(self) -> set[str]:
-        """Return the uploads that whoever looks from now on finds, unless they are removed."""
+        """Return the uploads that a later search will find, unless they are removed."""
         with self._lock:
             return {name for name, upload in self._uploads.items() if upload.is_whole}
 
     def recount(self, before: set[str], found: Mapping[str, int]) -> None:
-        """Take over what was found, since other processes keep and remove uploads too.
+        """Update the counts from a search, since other processes add and remove uploads too.
 
         Parameters
         ----------
         before : `whole_names` from before the search
-        found : name of each upload that is there -> its bytes
+        found : name of each existing upload -> its size in bytes
         """
         with self._lock:
             for name in before - found.keys():
@@ -111,9 +110,9 @@ class SpoolBudget:
 
 
 def full() -> Busy:
-    """Make the error of a spool that has no room now."""
+    """Make the error for a spool that is full."""
     return Busy(
-        "There is no room on the disk for more uploads that wait for their jobs; send it again "
-        f"later, or {SYNCHRONOUS}.",
+        f"There is no room on the disk for more queued uploads; send it again later, or "
+        f"{SYNCHRONOUS}.",
         FULL_RETRY_SECONDS,
     )

@@ -1,4 +1,4 @@
-"""Results and uploads where machines share a store: what was used here is in a local folder."""
+"""Results and uploads in a shared store, with a local folder as a cache of what was used here."""
 
 import contextlib
 import logging
@@ -26,22 +26,22 @@ from superres.store.result_name import upload_key
 from superres.store.spool import FolderSpool, Spool, make_spool_name, measure_length
 from superres.store.spool_budget import CLIENT_SHARE, SpoolBudget
 
-# The store is asked for forgotten uploads this often. They are old by its clock, which may differ
+# The store is searched for orphaned uploads this often. Their age is by its clock, which may differ
 # from ours, and keeping one for a while costs little.
 SPOOL_SWEEP_SECONDS = 300.0
 SPOOL_GRACE_SECONDS = 3600.0
-# Other machines make room, too; a spool that seems full is looked at this often.
+# Other machines free space, too; a spool that seems full is recounted at most this often.
 SPOOL_RECOUNT_SECONDS = 5.0
-# What was removed from the store is not served from a folder for longer than this.
+# A result removed from the store is served from a local folder no longer than this.
 CONFIRM_SECONDS = 86400.0
-# A result that comes damaged may be so on its way only.
+# A result that arrives damaged may have been damaged only in transit.
 FETCHES = 3
 
 logger = logging.getLogger(__name__)
 
 
 def results_folder(key: str) -> str:
-    """Return the folder, in the store, of the results of the upload with this SHA-256."""
+    """Return the store's folder for results of the upload with this SHA-256."""
     return f"results/{key}"
 
 
@@ -61,10 +61,10 @@ def is_whole(path: Path) -> bool:
 
 
 class TieredCache(ResultCache):
-    """Results in a shared store; those that were made or asked for here in a folder, too.
+    """Results in a shared store; those made or requested here are also in a local folder.
 
-    A result is stored when the store has it: no machine promises what the others do not have.
-    Methods that must ask the store raise StoreDown where it does not answer.
+    A result counts as stored once the store has it: no machine promises what others do not have.
+    Methods that need the store raise StoreDown if it does not respond.
     """
 
     def __init__(self, folder: Path, remote: RemoteStore, space: DiskSpace | None = None) -> None:
@@ -74,7 +74,7 @@ class TieredCache(ResultCache):
         self._doubts = Doubts()
 
     def open(self, name: str) -> StoredResult | None:
-        """Open a result, fetching it where the folder does not have it."""
+        """Open a result, fetching it if it is not in the folder."""
         stored = super().open(name)
         if stored is not None and not self._is_current(name, stored.modified):
             stored.file.close()
@@ -85,7 +85,7 @@ class TieredCache(ResultCache):
         return stored
 
     def _is_current(self, name: str, modified: float) -> bool:
-        """Tell whether the store, too, has a result of the folder; asked once a day for each."""
+        """Tell whether the store still has a result in the folder; checked once a day for each."""
         known = self._confirmed.get(name, modified)
         if time.time() - known < CONFIRM_SECONDS:
             return True
@@ -106,11 +106,11 @@ class TieredCache(ResultCache):
         if self._remote.put_new(result_key(name), temporary):
             super()._publish(temporary, name)
         else:
-            # Another machine was first, and its bytes may be in somebody's cache.
+            # Another machine was first, and its bytes may already be in some HTTP cache.
             self._fetch(name)
 
     def _fetch(self, name: str) -> bool:
-        """Copy a result from the store to the folder; tell whether it is there now."""
+        """Copy a result from the store to the folder; tell whether that succeeded."""
         try:
             for _ in range(FETCHES):
                 pieces = self._remote.get(result_key(name))
@@ -124,7 +124,7 @@ class TieredCache(ResultCache):
         except (OSError, ResultTooLarge) as error:
             logger.error("cannot keep a result in %s: %s", self.folder, error)
             return False
-        # A fault on the way looks like one of the store: only what stays damaged is removed.
+        # Damage in transit looks like damage in the store: remove only what stays damaged.
         if not self._doubts.is_settled(name):
             raise unavailable()
         logger.error("removing a result that is damaged in the store: %s", name)
@@ -136,10 +136,10 @@ class TieredCache(ResultCache):
 def open_tiers(
     settings: Settings, remote: RemoteStore | None, space: DiskSpace
 ) -> tuple[ResultCache, Spool]:
-    """Return where results and uploads are kept: below a folder, or in a shared store.
+    """Return the storage for results and uploads: a folder, or a shared store.
 
-    Uploads are in the store only where the machines share their jobs: others would take them for
-    forgotten ones.
+    Uploads are in the store only if the machines share their jobs: otherwise other machines would
+    consider them orphaned.
     """
     folder = settings.cache_dir
     if settings.max_upload_bytes > settings.spool_max_bytes * CLIENT_SHARE:
@@ -155,9 +155,9 @@ def open_tiers(
 class RemoteSpool:
     """Uploads in the shared store, so that any machine can compute them: see `spool.Spool`.
 
-    The bound is one for all machines, but each knows of the others' uploads from its last look
-    only, some minutes ago: so many machines may exceed it by what they took in since. A client's
-    share is counted by each machine for itself.
+    The limit is shared by all machines, but each knows the others' uploads only from its last
+    listing, some minutes ago: together they may exceed it by what they accepted since. A client's
+    share is counted per machine.
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ class RemoteSpool:
 
     @property
     def used_bytes(self) -> int:
-        """What the uploads take in the store, as far as this process knows."""
+        """Space that the uploads take in the store, as far as this process knows."""
         return self._budget.used_bytes
 
     @staticmethod
@@ -184,11 +184,11 @@ class RemoteSpool:
         return self._remote.url
 
     def identity(self, is_known: bool) -> str:
-        """Return the bucket's name, or what a file says in a folder that has many paths."""
+        """Return the bucket's URL, or the ID in a folder, which may be mounted at many paths."""
         return self._remote.identify(is_known)
 
     def store(self, upload: BinaryIO, table_id: str, client: str = "") -> str:
-        """Keep an upload."""
+        """Store an upload."""
         name = make_spool_name(table_id)
         size_bytes = measure_length(upload)
         try:
@@ -207,7 +207,7 @@ class RemoteSpool:
         return name
 
     def _recount(self) -> None:
-        """Count what all machines have in the store."""
+        """Count the uploads of all machines in the store."""
         self._counted = time.monotonic()
         known = self._budget.whole_names()
         found = self._remote.list_sizes("spool")
@@ -229,14 +229,14 @@ class RemoteSpool:
         return file
 
     def remove(self, name: str | None) -> None:
-        """Remove an upload; where the store does not answer, `old_names` brings it up again."""
+        """Remove an upload; if the store does not respond, `old_names` will list it again."""
         if name is not None:
             with contextlib.suppress(StoreDown):
                 self._remote.remove([self._key(name)])
                 self._budget.give_back(name)
 
     def old_names(self, age_seconds: float) -> Iterable[str]:
-        """Return old uploads, now and then: a listing costs money."""
+        """Return old uploads, but only now and then: listings cost money."""
         if time.monotonic() - self._swept < SPOOL_SWEEP_SECONDS:
             return []
         self._swept = time.monotonic()

@@ -1,4 +1,4 @@
-"""Who may do what: cross-origin pages, API keys, and which proxies are believed."""
+"""Access control: cross-origin pages, API keys, and trusted proxies."""
 
 from urllib.parse import urlsplit
 
@@ -41,7 +41,7 @@ API_REQUEST_HEADERS = (
     "Cache-Control",
 )
 PUBLIC_METHODS = ("GET", "HEAD", "OPTIONS")
-# Those of conditional requests, and of a download that goes on (`If-Range`, by Nginx).
+# For conditional requests, and for resuming downloads (`If-Range`, handled by Nginx).
 PUBLIC_REQUEST_HEADERS = (
     "If-Match",
     "If-None-Match",
@@ -52,12 +52,12 @@ PUBLIC_REQUEST_HEADERS = (
     "If-Range",
 )
 GUARDED_METHODS = frozenset({"POST", "DELETE"})
-# Monitors ask these, and load balancers, which have no key.
+# For monitoring and load balancers, which have no key.
 OPEN_PATHS = frozenset({"/api/health", "/api/ready"})
 
 
 def install_cors(app: Flask, settings: Settings) -> None:
-    """Let pages of other origins use the API (listed ones) and the results (any).
+    """Let pages of other origins use the API (allowed ones) and the results (any).
 
     Results are public under names that nobody can guess, so they go to any origin with `*`:
     a `Vary: Origin` would let every visitor store another copy in every shared cache.
@@ -66,8 +66,8 @@ def install_cors(app: Flask, settings: Settings) -> None:
         app.logger.warning("SR_CORS_ORIGINS is empty: pages of any origin may use the API")
     if not settings.cors_enabled:
         return
-    # Hooks run in reverse: this one sees what flask-cors made. flask-cors adds `Vary: Origin` only
-    # where it allows one, and a shared cache would replay the other answers to allowed origins.
+    # Hooks run in reverse: this one sees flask-cors's headers. flask-cors adds `Vary: Origin` only
+    # for allowed origins, and a shared cache would replay the other responses to those.
     app.after_request(vary_by_origin)
     shared = {
         "supports_credentials": False,
@@ -92,22 +92,22 @@ def install_cors(app: Flask, settings: Settings) -> None:
 
 
 def vary_by_origin(response: Response) -> Response:
-    """Add `Vary: Origin` to every answer of the API."""
+    """Add `Vary: Origin` to every API response."""
     if request.path.startswith("/api/"):
         response.vary.add("Origin")
     return response
 
 
 def refuse_foreign_origin(settings: Settings) -> None:
-    """Refuse a page of an origin that is not listed before it costs anything.
+    """Reject a page whose origin is not allowed before it costs anything.
 
-    CORS only hides the answer from such a page; the upload would be computed all the same.
+    CORS only hides the response from such a page; the upload would still be computed.
 
     Raises
     ------
     ForeignOrigin
-        Origins are listed, and the request's is neither among them nor the service's own; or it
-        does not say which, and the browser says that the page is another site's.
+        A list of origins is set, and the request's is neither in it nor the service's own; or the
+        request has none, but the browser says that the page is from another site.
     """
     if request.method not in GUARDED_METHODS or not settings.cors_origins:
         return
@@ -123,7 +123,7 @@ def refuse_foreign_origin(settings: Settings) -> None:
 def is_own_origin(origin: str, public_url: str) -> bool:
     """Tell whether the request's page came from this service itself.
 
-    The Host is the service's own, which hosts.py has seen to.
+    The Host is the service's own; hosts.py has checked that.
     """
     if public_url:
         return origin == serialize_origin(urlsplit(public_url))
@@ -133,21 +133,21 @@ def is_own_origin(origin: str, public_url: str) -> bool:
 
 
 def is_guarded() -> bool:
-    """Tell whether the current request needs a key, and counts for rate limits.
+    """Tell whether the current request needs a key, and counts towards rate limits.
 
-    Results below /cache/ do not: who knows their names had the upload, or was given the address.
+    Results below /cache/ do not: a client that knows their names had the upload or got the URL.
     """
     is_api = request.path.startswith("/api/") and request.path not in OPEN_PATHS
     return is_api and request.method != "OPTIONS"  # preflights carry no key
 
 
 def require_key(keys: ApiKeys) -> None:
-    """Refuse a request without a known key.
+    """Reject a request without a valid key.
 
     Raises
     ------
     Unauthorized
-        It has none, or one that is not in the file.
+        It has no key, or one that is not in the file.
     """
     if not is_guarded():
         return
@@ -159,14 +159,14 @@ def require_key(keys: ApiKeys) -> None:
 
 
 def ask_for_key(response: Response) -> Response:
-    """Name the way to authenticate in every 401 (RFC 6750)."""
+    """State how to authenticate in every 401 (RFC 6750)."""
     if response.status_code == 401:
         response.headers["WWW-Authenticate"] = 'Bearer realm="super-resolution"'
     return response
 
 
 def install_access(app: Flask, settings: Settings) -> ApiKeys | None:
-    """Register rules for hosts and origins, API keys, which are returned, and trusted proxies.
+    """Register checks of hosts, origins and API keys, and trusted proxies; return the keys.
 
     Raises
     ------

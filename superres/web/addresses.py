@@ -1,4 +1,4 @@
-"""Absolute addresses of what the service offers, as clients reach it."""
+"""Absolute URLs of results and jobs, as clients reach them."""
 
 from flask import request
 from werkzeug.urls import iri_to_uri
@@ -7,17 +7,17 @@ from superres.settings import Settings
 
 
 class Addresses:
-    """Makes addresses below `SR_PUBLIC_URL`, else below the one that the request came to."""
+    """Makes URLs below `SR_PUBLIC_URL`, or below the one that the request was sent to."""
 
     def __init__(self, settings: Settings) -> None:
         self._public_url = settings.public_url
 
     def result(self, name: str) -> str:
-        """Return where a result is, by its name."""
+        """Return a result's URL."""
         return f"{self._base()}/cache/{name}"
 
     def job(self, ticket: str) -> str:
-        """Return where a job's status is."""
+        """Return the URL of a job's status."""
         return f"{self._base()}/api/jobs/{ticket}"
 
     def _base(self) -> str:

@@ -1,4 +1,4 @@
-"""The contract at /openapi.json, and a page at /docs/ that shows it by Swagger UI."""
+"""The contract at /openapi.json, and a page at /docs/ that shows it with Swagger UI."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -11,7 +11,7 @@ from superres.errors import ResultNotFound
 from superres.web.web_pages import WebFile, send
 
 CONTRACT_PATH = Path(__file__).with_name("openapi.yaml")
-# Swagger UI sets styles in its elements, and has its icons in data: URLs.
+# Swagger UI uses inline styles, and icons in data: URLs.
 CONTENT_SECURITY_POLICY = "; ".join(
     [
         "default-src 'none'",

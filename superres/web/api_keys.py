@@ -1,7 +1,7 @@
-"""API keys: which there are, and whether a request has one.
+"""API keys: reads their file, and looks up a request's key.
 
-The file that `SR_API_KEYS_FILE` names has a line `NAME:SHA-256 of the key` for each, which
-`superres key NAME` makes. Removing a line revokes its key. The file is read again when it changes.
+The file named by `SR_API_KEYS_FILE` has a line `NAME:SHA-256 of the key` for each, which
+`superres key NAME` prints. Removing a line revokes its key. The file is reread when it changes.
 """
 
 import hashlib
@@ -23,22 +23,22 @@ logger = logging.getLogger(__name__)
 
 
 def make_key() -> str:
-    """Return a new key: 256 random bits, which no dictionary has, so that a plain hash suffices."""
+    """Return a new key: 256 random bits, safe from dictionary attacks, so a plain hash suffices."""
     return KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
 
 
 def hash_key(key: str) -> str:
-    """Return what the file keeps of a key."""
+    """Return the hash of a key that the file stores."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def parse_keys(text: str) -> dict[str, str]:
-    """Read a keys file: hash -> name. Empty lines and those that begin with # do not count.
+    """Read a keys file: hash -> name. Empty lines and those that begin with # are ignored.
 
     Raises
     ------
     ConfigError
-        Names the lines that are no keys.
+        Lists the malformed lines.
     """
     keys, faults = {}, []
     for number, line in enumerate(text.splitlines(), start=1):
@@ -55,16 +55,16 @@ def parse_keys(text: str) -> dict[str, str]:
 
 
 class ApiKeys:
-    """The keys of a file, as it is now.
+    """The keys in a file, reloaded when it changes.
 
     Attributes
     ----------
-    are_stale : the file was changed to what cannot be read, so that the former keys hold
+    are_stale : whether the changed file cannot be read, so that the previous keys still apply
 
     Raises
     ------
     ConfigError
-        The file cannot be read, or has a line that is no key.
+        The file cannot be read, or has a malformed line.
     """
 
     def __init__(self, path: Path) -> None:
@@ -84,15 +84,15 @@ class ApiKeys:
         return status.st_mtime_ns, status.st_size, status.st_ino
 
     def find(self, key: str) -> str | None:
-        """Return the name of a key's owner; None where there is no such key."""
+        """Return the name of a key's owner; None if there is no such key."""
         self._reload_if_changed()
         digest = hash_key(key)
-        # All are compared, each in constant time: how long it takes tells nothing.
+        # All are compared, each in constant time, so that timing reveals nothing.
         names = [name for known, name in self._keys.items() if hmac.compare_digest(known, digest)]
         return names[0] if names else None
 
     def _reload_if_changed(self) -> None:
-        """Read a changed file; what cannot be read leaves the keys as they are."""
+        """Reread a changed file; if it cannot be read, keep the current keys."""
         with self._lock:
             try:
                 version = self._stat()
@@ -102,7 +102,7 @@ class ApiKeys:
                 self._keys = parse_keys(self._path.read_text(encoding="utf-8"))
             except (OSError, ConfigError, UnicodeDecodeError) as error:
                 if not self.are_stale:
-                    logger.error("the API keys stay as they were: %s", error)
+                    logger.error("keeping the previous API keys: %s", error)
                 self.are_stale = True
                 self._version = ()
                 return

@@ -1,4 +1,4 @@
-"""`POST /api/enhance`: an upload becomes a result, its address, or a ticket."""
+"""`POST /api/enhance`: turns an upload into a result, its URL, or a ticket."""
 
 import time
 from collections.abc import Iterable
@@ -24,12 +24,12 @@ ANY_PICTURE = tuple(each.media_type for each in FORMATS.values())
 
 
 class EnhanceRoutes:
-    """Takes uploads.
+    """Accepts uploads.
 
     Parameters
     ----------
-    jobs : accepts those that shall not wait
-    charge : who pays
+    jobs : accepts asynchronous uploads
+    charge : charges the client
     """
 
     def __init__(
@@ -46,12 +46,12 @@ class EnhanceRoutes:
         app.after_request(self.drain_refused)
 
     def enhance(self) -> Response:
-        """Answer an upload."""
+        """Respond to an upload."""
         settings, runner = self._runner.settings, self._runner
         keep = not request.cache_control.no_store
         preference = read_preference(request)
         if not keep and (prefers_json(ANY_PICTURE) or preference.respond_async):
-            raise BadRequest("With Cache-Control: no-store nothing is kept to be fetched later.")
+            raise BadRequest("With Cache-Control: no-store nothing is stored to be fetched later.")
         with runner.scheduler.reading_upload():
             upload = read_upload(
                 request, settings.max_upload_bytes, settings.upload_timeout_seconds
@@ -84,7 +84,7 @@ class EnhanceRoutes:
 
     def _make_json(self, result: Result) -> Response:
         if not isinstance(result.content, StoredResult):
-            raise NotStored("The result cannot be stored now; ask for the picture instead of JSON.")
+            raise NotStored("The result cannot be stored now; ask for the image instead of JSON.")
         result.content.file.close()
         return jsonify(
             status="success",
@@ -96,9 +96,9 @@ class EnhanceRoutes:
         )
 
     def drain_refused(self, response: Response) -> Response:
-        """Let a client that still sends its upload come to the end, so that it reads its refusal.
+        """Let a client finish sending a rejected upload, so that it reads the error.
 
-        Uploads come to other addresses too, by mistake.
+        On all routes: uploads are sent to other URLs too, by mistake.
         """
         if response.status_code >= 400:
             with self._runner.scheduler.draining() as has_slot:
@@ -108,7 +108,7 @@ class EnhanceRoutes:
 
 
 def make_picture(result: Result, stem: str, options: Options) -> Response:
-    """Answer with a result's picture."""
+    """Respond with a result's image."""
     content_type = FORMATS[options.format].media_type
     response = send_content(result.content, result.info.length, content_type)
     response.headers["X-Cache-Hit"] = "true" if result.hit else "false"
@@ -121,7 +121,7 @@ def make_picture(result: Result, stem: str, options: Options) -> Response:
 
 
 def prefers_json(pictures: Iterable[str]) -> bool:
-    """Tell whether the client wants JSON rather than a picture; a tie gives the picture."""
+    """Tell whether the client prefers JSON to an image; in a tie the image wins."""
     # Without parameters: "application/json; charset=utf-8" asks for JSON.
     accepted = MIMEAccept(
         (kind.partition(";")[0].strip(), quality) for kind, quality in request.accept_mimetypes
@@ -131,7 +131,7 @@ def prefers_json(pictures: Iterable[str]) -> bool:
 
 
 def disposition(file_name: str, options: Options) -> str:
-    """Return a Content-Disposition that shows the picture and names it for saving (RFC 6266)."""
+    """Return a Content-Disposition that displays the image, and names it for saving (RFC 6266)."""
     if file_name.isascii():
         return f'inline; filename="{file_name}"'
     encoded = quote(file_name, safe="")

@@ -1,8 +1,8 @@
-"""A multipart form, read by Werkzeug's decoder, with words for what is wrong with it.
+"""Multipart forms, read with Werkzeug's decoder, but with error messages that say what is wrong.
 
-Werkzeug's own loop over its decoder (`MultiPartParser`) takes a form that it cannot read for an
-empty one, so that a client would be told that a field is missing. It also reads no file name but in
-UTF-8, and takes a part without one for text, whatever its Content-Type (RFC 7578, 4.2 and 4.4).
+Werkzeug's own loop over its decoder (`MultiPartParser`) treats a form that it cannot read as
+empty, so that a client would be told that a field is missing. It also reads file names only in
+UTF-8, and treats a part without one as text, whatever its Content-Type (RFC 7578, 4.2 and 4.4).
 """
 
 import re
@@ -28,37 +28,37 @@ from werkzeug.sansio.multipart import (
 
 from superres.errors import BadRequest, UnsupportedUpload
 
-# The field of the picture; of all files its bytes alone are kept.
+# The field of the image, the only file whose bytes are kept.
 FIELD = "image"
 PIECE_BYTES = 64 * 1024
-# Of a part's headers, and of all texts together: options take less than a kilobyte. Each request
-# that waits keeps its form.
+# For a part's headers, and for all text fields together: options take less than a kilobyte. Each
+# waiting request keeps its form in memory.
 MAX_HEADER_BYTES, MAX_TEXT_BYTES = 16 * 1024, 64 * 1024
-# A picture's name where the client says none.
+# An image's name if the client sends none.
 DEFAULT_NAME = "image"
 LET_CLIENT = "Let the browser or client set the Content-Type of a form itself."
-# What does not change a part's bytes.
+# Encodings that leave a part's bytes unchanged.
 PLAIN_ENCODINGS = frozenset({"", "7bit", "8bit", "binary"})
-# Werkzeug ends a boundary at the first character that is none of a token, such as the = in
-# boundary=----=_Part_1, for which the quotes are often left out.
+# Werkzeug ends an unquoted boundary at the first character that a token must not have, such as the
+# = in boundary=----=_Part_1, for which clients often omit the quotes.
 BARE_BOUNDARY = re.compile(r';\s*boundary=([^";\s]+)\s*(?:;|$)', re.IGNORECASE)
-# Likewise, where file names are concerned: filename=my photo.png
+# The same for file names: filename=my photo.png
 BARE_FILE_NAME = re.compile(r';\s*filename=(?!")([^;]*)', re.IGNORECASE)
 EXTENDED_FILE_NAME = re.compile(r';\s*filename\*="?([^";]*)"?', re.IGNORECASE)
 READABLE = re.compile("(utf-8|iso-8859-1|us-ascii)'[^']*'.", re.IGNORECASE)
-# A backslash that escapes no quote: that of a Windows path, or of a name that ends with one.
+# A backslash that does not escape a quote: from a Windows path, or a name that ends with one.
 PATH_BACKSLASH = re.compile(r'\\(?!"(?!\s*(?:;|$)))')
-# As browsers write line ends in names (HTML, 4.10.21.8); Werkzeug reads their %22 itself.
+# How browsers encode line breaks in names (HTML, 4.10.21.8); Werkzeug itself decodes their %22.
 ENCODED_LINE_END = re.compile("%0[AD]")
 
 
 def clean_disposition(text: str) -> str:
-    """Return a part's Content-Disposition so that Werkzeug reads the file name that was meant."""
+    """Fix a part's Content-Disposition so that Werkzeug reads the intended file name."""
     text = PATH_BACKSLASH.sub("/", text)
     text = BARE_FILE_NAME.sub(lambda found: f'; filename="{found[1].strip()}"', text)
     text = ENCODED_LINE_END.sub(" ", text)
-    # .NET sends both. This one is preferred wherever it stands (RFC 6266, 4.3); to Werkzeug, the
-    # last one is, and one that it cannot decode, too.
+    # .NET sends both. filename* takes precedence in any position (RFC 6266, 4.3); Werkzeug takes
+    # the last one, even if it cannot decode it.
     if extended := EXTENDED_FILE_NAME.search(text):
         text = text.replace(extended[0], "")
         if READABLE.match(extended[1]) or "filename=" not in text.lower():
@@ -67,7 +67,7 @@ def clean_disposition(text: str) -> str:
 
 
 class FormDecoder(MultipartDecoder):
-    """Werkzeug's decoder, for the headers that real clients send too."""
+    """Werkzeug's decoder, extended to headers that real clients send."""
 
     def _parse_headers(self, data: bytes | bytearray) -> Headers:
         if len(data) > MAX_HEADER_BYTES:
@@ -82,12 +82,12 @@ class FormDecoder(MultipartDecoder):
         return headers
 
     def read(self, piece: bytes | None) -> Iterator[Event]:
-        """Yield what another piece of the form has in it; None is the form's end.
+        """Yield the events of another piece of the form; None means the form's end.
 
         Raises
         ------
         BadRequest
-            It cannot be read; says what is wrong.
+            The form cannot be read; the message says what is wrong.
         """
         try:
             self.receive_data(piece)
@@ -97,7 +97,7 @@ class FormDecoder(MultipartDecoder):
             raise BadRequest(self._describe(error)) from None
 
     def _describe(self, error: Exception) -> str:
-        """Say what is wrong with a form that the decoder has given up on."""
+        """Return what is wrong with a form that the decoder has given up on."""
         if self.state is State.PREAMBLE:
             name = self.boundary.decode()[:70]
             return f"The boundary of the Content-Type, {name!r}, is not in the form. {LET_CLIENT}"
@@ -118,8 +118,8 @@ class Part:
 
     Attributes
     ----------
-    file_name : None where it is text
-    content : empty where it is a file that nobody wants
+    file_name : None for text
+    content : empty for a file that is not needed
     """
 
     name: str
@@ -130,7 +130,7 @@ class Part:
 
 
 class FormParser(FormDataParser):
-    """Reads multipart forms; what has no meaning to it, Werkzeug's own."""
+    """Reads multipart forms; leaves other types to Werkzeug's parser."""
 
     def parse(
         self,
@@ -144,9 +144,9 @@ class FormParser(FormDataParser):
         Raises
         ------
         BadRequest
-            The form is cut short or malformed; says what is wrong.
+            The form is cut short or malformed; the message says what is wrong.
         UnsupportedUpload
-            A part of it is encoded.
+            A part of it has a transfer encoding.
         """
         if mimetype != "multipart/form-data":
             return super().parse(stream, mimetype, content_length, options)
@@ -191,7 +191,7 @@ class FormParser(FormDataParser):
         self._take(decoder.read(None), content_length, parts)
 
     def _take(self, events: Iterator[Event], content_length: int | None, parts: list[Part]) -> None:
-        """Begin parts, and fill the last one."""
+        """Start parts, and fill the last one."""
         for event in events:
             if isinstance(event, Field | File):
                 is_first = all(part.name != event.name for part in parts)
@@ -203,16 +203,16 @@ class FormParser(FormDataParser):
                 texts = [each.content.tell() for each in parts if each.file_name is None]
                 if part.file_name is None and sum(texts) > MAX_TEXT_BYTES:
                     raise BadRequest(
-                        f"The text field {part.name[:40]!r} is too long; a file has a file name, "
+                        f"The text field {part.name[:40]!r} is too long; a file needs a file name, "
                         "or a Content-Type such as image/png."
                     )
 
     def _begin_part(self, event: Field | File, content_length: int | None, is_first: bool) -> Part:
         if not event.name:
-            raise BadRequest("A part of the form has no name; it must have that of its field.")
+            raise BadRequest("A part of the form has no name; it must have its field's name.")
         if event.headers.get("Content-Transfer-Encoding", "").lower() not in PLAIN_ENCODINGS:
             raise UnsupportedUpload(
-                "A Content-Transfer-Encoding is not accepted; send the file as it is."
+                "Content-Transfer-Encoding is not supported; send the file as it is."
             )
         media_type = event.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if isinstance(event, File):
@@ -228,12 +228,12 @@ class FormParser(FormDataParser):
 
 
 def is_picture_type(media_type: str) -> bool:
-    """Tell whether a picture comes with this media type."""
+    """Tell whether an image may have this media type."""
     return media_type.startswith("image/") or media_type == "application/octet-stream"
 
 
 class FormRequest(Request):
-    """A request whose forms are read so."""
+    """A request whose forms are read by `FormParser`."""
 
     form_data_parser_class = FormParser
 

@@ -1,7 +1,7 @@
-"""Which names are the service's own, and what is refused at any other.
+"""Checks that a request's Host is one of the service's own names, against DNS rebinding.
 
-By DNS rebinding a page at evil.example reaches the service under that name: for the browser they
-are one origin, so that neither CORS nor `Origin` tells them apart. Only the Host does.
+With DNS rebinding, a page at evil.example reaches the service under that name: to the browser they
+are the same origin, so neither CORS nor `Origin` tells them apart. Only the Host does.
 """
 
 import ipaddress
@@ -15,22 +15,22 @@ from superres.errors import BadRequest, UntrustedHost
 from superres.settings import Settings
 
 LOOPBACK_NAMES = ("localhost", ".localhost")
-# Names that no public name server can point to a stranger's address.
+# Names that no public DNS server can resolve for an attacker.
 LOCAL_DOMAINS = (".local", ".lan", ".internal")
-# What pages of any origin may read anyway (access.py), from a CDN's name too.
+# Pages of any origin may read these anyway (access.py), also under a CDN's name.
 PUBLIC_PATHS = ("/cache/", "/static/")
 
 
 def is_own_host(host: str, named: Collection[str]) -> bool:
     """Tell whether a Host is the service's own.
 
-    Addresses and localhost always are: a page there needed no name server that could lie. Other
-    names are if the operator has named them, or where none is named, if they are local ones.
+    IP addresses and localhost always are: they involve no DNS that could lie. Other names are if
+    the operator has listed them or, with an empty list, if they are local.
 
     Parameters
     ----------
     host : well-formed, perhaps with a port
-    named : what the operator has named, in lower case; `.sr.example` are all names below it too
+    named : names listed by the operator, in lower case; `.sr.example` includes its subdomains
     """
     name = (urlsplit(f"//{host}").hostname or "").removesuffix(".")
     if is_address(name) or host_is_trusted(name, LOOPBACK_NAMES):
@@ -50,28 +50,28 @@ def is_address(name: str) -> bool:
 
 
 def refuse_malformed_host() -> None:
-    """Refuse a request without a Host that says where it was sent (RFC 9112, section 3.2).
+    """Reject a request without a valid Host (RFC 9112, section 3.2).
 
     Raises
     ------
     BadRequest
-        It has none, though its version asks for one, or a malformed one.
+        The Host is missing, though the HTTP version requires one, or malformed.
     """
     if "Host" not in request.headers and request.environ.get("SERVER_PROTOCOL") != "HTTP/1.0":
-        raise BadRequest("The Host is missing; HTTP/1.1 asks for one.")
+        raise BadRequest("The Host header is missing; HTTP/1.1 requires one.")
     if not request.host:
-        raise BadRequest("The Host is malformed; send a name or an address, perhaps with a port.")
+        raise BadRequest("The Host header is malformed; send a name or address, maybe with a port.")
 
 
 def refuse_untrusted_host(named: Collection[str]) -> None:
-    """Refuse a browser that was led here by a name that is not the service's own.
+    """Reject a browser that came here under a name that is not the service's own.
 
-    Browsers alone say `Origin` or `Sec-Fetch-Site`; nothing leads curl or a load balancer astray.
+    Only browsers send `Origin` or `Sec-Fetch-Site`; curl and load balancers cannot be misled.
 
     Raises
     ------
     UntrustedHost
-        It was.
+        The name is not the service's own.
     """
     if "Origin" not in request.headers and "Sec-Fetch-Site" not in request.headers:
         return
@@ -79,13 +79,13 @@ def refuse_untrusted_host(named: Collection[str]) -> None:
         return
     name = urlsplit(f"//{request.host}").hostname
     raise UntrustedHost(
-        f"The service does not know the name {name}, by which this browser reached it. If it is "
-        f"yours, set SR_TRUSTED_HOSTS={name}, or SR_PUBLIC_URL to the address of the service."
+        f"The service does not know the host name {name} that this browser used. If it is yours, "
+        f"set SR_TRUSTED_HOSTS={name}, or SR_PUBLIC_URL to the address of the service."
     )
 
 
 def install_hosts(app: Flask, settings: Settings) -> None:
-    """Register the checks of the Host; behind trusted proxies it is the forwarded one."""
+    """Register the checks of the Host, which behind trusted proxies is the forwarded one."""
     named = list(settings.trusted_hosts)
     if settings.public_url:
         named.append(urlsplit(settings.public_url).hostname or "")

@@ -61,12 +61,12 @@ def is_open(status: JobStatus) -> bool:
 
 
 def format_time(seconds: float) -> str:
-    """Return seconds since the epoch as an ISO 8601 text in UTC."""
+    """Format seconds since the epoch as ISO 8601 in UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def accepted_status(name: str, options: Options) -> JobStatus:
-    """Return what is known of a job that was queued a moment ago."""
+    """Return the status of a job that was just queued."""
     now = time.time()
     return JobStatus(
         name=name,
@@ -84,7 +84,7 @@ def accepted_status(name: str, options: Options) -> JobStatus:
 
 
 class JobRoutes:
-    """Accepts asynchronous uploads and tells how they fare."""
+    """Accepts asynchronous uploads and reports their status."""
 
     def __init__(self, runner: Runner, addresses: Addresses) -> None:
         self._runner = runner
@@ -98,7 +98,7 @@ class JobRoutes:
     def accept(
         self, upload: Upload, options: Options, preference: Preference, charge: Charge
     ) -> Result | Response:
-        """Queue an upload; return its result if it is there in time, else the 202."""
+        """Queue an upload; return its result if it is ready in time, otherwise a 202."""
         found = self._runner.find(upload.key, options)
         if found is not None:
             upload.close()
@@ -114,9 +114,9 @@ class JobRoutes:
                 lambda: self._glance(ticket)[0] in OPEN_STATES,
             )
             if has_left(request):
-                self._runner.submissions.withdraw(ticket)  # nobody else knows it
+                self._runner.submissions.withdraw(ticket)  # nobody else has it
                 raise ClientLeft("The client has closed the connection.")
-        # From here on the ticket is worth more than an error.
+        # From here on, returning the ticket is more useful than an error.
         try:
             status = self._find(ticket)
         except DatabaseDown:
@@ -132,7 +132,7 @@ class JobRoutes:
         return response
 
     def show(self, ticket: str) -> Response:
-        """Answer with a job's status; `Prefer: wait=N` waits until it is another."""
+        """Respond with a job's status; `Prefer: wait=N` waits until it changes."""
         before = status = self._find(ticket)
         wait_seconds = read_preference(request).wait_seconds
         if wait_seconds and is_open(before):
@@ -147,19 +147,19 @@ class JobRoutes:
         return response
 
     def withdraw(self, ticket: str) -> Response:
-        """Take back a ticket."""
+        """Withdraw a ticket."""
         if not TICKET_PATTERN.fullmatch(ticket) or not self._runner.submissions.withdraw(ticket):
             raise JobNotFound("There is no such job; it may have expired.")
         set_cache_policy("live_status")
         return Response(status=204)
 
     def _wait(self, seconds: float, condition: Callable[[], bool]) -> None:
-        """Wait while a condition holds and the client is there, if there is a slot for it."""
+        """Wait while a condition holds and the client is connected, if there is a free slot."""
         deadline = time.monotonic() + seconds
         runner = self._runner
         with runner.scheduler.long_poll() as has_slot:
             while has_slot and time.monotonic() < deadline:
-                with suppress(DatabaseDown):  # which may be back before the time is over
+                with suppress(DatabaseDown):  # which may be back in time
                     if not condition():
                         return
                 if has_left(request) or runner.is_draining:
@@ -197,7 +197,7 @@ class JobRoutes:
             tiles_total=total,
             position=status.position,
             eta_seconds=round(seconds_left, 1),
-            # Null where the result has been cleaned up since: send the picture again.
+            # Null if the result has been evicted since: send the image again.
             result=self._addresses.result(status.name) if is_stored else None,
             problem=problem,
             created=format_time(status.created),

@@ -1,4 +1,4 @@
-"""What Prometheus is told at `/metrics`: requests as they are answered, the rest when it asks."""
+"""Prometheus metrics at `/metrics`: requests are counted as they end, the rest on each scrape."""
 
 import contextlib
 import time
@@ -26,49 +26,58 @@ from superres.errors import DatabaseDown, ServiceError
 from superres.service.runner import Runner
 from superres.web.cache_policy import set_cache_policy
 
-# From a hit to the longest time that a request may wait, in seconds.
+# From a cache hit to the longest time that a request may wait, in seconds.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 240)
-# Clients choose methods; each would be a time series of its own.
+# Clients may send any method, and each would be a separate time series.
 METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS"})
 
 # Statistic of the runner -> name and help of its metric.
 GAUGES = {
     "cache_size": ("sr_cache_results", "Stored results."),
-    "cache_bytes": ("sr_cache_bytes", "What the stored results take on the disk."),
-    "spool_bytes": ("sr_spool_bytes", "What uploads of accepted jobs take on the disk."),
-    "queue_length": ("sr_queue_pictures", "Pictures that wait or are computed."),
-    "queue_pixels": ("sr_queue_pixels", "Input pixels that wait or are computed."),
+    "cache_bytes": ("sr_cache_bytes", "Disk space that stored results take."),
+    "spool_bytes": ("sr_spool_bytes", "Disk space that uploads of accepted jobs take."),
+    "queue_length": ("sr_queue_pictures", "Images that are waiting or being computed."),
+    "queue_pixels": ("sr_queue_pixels", "Input pixels that are waiting or being computed."),
     "waiting_requests": ("sr_waiting_requests", "Requests that wait for a result."),
-    "decoded_bytes": ("sr_decoded_bytes", "Memory that pictures in work hold."),
+    "decoded_bytes": ("sr_decoded_bytes", "Memory that images being processed hold."),
     "lanes": ("sr_lanes", "Tiles that can be computed at once."),
-    "lanes_busy": ("sr_lanes_busy", "Tiles that are computed now."),
+    "lanes_busy": ("sr_lanes_busy", "Tiles that are being computed."),
 }
 COUNTERS = {
     "cache_hits": ("sr_cache_hits", "Uploads whose result was stored."),
     "cache_misses": ("sr_cache_misses", "Uploads whose result was not stored."),
-    "cache_evictions": ("sr_cache_evictions", "Results removed to keep the cache's limits."),
+    "cache_evictions": (
+        "sr_cache_evictions",
+        "Results evicted to keep the cache within its limits.",
+    ),
     "cache_write_errors": ("sr_cache_write_errors", "Results that could not be stored."),
     "cache_damaged": ("sr_cache_damaged", "Stored results found damaged and removed."),
-    "store_errors": ("sr_store_errors", "Times that the shared store did not work."),
-    "inferences": ("sr_inferences", "Pictures computed."),
-    "inference_pixels": ("sr_inference_pixels", "Input pixels of the pictures computed."),
-    "inference_seconds": ("sr_inference_seconds", "Time of pictures on the lanes, waiting too."),
-    "lane_seconds": ("sr_lane_seconds", "Time that lanes have computed, all added up."),
-    "sandbox_deaths": ("sr_sandbox_deaths", "Pictures that ended the process that opened them."),
+    "store_errors": ("sr_store_errors", "Failures of the shared store."),
+    "inferences": ("sr_inferences", "Images computed."),
+    "inference_pixels": ("sr_inference_pixels", "Input pixels of the images computed."),
+    "inference_seconds": (
+        "sr_inference_seconds",
+        "Time of images on the lanes, including waiting.",
+    ),
+    "lane_seconds": ("sr_lane_seconds", "Total time that lanes have spent computing."),
+    "sandbox_deaths": ("sr_sandbox_deaths", "Images that killed their sandboxed process."),
     "jobs_unavailable": ("sr_jobs_unavailable", "Times that the jobs table could not be used."),
-    "job_faults": ("sr_job_faults", "Asynchronous jobs that failed by a fault of the service."),
+    "job_faults": (
+        "sr_job_faults",
+        "Asynchronous jobs that failed through a fault of the service.",
+    ),
 }
 
 
 class RunnerCollector(Collector):
-    """Asks the runner when Prometheus asks."""
+    """Collects the runner's statistics on each scrape."""
 
     def __init__(self, runner: Runner, version: str) -> None:
         self._runner = runner
         self._version = version
 
     def collect(self) -> Iterator[Metric]:
-        """Yield what is true now."""
+        """Yield the current values."""
         yield InfoMetricFamily("sr_build", "The service.", {"version": self._version})
         statistics = self._runner.statistics()
         for statistic, (name, text) in GAUGES.items():
@@ -86,7 +95,7 @@ class RunnerCollector(Collector):
             yield InfoMetricFamily("sr_model", "The model.", labels)
             yield GaugeMetricFamily(
                 "sr_seconds_per_pixel",
-                "Recent time per input pixel with all lanes at work.",
+                "Recent time per input pixel with all lanes busy.",
                 loader.model.seconds_per_pixel,
             )
         jobs = GaugeMetricFamily("sr_jobs", "Rows of the jobs table by state.", labels=["state"])
@@ -102,31 +111,31 @@ class RunnerCollector(Collector):
 
 
 def all_codes(kind: type[ServiceError] = ServiceError) -> set[str]:
-    """Return the codes of all errors that the service names."""
+    """Return the codes of all the service's errors."""
     return {kind.code}.union(*map(all_codes, kind.__subclasses__()))
 
 
 def install_metrics(
     app: Flask, runner: Runner, version: str, faults: Mapping[str, Callable[[], bool]]
 ) -> None:
-    """Count what is answered, and answer at `/metrics`.
+    """Count responses, and serve `/metrics`.
 
     Parameters
     ----------
-    faults : of other parts of the service, name of the metric -> tells whether it is there now
+    faults : faults of other parts of the service: name of the metric -> whether there is one now
     """
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     GCCollector(registry=registry)
     registry.register(RunnerCollector(runner, version))
     labels = ["route", "method"]
-    requests = Counter("sr_requests", "Answers.", [*labels, "status"], registry=registry)
+    requests = Counter("sr_requests", "Responses.", [*labels, "status"], registry=registry)
     seconds = Histogram(
-        "sr_request_seconds", "Time to an answer.", labels, buckets=BUCKETS, registry=registry
+        "sr_request_seconds", "Time to a response.", labels, buckets=BUCKETS, registry=registry
     )
-    refused = Counter("sr_refused", "Problems answered, by code.", ["code"], registry=registry)
+    refused = Counter("sr_refused", "Errors returned, by code.", ["code"], registry=registry)
     for code in all_codes():
-        # From 0 on, so that the first one is an increase.
+        # Start at 0, so that the first error is an increase.
         refused.labels(code)
     for name, is_there in faults.items():
         Gauge(name, "1: see the log.", registry=registry).set_function(is_there)

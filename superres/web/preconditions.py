@@ -7,9 +7,9 @@ from werkzeug.wrappers import Request
 
 
 def evaluate_preconditions(request: Request, etag: str, modified: float) -> int | None:
-    """Return 412 or 304 where the request's conditions ask for it, in RFC 9110's order (13.2.2).
+    """Return 412 or 304 if the request's conditions require it, in RFC 9110's order (13.2.2).
 
-    Werkzeug's own evaluation answers `If-Match: *` with 412, and sends a body with it.
+    Werkzeug's own evaluation responds to `If-Match: *` with 412, and sends a body with it.
 
     Parameters
     ----------

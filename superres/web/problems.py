@@ -1,4 +1,4 @@
-"""Every error as application/problem+json (RFC 9457), in words that give nothing away."""
+"""Every error as application/problem+json (RFC 9457), without revealing internals."""
 
 import logging
 from datetime import UTC, datetime
@@ -9,11 +9,11 @@ from werkzeug.exceptions import HTTPException
 
 from superres.errors import BadRequest, ResultNotFound, ServiceError, UploadTooLarge
 
-# Code and words for what Flask and Werkzeug refuse themselves; their own may name internals.
+# Code and message for errors of Flask and Werkzeug, whose own messages may reveal internals.
 REFUSALS = {
     400: (BadRequest.code, "The request is malformed or was cut short."),
     404: (ResultNotFound.code, "There is nothing at this address."),
-    405: ("method_not_allowed", "This address does not take this method."),
+    405: ("method_not_allowed", "This address does not support this method."),
     413: (UploadTooLarge.code, "The upload is too large."),
 }
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def utc_now() -> str:
-    """Return the current time as an ISO 8601 text in UTC."""
+    """Return the current time as ISO 8601 in UTC."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
@@ -34,14 +34,14 @@ def problem_members(status: int, code: str, message: str) -> dict[str, str | int
         "detail": message,
         "error": message,
         "code": code,
-        # None of them for what gunicorn refuses before the application sees it.
+        # None for a request that gunicorn rejects before the application sees it.
         "request_id": g.get("request_id") if has_app_context() else None,
         "timestamp": utc_now(),
     }
 
 
 def make_problem(status: int, code: str, message: str) -> Response:
-    """Make a problem answer."""
+    """Make a problem response."""
     g.problem_code = code
     response = jsonify(problem_members(status, code, message))
     response.status_code = status
@@ -50,7 +50,7 @@ def make_problem(status: int, code: str, message: str) -> Response:
 
 
 def answer_service_error(error: ServiceError) -> Response:
-    """Answer an error that the service names itself."""
+    """Respond to one of the service's own errors."""
     response = make_problem(error.status, error.code, error.message)
     if error.retry_after_seconds is not None:
         response.headers["Retry-After"] = str(error.retry_after_seconds)
@@ -58,7 +58,7 @@ def answer_service_error(error: ServiceError) -> Response:
 
 
 def answer_http_exception(error: HTTPException) -> Response:
-    """Answer an error that Flask or Werkzeug raised, keeping headers such as Allow."""
+    """Respond to an error raised by Flask or Werkzeug, keeping headers such as Allow."""
     status = error.code or 500
     phrase = HTTPStatus(status).phrase
     code, message = REFUSALS.get(status, (phrase.lower().replace(" ", "_"), f"{phrase}."))
@@ -70,7 +70,7 @@ def answer_http_exception(error: HTTPException) -> Response:
 
 
 def answer_unexpected_error(error: Exception) -> Response:
-    """Answer a fault of the service."""
+    """Respond to a fault of the service."""
     logger.error("the service failed", exc_info=error)
     return make_problem(500, ServiceError.code, "The service failed; the operator's log says why.")
 

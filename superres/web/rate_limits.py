@@ -1,7 +1,7 @@
-"""How much one client may ask for: requests and pixels, counted by `limits`.
+"""Rate limits per client, for requests and pixels, counted by `limits`.
 
-A client is the owner of an API key, else an address; of IPv6 the network of 64 bits that a single
-line has.
+A client is the owner of an API key, or else an IP address; for IPv6, the /64 network that one
+subscriber has.
 """
 
 import contextlib
@@ -27,22 +27,22 @@ from superres.web.access import is_guarded
 IPV6_NETWORK_BITS = 64
 HOST_PATTERN = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\](?::[0-9]+)?|([0-9.]+):[0-9]+)")
 STORE_TIMEOUT_SECONDS = 1.0
-# Nothing is given back to a window that ends so soon: it must not end between the look at it and
-# the giving, or the next one would count less than nothing.
+# Nothing is refunded to a window that ends this soon: if it ended between the check and the refund,
+# the next window's count would become negative.
 LEAST_WINDOW_LEFT_SECONDS = 1.0
-# A store that does not answer is asked again after this; requests do not wait for it meanwhile.
+# A store that does not respond is retried after this; until then requests do not wait for it.
 DOWN_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
 
 
 def client_name() -> str:
-    """Return whom the current request is counted for."""
+    """Return the client that the current request counts for."""
     if "api_key_name" in g:
         return f"key {g.api_key_name}"
     address = request.remote_addr or ""
     try:
-        # Some proxies write the client's port, too.
+        # Some proxies include the client's port.
         with_port = HOST_PATTERN.fullmatch(address)
         ip = ipaddress.ip_address(with_port[1] or with_port[2] if with_port else address)
     except ValueError:
@@ -55,12 +55,12 @@ def client_name() -> str:
 
 
 class Limit:
-    """So much of something in so much time, for each client.
+    """A rate limit per client.
 
     Parameters
     ----------
     name : of what is counted
-    item : how much
+    item : the amount and the time
     """
 
     def __init__(
@@ -71,27 +71,27 @@ class Limit:
         self._strategy = strategy
 
     def _cost(self, amount: int) -> int:
-        # What alone is more than the limit is let through where nothing else was asked for.
+        # A single request above the limit is let through if nothing else has been counted.
         return min(amount, self._item.amount)
 
     def spend(self, amount: int) -> bool:
-        """Count something for the current request's client; False: it would be too much."""
+        """Charge the current request's client; False if that would exceed the limit."""
         cost = self._cost(amount)
         return self._strategy.hit(self._item, self.name, client_name(), cost=cost)
 
     def give_back(self, amount: int, client: str, seconds_ago: float) -> None:
-        """Let what was spent count no more.
+        """Refund what was spent.
 
-        Where the window that it was counted in is over, or about to be, it stays counted: it fades
-        with that window, and the counter of another one is not its own.
+        If the window that it was counted in has ended, or is about to, it stays counted: it fades
+        with that window, and must not be subtracted from another one.
         """
         expiry, cost = self._item.get_expiry(), self._cost(amount)
         before, _, now, now_seconds = self._read_window(client)
         window_left, window_age = now_seconds - expiry, 2 * expiry - now_seconds
-        # The first to be counted opens the window, in Redis, and is as old as that.
+        # In Redis, the first amount counted opens the window, and is as old as the window.
         is_same_window = window_age > seconds_ago or (before == 0 and seconds_ago < expiry)
         if is_same_window and window_left > LEAST_WINDOW_LEFT_SECONDS and now >= cost:
-            # `limits` has no other word for it; its stores take this, too, as one step.
+            # `limits` has no method for refunds; its stores apply a negative cost atomically, too.
             self._strategy.hit(self._item, self.name, client, cost=-cost)
 
     def _read_window(self, client: str) -> tuple[int, float, int, float]:
@@ -101,19 +101,19 @@ class Limit:
 
     @property
     def policy(self) -> str:
-        """The limit, as `RateLimit-Policy` tells it."""
+        """The limit, as in `RateLimit-Policy`."""
         return f'"{self.name}";q={self._item.amount};w={self._item.get_expiry()}'
 
     def describe(self) -> str:
-        """Return what is left, and in how many seconds all will be, as `RateLimit` tells it."""
+        """Return what is left, and in how many seconds all will be, as in `RateLimit`."""
         stats = self._strategy.get_window_stats(self._item, self.name, client_name())
         return f'"{self.name}";r={max(stats.remaining, 0)};t={self.wait(self._item.amount)}'
 
     def wait(self, amount: int) -> int:
-        """Return the seconds until the client may have something.
+        """Return the seconds until the client may spend an amount.
 
-        The count is that of the window that runs, plus that of the one before it, of which less
-        and less counts until the running one ends: `limits` tells only when one unit comes back.
+        The count is the current window's, plus the previous window's, whose weight shrinks to 0
+        until the current one ends: `limits` only tells when a single unit becomes available.
         """
         expiry = self._item.get_expiry()
         # Fractions of the count do not matter: it must be below this.
@@ -122,13 +122,13 @@ class Limit:
         if now < most:
             seconds = before_seconds - (most - now) * expiry / before if before else 0.0
         else:
-            # The running window becomes the one before, and then its share has to shrink.
+            # The current window becomes the previous one, and then its weight has to shrink.
             seconds = now_seconds - expiry + expiry * (1 - most / now)
         return max(math.floor(seconds) + 1, 1)
 
 
 class PixelReservation(Reservation):
-    """Pixels that count for the client of the current request."""
+    """Pixels charged to the current request's client."""
 
     def __init__(self, limits: "RateLimits", limit: Limit, pixels: int) -> None:
         self._limits = limits
@@ -139,7 +139,7 @@ class PixelReservation(Reservation):
         self._counts = True
 
     def give_back(self) -> None:
-        """Let them count no more."""
+        """Refund the pixels."""
         if self._counts and not self._limits.are_down:
             with self._limits.tolerate_outage():
                 seconds_ago = time.monotonic() - self._since
@@ -148,28 +148,28 @@ class PixelReservation(Reservation):
 
 
 class PixelCharge(Charge):
-    """The client of the current request pays."""
+    """Charges the current request's client."""
 
     def __init__(self, limits: "RateLimits", limit: Limit) -> None:
         self._limits = limits
         self._limit = limit
 
     def reserve(self, pixels: int) -> Reservation:
-        """Count a picture; check and count are one step of the store."""
-        # First: it must not be younger than what is counted.
+        """Charge an image; the store checks and counts atomically."""
+        # Created first: it must not be younger than what is counted.
         reservation = PixelReservation(self._limits, self._limit, pixels)
         return reservation if self._limits.spend(self._limit, pixels) else Reservation()
 
 
 class RateLimits:
-    """The limits that the settings name, `requests` and `pixels`; none where they name none.
+    """The limits that are set, of `requests` and `pixels`, if any.
 
     Headers are those of draft-ietf-httpapi-ratelimit-headers-10.
 
     Raises
     ------
     ConfigError
-        The place where they are counted is none that `limits` knows.
+        `limits` does not support the store.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -192,25 +192,25 @@ class RateLimits:
 
     @property
     def are_down(self) -> bool:
-        """Whether the store does not answer, so that nobody is limited."""
+        """Whether the store does not respond, so that limits are not enforced."""
         return time.monotonic() < self._down_until
 
     @contextlib.contextmanager
     def tolerate_outage(self) -> Iterator[None]:
-        """Rather no limits than no service: go on where the store does not answer."""
+        """Continue if the store does not respond: better no limits than no service."""
         try:
             yield
         except StorageError as error:
             self._down_until = time.monotonic() + DOWN_SECONDS
-            logger.error("rate limits are not kept: %s", error.storage_error)
+            logger.error("rate limits are not enforced: %s", error.storage_error)
 
     def spend(self, limit: Limit, amount: int) -> bool:
-        """Count something for the current request's client; False: nobody counts now.
+        """Charge the current request's client; False if limits are not enforced now.
 
         Raises
         ------
         RateLimited
-            There would be too much of it.
+            The limit would be exceeded.
         """
         if self.are_down:
             return False
@@ -222,7 +222,7 @@ class RateLimits:
 
     @property
     def charge(self) -> Charge:
-        """What a picture costs the current request's client."""
+        """Charges images to the current request's client."""
         limit = self._limits.get("pixels")
         return FREE if limit is None else PixelCharge(self, limit)
 
@@ -248,5 +248,5 @@ class RateLimits:
 
 
 def refuse(limit: Limit, amount: int) -> RateLimited:
-    """Make the error for a client that asks for too much."""
+    """Make the error for a client that exceeds a limit."""
     return RateLimited(f"Too many {limit.name}; slow down.", limit.wait(amount))

@@ -1,4 +1,4 @@
-"""Ids of requests, and the line of the log that each of them has."""
+"""Request IDs, and the log line for each request."""
 
 import logging
 import re
@@ -16,7 +16,7 @@ logger = logging.getLogger("request")
 
 
 def begin_request() -> None:
-    """Note when the request began, and its id: the client's where it is well-formed."""
+    """Record when the request began, and its ID: the client's if well-formed."""
     g.started = time.perf_counter()
     wanted = request.headers.get("X-Request-ID", "")
     g.request_id = wanted if REQUEST_ID_PATTERN.fullmatch(wanted) else uuid.uuid4().hex
@@ -54,17 +54,17 @@ def log_request(response: Response) -> Response:
 
 
 def end_request(_error: BaseException | None) -> None:
-    """Forget the request's id: the thread serves others too."""
+    """Clear the request's ID: the thread serves others too."""
     current_request_id.set("")
 
 
 def format_detail(value: object) -> str:
-    """Return a detail as the line has it."""
+    """Format a detail for the log line."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def install_request_log(app: Flask) -> None:
-    """Register the hooks; to be called first, so that the line is written last."""
+    """Register the hooks; must be called first, so that the line is written last."""
     app.before_request(begin_request)
     app.after_request(log_request)
     app.teardown_request(end_request)

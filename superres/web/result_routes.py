@@ -29,7 +29,7 @@ class ResultRoutes:
         app.get("/cache/<name>")(self.send)
 
     def find(self) -> Response:
-        """Answer where an upload's result is, and whether it is there."""
+        """Respond with the URL of an upload's result, and whether it exists."""
         keys = request.args.getlist("sha256")
         if len(keys) != 1 or not KEY_PATTERN.fullmatch(keys[0]):
             raise BadRequest("sha256 must be given once, as 64 lower-case hexadecimal digits.")
@@ -39,7 +39,7 @@ class ResultRoutes:
         return jsonify(name=name, url=self._addresses.result(name), exists=exists)
 
     def send(self, name: str) -> Response:
-        """Answer with a stored result, or that the client's copy is good."""
+        """Respond with a stored result, or 304 if the client's copy is still good."""
         cache = self._runner.cache
         parts = ResultName.parse(name)
         stored = cache.open(name) if parts else None
@@ -53,7 +53,7 @@ class ResultRoutes:
             stored.file.close()
         if status == 412:
             return make_problem(
-                412, "precondition_failed", "The result is not the one that the request asks for."
+                412, "precondition_failed", "The result does not match the request's preconditions."
             )
         if status == 304:
             response = Response(status=304)
@@ -69,12 +69,12 @@ class ResultRoutes:
 
 
 def send_content(content: StoredResult | memoryview, length: int, content_type: str) -> Response:
-    """Answer with a result's bytes; gunicorn hands a file to the kernel's sendfile."""
+    """Respond with a result's bytes; gunicorn sends a file with the kernel's sendfile."""
     if isinstance(content, StoredResult):
         body = wrap_file(request.environ, content.file)
         response = Response(body, direct_passthrough=True, content_type=content_type)
     else:
-        # In pieces: a copy for each of those who wait for the same result would fill the memory.
+        # In pieces: a copy for every request that waits for the same result would exhaust memory.
         starts = range(0, length, READ_CHUNK_BYTES)
         body = (bytes(content[start : start + READ_CHUNK_BYTES]) for start in starts)
         response = Response(body, content_type=content_type)

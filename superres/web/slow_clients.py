@@ -1,6 +1,6 @@
-"""Clients that are too slow, found by what the kernel has counted of their connections.
+"""Finds clients that are too slow, by the kernel's byte counts of their connections.
 
-Time-outs of a socket do not find them: one byte now and then keeps a connection alive for ever.
+Socket timeouts do not find them: one byte now and then keeps a connection alive forever.
 """
 
 import contextlib
@@ -12,13 +12,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-# Of Linux' struct tcp_info (linux/tcp.h): bytes acknowledged and received, and not yet sent.
+# From Linux's struct tcp_info (linux/tcp.h): bytes acknowledged, received, and not yet sent.
 TCP_INFO = struct.Struct("=120xQQ8xI")
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What has gone over a connection, in bytes; `waiting` is what the client has no room for."""
+    """Bytes transferred over a connection; `waiting` is what the client has no room for."""
 
     acknowledged: int
     received: int
@@ -26,7 +26,7 @@ class Counts:
 
     @classmethod
     def of(cls, connection: socket.socket) -> "Counts | None":
-        """Ask the kernel; None for what is no TCP connection, or none any more."""
+        """Ask the kernel; None if this is not, or no longer, a TCP connection."""
         try:
             info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO.size)
             return cls(*TCP_INFO.unpack(info))
@@ -35,16 +35,16 @@ class Counts:
 
 
 class Transfer(ABC):
-    """Bytes that are under way.
+    """A transfer in progress.
 
     Parameters
     ----------
-    grace_seconds : how long it may stand still
-    least_per_second : bytes that must come, on average, after that
+    grace_seconds : how long it may stall
+    least_per_second : minimum average rate in bytes after that
 
     Attributes
     ----------
-    is_over : it was too slow, and was ended
+    is_over : whether it was ended for being too slow
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class Transfer(ABC):
 
     @abstractmethod
     def _progress(self, counts: Counts) -> int | None:
-        """Return the bytes so far; None while there is nothing to wait for."""
+        """Return the bytes so far; None while nothing is expected from the client."""
 
     @abstractmethod
     def _end(self) -> None:
-        """End the connection, as far as is needed; the thread that waits for it sees it."""
+        """Shut the connection down as far as needed, which wakes the thread waiting for it."""
 
     def look(self) -> None:
-        """End it if it is too slow."""
+        """End the transfer if it is too slow."""
         counts = Counts.of(self._connection)
         progress = None if counts is None else self._progress(counts)
         now = time.monotonic()
@@ -83,7 +83,7 @@ class Transfer(ABC):
 
 
 class UploadTransfer(Transfer):
-    """An upload, while it is read."""
+    """An upload while it is read."""
 
     def _progress(self, counts: Counts) -> int | None:
         return counts.received
@@ -93,7 +93,7 @@ class UploadTransfer(Transfer):
 
 
 class AnswerTransfer(Transfer):
-    """The answers on a connection."""
+    """The responses on a connection."""
 
     def _progress(self, counts: Counts) -> int | None:
         return counts.acknowledged if counts.waiting else None
@@ -108,7 +108,7 @@ _transfers: set[Transfer] = set()
 
 @contextlib.contextmanager
 def watch(transfer: Transfer) -> Iterator[Transfer]:
-    """Let `end_slow_transfers` look at a transfer for as long as the block runs."""
+    """Let `end_slow_transfers` check a transfer until the block ends."""
     with _lock:
         _transfers.add(transfer)
     try:
@@ -119,7 +119,7 @@ def watch(transfer: Transfer) -> Iterator[Transfer]:
 
 
 def end_slow_transfers() -> None:
-    """Look at all transfers; to be called about every second."""
+    """Check all transfers; to be called about every second."""
     with _lock:
         transfers = list(_transfers)
     for transfer in transfers:

@@ -1,4 +1,4 @@
-"""How the service fares: `GET /api/health`, `/api/ready` and `/api/stats`."""
+"""Status of the service: `GET /api/health`, `/api/ready` and `/api/stats`."""
 
 import time
 
@@ -10,7 +10,7 @@ from superres.web.problems import utc_now
 
 
 class StatusRoutes:
-    """Tells how the service fares.
+    """Reports the status of the service.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class StatusRoutes:
         app.get("/api/stats")(self.show_statistics)
 
     def show_health(self) -> Response:
-        """Answer while the process lives."""
+        """Respond as long as the process is alive."""
         set_cache_policy("live_status")
         model = self._runner.model_loader.model
         return jsonify(
@@ -44,13 +44,13 @@ class StatusRoutes:
         )
 
     def show_ready(self) -> Response:
-        """Answer where uploads can be computed."""
+        """Respond with success if uploads can be computed."""
         set_cache_policy("live_status")
         self._runner.check_ready()
         return jsonify(status="ready", timestamp=utc_now())
 
     def show_statistics(self) -> Response:
-        """Answer with numbers since the start."""
+        """Respond with statistics since the start."""
         return jsonify(
             cache_dir=self._runner.settings.cache_dir.name,
             model_loaded=self._runner.model_loader.model is not None,

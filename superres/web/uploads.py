@@ -1,4 +1,4 @@
-"""Read the uploaded picture out of a request: a multipart field `image`, or the raw body."""
+"""Reads the uploaded image from a request: a multipart field `image`, or the raw body."""
 
 import contextlib
 import errno
@@ -24,15 +24,15 @@ from superres.web.forms import DEFAULT_NAME, FIELD, is_picture_type
 from superres.web.slow_clients import UploadTransfer, watch
 
 HOW_TO_UPLOAD = (
-    f"Send a picture ({ACCEPTED_NAMES}) as multipart/form-data in the field '{FIELD}' "
+    f"Send an image ({ACCEPTED_NAMES}) as multipart/form-data in the field '{FIELD}' "
     f"(curl -F {FIELD}=@photo.jpg), or as the body with its own Content-Type "
     "(curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg')."
 )
 MAX_STEM_LENGTH = 100
-# File systems take 255 bytes, of which an ending has some.
+# File systems allow 255 bytes, of which the extension takes some.
 MAX_STEM_BYTES = 200
-# Control characters, what a quoted string would have to escape, and marks that turn text round:
-# with these a name may show another ending than it has.
+# Control characters, what a quoted string would have to escape, and bidirectional marks, which can
+# make a name appear to have another extension.
 UNWANTED = re.compile('[\x00-\x1f\x7f-\x9f"\\\\\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]')
 LEAST_BYTES_PER_SECOND = 32 * 1024
 TOO_SLOW = "The upload takes too long."
@@ -40,7 +40,7 @@ TOO_SLOW = "The upload takes too long."
 BROKEN_BODY = (OSError, ParseException)
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 NO_ROOM_RETRY_SECONDS = 60
-# How much of a refused upload is read away, and for how long.
+# How much of a rejected upload is drained, and for how long.
 MAX_DRAIN_BYTES = 64 * 1024**2
 MAX_DRAIN_SECONDS = 10
 MAX_DRAIN_PAUSE_SECONDS = 1
@@ -51,13 +51,13 @@ DRAIN_PIECE_BYTES = 16 * 1024
 def limit_time(
     request: Request, pause_seconds: float, grace_seconds: float, least_per_second: float
 ) -> Iterator[Callable[[], bool]]:
-    """Let reading the request's body fail when the client pauses, or is too slow in all.
+    """Make reading the request's body fail if the client pauses, or is too slow overall.
 
-    gunicorn's threads have no such limits, and a slow client would keep its thread for ever.
+    gunicorn's threads have no such limits, and a slow client would hold its thread forever.
 
     Yields
     ------
-    tells whether it was too slow
+    tells whether the client was too slow
     """
     connection = request.environ.get("gunicorn.socket")
     if connection is None:
@@ -73,38 +73,38 @@ def limit_time(
 
 
 def has_left(request: Request) -> bool:
-    """Tell whether the client has closed the connection while it should wait for the answer.
+    """Tell whether the client has closed the connection instead of waiting for the response.
 
-    Behind Nginx too, which closes its connection to the service when its client leaves.
+    Works behind Nginx too, which closes its connection to the service when its client leaves.
     """
     connection = request.environ.get("gunicorn.socket")
     if connection is None:
         return False
     poll = select.poll()
-    # Sees the end behind bytes that were not read, and beneath TLS.
+    # Detects the end even after unread bytes, and below TLS.
     poll.register(connection, select.POLLRDHUP)
     return bool(poll.poll(0))
 
 
 def read_upload(request: Request, max_bytes: int, timeout_seconds: float) -> Upload:
-    """Read the picture file of a request.
+    """Read the image file of a request.
 
     Raises
     ------
     BadRequest
         The form is malformed, or has no single file named `image`.
     UnsupportedUpload
-        The Content-Type or Content-Encoding is none that carries a picture here.
+        The Content-Type or Content-Encoding is not supported.
     UploadTooLarge
         The file has more than `max_bytes`.
     UploadTimeout
-        The client sent nothing for `timeout_seconds`, or after these less than
+        The client sent nothing for `timeout_seconds`, or after that less than
         `LEAST_BYTES_PER_SECOND` on average.
     Busy
         The file system for temporary files is full.
     """
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise UnsupportedUpload("A Content-Encoding is not accepted; send the file as it is.")
+        raise UnsupportedUpload("Content-Encoding is not supported; send the file as it is.")
     mimetype = request.mimetype
     try:
         with limit_time(
@@ -117,7 +117,7 @@ def read_upload(request: Request, max_bytes: int, timeout_seconds: float) -> Upl
             else:
                 raise UnsupportedUpload(HOW_TO_UPLOAD)
     except ClientDisconnected as error:
-        # Werkzeug's word for whatever went wrong with the connection.
+        # Werkzeug's error for whatever goes wrong with the connection.
         if is_too_slow():
             raise UploadTimeout(TOO_SLOW) from None
         if isinstance(error.__context__, TimeoutError):
@@ -144,7 +144,7 @@ def read_upload(request: Request, max_bytes: int, timeout_seconds: float) -> Upl
 
 
 def take_form_file(request: Request) -> tuple[BinaryIO, str]:
-    """Take the file of the field `image` out of a multipart form, with its name."""
+    """Take the file of the field `image` from a multipart form, with its name."""
     files = request.files.getlist(FIELD)
     if FIELD in request.form:
         raise BadRequest(
@@ -158,22 +158,22 @@ def take_form_file(request: Request) -> tuple[BinaryIO, str]:
     storage = files[0]
     if not storage.filename:
         raise BadRequest(
-            f"The file in the field '{FIELD}' has an empty name, as where none was chosen."
+            f"The file in the field '{FIELD}' has an empty name, as if no file was chosen."
         )
-    # The request closes its files when it ends; a result that others wait for needs this one.
+    # The request closes its files when it ends, but others may wait for this one's result.
     file, storage.stream = storage.stream, BytesIO()
     return cast(BinaryIO, file), storage.filename
 
 
 def spool_body(request: Request) -> BinaryIO:
-    """Copy a request's body to a temporary file; the request's own limit on its length holds.
+    """Copy a request's body to a temporary file; the request's own length limit applies.
 
     Raises
     ------
     BadRequest
-        The body is shorter than its Content-Length, which gunicorn does not tell.
+        The body is shorter than its Content-Length, which gunicorn does not detect.
     """
-    file = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115  # handed on open
+    file = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115  # returned open
     try:
         while chunk := request.stream.read(READ_CHUNK_BYTES):
             file.write(chunk)
@@ -186,13 +186,13 @@ def spool_body(request: Request) -> BinaryIO:
 
 
 def drain_body(request: Request) -> None:
-    """Read away what a client still sends of an upload that is refused.
+    """Drain what a client is still sending of a rejected upload.
 
-    gunicorn closes the connection with the rest unread; the client then sees a reset connection
-    instead of the answer (seen with bodies over the limit).
+    gunicorn closes the connection with the rest unread; the client then sees a connection reset
+    instead of the response (observed with bodies over the limit).
     """
     if not request.environ.get("wsgi.input_terminated"):
-        return  # this server does not tell where the body ends
+        return  # this server does not signal the end of the body
     stream = request.environ["wsgi.input"]
     left = MAX_DRAIN_BYTES
     deadline = time.monotonic() + MAX_DRAIN_SECONDS
@@ -208,7 +208,7 @@ def drain_body(request: Request) -> None:
 
 
 def file_stem(name: str) -> str:
-    """Return a client's file name without folders, ending and control characters."""
+    """Return a client's file name without folders, extension and control characters."""
     stem = PurePosixPath(name.replace("\\", "/")).stem
     clean = UNWANTED.sub("", stem)[:MAX_STEM_LENGTH]
     short = clean.encode()[:MAX_STEM_BYTES].decode(errors="ignore")

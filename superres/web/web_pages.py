@@ -20,14 +20,14 @@ CONTENT_TYPES = {
     ".ts": "text/plain; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-# Other sites import these under one address for good, so each use asks whether they are new.
+# Other sites import these from a permanent URL, so each use revalidates them.
 UNVERSIONED = frozenset({"client.js", "client.d.ts"})
 ETAG_LENGTH = 32
 
 
 @dataclass(frozen=True)
 class WebFile:
-    """One of the page's files, as it is sent."""
+    """One of the page's files, as sent."""
 
     content: bytes
     content_type: str
@@ -49,7 +49,7 @@ def read_files(folder: Path) -> dict[str, WebFile]:
 def content_security_policy(settings: Settings) -> str:
     """Return what the page may load: its own files, blobs of results, the API (CSP level 3)."""
     public = urlsplit(settings.public_url)
-    # Results are linked at the public address, which may be a CDN's.
+    # Results are linked at the public URL, which may be a CDN's.
     api = f"'self' {public.scheme}://{public.netloc}" if settings.public_url else "'self'"
     return "; ".join(
         [
@@ -66,7 +66,7 @@ def content_security_policy(settings: Settings) -> str:
 
 
 def send(file: WebFile) -> Response:
-    """Answer with a file that is asked for anew each time, or with 304."""
+    """Respond with a file that clients revalidate each time, or with 304."""
     set_cache_policy("api_response", file.etag)
     if request.if_none_match.contains_weak(file.etag):
         return Response(status=304)
@@ -79,7 +79,7 @@ def install_web_pages(app: Flask, settings: Settings) -> None:
     digest = hashlib.sha256(b"".join(file.content for file in files.values()))
     version = digest.hexdigest()[:12]
     index = files.pop("index.html")
-    # Versioned addresses, so that the files may be cached: another version has others.
+    # Versioned URLs, so that the files can be cached: each version has its own.
     page = WebFile(index.content.replace(b"VERSION", version.encode()), index.content_type)
     policy = content_security_policy(settings)
 
@@ -87,7 +87,7 @@ def install_web_pages(app: Flask, settings: Settings) -> None:
     def show_page() -> Response:
         response = send(page)
         response.headers["Content-Security-Policy"] = policy
-        # With no-referrer the page's own uploads would say `Origin: null`.
+        # With no-referrer the page's own uploads would send `Origin: null`.
         response.headers["Referrer-Policy"] = "strict-origin-when-cross-origin"
         return response
 

@@ -1,8 +1,8 @@
-"""What third-party judges say about the deployment, as a page of Markdown.
+"""What third-party tools say about the deployment, as a page of Markdown.
 
     make audit > docs/audit.md
 
-Nginx and the service run as in the tests. Ends with 1 when a judge finds something that is not
+Nginx and the service run as in the tests. Exits with 1 if a tool finds something that is not
 justified here.
 """
 
@@ -22,7 +22,7 @@ from testkit.pictures import encode
 from testkit.service import run_service
 from tests.e2e.nginx import HOST, Nginx, run_nginx
 
-# REDbot asks a name server, which does not know the name.
+# REDbot queries DNS, which does not know the name.
 REDBOT = """
 import thor.dns
 look_up = thor.dns._lookup
@@ -34,7 +34,7 @@ UNITS = ("super-resolution.service", "super-resolution-cleanup.service")
 
 
 class Audit:
-    """Runs judges, prints what they say, and remembers whether one found something."""
+    """Runs tools, prints their output, and records whether one found something."""
 
     def __init__(self, tools: Path) -> None:
         self.tools = tools
@@ -47,8 +47,8 @@ class Audit:
 
         Parameters
         ----------
-        keep : pattern of the lines to show; all that are not empty when it is not given
-        expected : pattern that these lines must have; else the tool must end with 0
+        keep : pattern of the lines to show; by default all that are not empty
+        expected : pattern that these lines must match; without it the tool must exit with 0
         """
         path = self.tools / tool
         command = [str(path) if path.exists() else tool, *arguments]
@@ -67,7 +67,7 @@ class Audit:
 
 
 def audit_files(audit: Audit, nginx: Nginx) -> None:
-    """Judge the files that an operator installs."""
+    """Check the files that an operator installs."""
     audit.ask("nginx.conf, by gixy-ng", "gixy", str(nginx.folder / "super-resolution.conf"))
     audit.ask("Containerfile, by hadolint", "hadolint", "Containerfile")
     audit.ask(
@@ -92,7 +92,7 @@ def audit_files(audit: Audit, nginx: Nginx) -> None:
 
 
 def audit_servers(audit: Audit, nginx: Nginx, result_path: str) -> None:
-    """Judge the running Nginx."""
+    """Check the running Nginx."""
     audit.ask(
         "TLS, by sslyze against Mozilla's intermediate profile (the certificate is self-signed)",
         *("sslyze", "--mozilla_config=intermediate", f"{HOST}:{nginx.port}{{127.0.0.1}}"),

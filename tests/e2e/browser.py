@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from testkit.serving import serving
 
-# A name that is not localhost, so that its pages are no secure context.
+# A name other than localhost, so that its pages are not a secure context.
 INSECURE_HOST = "sr.test"
 ARGUMENTS = (
     "--no-sandbox",
@@ -23,7 +23,7 @@ ARGUMENTS = (
 
 
 class Tab(Protocol):
-    """What the tests of both browsers need of a tab."""
+    """What the tests for both browsers need from a tab."""
 
     def goto(self, url: str) -> None:
         """Open a page, and wait until it is loaded."""
@@ -32,14 +32,14 @@ class Tab(Protocol):
         """Load the page again."""
 
     def evaluate(self, expression: str) -> Any:
-        """Return what an expression, or the promise that it gives, evaluates to."""
+        """Return the value of an expression, or of the promise that it returns."""
 
     def close(self) -> None:
         """Close the tab."""
 
 
 class ChromiumTab:
-    """A tab with storage of its own."""
+    """A tab with its own storage."""
 
     def __init__(self, browser: Browser) -> None:
         self._page = browser.new_context().new_page()
@@ -69,7 +69,7 @@ def run_chromium() -> Iterator[Browser]:
 
 
 class EmptyPage(BaseHTTPRequestHandler):
-    """A page of some origin, with nothing on it."""
+    """An empty page of some origin."""
 
     def do_GET(self) -> None:
         self.send_response(200)

@@ -1,4 +1,4 @@
-"""Headless Firefox ESR, spoken to by WebDriver BiDi, which it has built in."""
+"""Headless Firefox ESR, controlled with WebDriver BiDi, which is built in."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ from websockets.sync.client import ClientConnection, connect
 from testkit.service import find_free_port
 
 START_SECONDS = 60
-# What it would ask the network for at its start.
+# Disables requests that it would send at startup.
 PREFERENCES = {
     "app.normandy.enabled": False,
     "app.update.enabled": False,
@@ -31,7 +31,7 @@ PREFERENCES = {
 
 
 def to_python(value: dict[str, Any]) -> Any:
-    """Return a BiDi remote value as Python has it."""
+    """Convert a BiDi remote value to Python."""
     if value["type"] == "array":
         return [to_python(item) for item in value["value"]]
     if value["type"] == "object":
@@ -48,7 +48,7 @@ class Firefox:
         self.call("session.new", capabilities={})
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Send a command and return its result; events are left out."""
+        """Send a command and return its result; events are ignored."""
         self._number += 1
         command = {"id": self._number, "method": method, "params": parameters}
         self._socket.send(json.dumps(command))
@@ -60,7 +60,7 @@ class Firefox:
                 return result
 
     def open_tab(self) -> "FirefoxTab":
-        """Open a tab with storage of its own."""
+        """Open a tab with its own storage."""
         user = self.call("browser.createUserContext")["userContext"]
         context = self.call("browsingContext.create", type="tab", userContext=user)["context"]
         return FirefoxTab(self, context)

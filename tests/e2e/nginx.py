@@ -1,4 +1,4 @@
-"""Run the repository's nginx.conf on loopback, with a certificate of its own."""
+"""Runs the repository's nginx.conf on loopback, with its own certificate."""
 
 import os
 import re
@@ -49,7 +49,7 @@ class Nginx:
 
     @property
     def url(self) -> str:
-        """Return the address as a client sees it, but for the name."""
+        """Return the URL as a client sees it, except for the name."""
         return f"https://{HOST}:{self.port}"
 
     def client(self) -> httpx.Client:
@@ -88,7 +88,7 @@ def write_configuration(
 ) -> Path:
     """Write nginx.conf with this test's ports, folders and `changes` in place of the system's.
 
-    A change of `rate` is one of all limits of requests.
+    A change of `rate` applies to all request limits.
     """
     text = (PROJECT_DIR / "nginx.conf").read_text()
     for there, here in {
@@ -124,7 +124,7 @@ def write_configuration(
 
 @contextmanager
 def run_nginx(folder: Path, *app_ports: int, **changes: str) -> Iterator[Nginx]:
-    """Run Nginx in front of services until the block ends; `changes` replace values by name."""
+    """Run Nginx in front of services until the block ends; `changes` override values by name."""
     folder.mkdir()
     port, plain_port = find_free_port(), find_free_port()
     make_certificate(folder)
@@ -142,7 +142,7 @@ def run_nginx(folder: Path, *app_ports: int, **changes: str) -> Iterator[Nginx]:
 
 
 def wait_until_listening(nginx: Nginx) -> None:
-    """Return when Nginx answers; raise when it does not."""
+    """Wait until Nginx responds; raise if it does not."""
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:

@@ -16,7 +16,7 @@ from testkit.service import Service, run_service
 from tests.e2e.browser import ChromiumTab, Tab, run_chromium, run_site
 from tests.e2e.firefox import run_firefox
 
-# Draws a picture of one colour, and sends it as a page does.
+# Draws an image of one colour, and uploads it as a page would.
 HELPERS = """
 globalThis.draw = async (colour, side = 16) => {
   const canvas = new OffscreenCanvas(side, side);
@@ -101,7 +101,7 @@ def foreign_page(open_tab: OpenTab, refused: str, service: Service) -> Iterator[
 
 
 def run(page: Tab, script: str) -> Any:
-    """Run the body of an async function; what it throws becomes its name."""
+    """Run the body of an async function; if it throws, return the error's name."""
     return page.evaluate(
         f"(async () => {{ try {{ {script} }} catch (error) {{ return error.name; }} }})()"
     )
@@ -188,7 +188,7 @@ def test_refused_page_is_blocked_and_nothing_is_computed(
 ) -> None:
     before = run(page, "return (await (await fetch(`${SERVICE}/api/stats`)).json()).inferences;")
     assert run(foreign_page, 'return (await post("#222222")).status;') == "TypeError"
-    # A simple request needs no preflight: it gets there, and is refused before it costs anything.
+    # A simple request needs no preflight: it arrives, and is rejected before it costs anything.
     blind = """const form = new FormData();
         form.append("image", await draw("#333333"), "a.png");
         const answer = await fetch(`${SERVICE}/api/enhance`,
@@ -207,7 +207,7 @@ def stored_url(page: Tab, colour: str) -> str:
 
 def test_any_page_shows_results_and_reads_their_pixels(foreign_page: Tab, page: Tab) -> None:
     url = stored_url(page, "#445566")
-    # Plain first: a cached answer without CORS headers would spoil the second one.
+    # Plain first: a cached response without CORS headers would break the second request.
     pixel = run(
         foreign_page,
         f"""await loadImage("{url}");
@@ -224,7 +224,7 @@ def test_browser_keeps_a_result_and_asks_no_second_time(page: Tab, service: Serv
     path = url.removeprefix(service.url)
     fetch = f'return (await (await fetch("{url}")).blob()).size;'
     sizes = [run(page, fetch)]
-    run(page, 'return (await post("#556677")).status;')  # a POST of the same picture spoils nothing
+    run(page, 'return (await post("#556677")).status;')  # a POST of the same image does no harm
     sizes.append(run(page, fetch))
     page.reload()
     page.evaluate(f"globalThis.SERVICE = '{service.url}'; {HELPERS}")
@@ -238,7 +238,7 @@ def test_browser_revalidates_a_result_with_304(page: Tab, service: Service) -> N
     path = url.removeprefix(service.url)
     for cache in ("default", "no-cache"):
         status = run(page, f'return (await fetch("{url}", {{ cache: "{cache}" }})).status;')
-        assert status == 200  # what the page sees; the network saw 304
+        assert status == 200  # as seen by the page; the network saw 304
     assert service.log.count(f"GET {path} 200") == 1
     assert service.log.count(f"GET {path} 304") == 1
 

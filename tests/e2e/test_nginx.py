@@ -1,4 +1,4 @@
-"""Every way through the shipped nginx.conf, with the real service behind it."""
+"""Every path through the shipped nginx.conf, with the real service behind it."""
 
 import hashlib
 import json
@@ -56,7 +56,7 @@ def upload(client: httpx.Client, shade: int = 0, **headers: str) -> httpx.Respon
 
 
 def store(client: httpx.Client, nginx: Nginx, shade: int) -> str:
-    """Upload a picture and return the path of its result."""
+    """Upload an image and return the path of its result."""
     link = upload(client, shade).headers["Link"]
     match = re.fullmatch(rf"<{nginx.url}(/cache/.*)>; rel=\"canonical\"", link)
     assert match is not None, link
@@ -67,7 +67,7 @@ def asked_of_the_service(service: Service, path: str) -> int:
     return service.log.count(f" request: GET {path} ")
 
 
-# --- the way of a picture
+# --- an image's path
 
 
 def test_picture_is_enlarged_and_its_address_is_the_public_one(
@@ -213,7 +213,7 @@ def test_text_is_compressed(client: httpx.Client) -> None:
 
 
 def upload_large(client: httpx.Client, shade: int, **headers: str) -> httpx.Response:
-    """Upload a picture that takes some seconds: no two of its tiles are equal."""
+    """Upload an image that takes some seconds: all of its tiles differ."""
     pixels = np.random.default_rng(shade).integers(0, 256, (60, 60, 3), np.uint8)
     picture = encode(Image.fromarray(pixels).resize((900, 900)), "JPEG", quality=50)
     return client.post("/api/enhance", files={"image": ("a.jpg", picture)}, headers=headers)
@@ -268,7 +268,7 @@ def assert_problem_of_the_service(response: httpx.Response, status: int, code: s
     assert response.json()["code"] == code
 
 
-# --- names, TLS, what is closed
+# --- names, TLS, closed paths
 
 
 def test_plain_http_is_redirected_to_the_fixed_name(nginx: Nginx) -> None:
@@ -298,7 +298,7 @@ def test_tls_1_2_and_1_3_are_spoken_and_older_ones_are_not(
     nginx: Nginx, version: ssl.TLSVersion, spoken: str | None
 ) -> None:
     context = ssl.create_default_context(cafile=str(nginx.folder / "fullchain.pem"))
-    context.set_ciphers("ALL:@SECLEVEL=0")  # else this side would refuse TLS 1.1 itself
+    context.set_ciphers("ALL:@SECLEVEL=0")  # otherwise the client itself would refuse TLS 1.1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         context.minimum_version = context.maximum_version = version
@@ -359,7 +359,7 @@ def test_smoke_test_passes_through_nginx(nginx: Nginx) -> None:
     assert "pass  http is redirected without changing the method" in done.stdout
 
 
-# --- errors that Nginx makes itself
+# --- Nginx's own errors
 
 
 def assert_problem(response: httpx.Response, status: int, code: str) -> None:
@@ -512,8 +512,8 @@ def test_graceful_reload_under_load_loses_no_request(tmp_path: Path, who: str) -
             if number == 50:
                 master = service.process.pid if who == "gunicorn" else nginx.process.pid
                 os.kill(master, signal.SIGHUP)
-            # A connection of its own: Nginx ends those that idle when it reloads, and a client that
-            # sends on one at that moment has to send again, which no server can spare it.
+            # A new connection each time: on reload Nginx closes idle ones, and a client that is
+            # sending on one at that moment has to retry, which no server can prevent.
             shade = number if number % 4 == 0 else 9
             return upload(client, shade, Connection="close").status_code
 

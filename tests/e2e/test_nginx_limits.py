@@ -1,4 +1,4 @@
-"""What one client, or many, can take of the shipped nginx.conf, and which names it answers."""
+"""What clients can use under the shipped nginx.conf, and which host names it serves."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from tests.e2e.nginx import HOST, Nginx, run_nginx
 
 LISTED = "https://a.example"
 ANSWER_SECONDS = 30
-# Above what Nginx keeps of a body in memory.
+# More of a body than Nginx keeps in memory.
 PIECE = b"x" * 200_000
 STATUS_PATTERN = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 
@@ -34,14 +34,14 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture
 def nginx(service: Service, tmp_path: Path) -> Iterator[Nginx]:
-    """One for each test, with the limits that are shipped."""
+    """One per test, with the shipped limits."""
     with run_nginx(tmp_path / "nginx", httpx.URL(service.url).port or 0) as running:
         yield running
 
 
 @pytest.fixture
 def silent_nginx(tmp_path: Path) -> Iterator[Nginx]:
-    """Nginx in front of a service that never answers."""
+    """Nginx in front of a service that never responds."""
     with (
         socket.create_server(("127.0.0.1", 0), backlog=512) as silent,
         run_nginx(tmp_path / "nginx", silent.getsockname()[1]) as running,
@@ -50,7 +50,7 @@ def silent_nginx(tmp_path: Path) -> Iterator[Nginx]:
 
 
 def connect(nginx: Nginx, is_plain: bool = False) -> socket.socket:
-    """Open a connection to Nginx, with TLS to our name where it is not plain."""
+    """Open a connection to Nginx, with TLS unless `is_plain`."""
     port = nginx.plain_port if is_plain else nginx.port
     connection = socket.create_connection(("127.0.0.1", port), timeout=ANSWER_SECONDS)
     if is_plain:
@@ -63,7 +63,7 @@ def connect(nginx: Nginx, is_plain: bool = False) -> socket.socket:
 def send_all(
     nginx: Nginx, requests: Sequence[bytes], is_plain: bool = False
 ) -> Iterator[list[socket.socket]]:
-    """Send each request on a connection of its own, and hold all of them open."""
+    """Send each request on its own connection, and hold all of them open."""
     with ExitStack() as stack:
         connections = []
         for each in requests:
@@ -85,7 +85,7 @@ def read_answer(connection: socket.socket) -> bytes:
 
 
 def gather(connections: Sequence[socket.socket], expected: int) -> list[bytes]:
-    """Return the answers once so many have come, and those that come with them."""
+    """Wait for a number of responses; return all that have arrived."""
     received = dict.fromkeys(connections, b"")
     finished: list[bytes] = []
     deadline = time.monotonic() + ANSWER_SECONDS
@@ -101,7 +101,7 @@ def gather(connections: Sequence[socket.socket], expected: int) -> list[bytes]:
 
 
 def read_available(connection: socket.socket, received: dict[socket.socket, bytes]) -> bool:
-    """Read what has come on a connection; tell whether the server has closed it."""
+    """Read what has arrived on a connection; tell whether the server has closed it."""
     connection.setblocking(False)
     try:
         while piece := connection.recv(65536):
@@ -114,7 +114,7 @@ def read_available(connection: socket.socket, received: dict[socket.socket, byte
 
 
 def is_whole(answer: bytes) -> bool:
-    """Tell whether an answer has come to the end of its body."""
+    """Tell whether a response is complete."""
     head, end, body = answer.partition(b"\r\n\r\n")
     length = re.search(rb"Content-Length: (\d+)", head)
     return bool(end) and length is not None and len(body) >= int(length[1])
@@ -136,7 +136,7 @@ def assert_problem(answer: bytes, status: int, code: str) -> None:
 
 
 def post(path: str, *headers: str, body: bytes = PIECE, length: int = 16_000_000) -> bytes:
-    """Return a POST whose body never comes to its end."""
+    """Return a POST whose body never ends."""
     head = [f"POST {path} HTTP/1.1", f"Host: {HOST}", *headers]
     if not any(each.startswith("Transfer-Encoding") for each in headers):
         head.append(f"Content-Length: {length}")
@@ -144,7 +144,7 @@ def post(path: str, *headers: str, body: bytes = PIECE, length: int = 16_000_000
 
 
 def body_file_bytes(nginx: Nginx) -> int:
-    """Return what bodies take on the disk."""
+    """Return the disk space that request bodies take."""
     return sum(path.stat().st_size for path in (nginx.folder / "body").rglob("*") if path.is_file())
 
 
@@ -173,8 +173,8 @@ def test_chunked_bodies_to_anything_but_uploads_hold_no_file(nginx: Nginx) -> No
         answers = gather(connections, len(requests))
         assert body_file_bytes(nginx) == 0
     assert len(answers) == 50
-    assert set(statuses(answers)) == {413, 404}  # the latter for /metrics, which nobody reaches
-    # The first bytes of a chunk, which might become a small body yet.
+    assert set(statuses(answers)) == {413, 404}  # the latter for /metrics, which is not exposed
+    # The first bytes of a chunk, which may still turn out to be a small body.
     small = [
         post(path, "Transfer-Encoding: chunked", body=b"400\r\n" + b"x" * 1000) for path in PATHS
     ]
@@ -205,7 +205,7 @@ def test_stalled_uploads_of_one_address_are_few(nginx: Nginx) -> None:
 
 
 def addresses(pattern: str, number: int) -> list[bytes]:
-    """Return stalled uploads of as many addresses; the pattern has a number in it."""
+    """Return a stalled upload from each of some addresses; the pattern contains a number."""
     return [
         post("/api/enhance", f"X-Test-Address: {pattern % each}", body=b"x")
         for each in range(1, number + 1)
@@ -270,7 +270,7 @@ def test_uploads_are_limited_more_strictly_and_nothing_else_with_them(
 
 
 def store_results(service: Service, number: int) -> list[str]:
-    """Upload different pictures past Nginx; return the paths of their results."""
+    """Upload different images, bypassing Nginx; return the paths of their results."""
     paths = []
     for shade in range(number):
         picture = encode(Image.new("RGB", (8, 8), (shade, 7, 7)), "PNG")
@@ -384,7 +384,7 @@ def test_coding_but_chunked_is_a_problem(nginx: Nginx, is_plain: bool) -> None:
 
 
 def test_service_sees_the_name_that_nginx_answered_for(nginx: Nginx) -> None:
-    """Not the Host, where the request line has another name."""
+    """Rather than the Host, if the request line has another name."""
     origin = f"Origin: {LISTED}\r\n".encode()
     whole = ask(b"evil.example", target=b"https://sr.example/api/stats", headers=origin)
     assert statuses([exchange(nginx, whole, False)]) == [200]

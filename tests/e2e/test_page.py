@@ -36,7 +36,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def faults() -> list[str]:
-    """What the browser complains of."""
+    """What the browser complains about."""
     return []
 
 
@@ -61,7 +61,7 @@ def photo(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def large(tmp_path: Path) -> Path:
-    """A picture that takes some ten seconds."""
+    """An image that takes some ten seconds."""
     noise = np.random.default_rng(1).integers(0, 256, (90, 90, 3), np.uint8)
     path = tmp_path / "large.jpg"
     path.write_bytes(encode(Image.fromarray(noise).resize((1300, 1300)), "JPEG", quality=60))
@@ -92,7 +92,7 @@ def test_photo_goes_the_whole_way(page: Page, photo: Path, faults: list[str]) ->
     page.mouse.down()
     page.mouse.move(box["x"] + 140, box["y"] + 170)
     page.mouse.up()
-    page.mouse.move(box["x"] + 10, box["y"] + 10)  # after the button nothing moves any more
+    page.mouse.move(box["x"] + 10, box["y"] + 10)  # after the release, moves have no effect
     moved = "[document.getElementById('stage')].map((it) => [it.scrollLeft, it.scrollTop])[0]"
     assert page.evaluate(moved) == [60, 30]
     page.select_option("#format", "webp")
@@ -178,7 +178,7 @@ def test_cancelled_picture_stops_at_the_server(page: Page, large: Path, service:
             break
         page.wait_for_timeout(100)
     else:
-        pytest.fail("the job goes on")
+        pytest.fail("the job was not cancelled")
 
 
 def test_page_that_is_no_secure_context_uploads_without_hashing(
@@ -208,7 +208,7 @@ def test_browser_in_chinese_sees_chinese(browser: Browser, service: Service) -> 
 def test_accessibility_checker_finds_nothing(
     browser: Browser, service: Service, photo: Path, scheme: str
 ) -> None:
-    # The checker is a script of its own, which the page's policy would refuse.
+    # The checker is a separate script, which the page's policy would block.
     context = browser.new_context(color_scheme=scheme, bypass_csp=True)  # type: ignore[arg-type]
     page = context.new_page()
     page.goto(service.url)
@@ -230,7 +230,7 @@ def test_page_is_small(page: Page) -> None:
     assert sum(size for _, size in sizes) < 60_000
 
 
-# --- what the page is sent with
+# --- the page's headers
 
 
 def test_page_is_revalidated_and_its_files_are_kept(service: Service) -> None:

@@ -1,4 +1,4 @@
-"""The wheel in a virtual environment of its own, used from a folder of its own."""
+"""The wheel in its own virtual environment, used from its own folder."""
 
 import os
 import subprocess
@@ -41,7 +41,7 @@ def bin_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a user's folder, with what whoever follows the tutorial has written there."""
+    """Return a user's folder, with the files that the tutorial's readers have in it."""
     place = tmp_path / "user"
     draw(place / "photo.png", 1)
     for name in ("app", "super_resolution", "cache_headers", "cleanup_cache", "gunicorn.conf"):
@@ -93,7 +93,7 @@ def test_wheel_serves_the_page_the_contract_and_results(
     assert httpx.get(f"{service.url}/openapi.json").json()["openapi"]
     answer = httpx.post(f"{service.url}/api/enhance", files={"image": picture}, timeout=60)
     assert answer.status_code == 200
-    # The answer was stored: it is found by the command, which asks for the same bytes.
+    # The result was stored: the command finds it, as it asks for the same bytes.
     asked = ("enhance", "-", "-o", "-", "--url", service.url)
     assert run(bin_dir, folder, *asked, input=picture) == answer.content
     cache = folder / "data" / "cache"

@@ -118,7 +118,9 @@ def test_file_that_cannot_be_read_leaves_the_keys_as_they_were(
     keys_file.unlink()
     assert keys.find(KEY) == "anna"
     assert keys.find(KEY) == "anna"
-    complaints = [each for each in caplog.records if "stay as they were" in each.getMessage()]
+    complaints = [
+        each for each in caplog.records if "keeping the previous API keys" in each.getMessage()
+    ]
     assert 1 <= len(complaints) <= 2
     keys_file.write_text("")
     assert keys.find(KEY) is None

@@ -1,7 +1,7 @@
 """A table of bad requests, sent as bytes over a socket to the real service.
 
-Each has one right status. No answer may be a 500, none may be missing, and each is a problem, also
-where gunicorn refuses what the application never sees.
+Each has one right status. No response may be a 500 or missing, and each must be a problem, even
+if gunicorn rejects a request that the application never sees.
 """
 
 import json
@@ -25,12 +25,12 @@ PNG = encode(Image.effect_noise((30, 30), 90), "PNG")
 
 @dataclass(frozen=True)
 class Case:
-    """A request as bytes, and how it must be answered."""
+    """A request as bytes, and the expected response."""
 
     name: str
     request: bytes
     status: int
-    cut_short: bool = False  # the client sends no more and waits
+    cut_short: bool = False  # the client stops sending and waits
 
 
 def make_request(
@@ -167,7 +167,7 @@ CASES = [
     host("not ASCII", b"Host: localh\xf6st\r\n", 400),
     host("angle bracket", b"Host: a>b\r\n", 400),
     host("port too large", b"Host: localhost:99999\r\n", 400),
-    host("port that is no number", b"Host: localhost:http\r\n", 400),
+    host("port that is not a number", b"Host: localhost:http\r\n", 400),
     host("address without end", b"Host: [::1\r\n", 400),
     host("unknown, of the same origin", b"Host: evil.example\r\nOrigin: http://evil.example\r\n", 403),
     host("unknown, of a browser", b"Host: evil.example\r\nSec-Fetch-Site: same-origin\r\n", 403),
@@ -218,7 +218,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def exchange(service: Service, case: Case) -> tuple[int, dict[str, str], bytes]:
-    """Send a case's bytes; return status, headers and body of the answer."""
+    """Send a case's bytes; return status, headers and body of the response."""
     host, port = service.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS) as connection:
         connection.sendall(case.request)
@@ -257,7 +257,7 @@ def test_client_that_sends_on_after_its_refusal_can_still_read_it(service: Servi
     request = make_request(b"x" * 20 * MAX_UPLOAD_BYTES, "Content-Type: image/png")
     host, port = service.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS) as connection:
-        # By the second piece the service has refused the upload by its Content-Length.
+        # By the second piece the service has rejected the upload because of its Content-Length.
         for start in range(0, len(request), 2 * MAX_UPLOAD_BYTES):
             connection.sendall(request[start : start + 2 * MAX_UPLOAD_BYTES])
             time.sleep(0.1)
@@ -269,7 +269,7 @@ def test_client_that_sends_on_after_its_refusal_can_still_read_it(service: Servi
     [
         b"GET /api/health HTTP/1.0\r\n\r\n",
         b"GET /api/health HTTP/1.1\r\nHost: LOCALHOST:80\r\nConnection: close\r\n\r\n",
-        # Nobody led these astray: no browser sent them.
+        # Not rebinding: no browser sent these.
         b"GET /api/health HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n",
     ],
     ids=["HTTP/1.0 without Host", "capitals", "unknown, of no browser"],

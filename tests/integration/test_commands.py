@@ -1,4 +1,4 @@
-"""Commands of the README and of the how-to pages, run as they stand there."""
+"""Commands from the README and the how-to pages, run as printed there."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from superres.paths import PROJECT_DIR
 from testkit.service import run_service
 
 PAGES = ("README.md", "docs/scripts.md", "docs/http.md", "docs/operations.md")
-# What installs, serves, needs root or another machine: `make test` itself, and tests of their own.
+# Commands that install, serve, or need root or another machine; they have their own tests.
 ELSEWHERE = (
     *("make ", ". .venv", ".venv/bin/pip ", "pip install", "podman ", "apt-get "),
     *("./deploy_test.sh", "python cleanup_cache.py --delete"),
@@ -38,7 +38,7 @@ def runnable_lines(page: str) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, photo_jpeg: bytes) -> Path:
-    """Return a user's folder with pictures, in a checkout."""
+    """Return a user's folder with images, in a checkout."""
     place = tmp_path / "user"
     (place / "folder").mkdir(parents=True)
     for name in ("photo.jpg", "poster.jpg"):
@@ -58,7 +58,7 @@ def test_commands_work_as_they_are_written(page: str, folder: Path, tmp_path: Pa
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "SR_CACHE_DIR": str(service.folder / "cache"),
         }
-        # With --fail, an answer that is an error fails the script.
+        # With --fail, an error response fails the script.
         script = script.replace("curl ", "curl --fail --silent --show-error ")
         command = ["bash", "-euo", "pipefail", "-c", script]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True)

@@ -1,4 +1,4 @@
-"""openapi.yaml says what the service does: a third party's tool tries to find where it does not."""
+"""openapi.yaml describes the service: a third-party tool looks for discrepancies."""
 
 import os
 import re
@@ -73,7 +73,7 @@ def test_schemathesis_finds_no_answer_that_the_contract_does_not_have(service: S
     tested = re.search(r"Tested: (\d+)", done.stdout)
     assert tested is not None
     assert int(tested[1]) == 9
-    # It did reach what it should judge.
+    # It did reach what it should check.
     lines = re.findall(r"request: (\w+ /\w+/\w+)\S* (\d{3}) ", service.log[set_up:])
     enhanced = {status for request, status in lines if request == "POST /api/enhance"}
     assert {"200", "400", "415", "422"} <= enhanced
@@ -108,7 +108,7 @@ def test_contract_has_every_problem_code(app: Flask) -> None:
         )
     )
     text = CONTRACT_PATH.read_text()
-    # Nobody reads the first; the others are told in a job's status only, or are faults.
+    # Nobody reads the first; the others occur only in a job's status, or are faults.
     unread = {"client_left", "cancelled", "internal_error", "upload_lost"}
     assert {code for code in codes if f"`{code}`" not in text} == unread
 

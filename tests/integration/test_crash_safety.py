@@ -1,4 +1,4 @@
-"""Killed, full, read-only: the service never serves half a result and never loses an answer."""
+"""Killed, full, read-only: the service never serves half a result and never loses a response."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from testkit.pictures import encode
 from testkit.service import Service, cache_on_tmpfs, run_service
 from testkit.waiting import wait_until
 
-# Writes results for ever: the same name again and again, so that each write also races a reader.
+# Writes results forever, under the same name, so that each write also races a reader.
 WRITER = """
 import os, sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tiles on a real Dask cluster, whose workers die, hang, or have another model."""
+"""Tiles on a real Dask cluster whose workers die, hang, or have a different model."""
 
 import os
 import shutil
@@ -55,7 +55,7 @@ ModelMaker = Callable[[str], Upscaler]
 
 @pytest.fixture
 def load() -> Iterator[ModelMaker]:
-    """Load the model on a cluster, which is left in the end."""
+    """Load the model on a cluster, and disconnect in the end."""
     clusters: list[Cluster] = []
     models: list[Upscaler] = []
 
@@ -78,7 +78,7 @@ def load() -> Iterator[ModelMaker]:
 
 
 def count_local_tiles(monkeypatch: pytest.MonkeyPatch) -> list[Pixels]:
-    """Note the tiles that are computed here."""
+    """Record the tiles that are computed locally."""
     tiles: list[Pixels] = []
     compute = Cluster._compute_here
 
@@ -104,7 +104,7 @@ def test_workers_compute_what_one_machine_computes(
 
 
 def disturb(model: Upscaler, act: Callable[[], None]) -> Pixels:
-    """Enlarge the picture, and do something when the first tiles are done."""
+    """Upscale the image, and do something once the first tiles are done."""
     progress = Progress()
 
     def wait_and_act() -> None:
@@ -164,7 +164,7 @@ def test_worker_with_another_model_computes_nothing(
 
 
 def test_strangers_are_refused(dask: DaskCluster, tmp_path: Path) -> None:
-    """A certificate of another authority lets nobody in; one of this one's does."""
+    """A certificate from another authority is rejected; one from this one is accepted."""
     connect = f"import distributed; print(distributed.Client({dask.address!r}, timeout=5).status)"
     (tmp_path / "stranger").mkdir()
     for environment, outcome in (

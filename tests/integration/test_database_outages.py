@@ -1,4 +1,4 @@
-"""What PostgreSQL can do to its clients, and what is left of it afterwards."""
+"""What PostgreSQL can do to its clients, and how they recover."""
 
 import tempfile
 import threading
@@ -25,7 +25,7 @@ READ_ONLY = "-c default_transaction_read_only=on"
 
 @pytest.fixture
 def server() -> Iterator[PostgresServer]:
-    """A server of the test's own, which it may break."""
+    """A separate server, which the test may break."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         with run_server(Path(name) / "postgres") as server:
@@ -51,7 +51,7 @@ Connect = Callable[..., PostgresDatabase]
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a process ask again at once, which else pauses."""
+    """Make a process retry immediately, without its usual pause."""
     monkeypatch.setattr("superres.jobs.database.DOWN_SECONDS", 0.0)
 
 
@@ -66,7 +66,7 @@ def state(table: Jobs, ticket: str) -> str:
 
 
 def count_backends(onlooker: PostgresDatabase, condition: str = "true") -> int:
-    """Count the server's other processes for clients, that fulfil a condition."""
+    """Count the server's other client backends that meet a condition."""
     rows = onlooker.execute(
         f"""SELECT count(*) FROM pg_stat_activity
         WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND {condition}"""
@@ -97,7 +97,7 @@ def test_server_that_comes_back_read_only_costs_nobody_the_table(
     assert onlooker.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
     assert count_backends(onlooker) <= 2
     server.restart()
-    # The other one first: nothing of the first is in its way.
+    # The other one first: nothing from the first is in its way.
     assert state(there, submit(there, "after")) == "queued"
     assert state(here, submit(here, "after")) == "queued"
 
@@ -110,7 +110,7 @@ def test_server_that_is_no_primary_any_more_is_left_for_the_one_that_is(
     url = f"postgresql://sr@{hosts}/postgres?target_session_attrs=read-write"
     table, there = Jobs(connect(url), "a"), connect(postgres_url, ())
     ticket = submit(table, "name")
-    # It lives on, and so does the connection.
+    # It survives, and so does the connection.
     admin = connect(server.url, ())
     admin.execute("ALTER SYSTEM SET default_transaction_read_only = on")
     admin.execute("SELECT pg_reload_conf()")
@@ -148,7 +148,7 @@ def test_process_that_freezes_in_a_step_gives_the_tables_back(
     frozen = connect(postgres_url)
     frozen.execute("BEGIN")
     frozen.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
-    # It says nothing more, and its connection stays.
+    # It goes silent, and its connection stays open.
     table = Jobs(connect(postgres_url), "b")
     assert state(table, submit(table, "name")) == "queued"
 
@@ -205,10 +205,10 @@ def test_column_that_was_missing_for_a_while_costs_no_restart(
 def test_full_disk_of_the_server_refuses_writes_and_goes_on_reading(
     postgres_url: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("superres.jobs.database.DOWN_SECONDS", 1e6)  # once down, down until the end
+    monkeypatch.setattr("superres.jobs.database.DOWN_SECONDS", 1e6)  # once down, it stays down
     table, other = Jobs(connect(postgres_url), "a"), connect(postgres_url, ())
     ticket = submit(table, "name")
-    # What the server says where it cannot extend a file.
+    # What the server returns if it cannot extend a file.
     other.execute(
         """CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
         $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = 'disk_full'; END $$"""
@@ -290,12 +290,12 @@ def test_pgbouncer_that_is_gone_for_a_while_costs_no_restart(
             assert state(table, ticket) == "queued"
 
 
-# --- lines that say nothing
+# --- silent connections
 
 
 @pytest.fixture
 def proxy(postgres_url: str) -> Iterator[TcpProxy]:
-    """A line to the server that can be cut without anybody being told."""
+    """A connection to the server that can be cut silently."""
     with run_tcp_proxy(int(postgres_url.rpartition(":")[2].partition("/")[0])) as proxy:
         yield proxy
 
@@ -334,7 +334,7 @@ def test_line_that_goes_silent_while_the_schema_is_looked_at_is_left_at_once(
     monkeypatch.setattr(PostgresDatabase, "_migrate", swallow_and_migrate)
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(other.execute, "SELECT 1")
-        # Not after the ten minutes that a step may take.
+        # Not after the ten minutes that a migration may take.
         wait_until(asked.done)
         assert isinstance(asked.exception(), DatabaseDown)
     monkeypatch.setattr(PostgresDatabase, "_migrate", migrate)

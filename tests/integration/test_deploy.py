@@ -1,4 +1,4 @@
-"""What operators install beside the code."""
+"""What operators install in addition to the code."""
 
 import re
 import subprocess
@@ -16,7 +16,7 @@ UNITS = sorted(path.name for path in (PROJECT_DIR / "deploy").glob("super-resolu
 
 @pytest.fixture
 def units(tmp_path: Path) -> Path:
-    """The units with the paths of this checkout, whose programs exist."""
+    """The units with the paths of this checkout, where the programs exist."""
     for name in UNITS:
         text = (PROJECT_DIR / "deploy" / name).read_text()
         (tmp_path / name).write_text(text.replace("/srv/super-resolution", str(PROJECT_DIR)))
@@ -49,7 +49,7 @@ def test_compose_overrides_nothing_of_its_env_file_with_an_empty_value() -> None
     compose = yaml.safe_load((PROJECT_DIR / "deploy" / "compose.yaml").read_text())
     app = compose["services"]["app"]
     assert [each["path"] for each in app["env_file"]] == ["super-resolution.env"]
-    # What the shell has not set becomes what stands behind the ":-".
+    # Unset variables become the default after the ":-".
     values = {
         name: re.sub(r"\$\{\w+:-(.*)\}", r"\1", value) for name, value in app["environment"].items()
     }
@@ -58,12 +58,12 @@ def test_compose_overrides_nothing_of_its_env_file_with_an_empty_value() -> None
 
 
 def is_in_context(name: str) -> bool:
-    """Tell whether a file reaches the image's build: the last line that fits it, or its folder."""
+    """Tell whether a file is in the build context: the last line matching it or its folder wins."""
     result = True
     places = [name, *(str(folder) for folder in PurePosixPath(name).parents)]
     for line in (PROJECT_DIR / ".containerignore").read_text().splitlines():
         pattern = line.removeprefix("!")
-        # A star matches no slash there.
+        # A star does not match a slash there.
         if any(fnmatch(each, pattern) and each.count("/") == pattern.count("/") for each in places):
             result = line.startswith("!")
     return result

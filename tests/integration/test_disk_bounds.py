@@ -1,4 +1,4 @@
-"""The real service's disk while somebody tries to fill it."""
+"""The real service's disk usage while somebody tries to fill the disk."""
 
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -16,7 +16,7 @@ ASYNC = {"Prefer": "respond-async"}
 
 
 def noise(side: int, seed: int) -> bytes:
-    """A picture whose result cannot be made much smaller."""
+    """An image whose result cannot be compressed much."""
     pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
     file = BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
@@ -24,14 +24,14 @@ def noise(side: int, seed: int) -> bytes:
 
 
 def pixel(number: int) -> bytes:
-    """A picture of one pixel and 900 kB."""
+    """An image of one pixel and 900 kB."""
     file = BytesIO()
     Image.new("RGB", (1, 1), (number, 0, 0)).save(file, "PNG")
     return file.getvalue() + bytes(900_000)
 
 
 def size_on_disk(folder: Path) -> int:
-    """Return what the files of a folder take, also while they come and go."""
+    """Return the size of a folder's files, even while they come and go."""
     total = 0
     for path in folder.iterdir():
         try:
@@ -57,7 +57,7 @@ def test_uploads_of_jobs_stay_within_their_room_and_others_go_on(tmp_path: Path)
 
         known = noise(10, 1)
         assert send(known, 1).status_code == 200
-        # The lanes have something to do, so that the uploads behind these wait.
+        # Keep the lanes busy, so that the uploads after these wait.
         busy = [send(noise(1000, seed), 200 + seed, **ASYNC) for seed in range(4)]
         assert [response.status_code for response in busy] == [202] * 4
         sizes = []
@@ -81,7 +81,7 @@ def test_uploads_of_jobs_stay_within_their_room_and_others_go_on(tmp_path: Path)
         for response in busy:
             assert client.delete(response.json()["status_url"]).status_code == 204
         wait_until_empty(tmp_path / "cache" / "spool")
-        # All have given back their room.
+        # All have released their space.
         assert client.get("/api/stats").json()["spool_bytes"] == 0
         assert send(pixel(200), 10, **ASYNC).status_code == 202
 

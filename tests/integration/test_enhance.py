@@ -37,16 +37,16 @@ def test_files_and_folders_are_made_and_not_made_again(service: Service, tmp_pat
     arguments = (source, single, "-o", out, "--url", service.url)
     first = run(*arguments)
     assert first.returncode == 0, first.stderr
-    assert "5 of 5 pictures made" in first.stderr
-    assert "notes.txt: skipped, no picture" in first.stderr
+    assert "5 of 5 images upscaled" in first.stderr
+    assert "notes.txt: skipped, not an image" in first.stderr
     assert "1 skipped" in first.stderr
     expected = {"a_x3.png", "deep/b.jpg_x3.png", "same_x3.png", "same.jpg_x3.png", "single_x3.png"}
     assert names_in(out) == expected
     with Image.open(out / "a_x3.png") as result:
         assert result.size == (144, 144)
     again = run(*arguments)
-    assert "0 of 0 pictures made" in again.stderr
-    assert "5 were there" in again.stderr
+    assert "0 of 0 images upscaled" in again.stderr
+    assert "5 already there" in again.stderr
 
 
 def test_results_are_named_the_same_whatever_lies_beside_the_picture(
@@ -61,9 +61,9 @@ def test_results_are_named_the_same_whatever_lies_beside_the_picture(
         draw(source / name, 2)
         done = run(*arguments)
         assert done.returncode == 0, done.stderr
-        assert "1 of 1 pictures made" in done.stderr
+        assert "1 of 1 images upscaled" in done.stderr
     (source / "a.png").unlink()
-    assert "0 of 0 pictures made" in run(*arguments).stderr
+    assert "0 of 0 images upscaled" in run(*arguments).stderr
     others = {"a.jpg_x3.png", "a.jpeg_x3.png", "a.PNG_x3.png", "a.jpg.png_x3.png"}
     assert names_in(out) == {"a_x3.png", *others}
 
@@ -73,7 +73,7 @@ def test_results_in_the_output_folder_are_not_enlarged(service: Service, tmp_pat
     for paths, made in (([picture], 1), ([picture, tmp_path / "a_x3.png"], 0), ([tmp_path], 0)):
         done = run(*paths, "-o", tmp_path, "--url", service.url)
         assert done.returncode == 0, done.stderr
-        assert f"{made} of {made} pictures made" in done.stderr
+        assert f"{made} of {made} images upscaled" in done.stderr
     assert names_in(tmp_path) == {"a.png", "a_x3.png"}
 
 
@@ -90,7 +90,7 @@ def test_odd_names_and_links_are_made_or_named(service: Service, tmp_path: Path)
     os.mkfifo(source / "pipe.png")
     done = run(source, "-o", out, "--url", service.url)
     assert done.returncode == 1
-    assert "4 of 5 pictures made" in done.stderr
+    assert "4 of 5 images upscaled" in done.stderr
     assert "nowhere.png: No such file or directory" in done.stderr
     assert "linked: skipped, a link to a folder" in done.stderr
     assert "pipe.png: skipped" in done.stderr
@@ -152,10 +152,10 @@ def test_no_result_overwrites_another(tmp_path: Path) -> None:
     first, second = (draw(tmp_path / name / "photo.png", 20) for name in "ab")
     done = run(tmp_path / "a", tmp_path / "b", "-o", tmp_path / "out")
     assert done.returncode == 2
-    assert "2 of the pictures would have the result" in done.stderr
+    assert "2 of the images would have the same result" in done.stderr
     assert run(first, second, "-o", tmp_path / "out").returncode == 2
     once = run(first, first, tmp_path / "a", "-o", tmp_path / "out", "--local")
-    assert "1 of 1 pictures made" in once.stderr
+    assert "1 of 1 images upscaled" in once.stderr
 
 
 def test_wrong_arguments_end_with_2(tmp_path: Path) -> None:
@@ -164,21 +164,21 @@ def test_wrong_arguments_end_with_2(tmp_path: Path) -> None:
     (tmp_path / "empty" / "notes.txt").write_text("no picture")
     (tmp_path / "file").write_text("")
     for arguments, words in (
-        ([tmp_path / "missing.png"], "there is no"),
+        ([tmp_path / "missing.png"], "does not exist"),
         ([picture, "--parallel", "0"], "--parallel"),
-        ([picture, tmp_path / "empty"], "has no picture in it"),
-        ([picture, "-o", tmp_path / "file"], "it is no folder"),
-        ([picture, "-o", tmp_path / "file" / "deep"], "no results can be written"),
+        ([picture, tmp_path / "empty"], "contains no image"),
+        ([picture, "-o", tmp_path / "file"], "it is not a folder"),
+        ([picture, "-o", tmp_path / "file" / "deep"], "cannot write results"),
         ([picture, "--url", "localhost:7860"], "looks like http://localhost:7860"),
         ([picture, "--url", "//localhost:7860"], "looks like http://localhost:7860"),
-        ([picture, "--url", "http://"], "no address"),
-        ([picture, "--url", "http://localhost:78600"], "no address"),
+        ([picture, "--url", "http://"], "not the address"),
+        ([picture, "--url", "http://localhost:78600"], "not the address"),
         ([picture, "--format", "gif"], "'avif'"),
         ([picture, "--nothing"], "--nothing"),
         (["-"], "add -o -"),
-        (["-", picture, "-o", "-"], "takes one picture"),
+        (["-", picture, "-o", "-"], "takes one image"),
         ([tmp_path / "in", "-o", "-"], "not a folder"),
-        ([tmp_path / "missing.png", "-o", "-"], "there is no"),
+        ([tmp_path / "missing.png", "-o", "-"], "does not exist"),
     ):
         done = run(*arguments)
         assert done.returncode == 2, done.stderr
@@ -211,7 +211,7 @@ def test_pipe_says_what_fails_and_gives_nothing(service: Service, tmp_path: Path
         assert (done.returncode, done.stdout) == (1, b"")
         assert b"/dev/stdin: " in done.stderr
     picture = draw(tmp_path / "a.png", 1)
-    # Its reader is gone.
+    # Its reader has gone.
     script = '"$@" | true'
     arguments = command(picture, "-o", "-", "--url", service.url)
     done = subprocess.run(["bash", "-c", script, "bash", *arguments], capture_output=True)
@@ -245,7 +245,7 @@ def test_full_disk_ends_the_run_and_leaves_no_half_file(service: Service, tmp_pa
     )
     assert done.returncode == 1, done.stderr
     assert "No space left on device" in done.stderr
-    assert "0 of 3 pictures made" in done.stderr
+    assert "0 of 3 images upscaled" in done.stderr
     assert done.stdout == ""
 
 
@@ -259,8 +259,8 @@ def test_interrupted_local_run_ends_within_a_tile(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, output = process.communicate(timeout=WAIT_SECONDS)
     assert process.returncode == 130, output
-    assert "1 of 2 pictures made" in output
-    assert "the same command goes on" in output
+    assert "1 of 2 images upscaled" in output
+    assert "run the same command to resume" in output
     assert names_in(tmp_path / "out") == {"a_x3.png"}
 
 
@@ -277,7 +277,7 @@ def test_interrupted_run_withdraws_its_job_and_goes_on_later(
     process.send_signal(signal.SIGINT)
     _, output = process.communicate(timeout=WAIT_SECONDS)
     assert process.returncode == 130, output
-    assert "the same command goes on" in output
+    assert "run the same command to resume" in output
     wait_until(lambda: not httpx.get(f"{service.url}/api/stats").json()["queue_pixels"])
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["small_x3.png"]
 
@@ -301,7 +301,7 @@ def test_key_goes_to_the_api_and_nowhere_else(tmp_path: Path) -> None:
             assert done.returncode == code, done.stderr
             assert ("Authorization: Bearer KEY" in done.stderr) == (code == 1)
             assert ("SR_API_KEY" in done.stderr) == (code == 1)
-        # The third time from /cache/, which takes no key.
+        # The third time from /cache/, which needs no key.
         assert "key=anna" in service.log
         fetched = [line for line in service.log.splitlines() if "GET /cache/" in line]
         assert fetched

@@ -1,4 +1,4 @@
-"""The faults of `make faults` in small."""
+"""Short versions of `make faults`."""
 
 from pathlib import Path
 

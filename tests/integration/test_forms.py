@@ -18,7 +18,7 @@ from testkit.pictures import encode
 from testkit.service import Service, run_service
 
 PNG = encode(Image.new("RGB", (9, 7), (200, 30, 60)), "PNG")
-# So large that Werkzeug takes it in several pieces, and would take it for too long a text.
+# So large that Werkzeug reads it in several pieces, and would consider it too long a text.
 LARGE = PNG + bytes(range(256)) * 2600
 FORM = "multipart/form-data; boundary=B"
 END = b"--B--\r\n"
@@ -35,7 +35,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the service answers."""
+    """A response of the service."""
 
     status: int
     headers: Message
@@ -43,13 +43,13 @@ class Answer:
 
     @property
     def words(self) -> str:
-        """Return a problem's words."""
+        """Return a problem's message."""
         assert self.headers["Content-Type"] == "application/problem+json"
         return str(json.loads(self.body)["error"])
 
     @property
     def name(self) -> str:
-        """Return the name under which a browser would save the picture."""
+        """Return the name under which a browser would save the image."""
         assert (self.status, self.headers["Content-Type"]) == (200, "image/png"), self.body[:500]
         disposition = self.headers["Content-Disposition"]
         extended = re.search(r"filename\*=UTF-8''(\S+)$", disposition)
@@ -66,7 +66,7 @@ def post(
     path: str = "/api/enhance",
     **headers: str,
 ) -> Answer:
-    """Send a body; in chunks, where it is a list."""
+    """Send a body, or a list of chunks."""
     connection = HTTPConnection(service.url.removeprefix("http://"), timeout=TIMEOUT_SECONDS)
     sent = {"Content-Type": content_type, **headers}
     try:
@@ -92,7 +92,7 @@ def make_part(
 
 
 def make_form(file_name: bytes) -> bytes:
-    """Return a form whose picture has this file name, as it stands between the quotes."""
+    """Return a form whose image has this file name, verbatim between the quotes."""
     return make_part(b'form-data; name="image"; filename="' + file_name + b'"') + END
 
 
@@ -104,7 +104,7 @@ def make_form(file_name: bytes) -> bytes:
         ("café.png".encode("cp1252"), "café_x3.png"),
         ("фото.png".encode("cp1251"), "ôîòî_x3.png"),
         ("我的图.png".encode("gbk"), "ÎÒµÄÍ¼_x3.png"),
-        # Its bytes have a backslash before the dot, and at the name's end.
+        # Its bytes include a backslash before the dot, and at the name's end.
         ("表.png".encode("shift_jis"), "png_x3.png"),
         ("表".encode("shift_jis"), "image_x3.png"),
         # Whole paths: Internet Explorer, .NET Framework, curl -F 'image=@a.png;filename=...'
@@ -291,7 +291,7 @@ def test_form_that_cannot_be_read_is_told_what_is_wrong_with_it(
 @pytest.mark.parametrize(
     ("field", "words"),
     [
-        (b'name="outscale"', "no option 'outscale'; there are format, quality"),
+        (b'name="outscale"', "no option 'outscale'; the options are format, quality"),
         (b'name="Scale"', "no option 'Scale'"),
         (b'name="image[]"', "no option 'image[]'"),
         (b'name="scale"; filename="blob"', "scale was sent as a file"),
@@ -305,7 +305,7 @@ def test_field_that_is_no_option_is_refused(service: Service, field: bytes, word
 
 
 def test_of_files_the_pictures_bytes_alone_are_kept() -> None:
-    """Each request that waits keeps its form: sixty of them took all of the memory."""
+    """Each waiting request keeps its form: sixty of them used up all memory."""
     other = make_part(b'form-data; name="_a"; filename="a"', b"a" * 400_000)
     body = other * 3 + make_part(IMAGE) * 2 + other + END
     _, texts, files = FormParser().parse(

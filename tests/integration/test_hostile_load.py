@@ -1,4 +1,4 @@
-"""`make hostile` in small."""
+"""A short version of `make hostile`."""
 
 import os
 import threading
@@ -24,7 +24,7 @@ from tests.hostile_load import (
     wait_until_idle,
 )
 
-# Files that took gigabytes, seconds or the log's disk, each of another kind.
+# Files that took gigabytes, seconds or the log's disk, each of a different kind.
 NAMES = (
     "frame of 65535x65535.gif",
     "comment in bytes.gif",
@@ -53,14 +53,14 @@ def test_hostile_files_kill_nothing_and_honest_clients_are_served(tmp_path: Path
             assert not found["200"], name
     # Encoding it as AVIF takes more memory than there is, as JPEG it does not.
     assert answers["valid, 12 megapixels.jpg"]["422 too_large_for_memory"] == 3
-    assert answers["valid, 12 megapixels.jpg"]["200"] >= 1  # others may wait too long, and leave
+    assert answers["valid, 12 megapixels.jpg"]["200"] >= 1  # others may time out
 
 
 @pytest.mark.parametrize("as_jobs", [True, False], ids=["jobs", "waited for"])
 def test_smaller_pictures_go_before_large_ones_in_every_format(
     tmp_path: Path, as_jobs: bool
 ) -> None:
-    # Room for one of the large ones, but not while it is encoded for 220x180 as lossless WebP.
+    # Room for one large image but, while it is encoded, not also for 220x180 as lossless WebP.
     with run_in_cgroup(tmp_path, max_decoded_bytes=80_000_000) as watch:
         seconds = check_order(watch, 0.5, ((220, 180), (30, 20)), as_jobs)
         assert len(seconds) == 11
@@ -68,7 +68,7 @@ def test_smaller_pictures_go_before_large_ones_in_every_format(
 
 
 def test_picture_that_takes_long_goes_behind_the_lanes() -> None:
-    """Files that cost nothing but time would else take what computes everybody's pictures."""
+    """Otherwise files that only cost time would take CPU time away from all images."""
     codec, enough = SandboxedCodec("safe"), threading.Event()
     upload = BytesIO(many_scans(2000, 2000, 2_000_000))
 

@@ -1,4 +1,4 @@
-"""Caching clients that nobody here wrote reuse and revalidate results of the real service."""
+"""Third-party caching clients reuse and revalidate results of the real service."""
 
 from collections.abc import Iterator
 from io import BytesIO
@@ -23,7 +23,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture
 def result_url(service: Service, request: pytest.FixtureRequest) -> str:
-    """The address of a result that each test has for itself."""
+    """The URL of a result, a different one for each test."""
     shade = sum(request.node.name.encode()) % 256
     picture = encode(Image.new("RGB", (16, 16), (shade, 9, 9)), "PNG")
     response = requests.post(
@@ -37,7 +37,7 @@ def result_url(service: Service, request: pytest.FixtureRequest) -> str:
 
 
 def answered(service: Service, url: str) -> list[str]:
-    """Return the statuses with which the service itself has answered GETs of an address."""
+    """Return the statuses that the service itself has returned for GETs of a URL."""
     path = url.removeprefix(service.url)
     start = f" request: GET {path} "
     return [line.split(start)[1].split()[0] for line in service.log.splitlines() if start in line]

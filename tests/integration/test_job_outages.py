@@ -1,4 +1,4 @@
-"""Asynchronous requests while the jobs table goes away, comes back, or is another."""
+"""Asynchronous requests while the jobs table goes away, comes back, or is replaced."""
 
 import errno
 import os
@@ -32,7 +32,7 @@ ASYNC = {"Prefer": "respond-async"}
 
 
 def wait_for(client: FlaskClient, path: str, state: str) -> dict[str, Any]:
-    """Poll until a job has a state, whatever the answers are before."""
+    """Poll until a job has a state, whatever the responses are until then."""
     seen: dict[str, Any] = {}
 
     def is_there() -> bool:
@@ -60,7 +60,7 @@ def test_job_that_only_a_newer_version_can_compute_is_left_to_it(
 ) -> None:
     key = generate_file_hash(PNG)
     tickets = []
-    # Nothing is claimed before the rows are as the newer version writes them.
+    # Nothing is claimed until the rows are as the newer version writes them.
     with monkeypatch.context() as paused:
         paused.setattr(runner.keeper._executor, "claimable_pixels", lambda: 0)
         for number in range(3):
@@ -71,7 +71,7 @@ def test_job_that_only_a_newer_version_can_compute_is_left_to_it(
             )
             tickets.append(ticket)
     runner.keeper.wake()
-    # Others' turn comes, though these are smaller.
+    # Other jobs get their turn, though these are smaller.
     for shade in range(3):
         accepted = upload(client, content=make_upload(shade).file.read(), headers=ASYNC)
         wait_for(client, accepted.get_json()["status_url"], "done")
@@ -82,7 +82,7 @@ def test_job_that_only_a_newer_version_can_compute_is_left_to_it(
     assert rows == [("queued", 0, None)] * 3
     assert len(list((runner.cache.folder / "spool").iterdir())) == 3
     assert caplog.text.count("left to a newer version") == 1
-    # Its status is told here, too, and it can be taken back.
+    # Its status is available here, too, and it can be withdrawn.
     for ticket in tickets:
         assert client.get(f"/api/jobs/{ticket}").get_json()["state"] == "queued"
         assert client.delete(f"/api/jobs/{ticket}").status_code == 204
@@ -145,7 +145,7 @@ def test_long_poll_goes_on_after_the_database_was_away(
     assert next(failures, None) is None
 
 
-# --- a table that is another
+# --- a table that is replaced
 
 
 def test_upload_outlives_a_database_that_was_empty_for_a_while(
@@ -172,7 +172,7 @@ def test_upload_outlives_a_database_that_was_empty_for_a_while(
         second.start()
         try:
             wait_until(lambda: client.get(path).status_code == 404)
-            # An upload of this table that no job has: where it goes, the others were looked at.
+            # An upload of this table without a job: once it is gone, the others were checked.
             forgotten = runner.spool.store(BytesIO(PNG), runner.jobs.table_id())
             wait_until(lambda: not (kept.parent / forgotten).exists())
             assert kept.exists()
@@ -199,7 +199,7 @@ def test_database_that_is_replaced_during_a_sweep_costs_no_upload(
 
 
 def sweep(runner: Runner, name: str) -> bool:
-    """Look for forgotten uploads at once; tell whether one is gone."""
+    """Sweep orphaned uploads now; tell whether one is gone."""
     runner.keeper._spool_due = 0.0
     runner.keeper._sweep_spool()
     return not (runner.cache.folder / "spool" / name).exists()
@@ -212,7 +212,7 @@ def test_machine_whose_clock_is_ahead_leaves_new_uploads_alone(
     monkeypatch.setattr(job_keeper, "SPOOL_GRACE_SECONDS", 0.3)
     spool = runner.spool.store(BytesIO(PNG), runner.jobs.table_id())
     path = runner.cache.folder / "spool" / spool
-    os.utime(path, times=(0, path.stat().st_mtime - 600))  # so old by that clock
+    os.utime(path, times=(0, path.stat().st_mtime - 600))  # this old by the sweeper's clock
     assert not sweep(runner, spool)
     ticket, _ = runner.jobs.submit("name", {}, 100, spool)
     time.sleep(0.3)
@@ -226,7 +226,7 @@ def test_machine_whose_clock_is_ahead_leaves_new_uploads_alone(
 
 
 class SmallDisk(DiskSpace):
-    """Room for so many bytes at a time."""
+    """Disk space for a limited number of bytes at a time."""
 
     def __init__(self, free_bytes: int) -> None:
         self.free_bytes = free_bytes
@@ -245,7 +245,7 @@ class SmallDisk(DiskSpace):
 def test_accepted_job_waits_for_room_for_its_result(
     client: FlaskClient, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # There is room for less than the result, as on a disk that others fill.
+    # There is less space than the result needs, as on a disk that others fill.
     monkeypatch.setattr(result_cache, "PROBE_BYTES", BLOCK_BYTES)
     disk = SmallDisk(2 * BLOCK_BYTES)
     monkeypatch.setattr(runner.cache, "_space", disk)
@@ -256,7 +256,7 @@ def test_accepted_job_waits_for_room_for_its_result(
     assert client.get(path).get_json()["state"] == "queued"
     assert runner.jobs.database.execute("SELECT attempts FROM jobs") == [(0,)]
     assert runner.statistics()["inferences"] == 1
-    # Who waits gets it all the same.
+    # Waiting requests still get it.
     assert upload(client, content=content).status_code == 200
     disk.free_bytes = 10**6
     wait_for(client, path, "done")

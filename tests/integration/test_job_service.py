@@ -48,7 +48,7 @@ def connect(folder: Path, settings: dict[str, Any]) -> Database:
 
 
 def ask(client: httpx.Client, method: str, url: str, **options: Any) -> httpx.Response:
-    """Send a request again until the service, which is being killed, answers it."""
+    """Retry a request until the service, which is being killed, responds."""
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
         try:
@@ -68,7 +68,7 @@ def send(client: httpx.Client, content: bytes, prefer: str = "") -> httpx.Respon
 
 
 def fetch_result(client: httpx.Client, accepted: httpx.Response) -> bytes:
-    """Wait for an accepted job's end and return its result."""
+    """Wait until an accepted job ends and return its result."""
     status = accepted.json()
     while status["state"] in {"queued", "running"}:
         status = ask(client, "GET", status["status_url"], headers={"Prefer": "wait=5"}).json()
@@ -78,7 +78,7 @@ def fetch_result(client: httpx.Client, accepted: httpx.Response) -> bytes:
 
 @pytest.fixture
 def undisturbed(tmp_path: Path) -> Iterator[httpx.Client]:
-    """Another service, which nobody kills."""
+    """Another service, which is not killed."""
     with (
         run_service(tmp_path / "undisturbed") as service,
         httpx.Client(base_url=service.url, timeout=WAIT_SECONDS) as client,
@@ -90,7 +90,7 @@ def test_every_accepted_job_ends_though_the_worker_is_killed_three_times(
     tmp_path: Path, database_settings: dict[str, Any], undisturbed: httpx.Client
 ) -> None:
     pictures = [make_picture(number) for number in range(120)]
-    # 200 uploads: each of the first 80 twice, so that there are hits and equal ones at once.
+    # 200 uploads: each of the first 80 twice, for cache hits and identical concurrent uploads.
     numbers = [*range(120), *range(80)]
     random.Random(1).shuffle(numbers)
     done = Counter[str]()
@@ -138,7 +138,7 @@ def test_every_accepted_job_ends_though_the_worker_is_killed_three_times(
 
 
 def kill_worker(service: Service) -> None:
-    """Kill the worker, and return when there is another one."""
+    """Kill the worker, and wait until there is another one."""
     worker = service.worker_pid
     os.kill(worker, signal.SIGKILL)
 
@@ -208,7 +208,7 @@ def test_ctrl_c_ends_the_service_at_once_though_a_picture_is_computed(tmp_path: 
 def post_and_leave(
     url: httpx.URL, content: bytes, after_seconds: float, behind: bytes = b""
 ) -> None:
-    """Send an upload, and something behind it, and close without reading the answer."""
+    """Send an upload, and something after it, and close without reading the response."""
     head = (
         f"POST /api/enhance HTTP/1.1\r\nHost: {url.host}:{url.port}\r\n"
         f"Content-Type: image/png\r\nContent-Length: {len(content)}\r\n\r\n"

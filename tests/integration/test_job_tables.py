@@ -1,4 +1,4 @@
-"""What the jobs table looks like: its version, the way there, its sums and bounds."""
+"""The jobs table's schema: versions, migrations, totals and limits."""
 
 import random
 import threading
@@ -24,7 +24,7 @@ OPEN_SUMS = """SELECT state, (spool IS NOT NULL), count(*), sum(pixels) FROM job
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def connect(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Connect]:
-    """Make another connection to one database, with a schema."""
+    """Make another connection to the same database, with a schema."""
     made: list[Database] = []
     url = request.getfixturevalue("postgres_url") if request.param == "postgres" else ""
 
@@ -132,7 +132,7 @@ def test_tables_of_the_first_release_keep_their_jobs_and_serve_its_processes_on(
     assert done is not None
     assert (queued.state, queued.options, done.state) == ("queued", {"format": "png"}, "done")
     check_sums(old)
-    old_statements(old)  # claims "a", which waits for longest
+    old_statements(old)  # claims "a", which has waited longest
     check_sums(old)
     assert new.backlog("c").has_it
     claim = new.claim_next()
@@ -168,11 +168,11 @@ def test_step_runs_once_and_one_that_fails_leaves_nothing(connect: Connect) -> N
         database._down_until = 0.0
         with pytest.raises(DatabaseDown):
             database.execute("SELECT 1")
-    mended = (*SCHEMA, step(3, 1, more))  # fails where the column is there
+    mended = (*SCHEMA, step(3, 1, more))  # fails if the column exists
     for _ in range(2):
         assert Jobs(connect(mended), "a").table_id() == table_id
     assert connect(()).execute("SELECT version, oldest_code FROM schema_version") == [(3, 1)]
-    # A release that does not know the step goes on.
+    # A release that does not know the migration keeps working.
     assert Jobs(connect(), "a").submit("name", {}, 1, "upload")[1] == "upload"
 
 
@@ -196,12 +196,12 @@ def test_connection_that_fails_on_its_way_back_holds_no_lock(
     assert other.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
     database._schema = SCHEMA
     database._down_until = 0.0
-    assert database.execute("SELECT 1") == [(1,)]  # by a fresh connection, not in a failed step
+    assert database.execute("SELECT 1") == [(1,)]  # not on the failed connection
     database.close()
     other.close()
 
 
-# --- bounds
+# --- limits
 
 
 def test_job_has_so_many_tickets_and_no_more(

@@ -123,7 +123,7 @@ def test_claim_for_a_waiting_request_takes_a_queued_job(here: Jobs, there: Jobs)
     assert here.claim_next() is None
     there.finish("name")
     assert state(here, ticket) == "done"
-    assert here.claim("name", {}, 100, 10)  # its result was cleaned up
+    assert here.claim("name", {}, 100, 10)  # its result was evicted
 
 
 def test_failed_job_tells_why_and_is_made_anew(here: Jobs) -> None:
@@ -249,16 +249,16 @@ def test_old_tickets_are_forgotten_and_their_jobs_cancelled(here: Jobs) -> None:
 def test_upload_of_a_job_is_removed_by_whoever_ends_it_and_no_other_is(here: Jobs) -> None:
     assert here.submit("name", {}, 1, "first")[1] == "first"
     ticket, kept = here.submit("name", {}, 1, "second")
-    assert kept == "first"  # an open job keeps the upload that it has
+    assert kept == "first"  # an open job keeps its upload
     assert here.open_spools(["first", "second"]) == {"first"}
     assert here.claim_next() == job_records.Claim("name", {}, 1, "first")
     assert here.finish("name", {"code": "busy"}) == "first"
-    assert here.finish("name") is None  # it was not this process's any more
+    assert here.finish("name") is None  # this process no longer owned it
     third, kept = here.submit("name", {}, 1, "third")
     assert kept == "third"
     for each in (ticket, third):
         here.withdraw(each)
-    assert here.cancel_unless_wanted("name") is None  # the very first ticket
+    assert here.cancel_unless_wanted("name") is None  # because of the very first ticket
     here.database.execute("UPDATE tickets SET withdrawn = 1")
     assert here.cancel_unless_wanted("name") == job_records.Cancelled("third")
     assert here.open_spools(["first", "second", "third"]) == set()
@@ -334,7 +334,7 @@ def test_sqlite_that_cannot_be_written_is_down_and_recovers(
     with pytest.raises(DatabaseDown):
         table.backlog("name")
     obstacle.unlink()
-    with pytest.raises(DatabaseDown):  # it is not tried with every request
+    with pytest.raises(DatabaseDown):  # it is not retried with every request
         table.backlog("name")
     monkeypatch.setattr("superres.jobs.database.DOWN_SECONDS", 0.0)
     table.database._down_until = 0.0
@@ -350,7 +350,7 @@ def test_postgres_that_went_away_is_down_and_comes_back() -> None:
             ticket = submit(table, "name", {}, 1)
             table.database.execute("SELECT 1")
             with pytest.raises(DatabaseDown):
-                # The server ends this connection, as a restart does; the next one is fresh.
+                # The server closes this connection, as in a restart; the next one is fresh.
                 table.database.execute("SELECT pg_terminate_backend(pg_backend_pid())")
             table.database._down_until = 0.0
             assert state(table, ticket) == "queued"
@@ -376,7 +376,7 @@ def test_server_that_stops_answering_is_given_up(
     (backend,) = table.database.execute("SELECT pg_backend_pid()")[0]
     os.kill(backend, signal.SIGSTOP)
     try:
-        # Stopped until the end of this block: it can only be given up.
+        # Stopped until the end of this block: the client can only give up.
         with pytest.raises(DatabaseDown):
             table.backlog("name")
     finally:
@@ -389,7 +389,7 @@ def test_server_that_stops_answering_is_given_up(
 def test_full_disk_refuses_writes_and_goes_on_reading(tmp_path: Path) -> None:
     table = Jobs(SqliteDatabase(tmp_path / "jobs.sqlite3", SCHEMA), "a")
     ticket = submit(table, "name", {}, 1)
-    table.database.execute("PRAGMA query_only = 1")  # refuses as a full disk does
+    table.database.execute("PRAGMA query_only = 1")  # rejects writes as a full disk does
     with pytest.raises(DatabaseDown):
         submit(table, "other", {}, 1)
     assert state(table, ticket) == "queued"

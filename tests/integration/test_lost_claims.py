@@ -1,4 +1,4 @@
-"""What a process does about its jobs when the database was away for longer than a lease."""
+"""What a process does with its jobs after the database was away for longer than a lease."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -54,7 +54,7 @@ def test_job_that_was_swept_is_taken_back_as_the_same_attempt(tables: tuple[Jobs
     assert read_rows(there) == [("a", "running", "host:1:a", 1)]
     there.requeue_abandoned("host:1:")
     assert there.claim_next()
-    assert not here.reclaim("a")  # another has it
+    assert not here.reclaim("a")  # another process has it
 
 
 def test_job_that_its_owner_does_not_know_of_is_queued_again(tables: tuple[Jobs, Jobs]) -> None:
@@ -86,7 +86,7 @@ def test_job_that_waits_for_its_next_attempt_lets_others_pass(tables: tuple[Jobs
     assert there.claim_next() is None
     here.database.execute("UPDATE jobs SET lease_until = lease_until - ?", [LEASE_SECONDS])
     assert there.claim_next()
-    # A clock that was set back makes nobody wait.
+    # A clock that was set back does not make anybody wait.
     here.requeue("first", counts=False)
     there.requeue("first", counts=False)
     here.database.execute("UPDATE jobs SET lease_until = lease_until + 3600")
@@ -132,7 +132,7 @@ OTHERS = {
 def begin_waiting(
     runner: Runner, pool: ThreadPoolExecutor, model: FakeModel, shade: int = 1
 ) -> Future[Result]:
-    """Let a request wait for a picture that is computed until the model may go on."""
+    """Make a request wait for an image that is computed until the model is released."""
     model.may_go_on.clear()
     waiting = pool.submit(runner.enhance, make_upload(shade))
     wait_until(lambda: runner.statistics()["lanes_busy"] >= 1)
@@ -146,7 +146,7 @@ def test_who_waits_gets_the_result_whatever_became_of_the_claim(
     waiting = begin_waiting(runner, pool, fake_model)
     (job,) = runner._local_jobs.claimed()
     runner.jobs.database.execute(statement)
-    # Until the keeper has seen it.
+    # Until the keeper has noticed.
     wait_until(lambda: runner._local_jobs.claimed() == [] or runner.jobs.renew(job.name, 0, 0))
     assert not job.progress.cancelled
     fake_model.may_go_on.set()
@@ -159,7 +159,7 @@ def test_job_that_was_swept_goes_on_where_it_was(runner: Runner, fake_model: Fak
     runner.submissions.submit(make_upload(1), Options())
     wait_until(lambda: runner.statistics()["lanes_busy"] == 1)
     (job,) = runner._local_jobs.claimed()
-    # As after an outage: another process that sweeps, and is not as fast to claim.
+    # As after an outage: another process sweeps, but does not claim in time.
     runner.jobs.database.execute(
         "UPDATE jobs SET state = 'queued', owner = NULL, lease_until = now() + 15"
     )
@@ -184,7 +184,7 @@ def test_leases_are_renewed_at_once_however_many_there_are(
         waiting = [begin_waiting(runner, many, fake_model, shade) for shade in range(9)]
         wait_until(lambda: len(runner._local_jobs.claimed()) == len(waiting))
         runner.keeper.stop()
-        runner.keeper._renew()  # how far they are is told, too, when it has changed
+        runner.keeper._renew()  # progress is reported, too, if it has changed
         execute("UPDATE jobs SET lease_until = now()")
         monkeypatch.setattr(runner.jobs.database, "execute", note)
         runner.keeper._renew()
@@ -192,7 +192,7 @@ def test_leases_are_renewed_at_once_however_many_there_are(
         renewed = execute("SELECT count(*) FROM jobs WHERE lease_until > now()")
         fake_model.may_go_on.set()
         assert all(read(each.result()) for each in waiting)
-    # A database that is slow has the time of a lease for all of them.
+    # A slow database has the time of one lease for all of them.
     assert len(statements) == 1
     assert renewed == [(len(waiting),)]
 

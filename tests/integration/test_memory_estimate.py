@@ -1,4 +1,4 @@
-"""No picture takes more memory than it is admitted for: measured on noise, the worst there is."""
+"""No image takes more memory than it is admitted for: measured on noise, the worst case."""
 
 import struct
 import tracemalloc
@@ -33,7 +33,7 @@ EIGHT, SIXTEEN = np.uint8, np.uint16
 
 
 class WatchedSandbox(Sandbox):
-    """Remembers what its children took of memory."""
+    """Records how much memory its children took."""
 
     peak_bytes = 0
 
@@ -97,7 +97,7 @@ def write_deep_grey(height: int, width: int) -> bytes:
 
 
 def write_masked_bmp(height: int, width: int) -> bytes:
-    """With masks that Pillow does not know."""
+    """With masks that Pillow does not support."""
     content = bytearray(save(draw_image(height, width, "RGBA"), "BMP"))
     assert content[14:18] == struct.pack("<I", 40)
     masks = struct.pack("<4I", 0xFF << 8, 0xFF << 24, 0xFF, 0xFF << 16)
@@ -232,7 +232,7 @@ def test_enlarging_takes_no_more_than_estimated(
     has_alpha: bool,
     is_grey: bool,
 ) -> None:
-    """NumPy tells tracemalloc of its arrays, and OpenCV makes its own with NumPy."""
+    """NumPy reports its arrays to tracemalloc, and OpenCV allocates its own with NumPy."""
     height, width = 700, 900
     options = Options(scale=scale)
     tracemalloc.start()

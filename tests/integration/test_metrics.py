@@ -46,7 +46,7 @@ def test_answers_are_counted_by_route_method_and_status(client: FlaskClient) -> 
     metrics = scrape(client)
     posted = 'sr_requests_total{method="POST",route="/api/enhance",status="%d"}'
     assert (metrics[posted % 200], metrics[posted % 415]) == (2, 1)
-    # By the route, not by the address, of which there are without end.
+    # By route, not by URL, of which there are endlessly many.
     missed = 'sr_requests_total{method="GET",route="/cache/<name>",status="404"}'
     assert metrics[missed] == 2
     assert metrics['sr_request_seconds_count{method="POST",route="/api/enhance"}'] == 3
@@ -68,7 +68,7 @@ def test_queued_jobs_count_with_their_pixels(client: FlaskClient, fake_model: Fa
         upload(client, content=content, headers={"Prefer": "respond-async"})
     deadline = time.monotonic() + 20
     pixels = 0.0
-    while pixels != 2 * 200 and time.monotonic() < deadline:  # four are claimed at once
+    while pixels != 2 * 200 and time.monotonic() < deadline:  # four are claimed at a time
         pixels = scrape(client)['sr_jobs_pixels{state="queued"}']
     assert pixels == 2 * 200
     assert scrape(client)['sr_jobs_pixels{state="running"}'] == 4 * 200
@@ -166,5 +166,5 @@ def test_rules_and_dashboard_ask_for_metrics_that_exist(client: FlaskClient, nam
     known = {sample.partition("{")[0] for sample in scrape(client)}
     asked = metric_names_of((PROJECT_DIR / "deploy" / name).read_text())
     assert len(asked) >= 8
-    # A counter of what never happened yet has no sample.
+    # A counter for something that has not happened yet has no sample.
     assert asked - known <= {"sr_refused_total"}

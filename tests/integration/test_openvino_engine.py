@@ -1,4 +1,4 @@
-"""The 8-bit model: exact enough, never where it would damage, and never against the user's will."""
+"""The 8-bit model: accurate enough, never used where it would do damage, and only on request."""
 
 import contextlib
 import os
@@ -56,7 +56,7 @@ def guarded() -> Network:
 
 @pytest.fixture
 def unconditional(monkeypatch: pytest.MonkeyPatch) -> Iterator[Upscaler]:
-    """The engine on any machine, also where it would gain nothing."""
+    """The engine on any machine, even if it would gain nothing."""
     monkeypatch.setattr(openvino_engine, "find_fault", lambda *_networks: None)
     model = Upscaler(EMBEDDED_MODEL_PATH, choose_fastest_engine(EMBEDDED_MODEL_PATH), 2)
     yield model
@@ -64,7 +64,7 @@ def unconditional(monkeypatch: pytest.MonkeyPatch) -> Iterator[Upscaler]:
 
 
 def dither(pixels: Pixels) -> Pixels:
-    """Return a picture of black and white pixels only, as fax machines and e-readers show it."""
+    """Return an image of only black and white pixels, as shown by fax machines and e-readers."""
     dithered = Image.fromarray(pixels).convert("1").convert("RGB")
     return np.asarray(dithered, np.uint8)
 
@@ -106,7 +106,7 @@ def test_same_picture_gives_the_same_pixels_again(unconditional: Upscaler, photo
 
 
 def draw_patterns() -> dict[str, Pixels]:
-    """Return pictures that 8 bits would damage."""
+    """Return images that 8 bits would damage."""
     row, column = np.indices((96, 96))
     text = Image.new("RGB", (96, 96), "blue")
     ImageDraw.Draw(text).multiline_text((2, 2), "The quick brown\nfox 0123456\n" * 6, "yellow")
@@ -168,7 +168,7 @@ def test_many_shapes_do_not_fill_the_memory(quantised: Network) -> None:
     before = read_memory_mb()
     for shape in shapes[half:]:
         quantised(np.zeros((*shape, 3), np.uint8))
-    # With OpenVINO's default it grows by 2 MB for each shape.
+    # With OpenVINO's default it would grow by 2 MB per shape.
     assert half == 140
     assert read_memory_mb() - before < 100
 
@@ -208,7 +208,7 @@ def test_other_model_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "EDSR_x3.pb"
     weights = draw_weights(layer_shapes(blocks=1, channels=8))
     path.write_bytes(build_graph(weights).SerializeToString())
-    with pytest.raises(ModelError, match="made for the embedded model"):
+    with pytest.raises(ModelError, match="works with the embedded model only"):
         choose_fastest_engine(path)
 
 

@@ -34,7 +34,7 @@ HOUR = 3600
 PIXELS = 500
 PICTURE_PIXELS = 200
 SENT_AT_ONCE = 12
-# Bytes that a full Redis still had, and how many clients it is to count then.
+# Memory left in a nearly full Redis, and how many clients it then has to count.
 MEMORY_LEFT, CLIENTS_BEYOND = 10_000, 250
 FORWARDED = {"X-Forwarded-For": "192.0.2.1"}
 
@@ -56,14 +56,14 @@ def limited(make_app: AppMaker, settings: Settings) -> FlaskClient:
 def send(
     client: FlaskClient, number: int, address: str = "192.0.2.1", prefer: str = ""
 ) -> TestResponse:
-    """Upload a picture of 200 pixels that no other number has."""
+    """Upload an image of 200 pixels that is unique to a number."""
     content = encode(Image.new("RGB", (20, 10), (number, 0, 0)), "PNG")
     headers = {"X-Forwarded-For": address, "Prefer": prefer}
     return upload(client, content=content, headers=headers)
 
 
 def remaining(headers: Headers) -> dict[str, int]:
-    """Return what the RateLimit header says is left."""
+    """Return what is left according to the RateLimit header."""
     items = [item.split(";") for item in headers["RateLimit"].split(", ")]
     return {name.strip('"'): int(left.removeprefix("r=")) for name, left, _ in items}
 
@@ -158,7 +158,7 @@ def test_pictures_sent_at_once_pass_no_further_than_the_limit(
         if prefer:
             answers = pool.map(send_one, range(SENT_AT_ONCE))
         else:
-            # All of them stand before the queue before any is in it.
+            # All of them reach the queue before any is in it.
             with runner._local_jobs._lock:
                 sent = [pool.submit(send_one, number) for number in range(SENT_AT_ONCE)]
                 while runner.scheduler.waiting_requests < SENT_AT_ONCE:
@@ -184,7 +184,7 @@ def test_what_is_given_back_can_be_spent_again_and_never_twice(
         charge.reserve(200)
         with pytest.raises(RateLimited):
             charge.reserve(200)
-    first.give_back()  # another thread's request may be over by then
+    first.give_back()  # another thread's request may have ended by then
     first.give_back()
     with app.test_request_context(environ_base={"REMOTE_ADDR": "192.0.2.1"}):
         charge.reserve(300)
@@ -201,7 +201,7 @@ def test_what_an_ended_window_counted_is_not_given_back_to_the_next(
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     with Flask(__name__).test_request_context(environ_base={"REMOTE_ADDR": "192.0.2.1"}):
         late = charge.reserve(PIXELS)
-        clock[0] += HOUR  # ten seconds before the end of the next window: a few of them count
+        clock[0] += HOUR  # ten seconds before the end of the next window: a few still count
         charge.reserve(PIXELS - 10)
         late.give_back()
         with pytest.raises(RateLimited):
@@ -264,7 +264,7 @@ def test_large_result_of_a_small_picture_costs_its_own_pixels(limited: FlaskClie
         ([0] * 6, 1000),
         ([0, 3000, 3000, 3000, 3000, 3000], 100),
         ([3500] * 6, 10),
-        # The last window and this one count together.
+        # The previous window and this one count together.
         ([3500] * 3 + [3610] * 4, 10),
     ],
 )
@@ -361,7 +361,7 @@ def test_broken_store_stops_nobody(
     monkeypatch.setattr(MemoryStorage, "get_sliding_window", fail)
     for number in range(REQUESTS + 1):
         assert send(limited, number).status_code == 200
-    assert "rate limits are not kept" in caplog.text
+    assert "rate limits are not enforced" in caplog.text
 
 
 def test_redis_that_is_not_there_costs_no_time(make_app: AppMaker, settings: Settings) -> None:
@@ -431,7 +431,7 @@ def test_redis_that_is_full_fails_nobody_and_refuses_none_who_may_ask(
         for number in range(CLIENTS_BEYOND):
             answer = client.get("/api/stats", headers={"X-Forwarded-For": f"198.18.{number}.1"})
             assert answer.status_code == 200
-            # All is left but this request, which Redis may have forgotten already.
+            # Everything is left but this request, which may have expired in Redis already.
             if "RateLimit" in answer.headers:
                 left = remaining(answer.headers)
                 assert left["requests"] >= REQUESTS - 1

@@ -27,9 +27,9 @@ from testkit.service import GUNICORN, Service, run_service, wait_until_ready
 from testkit.waiting import WAIT_SECONDS, wait_until
 from tests.faults import SERVE
 
-# gunicorn's own is 30.
+# gunicorn's own default is 30.
 WORKER_TIMEOUT_SECONDS = 8
-# The application, whose model takes its time.
+# The application, with a model that loads slowly.
 SLOW_APP = """
 import time
 import app as original
@@ -109,10 +109,10 @@ def test_workers_of_one_master_take_over_from_each_other_at_once_after_reloads_t
             table.execute(statement)
         os.kill(service.worker_pid, signal.SIGKILL)
         owners.append(wait_for_owner(table, owners))
-        # Not when its lease was over: the master knew it by its name.
+        # Not when its lease expired: the master recognized its owner's name.
         assert table.execute("SELECT owner, lease_left > 0 FROM given_up") == [(owners[1], 1)]
         assert len({owner.rsplit(":", 2)[0] for owner in owners}) == 1
-        # Handed over twice, which is no attempt, and killed once.
+        # Released twice, which does not count as an attempt, and killed once.
         assert table.execute("SELECT attempts FROM jobs") == [(2,)]
         assert service.log.count("Booting worker") == 4
         assert "exited with code" not in service.log
@@ -131,13 +131,13 @@ def test_worker_that_was_frozen_with_its_master_answers_who_waits(tmp_path: Path
         for process in processes:
             os.kill(process, signal.SIGSTOP)
         time.sleep(WORKER_TIMEOUT_SECONDS + 3)
-        # The master first, which is the worst.
+        # The master first, which is the worst case.
         os.kill(processes[0], signal.SIGCONT)
         time.sleep(1.5)
         os.kill(processes[1], signal.SIGCONT)
         assert waiting.result().status_code == 200
         assert "WORKER TIMEOUT" not in service.log
-        # One that hangs alone is still ended.
+        # A worker that hangs on its own is still killed.
         os.kill(processes[1], signal.SIGSTOP)
         wait_until(lambda: "WORKER TIMEOUT" in service.log)
         wait_until(lambda: service.log.count("Booting worker") == 2)
@@ -151,7 +151,7 @@ NOTE_WHAT_IS_GIVEN_UP = (
 
 
 def wait_for_owner(table: SqliteDatabase, former: list[str]) -> str:
-    """Return the owner of the only job when it is another than those before."""
+    """Wait until the only job has a new owner; return it."""
     rows: list[tuple[str]] = []
 
     def is_owned() -> bool:
@@ -167,7 +167,7 @@ def wait_for_owner(table: SqliteDatabase, former: list[str]) -> str:
 
 @contextmanager
 def run_replicas(folder: Path, url: str, clocks: tuple[str, str]) -> Iterator[list[Service]]:
-    """Run two replicas until the block ends, whose clocks are wrong by so much."""
+    """Run two replicas whose clocks are off until the block ends."""
     with ExitStack() as stack:
         replicas = []
         for number, clock in enumerate(clocks):
@@ -187,7 +187,7 @@ def run_replicas(folder: Path, url: str, clocks: tuple[str, str]) -> Iterator[li
 
 
 def draw(number: int) -> bytes:
-    """Return the picture of a number."""
+    """Return the image for a number."""
     photo = Image.fromarray(data.astronaut())
     return encode(photo.crop((number, number, number + 100, number + 80)), "PNG")
 
@@ -218,7 +218,7 @@ def test_replicas_whose_clocks_are_apart_are_restarted_at_once_and_lose_nothing(
                 with closing(PostgresDatabase(url, ())) as table:
                     wait_until(lambda: count(table, "done") >= 4)
                 wait_until(lambda: are_received(urls, waiting))
-                time.sleep(1)  # the polls have no place where they are counted
+                time.sleep(1)  # the polls are not counted anywhere
                 for replica in replicas:
                     replica.process.terminate()
             assert [each.result().status_code for each in [*waiting, *polls]] == [200] * 6
@@ -234,19 +234,19 @@ def test_replicas_whose_clocks_are_apart_are_restarted_at_once_and_lose_nothing(
 
 
 def are_received(urls: list[str], waiting: list[Future[httpx.Response]]) -> bool:
-    """Tell whether each upload waits in its replica, or has its answer."""
+    """Tell whether each upload is waiting in its replica, or has its response."""
     counted = sum(int(httpx.get(f"{url}/api/stats").json()["waiting_requests"]) for url in urls)
     return counted + sum(each.done() for each in waiting) >= len(waiting)
 
 
 def ask(url: str, ticket: str, wait_seconds: int) -> httpx.Response:
-    """Ask for a job, and wait for news of it."""
+    """Poll a job's status, waiting for a change."""
     headers = {"Prefer": f"wait={wait_seconds}"}
     return httpx.get(f"{url}/api/jobs/{ticket}", headers=headers, timeout=WAIT_SECONDS)
 
 
 def count(table: PostgresDatabase, state: str) -> int:
-    """Count the jobs that have a state."""
+    """Count the jobs in a state."""
     number: int = table.execute("SELECT count(*) FROM jobs WHERE state = ?", [state])[0][0]
     return number
 

@@ -1,4 +1,4 @@
-"""Pictures' bytes are opened in processes that may die."""
+"""Images are decoded and encoded in sandboxed processes that may die."""
 
 import os
 import signal
@@ -109,7 +109,7 @@ os._exit(0)
 
 
 def test_each_lock_holds_alone() -> None:
-    """Without seccomp, Landlock still refuses files; without Landlock, seccomp does."""
+    """Without seccomp, Landlock still denies files; without Landlock, seccomp does."""
     script = """
 import os
 from superres.sandbox import confinement
@@ -211,7 +211,7 @@ def children_of(process: int) -> list[int]:
 
 
 def wait_for_idle_child(helper: int) -> int:
-    """Return the child that waits for a task, when all others have ended."""
+    """Wait until only the child that waits for a task is left; return it."""
     deadline = time.monotonic() + 30
     former: list[int] = []
     while len(children := children_of(helper)) != 1 or children != former:
@@ -319,11 +319,11 @@ def test_helper_that_hangs_is_replaced(upload: BytesIO, monkeypatch: pytest.Monk
 
 
 def test_no_stream_of_the_service_is_handed_down(codec: SandboxedCodec, upload: BytesIO) -> None:
-    """A log or a pipe behind standard output could be written to by a decoder that was taken."""
+    """Otherwise a compromised decoder could write to a log or pipe behind standard output."""
     codec.read_header(upload, MAX_PIXELS)
     helper = codec.sandbox.helper_pid
     assert helper
-    # Of the children, the one that is ready stays; the one that has answered may end meanwhile.
+    # Of the children, the idle one stays; the one that has replied may end meanwhile.
     for process in (helper, wait_for_idle_child(helper)):
         for stream in (0, 1):
             assert Path(f"/proc/{process}/fd/{stream}").readlink() == Path(os.devnull)
@@ -333,7 +333,7 @@ def test_small_helper(codec: SandboxedCodec, upload: BytesIO) -> None:
     codec.read_header(upload, MAX_PIXELS)
     status = Path(f"/proc/{codec.sandbox.helper_pid}/status").read_text()
     values = dict(line.split(":\t") for line in status.splitlines() if ":\t" in line)
-    # What it maps of libraries is the kernel's choice: 40 MB here, 70 MB there.
+    # How much of the libraries is mapped is up to the kernel: 40 MB here, 70 MB there.
     assert int(values["RssAnon"].split()[0]) * 1024 < 45_000_000
     assert values["Threads"].strip() == "1"
 

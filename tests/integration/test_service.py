@@ -1,4 +1,4 @@
-"""The service as a user meets it: real gunicorn, real model, real photographs, real sockets."""
+"""The service as users see it: real gunicorn, real model, real photographs, real sockets."""
 
 import socket
 import subprocess
@@ -49,7 +49,7 @@ def statistics(service: Service) -> dict[str, int]:
 
 
 def wait_for_queue(service: Service) -> None:
-    """Return when a picture is being computed."""
+    """Wait until an image is being computed."""
     deadline = time.monotonic() + WAIT_SECONDS
     while statistics(service)["queue_length"] == 0:
         assert time.monotonic() < deadline
@@ -160,7 +160,7 @@ def test_upload_over_the_limit_is_refused_readably(service: Service) -> None:
 
 
 def begin_upload(service: Service, path: str = "/api/enhance") -> socket.socket:
-    """Send the beginning of an upload and return the connection."""
+    """Send the start of an upload and return the connection."""
     host, port = service.url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)), timeout=WAIT_SECONDS)
     connection.sendall(
@@ -171,7 +171,7 @@ def begin_upload(service: Service, path: str = "/api/enhance") -> socket.socket:
 
 
 def test_clients_that_leave_in_mid_upload_give_their_places_back(service: Service) -> None:
-    for _ in range(40):  # more than may upload at once
+    for _ in range(40):  # more than the limit of concurrent uploads
         begin_upload(service).close()
     logo = encode(Image.new("L", (5, 5)), "PNG")
     deadline = time.monotonic() + WAIT_SECONDS
@@ -251,7 +251,7 @@ def test_results_outlive_a_restart(tmp_path: Path, photo: Pixels) -> None:
     ("settings", "words"),
     [
         ({"model_path": "/absent.pb"}, "cannot read the model /absent.pb"),
-        ({"model_path": "LICENSE"}, "no EDSR x3 model that OpenCV can run"),
+        ({"model_path": "LICENSE"}, "not an EDSR x3 model that OpenCV can run"),
         ({"lanes": "many"}, "SR_LANES='many'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The command-line client and servers that are none, go away, or refuse."""
+"""The command-line client against wrong servers, failing ones, and ones that refuse."""
 
 import json
 import re
@@ -24,7 +24,7 @@ from testkit.waiting import WAIT_SECONDS
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers, without a word on the terminal."""
+    """Responds, without logging to the terminal."""
 
     def answer(self, status: int, body: bytes, **headers: str) -> None:
         self.send_response(status)
@@ -34,7 +34,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def answer_found(self, exists: bool = True) -> None:
-        """Say that there is a result, or where it would be."""
+        """Respond that there is a result, or where it would be."""
         url = f"http://{self.headers['Host']}/cache/x.png"
         self.answer(200, json.dumps({"exists": exists, "url": url}).encode())
 
@@ -81,12 +81,12 @@ def test_busy_service_is_asked_again_when_it_says(tmp_path: Path) -> None:
 
 
 def enlarge_three(folder: Path, url: str, **environment: str) -> str:
-    """Run the client with three pictures, none of which can be made; return what it says."""
+    """Run the client with three images, all of which fail; return what it prints."""
     for seed in range(3):
         draw(folder / "in" / f"{seed}.png", seed)
     done = run(folder / "in", "-o", folder / "out", "--url", url, **environment)
     assert done.returncode == 1, done.stderr
-    assert "0 of 3 pictures made" in done.stderr
+    assert "0 of 3 images upscaled" in done.stderr
     assert done.stderr.count("error: ") == 1
     assert names_in(folder / "out") == set()
     return done.stderr
@@ -94,11 +94,11 @@ def enlarge_three(folder: Path, url: str, **environment: str) -> str:
 
 def test_closed_port_ends_the_run_with_its_reason(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{find_free_port()}"
-    assert f"Nothing listens at {url}" in enlarge_three(tmp_path, url)
+    assert f"Nothing is listening at {url}" in enlarge_three(tmp_path, url)
 
 
 def test_unknown_name_ends_the_run_with_its_reason(tmp_path: Path) -> None:
-    assert "The name of http://sr.invalid is not" in enlarge_three(tmp_path, "http://sr.invalid")
+    assert "sr.invalid cannot be resolved" in enlarge_three(tmp_path, "http://sr.invalid")
 
 
 def test_proxy_that_was_asked_is_named(tmp_path: Path) -> None:
@@ -108,14 +108,14 @@ def test_proxy_that_was_asked_is_named(tmp_path: Path) -> None:
 
 
 class HangingUp(Handler):
-    """Closes each connection without an answer, as a server does that wants TLS."""
+    """Closes each connection without a response, like a server that expects TLS."""
 
     def do_GET(self) -> None:
         self.close_connection = True
 
 
 class LoginPage(Handler):
-    """A proxy that wants a login shows this to everybody, with status 200."""
+    """Shown to everybody, with status 200, by a proxy that requires a login."""
 
     status = 200
 
@@ -124,7 +124,7 @@ class LoginPage(Handler):
 
 
 class RefusingPage(LoginPage):
-    """One that does not let anybody through."""
+    """A proxy that does not let anybody through."""
 
     status = 403
 
@@ -139,10 +139,10 @@ class OtherJson(Handler):
 @pytest.mark.parametrize(
     ("handler", "words"),
     [
-        (HangingUp, "breaks the connection off"),
-        (LoginPage, "answers with 200 and text/html"),
-        (RefusingPage, "answers with 403 and text/html"),
-        (OtherJson, "answers with 200 and application/json"),
+        (HangingUp, "closed the connection"),
+        (LoginPage, "answered 200 with text/html"),
+        (RefusingPage, "answered 403 with text/html"),
+        (OtherJson, "answered 200 with application/json"),
     ],
 )
 def test_what_is_no_service_ends_the_run(
@@ -181,7 +181,7 @@ class Existing(Handler):
 
 
 class ExistingByTls(Existing):
-    """The same by TLS."""
+    """The same with TLS."""
 
     scheme = "https"
 
@@ -192,7 +192,7 @@ def serve_tls(certificate: Path) -> Iterator[int]:
     context.load_cert_chain(certificate)
     server = ThreadingHTTPServer(("127.0.0.1", 0), ExistingByTls)
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    # What a client does that trusts nobody is no news.
+    # Ignore errors from a client that does not trust the certificate.
     server.handle_error = lambda *_: None  # type: ignore[method-assign]
     with serving(server):
         yield server.server_port
@@ -239,7 +239,7 @@ def test_service_that_restarts_in_the_middle_is_asked_again(tmp_path: Path) -> N
     closed = threading.Event()
 
     class Leaving(Handler):
-        """Answers once, and is gone before the result can be fetched."""
+        """Responds once, and is gone before the result can be fetched."""
 
         def do_GET(self) -> None:
             server.socket.close()
@@ -254,7 +254,7 @@ def test_service_that_restarts_in_the_middle_is_asked_again(tmp_path: Path) -> N
         client = threading.Thread(target=lambda: ended.append(run(*arguments)))
         client.start()
         assert closed.wait(60)
-        # The client finds the port closed meanwhile.
+        # Meanwhile the client finds the port closed.
         time.sleep(1)
         with serve(Existing, server.server_port):
             client.join()
@@ -266,7 +266,7 @@ def test_host_of_the_result_that_does_not_listen_is_named(tmp_path: Path) -> Non
     nowhere = f"http://127.0.0.1:{find_free_port()}"
 
     class Misplaced(Handler):
-        """Links results where nothing is, as a wrong SR_PUBLIC_URL does."""
+        """Links results to a dead URL, like a wrong SR_PUBLIC_URL."""
 
         def do_GET(self) -> None:
             url = f"{nowhere}/cache/x.png"
@@ -276,12 +276,12 @@ def test_host_of_the_result_that_does_not_listen_is_named(tmp_path: Path) -> Non
     with serve(Misplaced) as server:
         done = run(picture, "-o", tmp_path / "out", "--url", url_of(server))
     assert done.returncode == 1
-    assert f"a.png: Nothing listens at {nowhere}" in done.stderr
+    assert f"a.png: Nothing is listening at {nowhere}" in done.stderr
 
 
 def test_page_in_place_of_a_result_is_not_kept(tmp_path: Path) -> None:
     class Paging(LoginPage):
-        """Lets the API through, and asks for a login before results."""
+        """Lets API requests through, but requires a login for results."""
 
         def do_GET(self) -> None:
             if self.path.startswith("/api/result"):
@@ -302,7 +302,7 @@ def test_connection_that_breaks_again_and_again_fails_its_picture_alone(
     attempts = []
 
     class Breaking(Handler):
-        """Ends the connection in the middle of each upload."""
+        """Closes the connection in the middle of each upload."""
 
         def do_GET(self) -> None:
             self.answer_found(exists=False)
@@ -314,7 +314,7 @@ def test_connection_that_breaks_again_and_again_fails_its_picture_alone(
     monkeypatch.setattr("superres.cli.service_client.MAX_PAUSE_SECONDS", 0.01)
     with serve(Breaking) as server:
         enhancer = RemoteEnhancer(url_of(server), {})
-        with pytest.raises(EnhanceError, match="breaks the connection off"):
+        with pytest.raises(EnhanceError, match="closed the connection"):
             enhancer.enhance(b"a picture", lambda _share: None)
         enhancer.stop()
     assert len(attempts) == MAX_ATTEMPTS
@@ -330,7 +330,7 @@ def test_second_interrupt_ends_at_once_though_no_answer_comes(tmp_path: Path) ->
         connection, _ = silent.accept()
         with connection:
             process.send_signal(signal.SIGINT)
-            assert "once more ends at once" in process.stderr.readline()
+            assert "press Ctrl-C again" in process.stderr.readline()
             process.send_signal(signal.SIGINT)
             assert process.wait(WAIT_SECONDS) == 130
         process.stderr.close()
@@ -348,7 +348,7 @@ def test_upload_follows_where_the_service_was_redirected(service: Service, tmp_p
     posts = []
 
     class Redirecting(Handler):
-        """Sends everybody on by 301, which would make a GET of an upload."""
+        """Redirects everything with 301, which would turn an upload into a GET."""
 
         def do_GET(self) -> None:
             self.answer(301, b"", Location=service.url + self.path)
@@ -372,7 +372,7 @@ def test_refusals_of_the_service_reach_the_user(service: Service, tmp_path: Path
     (tmp_path / "in" / "4 empty.png").write_bytes(b"")
     done = run(tmp_path / "in", "-o", tmp_path / "out", "--url", f"{service.url}/")
     assert done.returncode == 1
-    assert "1 of 4 pictures made" in done.stderr
+    assert "1 of 4 images upscaled" in done.stderr
     for words in (
         "2 cut.png: The file is cut short: about 50 %",
         "3 large.png: The ",
@@ -388,8 +388,8 @@ def test_limit_of_requests_ends_the_run(tmp_path: Path) -> None:
         draw(tmp_path / "first.png", 9)
         first = run(tmp_path / "first.png", "-o", tmp_path / "out", "--url", service.url)
         assert first.returncode == 1
-        assert "Again in " in first.stderr
-        assert "Again in " in enlarge_three(tmp_path / "more", service.url)
+        assert "Try again in " in first.stderr
+        assert "Try again in " in enlarge_three(tmp_path / "more", service.url)
 
 
 def test_check_url_leaves_what_follows_the_address_out() -> None:

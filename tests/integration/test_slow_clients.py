@@ -1,4 +1,4 @@
-"""Clients that are slow, silent or rude, against gunicorn alone: the others do not notice."""
+"""Slow, silent or rude clients, without a proxy: other clients do not notice."""
 
 import contextlib
 import socket
@@ -29,7 +29,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @contextlib.contextmanager
 def crowd(service: Service, first_bytes: bytes, number: int = CROWD) -> Iterator[None]:
-    """Hold connections open that have sent some bytes."""
+    """Hold open connections that have sent some bytes."""
     with contextlib.ExitStack() as stack:
         for _ in range(number):
             client = stack.enter_context(connect(service, CONNECTION_SECONDS))
@@ -75,14 +75,14 @@ def test_clients_that_do_not_close_their_side_hold_up_nobody(
     before = len(list(files.iterdir()))
     with crowd(service, b"GET /api/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"):
         assert_others_are_served(service, photo_jpeg)
-        # All but a few are closed on the service's side.
+        # The service closes all but a few.
         assert len(list(files.iterdir())) < before + 3 * gunicorn_worker.CLOSES_AT_ONCE
 
 
 def test_crowd_of_trickled_uploads_holds_up_others_for_a_moment_only(
     service: Service, photo_jpeg: bytes
 ) -> None:
-    """Each sends a byte now and then, never with a pause of 5 s."""
+    """Each sends a byte now and then, never pausing for 5 s."""
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(connect(service, CONNECTION_SECONDS)) for _ in range(32)]
         for client in clients:
@@ -137,7 +137,7 @@ def test_trickled_upload_is_told_that_it_is_too_slow(tmp_path: Path) -> None:
         connect(slow, CONNECTION_SECONDS) as client,
     ):
         client.sendall(HEADERS + b"Content-Length: 30000\r\n\r\n")
-        # A byte now and then, never a pause of 2 s; after these 32 KiB a second are asked for.
+        # A byte now and then, never pausing for 2 s; after that, 32 KiB/s are required.
         for _ in range(10):
             with contextlib.suppress(ConnectionError):
                 client.sendall(b"x")

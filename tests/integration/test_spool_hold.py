@@ -36,7 +36,7 @@ ROOM = 1024**2
 
 @pytest.fixture
 def hold_of(tmp_path: Path) -> Iterator[Callable[[Path], SpoolHold]]:
-    """Make what a process has that shares one table, by its spool."""
+    """Make the hold of a process that shares the table, given its spool."""
     with ExitStack() as stack:
 
         def make(spool: Path) -> SpoolHold:
@@ -64,7 +64,7 @@ def test_table_has_one_spool_while_an_instance_lives(
     assert str(tmp_path / "a" / "spool") in str(caught.value)
     with pytest.raises(NotStored):
         other.check()
-    here.stop()  # the sibling lives
+    here.stop()  # the sibling is still alive
     with pytest.raises(ConfigError):
         hold_of(tmp_path / "b" / "spool").start()
     sibling.stop()
@@ -110,7 +110,7 @@ def test_sweep_leaves_the_uploads_of_another_table(
     assert (spool / kept).exists()  # however old: its job is open
     here.keeper._spool_due = 0.0
     here.keeper._sweep()
-    assert not (spool / kept).exists()  # nobody clears up after tables that are gone
+    assert not (spool / kept).exists()  # nothing else cleans up after tables that are gone
     for runner in (here, there):
         runner.stop()
 
@@ -142,7 +142,7 @@ def test_second_machine_without_a_store_refuses_to_start_and_may_replace_the_fir
         assert "SR_STORE_URL" in second.stderr.decode()
         assert str(tmp_path / "first" / "cache" / "spool") in second.stderr.decode()
         wait_until(lambda: is_done(first.url, picture(1)))
-        # As when its machine goes away.
+        # As if its machine failed.
         worker = first.worker_pid
         first.process.kill()
         os.kill(worker, signal.SIGKILL)
@@ -152,7 +152,7 @@ def test_second_machine_without_a_store_refuses_to_start_and_may_replace_the_fir
 
 
 def is_done(url: str, content: bytes) -> bool:
-    """Tell whether a result is there already."""
+    """Tell whether a result already exists."""
     answer = send(url, content)
     assert answer.status_code in {200, 202}, answer.text
     return answer.status_code == 200
@@ -167,7 +167,7 @@ def test_instances_on_one_cache_folder_keep_each_others_uploads(tmp_path: Path) 
         database = SqliteDatabase(tmp_path / "one" / "state" / "jobs.sqlite3", SCHEMA)
         accepted = send(one.url, picture(7)).json()
         wait_until(lambda: httpx.get(accepted["status_url"]).json()["state"] == "done")
-        # An upload as old as sweeps like them, of a job that another process has in work.
+        # An upload old enough for sweeps, of a job that another process is computing.
         table_id = Jobs(database, "test").table_id()
         held = FolderSpool(cache / "spool", ROOM, DiskSpace()).store(BytesIO(picture(8)), table_id)
         Jobs(database, "test").submit(f"{'0' * 64}.x.png", {"format": "odd"}, 10**9, held)
@@ -179,7 +179,7 @@ def test_instances_on_one_cache_folder_keep_each_others_uploads(tmp_path: Path) 
         )
         other = SqliteDatabase(tmp_path / "two" / "state" / "jobs.sqlite3", SCHEMA)
         other_id = Jobs(other, "test").table_id()
-        for _ in range(3):  # both sweep at the same pace: three times are each one's turn
+        for _ in range(3):  # both sweep at the same rate: in three sweeps each has its turn
             lost = (
                 cache
                 / "spool"

@@ -1,4 +1,4 @@
-"""A store that cannot be seen for a moment, or that damages what passes: nothing is gone."""
+"""A store that is briefly unavailable, or corrupts transfers: nothing is lost."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -78,7 +78,7 @@ def state(runner: Runner, ticket: str) -> str:
 
 
 def accept(runner: Runner) -> str:
-    """Let a machine accept a job that it does not compute."""
+    """Make a machine accept a job that it does not compute."""
     runner.start()
     runner.keeper.stop()
     return runner.submissions.submit(make_upload(1), Options())
@@ -136,7 +136,7 @@ def test_job_outlives_a_store_that_fails_for_a_while(
     ticket = accept(here)
     with proxy.spoil(fault):
         there.start()
-        # More often than a job is attempted.
+        # More often than a job may be attempted.
         wait_until(lambda: proxy.spoiled >= 8)
         assert state(here, ticket) in {"queued", "running"}
     wait_until(lambda: state(here, ticket) == "done")
@@ -237,7 +237,7 @@ def test_folder_that_goes_away_at_work_is_an_outage(
     folder, away = tmp_path / "shared", tmp_path / "away"
     store = RemoteStore(f"file://{folder}", is_marked=True)
     spool = RemoteSpool(store, 1024**2)
-    with pytest.raises(StoreDown):  # whose folder it is was not asked yet
+    with pytest.raises(StoreDown):  # its mark has not been read yet
         spool.store(BytesIO(b"1"), "table")
     identity = spool.identity(is_known=False)
     name = spool.store(BytesIO(b"1"), "table")
@@ -247,7 +247,7 @@ def test_folder_that_goes_away_at_work_is_an_outage(
         with pytest.raises(StoreDown):
             use()
     assert list(folder.iterdir()) == []
-    # Another folder in its place is not the one either.
+    # A different folder in its place is not accepted either.
     other = RemoteStore(f"file://{folder}", is_marked=True)
     assert other.identify(is_known=False) != identity
     with pytest.raises(StoreDown):

@@ -1,4 +1,4 @@
-"""Machines that share a store, a folder here or a real S3 server: what one has, all have."""
+"""Machines that share a store, a folder or a real S3 server: what one has, all have."""
 
 import os
 import secrets
@@ -116,7 +116,7 @@ def test_store_that_refuses_is_down_and_left_alone_for_a_while(
     assert caught.value.retry_after_seconds is not None
     with pytest.raises(StoreDown):
         store.contains("a")
-    assert store.errors == 1  # the second time nobody asked
+    assert store.errors == 1  # the second time it was not asked
     monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + 10)
     with pytest.raises(StoreDown):
         store.contains("a")
@@ -162,7 +162,7 @@ def postgres() -> Iterator[str]:
 
 @pytest.fixture
 def database_url(postgres: str, tmp_path: Path) -> str:
-    """A database that no other test has."""
+    """A database that no other test uses."""
     name = f"sr_{secrets.token_hex(4)}"
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
@@ -176,7 +176,7 @@ MachineMaker = Callable[..., Runner]
 def machine(
     settings: Settings, store_url: str, database_url: str, fake_super_resolution: Upscaler
 ) -> Iterator[MachineMaker]:
-    """Make a machine with a folder of its own; all share the store and the jobs table."""
+    """Make a machine with its own folder; all share the store and the jobs table."""
     made: list[Runner] = []
 
     def make(started: bool = True, **changes: Any) -> Runner:
@@ -205,7 +205,7 @@ def test_result_of_one_machine_is_a_hit_on_the_other(
     found = there.enhance(make_upload(1))
     assert (read(found), found.hit, found.info) == (content, True, made.info)
     assert fake_model.tiles == tiles
-    # From then on it is in the folder there, too, and counts for its limits.
+    # From then on it is in that machine's folder, too, and counts towards its limits.
     assert [file.name for file in there.cache.scan()] == [made.name]
     assert there.resources.limiter._size_bytes == here.resources.limiter._size_bytes
 
@@ -236,7 +236,7 @@ def test_result_that_stays_damaged_in_the_store_is_computed_again(
     damaged = bytearray(b"".join(pieces))
     damaged[len(damaged) // 3] ^= 1
     store.put(key, BytesIO(damaged))
-    with pytest.raises(StoreDown):  # what damages it may be on the way
+    with pytest.raises(StoreDown):  # it may have been damaged in transit
         there.enhance(make_upload(1))
     assert store.contains(key)
     monkeypatch.setattr(doubts, "DOUBT_SECONDS", 0.0)
@@ -251,7 +251,7 @@ def test_job_of_one_machine_is_done_by_another(
     machine: MachineMaker, fake_model: FakeModel, store: RemoteStore
 ) -> None:
     here = machine()
-    here.keeper.stop()  # it accepts, and claims nothing
+    here.keeper.stop()  # it accepts jobs, but claims none
     ticket = here.submissions.submit(make_upload(1), options=Options())
     assert len(store.list_keys("spool")) == 1
     there = machine()
@@ -266,7 +266,7 @@ def test_job_of_one_machine_is_done_by_another(
 
 
 def break_store(runner: Runner, seconds: float = 60) -> None:
-    """Let a machine believe that the store has just failed."""
+    """Make a machine believe that the store has just failed."""
     assert runner.resources.remote is not None
     runner.resources.remote._is_down = True
     runner.resources.remote._down_until = time.monotonic() + seconds
@@ -340,7 +340,7 @@ def test_job_outlives_an_outage_of_the_store(
     wait_until(lambda: bool(claims))
     time.sleep(2)
     assert status(here, ticket) in {"queued", "running"}
-    assert 1 <= len(claims) < 8  # again and again, but not without a pause
+    assert 1 <= len(claims) < 8  # repeatedly, but with pauses
     break_store(there, seconds=0)
     wait_until(lambda: status(here, ticket) == "done")
 
@@ -374,7 +374,7 @@ def test_result_whose_store_fails_at_the_end_is_delivered_all_the_same(
     machine: MachineMaker, fake_model: FakeModel
 ) -> None:
     here = machine()
-    here.keeper.stop()  # a sweep that ends well would tell that the store works
+    here.keeper.stop()  # a successful sweep would show that the store works
     fake_model.may_go_on.clear()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(here.enhance, make_upload(1))
@@ -384,7 +384,7 @@ def test_result_whose_store_fails_at_the_end_is_delivered_all_the_same(
         result = waiting.result()
     assert not isinstance(result.content, StoredResult)
     assert here.statistics()["cache_write_errors"] == 1
-    assert list(here.cache.scan()) == []  # what the others do not have is not promised
+    assert list(here.cache.scan()) == []  # nothing is promised that others do not have
 
 
 def test_result_that_was_removed_from_the_store_is_not_served_for_long(
@@ -441,7 +441,7 @@ def test_uploads_of_all_machines_count_in_the_store(
 ) -> None:
     here, there = RemoteSpool(store, 8), RemoteSpool(store, 8)
     first = here.store(BytesIO(b"12"), "table", "a")
-    with pytest.raises(Busy, match="Your uploads"):
+    with pytest.raises(Busy, match="Your queued uploads"):
         here.store(BytesIO(b"1"), "table", "a")
     for client in "bcd":
         here.store(BytesIO(b"12"), "table", client)
@@ -449,7 +449,7 @@ def test_uploads_of_all_machines_count_in_the_store(
     list(there.old_names(0))
     with pytest.raises(Busy, match="no room"):
         there.store(BytesIO(b"1"), "table", "e")
-    # Who has computed it removes it, and the others see the room when they need some.
+    # The machine that computed it removes it; the others notice when they need space.
     there.remove(first)
     there.store(BytesIO(b"1"), "table", "e")
     with pytest.raises(Busy, match="no room"):

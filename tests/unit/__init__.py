@@ -1,1 +1,1 @@
-"""Tests of modules alone, with a small fake model or the real one: `make check`."""
+"""Tests of single modules, with a small fake model or the real one: `make check`."""

@@ -61,7 +61,7 @@ def test_result_carries_its_headers(client: FlaskClient) -> None:
     assert headers["Content-Disposition"] == 'inline; filename="photo_x3.png"'
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert len(headers.getlist("Cache-Control")) == 1
-    # With a Content-Location caches may take the POST for a change of the result and drop it.
+    # With a Content-Location, caches may assume that the POST changed the result, and drop it.
     assert "Content-Location" not in headers
     assert 0 <= float(headers["X-Process-Time"]) < 30
     assert re.fullmatch(r'"[0-9a-f]{32}"', headers["ETag"])
@@ -227,7 +227,7 @@ def test_request_log_has_one_line_with_everything(
         assert re.fullmatch(pattern, line), line
 
 
-# --- uploads that are none
+# --- invalid uploads
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,7 @@ def test_fault_of_the_service_shows_nothing_of_itself(
     response = upload(client)
     assert_problem(response, 500, "internal_error")
     assert b"secret" not in response.data
-    # The operator sees all of it.
+    # The operator sees all details.
     assert "Traceback" in caplog.text
     assert "secret detail" in caplog.text
 

@@ -1,4 +1,4 @@
-"""BMPs whose samples lie beneath masks of any kind."""
+"""BMPs with masks of any kind."""
 
 import struct
 import subprocess
@@ -13,7 +13,7 @@ from superres.images.image_codec import Picture, decode_image, read_header
 
 WIDTH, HEIGHT = 23, 11
 ROW, COLUMN = np.mgrid[:HEIGHT, :WIDTH]
-# Four samples of 0 to 1 a pixel.
+# Four samples per pixel, from 0 to 1.
 SAMPLES = np.stack(
     [COLUMN / (WIDTH - 1), ROW / (HEIGHT - 1), (ROW + COLUMN) % 7 / 6, (COLUMN % 5 + 1) / 5], axis=2
 )
@@ -74,7 +74,7 @@ def decode(content: bytes) -> Picture:
 
 
 def expected(bits_of: Masks) -> np.ndarray:
-    """The samples that a mask of so many bits leaves, on the scale of 8 bits."""
+    """The samples that masks of so many bits leave, scaled to 8 bits."""
     channels = []
     for channel, mask in enumerate(bits_of):
         greatest = mask >> ((mask & -mask).bit_length() - 1) if mask else 0
@@ -101,7 +101,7 @@ def test_masks_of_every_kind_give_their_samples(kind: str, header_bytes: int) ->
 
 @pytest.mark.parametrize("kind", ["565", "555", "BGRA", "XRGB in the middle", "10 bits"])
 def test_imagemagick_sees_the_same_picture(kind: str, tmp_path: Path) -> None:
-    """But for masks of 4 bits or 1, whose greatest value it takes for 240, and for 128."""
+    """Except for masks of 4 bits or 1, whose maximum it reads as 240, and as 128."""
     bits, masks = MASKS[kind]
     content = make_bmp(bits, masks)
     (tmp_path / "in.bmp").write_bytes(content)
@@ -116,7 +116,7 @@ def test_imagemagick_sees_the_same_picture(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["4444", "5551", "BGRA"])
 def test_alpha_that_is_zero_everywhere_means_nothing(kind: str) -> None:
-    """Programs leave the byte empty; Chromium and Firefox show nothing of such a picture."""
+    """Programs leave the byte zero; Chromium and Firefox show nothing of such an image."""
     bits, masks = MASKS[kind]
     empty = SAMPLES.copy()
     empty[:, :, 3] = 0
@@ -131,9 +131,9 @@ def test_fourth_byte_is_no_alpha_without_a_mask() -> None:
 
 @pytest.mark.parametrize("header_bytes", [40, 52, 56, 108, 124])
 def test_masks_without_packing_by_masks_mean_nothing(header_bytes: int) -> None:
-    """As in Windows and Firefox; Chromium takes the mask of alpha, and that alone."""
+    """As in Windows and Firefox; Chromium uses the alpha mask, but only that one."""
     content = bytearray(make_bmp(*MASKS["BGRA"], header_bytes, packing=0))
-    if header_bytes == 40:  # behind which there are none then
+    if header_bytes == 40:  # then no masks follow it
         del content[54:66]
         struct.pack_into("<I", content, 10, 54)
     else:
@@ -147,11 +147,11 @@ def test_masks_without_packing_by_masks_mean_nothing(header_bytes: int) -> None:
 def test_cut_bmp_with_masks_tells_how_much_is_there() -> None:
     content = make_bmp(*MASKS["4444"])
     half = 14 + 124 + (len(content) - 14 - 124) // 2
-    with pytest.raises(UndecodableImage, match="about 50 % of the picture"):
+    with pytest.raises(UndecodableImage, match="about 50 % of the image"):
         decode_image(BytesIO(content[:half]))
 
 
 @pytest.mark.parametrize("packing", [4, 5])
 def test_jpeg_or_png_in_a_bmp_is_named(packing: int) -> None:
-    with pytest.raises(UnsupportedUpload, match="JPEG or PNG in them"):
+    with pytest.raises(UnsupportedUpload, match="contain a JPEG or PNG"):
         read_header(BytesIO(make_bmp(*MASKS["BGRA"], packing=packing)), 10**6)

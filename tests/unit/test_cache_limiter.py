@@ -18,7 +18,7 @@ from testkit.waiting import wait_until
 DAY = 86400
 BLOCK = 4096
 PAYLOAD = b"x" * (24 * BLOCK)
-STORED = 25 * BLOCK  # with the note behind it
+STORED = 25 * BLOCK  # with the note after it
 Maker = Callable[..., tuple[CacheLimiter, ResultCache]]
 
 
@@ -45,7 +45,7 @@ def size_on_disk(folder: Path) -> int:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Maker:
-    """Make a limiter for so many results of one size, and the cache that it limits."""
+    """Make a limiter for a number of results of one size, and the cache that it limits."""
 
     def make(
         results: float = 10, min_free_mb: float = 0, max_age_days: float = float("inf")
@@ -64,7 +64,7 @@ def test_least_recently_used_go_before_a_result_is_written(make: Maker) -> None:
         use_ago(cache, number, 1000 - number)
     assert limiter.evictions == 0
     store(cache, 10)
-    # And a tenth more, so that the next one needs no cleanup.
+    # And a tenth more, so that the next result needs no cleanup.
     assert numbers_left(cache) == [2, 3, 4, 5, 6, 7, 8, 9, 10]
     assert limiter.evictions == 2
 
@@ -124,7 +124,7 @@ def test_bound_holds_while_many_write(make: Maker) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(write, range(100)))
     assert most <= 11 * STORED
-    # No room was lost on the way: as many are kept as when one writes alone.
+    # No space was leaked: as many are kept as with a single writer.
     for number in range(100, 120):
         store(cache, number)
     assert len(numbers_left(cache)) >= 9
@@ -143,12 +143,12 @@ def test_reserve_is_kept_free(make: Maker, monkeypatch: pytest.MonkeyPatch) -> N
     free = 100 * MEGABYTE
     _, cache = make(results=1000, min_free_mb=100)
     monkeypatch.setattr(cache_limiter, "free_bytes", lambda _folder: free)
-    with pytest.raises(OSError, match="No room"):
+    with pytest.raises(OSError, match="No space"):
         store(cache, 1)
     free += 3 * STORED
     for number in range(3):
         store(cache, number)
-    # The disk is as full as it may be: what was used least recently goes, lately or not.
+    # The disk is at its limit: the least recently used are evicted, however recent.
     free -= 3 * STORED
     store(cache, 3)
     assert 0 not in numbers_left(cache)
@@ -160,12 +160,12 @@ def test_room_for_an_upload_is_made_by_the_reserve_alone(
 ) -> None:
     limiter, cache = make(results=2, min_free_mb=100)
     store(cache, 1)
-    limiter.take(5 * STORED, is_result=False)  # more than all results may have
+    limiter.take(5 * STORED, is_result=False)  # more than all results may take
     assert numbers_left(cache) == [1]
     monkeypatch.setattr(cache_limiter, "free_bytes", lambda _folder: 100 * MEGABYTE + 5 * STORED)
-    limiter.take(STORED, is_result=False)  # what is promised is not written yet
+    limiter.take(STORED, is_result=False)  # reserved, but not written yet
     assert numbers_left(cache) == []
-    with pytest.raises(OSError, match="No room"):
+    with pytest.raises(OSError, match="No space"):
         limiter.take(BLOCK, is_result=False)
 
 

@@ -1,4 +1,4 @@
-"""Files whose end is missing: the picture where all of it is there, else how much is."""
+"""Truncated files: the image if all of it is present, otherwise how much of it is."""
 
 import re
 import struct
@@ -41,7 +41,7 @@ def jpeg(kind: str) -> bytes:
 
 
 def try_to_read(content: bytes) -> str:
-    """The service's words, empty for a picture."""
+    """The service's error message, empty for an image."""
     try:
         read_header(BytesIO(content), 10**6)
         decode_image(BytesIO(content))
@@ -80,7 +80,7 @@ def test_jpeg_that_lacks_a_single_byte_of_its_picture_is_cut(kind: str) -> None:
 def test_jpeg_tells_about_how_much_is_there(kind: str, tail: str) -> None:
     content = jpeg(kind)
     for lines in (16, 48, 80, 128):
-        # The same encoder's file of the upper part alone is as long as its data in the whole one.
+        # The same encoder's file of only the upper part is as long as its data in the full one.
         part = encode(PHOTO.crop((0, 0, 240, lines)), "JPEG", **{"quality": 85, **JPEGS[kind]})
         cut = content[: len(part) - 2]
         rest = {"nothing": b"", "end marker": END, "zeros": bytes(len(content) - len(cut))}[tail]
@@ -121,7 +121,7 @@ def test_photo_of_a_phone_without_its_end_is_judged_like_any_other() -> None:
 
 
 def test_jpeg_that_ends_early_within_one_block_is_shown_as_everywhere() -> None:
-    """Some encoders leave out the last bits; the end marker says that they mean it."""
+    """Some encoders omit the last bits; the end marker shows that this is intentional."""
     content = jpeg("baseline")
     assert try_to_read(content[:-3] + END) == ""
     assert told_share(try_to_read(content[:-3])) > 0.9
@@ -147,7 +147,7 @@ def test_other_formats_tell_about_how_much_is_there(image_format: str) -> None:
 
 @pytest.mark.parametrize("image_format", ["PNG", "GIF", "BMP"])
 def test_told_share_is_that_of_the_pixels(image_format: str) -> None:
-    """Of noise, where every row takes as many bytes."""
+    """For noise, in which every row takes the same number of bytes."""
     noise = np.random.default_rng(2).integers(0, 256, (100, 100), np.uint8)
     image = Image.fromarray(noise).convert("P" if image_format == "GIF" else "RGB")
     content = encode(image, image_format)
@@ -158,7 +158,7 @@ def test_told_share_is_that_of_the_pixels(image_format: str) -> None:
 
 @pytest.mark.parametrize("depth", [1, 8, 16])
 def test_interlaced_png_has_the_bytes_of_all_its_passes(depth: int) -> None:
-    """Of a square of eight pixels: passes of 1 to 8 pixels in 1 to 4 rows."""
+    """For 8x8 pixels: passes of 1 to 8 pixels in 1 to 4 rows."""
     widths, rows = (1, 1, 2, 2, 4, 4, 8), (1, 1, 1, 2, 2, 4, 4)
     expected = sum(
         count * (1 + -(-width * depth // 8)) for width, count in zip(widths, rows, strict=True)
@@ -168,7 +168,7 @@ def test_interlaced_png_has_the_bytes_of_all_its_passes(depth: int) -> None:
     assert count_bytes(struct.pack(">IIBBBBB", 8, 8, depth, 0, 0, 0, 0)) == 8 * (1 + depth)
 
 
-# What each format has behind its last pixel, or at least the last bytes of it.
+# What each format has after its last pixel, or at least the end of that.
 ENDS = {"PNG": 12, "GIF": 1, "WEBP": 0}
 
 
@@ -181,7 +181,7 @@ def test_file_whose_pixels_are_all_there_is_a_picture(image_format: str) -> None
     exif[0x010E] = "A long description. " * 20
     if image_format == "WEBP":
         content = encode(PHOTO, image_format, exif=exif, **options)
-        cuts = range(1, 300)  # within the EXIF behind the pixels
+        cuts = range(1, 300)  # within the EXIF after the pixels
     else:
         cuts = range(ENDS[image_format] + 1)
     for missing in cuts:

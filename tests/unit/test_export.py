@@ -73,7 +73,7 @@ def luma(bgr: Pixels) -> Pixels:
 
 @pytest.fixture(scope="module")
 def gains_db(real_super_resolution: SuperResolution) -> list[float]:
-    """How much closer to the original than bicubic the model comes, for each photograph."""
+    """How much closer to the original the model is than bicubic, for each photograph."""
     gains = []
     for name in ("astronaut", "chelsea", "coffee", "rocket", "camera", "coins"):
         original = Image.fromarray(getattr(data, name)()).convert("RGB").crop((0, 0, 384, 300))

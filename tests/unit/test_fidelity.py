@@ -1,4 +1,4 @@
-"""What goes in comes back as the same picture, larger: files of every kind, with the real model."""
+"""What goes in comes back as the same image, larger: files of every kind, with the real model."""
 
 import struct
 from io import BytesIO
@@ -49,7 +49,7 @@ def test_file_comes_back_as_the_same_picture(
         assert after.dtype == np.uint16
         small = cv2.resize(after, (96, 72), interpolation=cv2.INTER_AREA)
         assert np.abs(small.astype(float) - before).mean() / 257 < case.tolerance
-        assert len(np.unique(after % 257)) > 200  # the lower bits are in use
+        assert len(np.unique(after % 257)) > 200  # the lower bits are used
         return
     source = reopen(content)
     if source.mode == "LAB":
@@ -138,7 +138,7 @@ def test_grey_tiff_of_12_bits_and_one_that_counts_from_white_come_back_as_they_l
 
 @pytest.mark.parametrize("cut", [0, 6, 12, 14])
 def test_png_of_16_bits_is_never_read_as_8(cut: int) -> None:
-    """Pillow reads one without its end, OpenCV, which has the lower bits, by itself does not."""
+    """Pillow reads a truncated one; OpenCV, which supplies the lower bits, does not."""
     content = cv2_encode(".png", DEEP[:, :, ::-1])
     picture = decode_image(BytesIO(content[: len(content) - cut]))
     assert picture.deep is not None
@@ -146,7 +146,7 @@ def test_png_of_16_bits_is_never_read_as_8(cut: int) -> None:
 
 
 def tiff_of_12_bits(samples: np.ndarray) -> bytes:
-    """A grey TIFF of one row of 12-bit samples, an even number of them."""
+    """A grey TIFF of one row with an even number of 12-bit samples."""
     first, second = samples[::2].astype(int), samples[1::2].astype(int)
     packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1)
     strip = packed.astype(np.uint8).tobytes()
@@ -244,7 +244,7 @@ def test_grey_profile_is_kept_once_and_only_with_grey_samples(
 
 
 def test_cmyk_is_converted_by_its_profile(fake_super_resolution: Upscaler) -> None:
-    content = encode(PHOTO.convert("CMYK"), "TIFF", icc_profile=SRGB)  # one that does not fit
+    content = encode(PHOTO.convert("CMYK"), "TIFF", icc_profile=SRGB)  # one that does not match
     assert reopen(enhance(fake_super_resolution, content)).mode == "RGB"
 
 

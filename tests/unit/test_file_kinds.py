@@ -1,4 +1,4 @@
-"""Files of other kinds: the sender is told what was sent, and what to do."""
+"""Unsupported files: the sender is told what was sent, and what to do."""
 
 import struct
 from io import BytesIO
@@ -51,7 +51,7 @@ KINDS = {
     "raf": (b"FUJIFILMCCD-RAW 0201", "raw file"),
     "avi": (b"RIFF\0\0\0\0AVI LIST", "a video"),
     "webm": (b"\x1aE\xdf\xa3" + bytes(20), "a video"),
-    "mp3": (b"ID3\3" + bytes(20), "sound"),
+    "mp3": (b"ID3\3" + bytes(20), "audio"),
     "ppm": (encode(PICTURE, "PPM"), "PPM"),
     "git-lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:", "Git LFS"),
 }
@@ -83,7 +83,7 @@ def test_avif_is_told_by_any_of_its_brands(brand: bytes) -> None:
     other = content[:8] + brand + content[12:]
     assert b"avif" in other[16:40]
     if brand == b"miaf":  # Pillow goes by the first brand
-        with pytest.raises(UndecodableImage, match="begins as AVIF"):
+        with pytest.raises(UndecodableImage, match="starts like AVIF"):
             read_header(BytesIO(other), 10**6)
     else:
         assert decode_image(BytesIO(other)).size == PICTURE.size
@@ -124,7 +124,7 @@ def test_raw_file_is_never_taken_for_its_preview() -> None:
 
 
 def test_long_text_costs_no_time() -> None:
-    """Patterns must not try every way to part it."""
+    """Patterns must not backtrack through every way to split it."""
     for content in (b"<!---->" * 5000, b"<" * START_BYTES, b" " * 10**6, b"<svg" * 1000):
         with pytest.raises(UnsupportedUpload):
             read_header(BytesIO(content), 10**6)

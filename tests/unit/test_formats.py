@@ -1,4 +1,4 @@
-"""Whoever cannot ask `formats` says the same: the page, the contract."""
+"""What cannot import `formats` agrees with it: the page, the contract."""
 
 import re
 from collections.abc import Iterator
@@ -57,7 +57,7 @@ def test_contract_names_every_default_quality(contract: dict[str, Any]) -> None:
 
 
 def answered_pictures(contract: dict[str, Any]) -> Iterator[set[str]]:
-    """Yield the kinds of pictures that each operation answers with, where it does."""
+    """Yield the image types in the responses of each operation that has any."""
     for operations in contract["paths"].values():
         for operation in operations.values():
             if isinstance(operation, dict):

@@ -1,4 +1,4 @@
-"""How far the model is off where it has seen nothing: pictures dithered pixel by pixel."""
+"""How far off the model is on images that it was not trained on: pixel-level dithering."""
 
 from io import BytesIO
 
@@ -10,16 +10,16 @@ from superres.engines.upscaler import Upscaler
 from testkit.kinds import enhance
 from testkit.pictures import encode
 
-# Bayer's matrix of 4x4, whose thresholds give 15 tones between black and white.
+# Bayer's 4x4 matrix, whose thresholds give 15 tones between black and white.
 BAYER = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]])
 SIDE, BORDER = 48, 8
-# In levels of 255. Measured with the model of today: 5.6 on average, 8.8 at most (64, a quarter of
-# white, becomes 72), and 9.8 of error diffusion. A model that has seen halftones lowers these.
+# In levels of 255. Measured with the current model: 5.6 on average, 8.8 at most (64, a quarter of
+# white, becomes 72), and 9.8 with error diffusion. A model trained on halftones would lower these.
 MEAN_SHIFT, LARGEST_SHIFT, DIFFUSED_SHIFT = 5.8, 9.1, 10.1
 
 
 def shift_tone(model: Upscaler, dithered: np.ndarray) -> float:
-    """Return by how much the mean of a black and white pattern is higher when it is enlarged."""
+    """Return by how much upscaling raises the mean of a black and white pattern."""
     content = enhance(model, encode(Image.fromarray(dithered), "PNG"))
     with Image.open(BytesIO(content)) as image:
         enlarged = np.asarray(image, float)

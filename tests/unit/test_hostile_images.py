@@ -1,4 +1,4 @@
-"""Files made to do harm: a result or an error of the service, in bounded memory."""
+"""Malicious files: a result or one of the service's errors, in bounded memory."""
 
 import struct
 import zlib
@@ -20,7 +20,7 @@ FILES = {name: kind.content() for name, kind in KINDS.items()}
 
 
 def try_decoding(content: bytes) -> str:
-    """Decode in this process, where nothing catches what the decoders' own checks let through."""
+    """Decode in this process, where only the decoders' own checks protect it."""
     try:
         header = read_header(BytesIO(content), MAX_PIXELS)
         picture = decode_image(BytesIO(content), "all")
@@ -132,6 +132,6 @@ def test_corrupt_metadata_does_not_cost_the_picture(rubbish: bytes) -> None:
 
 
 def test_header_check_decodes_no_pixels() -> None:
-    """Pillow loads a PNG that is asked for EXIF; here its pixels are damaged, and nobody minds."""
+    """Pillow loads a PNG when asked for EXIF; here its damaged pixels go unnoticed."""
     header = read_header(BytesIO(png(4000, 4000, chunk(b"IDAT", b"no pixels"))), MAX_PIXELS * 16)
     assert (header.width, header.height) == (4000, 4000)

@@ -1,4 +1,4 @@
-"""Which hosts count as the service's own, and for whom that matters."""
+"""Which hosts count as the service's own, and which requests are checked."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -97,7 +97,7 @@ def test_named_hosts_are_own(host: str, is_own: bool) -> None:
     assert is_own_host(host, NAMED) == is_own
 
 
-# --- who is judged
+# --- which requests are checked
 
 
 def ask(
@@ -160,7 +160,7 @@ def test_own_page_at_a_local_name_uploads(client: FlaskClient, host: str) -> Non
     assert upload(client, headers=headers).status_code == 200
 
 
-# --- what the operator names
+# --- the operator's list
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def picture(shade: int, side: int = 20) -> bytes:
 
 
 def noise(side: int, seed: int = 1) -> bytes:
-    """A picture without two equal tiles."""
+    """An image whose tiles all differ."""
     pixels = np.random.default_rng(seed).integers(0, 256, (side // 20, side // 20, 3), np.uint8)
     return encode(Image.fromarray(pixels).resize((side, side)), "JPEG", quality=50)
 
@@ -316,7 +316,7 @@ def test_cancelled_job_is_made_anew_by_the_next_upload(
 
 
 class Leaver:
-    """Says that the client has left as soon as it is told so."""
+    """Reports that the client has left, once told so."""
 
     def __init__(self) -> None:
         self.left = threading.Event()
@@ -391,7 +391,7 @@ def test_next_client_gets_the_picture_of_one_who_left_while_it_was_encoded(
             leaving.result(WAIT_SECONDS)
         second = pool.submit(runner.enhance, make_upload(1))
         wait_until(lambda: runner.statistics()["waiting_requests"] == 1)
-        time.sleep(1)  # the keeper looks after the second one's row
+        time.sleep(1)  # the keeper handles the second one's row
         go_on.set()
         second.result(WAIT_SECONDS).content.file.close()  # type: ignore[union-attr]
 
@@ -430,7 +430,7 @@ def test_long_polls_do_not_keep_uploads_from_waiting(
         assert upload(app.test_client()).status_code == 200
 
 
-# --- what goes wrong
+# --- failures
 
 
 def test_failed_job_tells_its_problem(
@@ -490,7 +490,7 @@ def test_full_asynchronous_queue_is_busy(
     response = send(client, picture(2, side=30))
     assert_problem(response, 503, "busy")
     assert int(response.headers["Retry-After"]) >= 1
-    assert send(client, picture(1, side=30)).status_code == 202  # the same one needs no room
+    assert send(client, picture(1, side=30)).status_code == 202  # the same upload needs no space
     fake_model.may_go_on.set()
     wait_for(client, first, "done")
     assert len(spooled(settings)) == 0
@@ -549,7 +549,7 @@ def test_unwritable_spool_is_refused_and_loses_nothing(
 
 
 def padded(shade: int, side: int = 1) -> bytes:
-    """A small picture of 200 kB, with an ending that decoders leave alone."""
+    """A small image of 200 kB, padded with bytes that decoders ignore."""
     return picture(shade, side) + bytes(200_000)
 
 
@@ -557,7 +557,7 @@ def padded(shade: int, side: int = 1) -> bytes:
 def full_client(
     make_app: AppMaker, settings: Settings, fake_model: FakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[FlaskClient]:
-    """A client of a service that computes nothing for now, with room for 2 MB of uploads."""
+    """A client of a service that computes nothing, with space for 2 MB of uploads."""
     fake_model.may_go_on.clear()
     app = make_app(replace(settings, spool_max_mb=2))
     monkeypatch.setattr(app.extensions["runner"]._local_jobs, "claimable_pixels", lambda: 0)
@@ -579,10 +579,10 @@ def test_full_spool_is_busy_for_that_client_and_others_go_on(
         "/api/enhance", data={"image": (BytesIO(padded(3)), "a.png")}, headers=ASYNC, **elsewhere
     )
     assert response.status_code == 202
-    # A withdrawn job gives its room back.
+    # A withdrawn job frees its space.
     full_client.delete(path_of(accepted[0]))
     assert send(full_client, padded(4)).status_code == 202
-    # Requests that wait need none.
+    # Waiting requests need none.
     fake_model.may_go_on.set()
     assert upload(full_client, content=padded(5)).status_code == 200
     assert send(full_client, padded(5)).headers["X-Cache-Hit"] == "true"
@@ -613,7 +613,7 @@ def test_result_that_may_not_be_kept_fails_a_job_at_once_and_is_sent_to_who_wait
     assert spooled(settings) == []
 
 
-# --- handing over
+# --- releasing jobs
 
 
 def test_stopping_process_hands_its_jobs_over(
@@ -632,7 +632,7 @@ def test_stopping_process_hands_its_jobs_over(
 
 
 def test_worker_that_is_told_to_stop_drains_its_application(app: Flask) -> None:
-    worker = Worker.__new__(Worker)  # without the sockets that its constructor wants
+    worker = Worker.__new__(Worker)  # without the sockets that its constructor needs
     worker.alive, worker.wsgi = True, app
     worker.method_queue = Mock()
     worker.handle_exit(signal.SIGTERM, None)
@@ -655,7 +655,7 @@ def test_draining_process_takes_no_queued_job(
 def test_job_of_another_engine_is_computed_under_this_ones_name(
     client: FlaskClient, runner: Runner, was_done: bool
 ) -> None:
-    if was_done:  # and its result was cleaned up since
+    if was_done:  # and its result has been evicted since
         assert (
             client.post("/api/enhance", data={"image": (BytesIO(PNG), "a.png")}).status_code == 200
         )

@@ -1,4 +1,4 @@
-"""What a file says of its colours, size on paper and orientation, judged by exiftool and lcms."""
+"""Colour profile, resolution and orientation of results, checked with exiftool and lcms."""
 
 import json
 import struct
@@ -30,7 +30,7 @@ RESOLUTION_TAGS = ("XResolution", "YResolution", "PixelsPerUnitX", "PixelsPerUni
 
 
 def read_tags(content: bytes, folder: Path) -> dict[str, Any]:
-    """What exiftool finds of a resolution, in numbers; a unit of 0 is JFIF's "none"."""
+    """The resolution found by exiftool, in numbers; a unit of 0 is JFIF's "none"."""
     (folder / "file").write_bytes(content)
     command = ["exiftool", "-json", "-n", "-a", "-G1", "-*Resolution*", "-PixelsPerUnit*"]
     found = subprocess.run([*command, str(folder / "file")], check=True, capture_output=True)
@@ -64,7 +64,7 @@ WITHOUT_RESOLUTION: dict[str, Callable[[], bytes]] = {
 
 
 def pixel_shape_png() -> bytes:
-    """A PNG that says how wide its pixels are for their height, and no size."""
+    """A PNG that states only the aspect ratio of its pixels, and no resolution."""
     content = encode(PHOTO, "PNG")
     return content[:33] + make_chunk(b"pHYs", struct.pack(">IIB", 300, 200, 0)) + content[33:]
 
@@ -188,7 +188,7 @@ def test_orientation_as_a_long_or_twice_is_applied(entry: tuple[int, int, int]) 
 
 
 def in_srgb(image: Image.Image) -> np.ndarray:
-    """How a picture looks that has a profile, by Little CMS."""
+    """How an image with a profile looks, according to Little CMS."""
     profile = image.info.get("icc_profile")
     if profile is None:
         return np.asarray(image.convert("RGB")).astype(int)
@@ -244,7 +244,7 @@ def test_grey_with_transparency_and_a_profile_looks_the_same_as_webp(
 def test_greys_with_another_rgb_profile_become_colour_and_keep_it(
     image_format: str, fake_super_resolution: Upscaler
 ) -> None:
-    """As Chrome shows them: by the profile's curves."""
+    """As shown by Chrome: with the profile's curves."""
     profile = rgb_profile(1.0)
     source = encode(RAMP, "JPEG", icc_profile=profile, quality=100)
     quality = None if image_format == "png" else 100
@@ -297,7 +297,7 @@ def test_deep_grey_with_transparency_stays_so_and_keeps_its_profile(
     reduced = cv2.resize(ours, (60, 40), interpolation=cv2.INTER_AREA).astype(int)
     assert np.abs(reduced[:, :, 0] - samples[:, :, 0]).mean() < 257
     assert np.abs(reduced[:, :, 3] - samples[:, :, 1]).mean() < 257
-    assert len(np.unique(ours[:, :, 0] % 257)) > 200  # the lower bits are in use
+    assert len(np.unique(ours[:, :, 0] % 257)) > 200  # the lower bits are used
 
 
 def test_deep_grey_with_a_transparent_grey_keeps_its_profile(

@@ -15,9 +15,9 @@ TILE = 100  # pixels of a tile in the simulation; it takes one unit of time
 
 
 def simulate(arrivals: Mapping[str, tuple[float, int]], lanes: int = 2) -> dict[str, float]:
-    """Run pictures, name -> (when it comes, how many tiles), by a fake clock; return their times.
+    """Run images, name -> (arrival, number of tiles), with a fake clock; return their times.
 
-    The time is from arrival to the last tile's end.
+    The time is from arrival until the last tile is done.
     """
     order = FairOrder()
     works: dict[str, Work] = {}
@@ -61,12 +61,12 @@ def test_hundred_thumbnails_are_not_held_up_by_a_poster() -> None:
     alone = simulate({f"small{i}": (10, 1) for i in range(100)})
     beside = simulate({"large": (0, 4000)} | {f"small{i}": (10, 1) for i in range(100)})
     assert max(alone.values()) == 50
-    # One tile in four is the poster's.
+    # One tile in four is for the poster.
     assert max(value for name, value in beside.items() if name != "large") <= 50 * 4 / 3 + 1
 
 
 def test_large_picture_never_starves() -> None:
-    # Small pictures that alone would keep both lanes busy for good.
+    # Small images that alone would keep both lanes busy forever.
     crowd = {f"small{i}": (i / 2, 1) for i in range(2000)}
     times = simulate({"large": (0, 200)} | crowd)
     assert times["large"] <= 200 / 2 * 4 + 2
@@ -102,7 +102,7 @@ def test_lanes_give_way_to_threads_that_answer_requests(lanes: Lanes) -> None:
         found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
 
     lanes.run([Task(look, TILE)] * 4, Progress())
-    # Who started the tests may have given them any niceness; 19 is the greatest.
+    # The tests may have been started with any niceness; 19 is the maximum.
     assert set(found) == {min(os.nice(0) + LANE_NICENESS, 19)}
 
 

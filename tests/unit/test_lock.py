@@ -1,4 +1,4 @@
-"""uv.lock, requirements.txt and pyproject.toml are in step; so is the version of uv."""
+"""uv.lock, requirements.txt and pyproject.toml are in sync; so is the version of uv."""
 
 import ast
 import re
@@ -19,7 +19,7 @@ def run_uv(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_lock_has_what_the_project_asks_for() -> None:
-    # Offline: a lock that is in step needs no index.
+    # Offline: a lock that is in sync needs no index.
     done = run_uv("lock", "--check", "--offline")
     assert done.returncode == 0, done.stderr
 

@@ -1,4 +1,4 @@
-"""Memory is handed out in order: simulated with a clock of the test's own."""
+"""Images are admitted to memory in order: simulated with a fake clock."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from superres.service.memory_admission import HEADROOM_SHARE, Claim, MemoryAdmis
 
 MEGABYTE = 1024**2
 LIMIT = 1600 * MEGABYTE
-# As a photograph to PNG: what it needs beside the pixels, and for each of them.
+# As for a photograph to PNG: fixed cost, and cost per pixel.
 LEAST_BYTES, BYTES_PER_PIXEL = 8 * MEGABYTE, 90
 PIXELS_A_SECOND = 100_000
-# Until it is encoded a picture takes so much of that; and encoding takes so long.
+# Share of that which an image takes until it is encoded; and the duration of encoding.
 COMPUTING_SHARE = 0.4
 ENCODED_A_SECOND = 2_000_000
 
@@ -25,7 +25,7 @@ def size_of(pixels: int) -> int:
 
 
 def claim_of(size_bytes: int, work: int) -> Claim:
-    """Return what a picture needs that takes as much while it is computed as when it is encoded."""
+    """Return the claim of an image that needs no extra memory for encoding."""
     return Claim(size_bytes, size_bytes, work)
 
 
@@ -39,7 +39,7 @@ def never() -> bool:
 
 @dataclass(order=True)
 class Visit:
-    """A picture in the simulation."""
+    """An image in the simulation."""
 
     arrives: float
     pixels: int
@@ -47,8 +47,8 @@ class Visit:
 
 
 class Simulation:
-    """Pictures share one machine as the lanes do: three quarters of it for the least, one for the
-    oldest. Beside these, each result is encoded as soon as there is memory for that."""
+    """Images share one machine like the lanes: three quarters of it for the least work left, one
+    quarter for the oldest. Each result is encoded as soon as there is memory for that."""
 
     def __init__(self, visits: list[Visit]) -> None:
         self.memory = MemoryQueue(LIMIT)
@@ -109,13 +109,13 @@ def test_small_pictures_do_not_wait_behind_two_large_ones() -> None:
 
 
 def test_picture_with_little_work_and_much_memory_does_not_wait_behind_two_large_ones() -> None:
-    """900x900 as lossless WebP, beside two of 14 megapixels as PNG."""
+    """900x900 as lossless WebP, alongside two of 14 megapixels as PNG."""
     memory = MemoryQueue(LIMIT)
     first, second = (Claim(500 * MEGABYTE, 1150 * MEGABYTE, 14_000_000) for _ in range(2))
     small = Claim(45 * MEGABYTE, 480 * MEGABYTE, 810_000)
     for claim in (first, second, small):
         memory.enter(claim)
-    # The lanes compute one of the large ones after the other in any case.
+    # The lanes compute the large ones one after the other in any case.
     assert memory.held == {first, small}
     memory.grow(small)
     assert small.has_grown
@@ -135,7 +135,7 @@ def test_who_has_been_computed_first_is_encoded_first() -> None:
     for claim in claims:
         memory.grow(claim)
     assert [claim.has_grown for claim in claims] == [True, False, False]
-    # Nobody who comes in may take what one that is computed needs at its end.
+    # A new image may not take what one being computed will need at its end.
     late = Claim(LIMIT // 4, LIMIT // 2, 0)
     memory.enter(late)
     assert memory.waiting == [late]
@@ -163,7 +163,7 @@ def test_small_picture_is_encoded_before_a_large_one_that_waits_for_room() -> No
         memory.leave(small)
         return has_grown
 
-    # In the end it has its turn.
+    # In the end it gets its turn.
     assert [send_small() for _ in range(5)] == [True, True, True, True, False]
     memory.leave(encoded)
     assert large.has_grown
@@ -180,7 +180,7 @@ def test_random_mixes_wait_no_longer_than_the_bound(seed: int) -> None:
     simulation = Simulation(visits)
     guests_pixels = LIMIT / BYTES_PER_PIXEL * HEADROOM_SHARE
     for visit in simulation.run():
-        # Whatever came before it; for each of these, and for itself, as much again may overtake.
+        # Everything that came before it; for each of these and itself, as much again may overtake.
         # The lanes give the oldest a quarter.
         before = sum(other.pixels for other in visits if other.arrives <= visit.arrives)
         bound = 4 * 2 * (before + guests_pixels) / PIXELS_A_SECOND
@@ -193,10 +193,10 @@ def test_flood_of_small_ones_does_not_keep_a_large_one_out() -> None:
     # More of them than the machine can compute, all the time.
     small = [Visit(2.0 * n, 800_000) for n in range(1000)]
     Simulation([large, *small]).run()
-    # As much as its own work goes past it, and what is at work then comes to its end.
+    # As much as its own work passes it, and then what has been admitted finishes.
     at_work = LIMIT / BYTES_PER_PIXEL
     assert large.admitted - large.arrives <= (large.pixels + at_work) / PIXELS_A_SECOND
-    # Without its turn it would wait until the last of them has come.
+    # Without its turn it would wait until the last of them has arrived.
     assert large.admitted < small[-1].arrives / 2
 
 
@@ -214,7 +214,7 @@ def test_least_work_comes_first_and_the_oldest_when_it_is_due() -> None:
     memory.leave(filler)
     assert least in memory.held  # though it came later
     memory.leave(least)
-    # 100 have gone past the oldest: what becomes free is kept for it.
+    # 100 have passed the oldest: freed memory is reserved for it.
     assert larger in memory.waiting
     guest = claim_of(LIMIT // 20, 30)
     memory.enter(guest)

@@ -49,7 +49,7 @@ def test_options_are_read(given: dict[str, str], options: Options, suffix: str) 
 WRONG = [
     ({"format": "gif"}, "format"),
     ({"quality": "90"}, "quality"),
-    ({"outscale": "2"}, "no option 'outscale'; there are format, quality, scale, width, height"),
+    ({"outscale": "2"}, "no option 'outscale'; the options are format, quality, scale, width"),
     ({"Scale": "2"}, "no option 'Scale'"),
     ({"": "2"}, "no option ''"),
     ({"image": "http://a.example/a.png"}, "no option 'image'"),
@@ -156,7 +156,7 @@ def test_name_depends_on_the_versions_of_the_libraries(
 
 def test_name_depends_on_every_part_of_pillow() -> None:
     parts = list_libraries()
-    # None is a part of that name that this Pillow does not know.
+    # None means a component that this Pillow does not have.
     assert {part.partition(" ")[0] for part in parts} > set(PILLOW_PARTS)
     assert not [part for part in parts if part.endswith(" None")]
 

@@ -37,7 +37,7 @@ def codes_of(error: type[ServiceError]) -> set[str]:
 
 def test_table_of_errors_has_every_code_that_a_client_may_read() -> None:
     listed = set(re.findall(r"`(\w+)`", (DOCS / "http.md").read_text()))
-    # Nobody is there to read that one.
+    # Nobody receives that one.
     assert codes_of(ServiceError) - listed == {ClientLeft.code}
 
 
@@ -60,7 +60,7 @@ def test_architecture_lists_every_module_with_the_first_words_of_its_docstring()
     text = (DOCS / "architecture.md").read_text()
     listed = dict(re.findall(r"^\| `(\w+)\.py` \| (.+) \|$", text, re.M))
     paths = [*PROJECT_DIR.glob("superres/**/*.py"), *PROJECT_DIR.glob("*.py")]
-    # A room's own words are its heading's.
+    # A package's own description is in its heading.
     unlisted = {"__init__.py", "__main__.py", "gunicorn.conf.py"}
     modules = [path for path in paths if path.name not in unlisted]
     docstrings = {path.stem: ast.get_docstring(ast.parse(path.read_text())) for path in modules}

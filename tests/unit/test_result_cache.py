@@ -145,7 +145,7 @@ def test_failed_write_leaves_nothing_and_raises(
 def test_hit_moves_the_access_time_and_not_the_modification_time(cache: ResultCache) -> None:
     store(cache)
     path = cache.folder / NAME
-    # A file system mounted with relatime notes a read by itself only where the last one is older
+    # A file system mounted with relatime records a read by itself only if the last one is older
     # than the last change, which utime makes now: so the last use is set to later than that.
     now = time.time()
     os.utime(path, (now + 3600, now - 7200))
@@ -192,7 +192,7 @@ def test_digest_is_checked_once_and_not_on_every_hit(
     hash_file = Mock(wraps=result_cache.hash_file)
     monkeypatch.setattr(result_cache, "hash_file", hash_file)
     assert [read(fresh), read(fresh), read(fresh)] == [PAYLOAD] * 3
-    assert read(cache) == PAYLOAD  # which has stored it itself
+    assert read(cache) == PAYLOAD  # the cache that stored it
     assert hash_file.call_count == 1
 
 
@@ -216,7 +216,7 @@ def test_folder_that_refused_a_result_is_tried_again_before_the_next(
     occupied.parent.mkdir(parents=True, exist_ok=True)
     occupied.touch()
     payload = b"result"
-    with pytest.raises(OSError):  # which one, the system decides
+    with pytest.raises(OSError):  # which one depends on the system
         cache.store(NAME, payload, ResultInfo.describe(payload, 1, 1))
     assert not cache.can_write()
     occupied.unlink()

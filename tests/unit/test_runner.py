@@ -255,7 +255,7 @@ def test_failed_job_frees_its_picture_at_once(make_runner: RunnerMaker) -> None:
     upload = Upload(BytesIO(content), generate_file_hash(content), "photo")
     alive = weakref.ref(upload)
     gc.collect()
-    gc.disable()  # what only the garbage collector frees is memory that nobody accounts for
+    gc.disable()  # memory freed only by the garbage collector is not accounted for
     try:
         with pytest.raises(UndecodableImage):
             runner.enhance(upload)
@@ -325,7 +325,7 @@ def test_model_that_computes_wrongly_serves_nothing_new(
     monkeypatch.setattr(fake_super_resolution, "matches_golden_tile", lambda: False)
     runner = Runner(settings, lambda: fake_super_resolution)
     runner.start()
-    with pytest.raises(NotReady, match="computes wrongly"):
+    with pytest.raises(NotReady, match="gives wrong results"):
         runner.check_ready()
     with pytest.raises(NotReady):
         runner.enhance(make_upload(2))
@@ -362,7 +362,7 @@ def test_picture_that_is_much_more_than_its_header_check_saw_is_refused(
     def upload() -> Upload:
         return Upload(BytesIO(content), generate_file_hash(content), "photo")
 
-    # As the header has it 90x2, as it is 90x3600.
+    # 90x2 according to the header, actually 90x3600.
     assert pixels_of(read(runner.enhance(upload()))).shape[:2] == (1200, 30)
     monkeypatch.setattr(runner.resources.codec, "read_header", lambda *_: ImageHeader(400, 10))
     with pytest.raises(UndecodableImage):

@@ -26,7 +26,7 @@ def test_full_queue_is_busy_and_says_when_there_will_be_room() -> None:
     scheduler.admit(800)
     with pytest.raises(Busy) as caught:
         scheduler.admit(700)
-    # 500 pixels have to be computed before 700 fit in.
+    # 500 pixels have to be computed before 700 fit.
     assert caught.value.retry_after_seconds == 5
     assert scheduler.queued_pixels == 800
 
@@ -48,7 +48,7 @@ def test_queue_that_would_outlast_a_request_is_busy() -> None:
 def test_small_picture_is_admitted_behind_a_large_one_that_fills_the_time() -> None:
     scheduler = make_scheduler(seconds_per_pixel=0.01, max_sync_seconds=10)
     scheduler.admit(1000)
-    scheduler.admit(300)  # goes first, but for the share of the oldest
+    scheduler.admit(300)  # goes first, except for the oldest's share
     scheduler.admit(400)
     with pytest.raises(Busy):
         scheduler.admit(500)  # (300 + 400 + 500) / 100 seconds / (3/4)

@@ -57,9 +57,9 @@ def test_all_faults_are_reported_at_once() -> None:
 def test_unknown_variable_is_named_in_the_log_and_stops_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    # Kubernetes sets SR_PORT for a service of that name.
+    # Kubernetes sets SR_PORT for a service named sr.
     assert Settings.from_env({"SR_CORS_ORIGIN": "x", "SR_PORT": "tcp://10.0.0.1"}) == Settings()
-    assert "SR_CORS_ORIGIN is no setting" in caplog.text
+    assert "SR_CORS_ORIGIN is not a setting" in caplog.text
 
 
 def test_default_port_is_left_out_of_an_origin_as_browsers_do() -> None:
@@ -82,7 +82,7 @@ def test_default_port_is_left_out_of_an_origin_as_browsers_do() -> None:
         ("moz-extension://8b7c6a5d-0000-4000-8000-000000000001",) * 2,
         ("https://Bücher.example", "https://xn--bcher-kva.example"),
         ("https://xn--bcher-kva.example", "https://xn--bcher-kva.example"),
-        # As browsers do, not as Python's own codec of 2003 does.
+        # As in browsers, unlike Python's own codec of 2003.
         ("https://straße.example", "https://xn--strae-oqa.example"),
         ("http://例え.jp:8080", "http://xn--r8jz45g.jp:8080"),
     ],

@@ -15,7 +15,7 @@ ROOM = 40 * BLOCK
 
 
 class FullDisk(DiskSpace):
-    """A disk without room."""
+    """A disk without free space."""
 
     def take(self, size_bytes: int, is_result: bool = True) -> None:
         raise OSError(errno.ENOSPC, "full")
@@ -36,13 +36,13 @@ def size_on_disk(spool: FolderSpool) -> int:
 
 
 def fill(spool: FolderSpool, client: str) -> list[str]:
-    """Store what one client may have."""
+    """Store as much as one client may."""
     return [spool.store(upload(5), "table", client) for _ in range(2)]
 
 
 def test_client_has_a_quarter_at_most(spool: FolderSpool) -> None:
     first, _ = fill(spool, "a")
-    with pytest.raises(Busy, match="Your uploads") as caught:
+    with pytest.raises(Busy, match="Your queued uploads") as caught:
         spool.store(upload(), "table", "a")
     assert caught.value.retry_after_seconds
     spool.store(upload(), "table", "b")
@@ -122,7 +122,7 @@ def test_full_disk_is_busy_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 class Broken(BytesIO):
-    """An upload that cannot be read to its end."""
+    """An upload that cannot be read completely."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         raise OSError(errno.EIO, "broken")

@@ -156,7 +156,7 @@ def test_lanes_are_as_many_as_cpus_and_memory_allow(
     model.close()
 
 
-# --- model files that are none
+# --- invalid model files
 
 
 def test_missing_model_is_an_error_that_names_the_file(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_missing_model_is_an_error_that_names_the_file(tmp_path: Path) -> None:
 def test_file_that_is_no_model_is_a_model_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "other.pb"
     path.write_bytes(content)
-    with pytest.raises(ModelError, match="no EDSR x3 model that OpenCV can run"):
+    with pytest.raises(ModelError, match="not an EDSR x3 model that OpenCV can run"):
         SuperResolution(path)
 
 
@@ -191,7 +191,7 @@ def test_model_of_another_scale_is_a_model_error(
             patch.setattr(f"{module}.SCALE", 2)
         weights = draw_weights(layer_shapes(blocks=1, channels=8))
         path.write_bytes(build_graph(weights).SerializeToString())
-    with pytest.raises(ModelError, match="no EDSR x3 model"):
+    with pytest.raises(ModelError, match="not an EDSR x3 model"):
         SuperResolution(path)
 
 

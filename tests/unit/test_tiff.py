@@ -1,4 +1,4 @@
-"""TIFF: every layout of samples is the picture that was written, or is refused in true words."""
+"""TIFF: every sample layout gives the image that was written, or is rejected truthfully."""
 
 import struct
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from tests.fuzz import damage
 HEIGHT, WIDTH = 37, 45
 PHOTO = data.astronaut()[60:132, 180:276]
 ALPHA, ASSOCIATED, UNKNOWN = "unassalpha", "assocalpha", "unspecified"
-# Photometric interpretation, colours, and what is behind them.
+# Photometric interpretation, colours, and extra samples.
 KINDS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "grey": ("minisblack", 1, ()),
     "grey from white": ("miniswhite", 1, ()),
@@ -45,14 +45,14 @@ ORDERS: tuple[tuple[Order, bool], ...] = (("<", False), (">", False), ("<", True
 
 
 def draw(channels: int, dtype: type) -> np.ndarray:
-    """Slopes, each sample's another one, that use every bit."""
+    """Gradients, a different one for each sample, that use every bit."""
     row, column = np.mgrid[:HEIGHT, :WIDTH]
     slopes = [column * (each + 1) * 311 + row * (each + 2) * 177 for each in range(channels)]
     return (np.stack(slopes, 2) % (np.iinfo(dtype).max + 1)).astype(dtype)
 
 
 def decode(content: bytes) -> Picture:
-    """Decode a picture, and see that its header says the same of it."""
+    """Decode an image, and check that its header agrees."""
     header, picture = read_header(BytesIO(content), 10**6), decode_image(BytesIO(content))
     assert (header.width, header.height) == picture.size
     assert header.has_alpha == (picture.alpha is not None)
@@ -61,7 +61,7 @@ def decode(content: bytes) -> Picture:
 
 
 def rgb_of(picture: Picture) -> np.ndarray:
-    """Return (H, W, C): RGB or grey, of the depth that was decoded."""
+    """Return (H, W, C): RGB or grey, in the decoded depth."""
     pixels = np.atleast_3d(picture.pixels if picture.deep is None else picture.deep)
     if picture.deep is not None:
         np.testing.assert_array_equal(np.atleast_3d(picture.pixels), to_levels(picture.deep))
@@ -69,7 +69,7 @@ def rgb_of(picture: Picture) -> np.ndarray:
 
 
 def multiply(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Return colours as a file with associated alpha has them."""
+    """Return colours premultiplied by alpha, as in a file with associated alpha."""
     exact = colours.astype(float) * alpha / np.iinfo(colours.dtype).max
     return np.asarray(np.rint(exact), colours.dtype)
 
@@ -125,7 +125,7 @@ def test_cmyk_of_every_depth_comes_as_8_bits(
 
 
 def lab_of(rgb: np.ndarray) -> np.ndarray:
-    """Return sRGB of 8 bits as L, a and b."""
+    """Return 8-bit sRGB as L, a and b."""
     profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
     converted = ImageCms.profileToProfile(Image.fromarray(rgb), *profiles, outputMode="LAB")
     levels = np.asarray(converted)
@@ -133,7 +133,7 @@ def lab_of(rgb: np.ndarray) -> np.ndarray:
 
 
 def lab_samples(lab: np.ndarray, dtype: type) -> np.ndarray:
-    """Return Lab as TIFF 6.0 writes it: a and b are signed."""
+    """Return Lab as stored by TIFF 6.0: a and b are signed."""
     unit = 256 if dtype == np.uint16 else 1
     scales = np.iinfo(dtype).max / 100, unit, unit
     return (np.rint(lab * scales).astype(np.int64) & np.iinfo(dtype).max).astype(dtype)
@@ -153,7 +153,7 @@ def test_lab_of_every_depth_is_what_it_looks_like(
     picture = decode(write_tiff(samples, "cielab", extra, planar=planar, compression="zlib"))
     assert (picture.deep is not None) == (dtype == np.uint16)
     difference = np.abs(rgb_of(picture).astype(float) * 255 / greatest - PHOTO)
-    # Of 8 bits, a and b have a unit each, and half of that where they are multiplied by a half.
+    # With 8 bits, a and b are precise to one unit, and to two where premultiplied by a half.
     assert difference.mean() < (2 if ASSOCIATED in extra and dtype == np.uint8 else 0.6)
     if extra:
         assert picture.alpha is not None
@@ -162,7 +162,7 @@ def test_lab_of_every_depth_is_what_it_looks_like(
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_lab_that_is_said_to_be_signed_is_the_same(dtype: type) -> None:
-    """As libvips writes it, lightness included, which is not."""
+    """As written by libvips, even for lightness, which is not signed."""
     samples = lab_samples(lab_of(PHOTO), dtype)
     signed = write_tiff(samples.view(f"i{samples.itemsize}"), "cielab")
     expected = rgb_of(decode(write_tiff(samples, "cielab")))
@@ -339,12 +339,12 @@ def test_preview_of_a_raw_file_is_no_picture() -> None:
     ],
 )
 def test_true_pages_are_refused(pages: list[Page]) -> None:
-    with pytest.raises(UnsupportedUpload, match="several pages"):
+    with pytest.raises(UnsupportedUpload, match="Multi-page"):
         read_header(BytesIO(write_pages(*pages)), 10**6)
 
 
 def last_pointer(content: bytes) -> int:
-    """Where a little-endian TIFF's first directory points to the next."""
+    """The offset of a little-endian TIFF's pointer from the first directory to the next."""
     (offset,) = struct.unpack_from("<L", content, 4)
     (count,) = struct.unpack_from("<H", content, offset)
     return int(offset + 2 + 12 * count)
@@ -361,11 +361,11 @@ def test_pointer_to_nowhere_and_a_loop_end_the_directories() -> None:
 
 def test_endless_overviews_are_refused() -> None:
     pages = [FULL, *[(PHOTO[:16, :16], COLOUR | REDUCED)] * 100]
-    with pytest.raises(UnsupportedUpload, match="several pages"):
+    with pytest.raises(UnsupportedUpload, match="Multi-page"):
         read_header(BytesIO(write_pages(*pages)), 10**6)
 
 
-# --- refused in true words
+# --- rejected truthfully
 
 GREY = PHOTO[:, :, 0]
 
@@ -391,7 +391,8 @@ def test_samples_that_are_not_accepted_are_named(
         with pytest.raises(UnsupportedUpload, match=words) as refused:
             refusing()
         assert (
-            "save it as RGB, grey, CMYK or Lab with 8 or 16 bits a sample" in refused.value.message
+            "save it as RGB, grey, CMYK or Lab with 8 or 16 bits per sample"
+            in refused.value.message
         )
 
 
@@ -428,7 +429,7 @@ def test_reversed_bytes_are_read_or_named(
     content = tiff([(tag, kind, n, values.get(tag, value)) for tag, kind, n, value in entries])
     content = content.ljust(190, b"\0") + b"\xf0\x55" + bytes(200)
     if isinstance(row, str):
-        with pytest.raises(UnsupportedUpload, match=f"{row}, 1 x {bits} bits, each byte from its"):
+        with pytest.raises(UnsupportedUpload, match=f"{row}, 1 x {bits} bits, reversed bit order"):
             decode(content)
         return
     ones = [int(bit) for bit in f"{0x0FAA:016b}"]
@@ -438,7 +439,7 @@ def test_reversed_bytes_are_read_or_named(
 
 def test_other_inks_and_subsampled_colours_are_refused_and_not_guessed() -> None:
     inks = write_tiff(draw(4, np.uint8), "separated", extratags=[(332, "H", 1, 2, True)])
-    with pytest.raises(UnsupportedUpload, match="other inks than CMYK"):
+    with pytest.raises(UnsupportedUpload, match="inks other than CMYK"):
         decode(inks)
     for planar, compression in ((False, None), (True, None), (True, "zlib")):
         buffer = BytesIO(write_tiff(PHOTO, "ycbcr", planar=planar, compression=compression))
@@ -449,7 +450,7 @@ def test_other_inks_and_subsampled_colours_are_refused_and_not_guessed() -> None
 
 
 def jpeg_planes(photometric: str, step: int) -> bytes:
-    """Write a TIFF whose planes are JPEGs, with one sample of the others for `step` x `step`."""
+    """Write a TIFF with JPEG planes; all but the first are subsampled by `step` x `step`."""
     image = Image.fromarray(PHOTO).convert("RGB" if photometric == "rgb" else "YCbCr")
     parts = [np.asarray(part) for part in image.split()]
     parts[1:] = [np.ascontiguousarray(part[::step, ::step]) for part in parts[1:]]
@@ -476,7 +477,7 @@ def test_planes_of_jpegs_are_put_together(photometric: str) -> None:
 
 
 def test_subsampled_planes_of_jpegs_are_not_called_damaged() -> None:
-    with pytest.raises(UnsupportedUpload, match="subsampled YCbCr, 3 x 8 bits, in planes"):
+    with pytest.raises(UnsupportedUpload, match="subsampled YCbCr, 3 x 8 bits, planar"):
         decode(jpeg_planes("ycbcr", 2))
 
 
@@ -539,7 +540,7 @@ def test_palette_that_is_cut_is_not_called_unknown() -> None:
 
 
 def test_strips_that_are_one_are_read_each_time() -> None:
-    """Nothing forbids it, and nothing grows by it."""
+    """It is not forbidden, and does not increase memory."""
     entries = tiff_picture(9, 3, (273, 4, 3, 200), (278, 4, 1, 1), (279, 4, 3, 212))
     rest = bytes(200 - 8 - 2 - 12 * len(entries) - 4)
     pointers = struct.pack("<6L", 224, 224, 224, 9, 9, 9)

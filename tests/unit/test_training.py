@@ -1,4 +1,4 @@
-"""The parts of training that need no PyTorch; `training.train` is run by hand."""
+"""The parts of training that do not need PyTorch; `training.train` is run by hand."""
 
 import csv
 import sys
@@ -93,6 +93,6 @@ def test_evaluate_ranks_the_model_above_bicubic(
     monkeypatch.setattr(sys, "argv", [*arguments, "--index", str(photos / "index.csv")])
     evaluate.main()
     title, _, bicubic, model = capsys.readouterr().out.splitlines()
-    assert title.startswith("1 pictures")
+    assert title.startswith("1 images")
     for low, high in zip(bicubic.split()[1:], model.split()[1:], strict=True):
         assert float(low) < float(high)
