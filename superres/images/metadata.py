@@ -209,7 +209,7 @@ def read_profile(image: Image.Image) -> bytes | None:
     if not profile or len(profile) > MAX_PROFILE_BYTES:
         return None
     with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError):
-        ImageCms.ImageCmsProfile(BytesIO(profile))
+        profile_space(profile)  # a damaged name of the colour space is a UnicodeDecodeError
         return profile
     return None
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from superres.errors import ServiceError, TooManyPixels, UndecodableImage, UnsupportedUpload
 from superres.images.image_codec import decode_image, read_header
-from testkit.kinds import KINDS, PHOTO
+from testkit.kinds import KINDS, PHOTO, SRGB
 from testkit.pictures import encode
 from tests.fuzz import MAX_PIXELS, damage
 
@@ -129,6 +129,16 @@ def test_corrupt_metadata_does_not_cost_the_picture(rubbish: bytes) -> None:
         picture = decode_image(BytesIO(content), "all")
         assert picture.size == PHOTO.size
         assert picture.metadata.icc_profile is None
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "WEBP", "PNG", "TIFF"])
+def test_profile_whose_colour_space_is_not_text_does_not_cost_the_picture(
+    image_format: str,
+) -> None:
+    # Little CMS opens it, and Pillow fails where the name is asked for.
+    profile = SRGB[:16] + b"RG\x80 " + SRGB[20:]
+    picture = decode_image(BytesIO(encode(PHOTO, image_format, icc_profile=profile)))
+    assert picture.metadata.icc_profile is None
 
 
 def test_header_check_decodes_no_pixels() -> None:
