@@ -284,8 +284,9 @@ def largest_uploads(client: Client, scale: float) -> None:
     client.send(client.draw(600, 400))  # tiles for all lanes: each keeps its network's memory
     idle_mb = State.of(client.service).memory_mb
     side = int(4000 * min(scale, 1))
-    with ThreadPoolExecutor(32) as pool:
-        sent = [pool.submit(client.send, client.draw_flat(side), (503,)) for _ in range(32)]
+    number = max(int(32 * scale), 8)
+    with ThreadPoolExecutor(number) as pool:
+        sent = [pool.submit(client.send, client.draw_flat(side), (503,)) for _ in range(number)]
         for each in sent:
             each.result()
     pixels = LARGEST_PICTURES * side * side

@@ -27,14 +27,11 @@ from tests.hostile_load import (
 # Files that took gigabytes, seconds or the log's disk, each of a different kind.
 NAMES = (
     "frame of 65535x65535.gif",
-    "comment in bytes.gif",
     "exif of broken tags.png",
     "one pixel, 16 MB.png",
-    "exif in pieces, 4 MB.jpg",
     "valid, 12 megapixels.jpg",
     "lie of 8000x8000.avif",
     "canvas of 16383x16383.webp",
-    "tag of 16 MB.tif",
 )
 
 
@@ -49,7 +46,7 @@ def test_hostile_files_kill_nothing_and_honest_clients_are_served(tmp_path: Path
         assert httpx.get(f"{watch.service.url}/api/ready").status_code == 200
     for name, found in answers.items():
         assert found.total() >= 6, name
-        if not name.startswith(("one pixel", "exif of", "tag of", "valid")):
+        if not name.startswith(("one pixel", "exif of", "valid")):
             assert not found["200"], name
     # Encoding it as AVIF takes more memory than there is, as JPEG it does not.
     assert answers["valid, 12 megapixels.jpg"]["422 too_large_for_memory"] == 3
