@@ -48,9 +48,9 @@ test: lint
 	./install_package.sh imagemagick identify -version
 	./install_package.sh postgresql sh -c 'ls /usr/lib/postgresql/*/bin/initdb'
 	./install_package.sh pgbouncer pgbouncer --version
-	# Tests spend much of their time waiting for their own servers, so run three files at once (12
-	# minutes on two cores; 17 with two), in collection order: those with servers before unit tests.
-	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	# Tests spend much of their time waiting for their own servers, so run four files at once, in
+	# collection order: those with servers before unit tests.
+	$(BIN)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/test-installed
 	$(BIN)/ruff check .
