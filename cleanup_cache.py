@@ -155,7 +155,7 @@ class Limit(click.ParamType[float]):
 )
 @click.option(
     "--cache-dir",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Folder of the results, instead of SR_CACHE_DIR.",
 )
 @click.option("--dry-run", is_flag=True, help="Remove nothing, only report.")

@@ -25,9 +25,17 @@ def parse_model_path(text: str) -> Path:
     return path / MODEL_FILE_NAME if path.is_dir() else path
 
 
+def parse_number(text: str) -> int:
+    """Read a whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError("must be a whole number") from None
+
+
 def parse_positive(text: str) -> int:
     """Read a whole number of at least 1."""
-    number = int(text)
+    number = parse_number(text)
     if number < 1:
         raise ValueError("must be at least 1")
     return number
@@ -35,7 +43,7 @@ def parse_positive(text: str) -> int:
 
 def parse_non_negative(text: str) -> int:
     """Read a whole number of at least 0."""
-    number = int(text)
+    number = parse_number(text)
     if number < 0:
         raise ValueError("must be at least 0")
     return number

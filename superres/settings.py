@@ -158,7 +158,9 @@ class Settings:
         "result's if that is more; empty: no limit",
     )
     rate_limit_store: str = setting(
-        "memory://", str.strip, "where rates are counted; redis://host:6379 for several machines"
+        "memory://",
+        str.strip,
+        "where rates are counted; redis://host:6379 for several machines, with the extra redis",
     )
     cors_enabled: bool = setting(True, parse_boolean, "false leaves the CORS headers to the proxy")
     cors_origins: tuple[str, ...] = setting(

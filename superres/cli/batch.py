@@ -17,11 +17,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from superres.cli import INTERRUPTED
 from superres.cli.picture_files import Found, show, write_result
 from superres.cli.service_answers import EnhanceError, Unusable
 
 MAX_NAMED = 20
-INTERRUPTED = 130
 NOTHING_MORE_CAN_BE_WRITTEN = frozenset({ENOSPC, EDQUOT, EROFS})
 
 
@@ -44,7 +44,11 @@ class Outcome(NamedTuple):
 
 
 def enhance_all(
-    enhancer: Enhancer, pictures: list[tuple[Path, Path]], parallel: int, console: Console
+    enhancer: Enhancer,
+    pictures: list[tuple[Path, Path]],
+    parallel: int,
+    console: Console,
+    read: Callable[[Path], bytes] = Path.read_bytes,
 ) -> Outcome:
     """Make all results, several at a time."""
     columns = (
@@ -66,7 +70,7 @@ def enhance_all(
             bar = progress.add_task(show(Path(source.name)), total=100)
             try:
                 result = enhancer.enhance(
-                    source.read_bytes(),
+                    read(source),
                     lambda share: progress.update(bar, completed=int(100 * share)),
                 )
                 write_result(target, result)
@@ -102,6 +106,8 @@ def enhance_all(
         except KeyboardInterrupt:
             # Work in progress may wait minutes for a response.
             signal.signal(signal.SIGINT, lambda *_: end_at_once(console))
+            # `timeout` sends a second one, to the process group.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             tell(console, "stopping; press Ctrl-C again to quit now")
             enhancer.stop()
             return end(INTERRUPTED, "interrupted; run the same command to resume")

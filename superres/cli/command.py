@@ -3,11 +3,14 @@
 Otherwise the service would keep the progress bars' library in memory for nothing.
 """
 
+import os
 from importlib import import_module
+from typing import Any
 
 import click
 
 from superres import __version__
+from superres.cli import INTERRUPTED
 
 # Each subcommand is a function of the same name in its module.
 MODULES = {
@@ -31,6 +34,15 @@ class Subcommands(click.Group):
             return None
         command: click.Command = getattr(import_module(MODULES[name]), name)
         return command
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the subcommand; one that is interrupted exits as shells expect."""
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            # Threads in the middle of OpenCV would abort an interpreter that exits as usual.
+            os._exit(INTERRUPTED)
 
 
 @click.command(cls=Subcommands, context_settings={"help_option_names": ["-h", "--help"]})

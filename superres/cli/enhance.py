@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,7 +28,6 @@ from superres.images.formats import FORMATS
 from superres.images.options import MAX_QUALITY, MODEL_SCALE, SCALES, Options, read_options
 
 STREAM = Path("-")
-STANDARD_INPUT = Path("/dev/stdin")
 DEFAULT_URL = "http://localhost:7860"
 FORMAT_NAMES = list(dict.fromkeys(sum(((each.name, each.ending) for each in FORMATS.values()), ())))
 QUALITIES = ", ".join(
@@ -56,6 +56,18 @@ exit codes:
        that cannot be written to
   130  interrupted; run the same command to resume
 """
+
+
+class GivenPath(click.Path):
+    """A path that is not empty, as an unset variable of a shell is."""
+
+    def convert(
+        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
+    ) -> Any:
+        """Return the path."""
+        if value == "":
+            self.fail("a path is empty", parameter, context)
+        return super().convert(value, parameter, context)
 
 
 def make_enhancer(url: str, is_local: bool, given: dict[str, str], options: Options) -> Enhancer:
@@ -87,11 +99,19 @@ def enhance_files(
     return outcome.code or (1 if found.unreadable else 0)
 
 
+def read_standard_input(_source: Path) -> bytes:
+    """Return what it holds; /dev/stdin cannot be opened where it is a socket, as in Node.js."""
+    return sys.stdin.buffer.read()
+
+
 def enhance_to_output(enhancer: Enhancer, source: Path, console: Console) -> int:
     """Write one image's result to standard output; return the exit code."""
+    read: Callable[[Path], bytes] = Path.read_bytes
+    if source == STREAM:
+        source, read = Path("standard input"), read_standard_input
     with TemporaryDirectory() as folder:
         result = Path(folder) / "result"
-        outcome = enhance_all(enhancer, [(source, result)], 1, console)
+        outcome = enhance_all(enhancer, [(source, result)], 1, console, read)
         if outcome.words:
             tell(console, outcome.words, style="red")
         if outcome.made:
@@ -107,31 +127,32 @@ def enhance_to_output(enhancer: Enhancer, source: Path, console: Console) -> int
 
 
 def check_stream(paths: tuple[Path, ...], output: Path) -> Path:
-    """Return the one image whose result goes to standard output.
+    """Return the one image whose result goes to standard output, `-` for standard input.
 
     Raises
     ------
     UnfitPaths
-        `-` is used in some other way.
+        `-` is used in some other way, or a stream is closed.
     """
     if output != STREAM:
         raise UnfitPaths("what is read from standard input goes to standard output: add -o -")
     if len(paths) > 1:
         raise UnfitPaths("standard output takes one image")
+    # Python leaves out those that are closed.
+    if sys.stdout is None or (STREAM in paths and sys.stdin is None):
+        raise UnfitPaths("standard input or output is closed")
     if sys.stdout.isatty():
         raise UnfitPaths("a terminal cannot show images: redirect output to a file or a pipe")
-    if paths[0] == STREAM:
-        return STANDARD_INPUT
-    if check_path(paths[0]):
+    if paths[0] != STREAM and check_path(paths[0]):
         raise UnfitPaths("standard output takes one image, not a folder")
     return paths[0]
 
 
 @click.command(epilog=EPILOG)
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=GivenPath(path_type=Path))
 @click.option(
     *("-o", "--output"),
-    type=click.Path(path_type=Path),
+    type=GivenPath(path_type=Path),
     default=Path("enhanced"),
     show_default=True,
     metavar="FOLDER",

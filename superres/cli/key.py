@@ -14,7 +14,15 @@ def check_name(_context: click.Context, _parameter: click.Parameter, name: str) 
     return name
 
 
-@click.command()
+EPILOG = """
+\b
+exit codes:
+  0  made
+  2  NAME cannot be used
+"""
+
+
+@click.command(epilog=EPILOG)
 @click.argument("name", callback=check_name)
 def key(name: str) -> None:
     """Make an API key for NAME.

@@ -16,7 +16,8 @@ def describe_settings() -> str:
     lines = []
     for item in fields(Settings):
         assert item.default is not MISSING
-        default = "" if item.default in ((), None, "") else f" [{item.default}]"
+        value = str(item.default).lower() if isinstance(item.default, bool) else item.default
+        default = "" if value in ((), None, "") else f" [{value}]"
         meaning = textwrap.fill(item.metadata["help"], HELP_WIDTH)
         lines.append(f"SR_{item.name.upper()}{default}\n{textwrap.indent(meaning, '  ')}")
     return "\n".join(lines)
@@ -30,8 +31,9 @@ environment, with [defaults]:
 \b
 exit codes:
   0  stopped by SIGTERM or Ctrl-C
-  1  a setting is invalid, or the address is in use
-  3  the model cannot be loaded
+  1  a setting is invalid, or the address cannot be listened on
+  2  wrong arguments
+  3  what a setting names cannot be used: a model, a file of keys, an extra that is not installed
 """
 
 

@@ -9,6 +9,7 @@ import contextlib
 import json
 import selectors
 import socket
+import sys
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +17,7 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
+from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import (
@@ -32,7 +34,7 @@ from gunicorn.http.message import Request
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 from gunicorn.workers.workertmp import WorkerTmp
 
-from superres.errors import BadRequest
+from superres.errors import BadRequest, ConfigError
 from superres.web.problems import problem_members
 from superres.web.slow_clients import AnswerTransfer, end_slow_transfers, watch
 
@@ -115,6 +117,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self._looked = 0.0
         self._closers = ThreadPoolExecutor(CLOSES_AT_ONCE, thread_name_prefix="close")
         self._closing = threading.BoundedSemaphore(CLOSES_AT_ONCE)
+
+    def load_wsgi(self) -> None:
+        """Load the application; report what is wrong with a setting without a traceback."""
+        try:
+            super().load_wsgi()
+        except ConfigError as fault:
+            self.log.error("%s", fault)
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop: finish what has begun, and start nothing new."""

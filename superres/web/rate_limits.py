@@ -11,6 +11,7 @@ import math
 import re
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import cast
 
 from flask import Flask, Response, g, request
@@ -177,6 +178,8 @@ class RateLimits:
         timeouts = dict.fromkeys(
             ("socket_timeout", "socket_connect_timeout"), STORE_TIMEOUT_SECONDS
         )
+        if store.startswith("redis") and find_spec("redis") is None:
+            raise ConfigError("SR_RATE_LIMIT_STORE needs the extra redis: pip install '.[redis]'")
         try:
             backend = storage.storage_from_string(
                 store, wrap_exceptions=True, **(timeouts if store.startswith("redis") else {})

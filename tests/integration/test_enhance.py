@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -179,6 +180,8 @@ def test_wrong_arguments_end_with_2(tmp_path: Path) -> None:
         (["-", picture, "-o", "-"], "takes one image"),
         ([tmp_path / "in", "-o", "-"], "not a folder"),
         ([tmp_path / "missing.png", "-o", "-"], "does not exist"),
+        ([""], "a path is empty"),
+        ([picture, "-o", ""], "a path is empty"),
     ):
         done = run(*arguments)
         assert done.returncode == 2, done.stderr
@@ -209,13 +212,49 @@ def test_pipe_says_what_fails_and_gives_nothing(service: Service, tmp_path: Path
     for place in (("--url", service.url), ("--local",)):
         done = run_in_pipe(b"no picture", "-", "-o", "-", *place)
         assert (done.returncode, done.stdout) == (1, b"")
-        assert b"/dev/stdin: " in done.stderr
+        assert b"standard input: " in done.stderr
     picture = draw(tmp_path / "a.png", 1)
     # Its reader has gone.
     script = '"$@" | true'
     arguments = command(picture, "-o", "-", "--url", service.url)
     done = subprocess.run(["bash", "-c", script, "bash", *arguments], capture_output=True)
     assert b"Traceback" not in done.stderr
+
+
+def test_pipe_may_be_a_socket(tmp_path: Path) -> None:
+    picture = draw(tmp_path / "a.png", 1)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(picture.read_bytes())
+        ours.shutdown(socket.SHUT_WR)
+        arguments = command("-", "-o", "-", "--local")
+        done = subprocess.run(
+            arguments, stdin=theirs, capture_output=True, timeout=WAIT_SECONDS, check=False
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-"])
+def test_closed_pipe_is_a_wrong_argument(closed: str) -> None:
+    arguments = command("-", "-o", "-", "--local")
+    script = ["bash", "-c", f'"$@" {closed}', "bash", *arguments]
+    done = subprocess.run(script, capture_output=True, timeout=WAIT_SECONDS, check=False)
+    assert done.returncode == 2
+    assert b"is closed" in done.stderr
+
+
+def test_interrupt_while_nobody_reads_the_result_ends_with_130(tmp_path: Path) -> None:
+    picture = draw(tmp_path / "a.png", 1)
+    # Larger than a pipe takes.
+    arguments = command(picture, "-o", "-", "--local", "--width", "3000")
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.peek(1)  # type: ignore[attr-defined]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(WAIT_SECONDS) == 130
+        assert process.stderr.read() == b"interrupted\n"
 
 
 def run_in_pipe(content: bytes, *arguments: object) -> subprocess.CompletedProcess[bytes]:
@@ -256,6 +295,10 @@ def test_interrupted_local_run_ends_within_a_tile(tmp_path: Path) -> None:
     arguments = (tmp_path / "in", "-o", tmp_path / "out", "--local")
     process = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True)
     wait_until((tmp_path / "out" / "a_x3.png").exists)
+    # As `timeout` does: to the process, then to its group.
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr
+    assert "stopping" in process.stderr.readline()
     process.send_signal(signal.SIGTERM)
     _, output = process.communicate(timeout=WAIT_SECONDS)
     assert process.returncode == 130, output

@@ -386,6 +386,14 @@ def test_store_that_is_none_is_a_wrong_setting(settings: Settings) -> None:
         create_app(replace(settings, rate_limit_store="nonsense://host"))
 
 
+def test_redis_without_its_extra_says_what_to_install(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("superres.web.rate_limits.find_spec", lambda _name: None)
+    with pytest.raises(ConfigError, match="needs the extra redis"):
+        create_app(replace(settings, rate_limit_store="redis://host"))
+
+
 @pytest.fixture
 def redis_url(tmp_path: Path) -> Iterator[str]:
     port = find_free_port()

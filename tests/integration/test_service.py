@@ -252,7 +252,8 @@ def test_results_outlive_a_restart(tmp_path: Path, photo: Pixels) -> None:
     [
         ({"model_path": "/absent.pb"}, "cannot read the model /absent.pb"),
         ({"model_path": "LICENSE"}, "not an EDSR x3 model that OpenCV can run"),
-        ({"lanes": "many"}, "SR_LANES='many'"),
+        ({"lanes": "many"}, "SR_LANES='many': must be a whole number"),
+        ({"api_keys_file": "missing"}, "cannot read the API keys missing"),
     ],
 )
 def test_wrong_start_ends_with_one_clear_error(

@@ -163,7 +163,14 @@ def test_command_deletes_an_uploads_results_and_names_the_addresses(cache: Resul
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--max-age-days", "-1"], ["--max-size-mb", "nan"], ["--delete", "abc"], ["--unknown"]],
+    [
+        ["--max-age-days", "-1"],
+        ["--max-size-mb", "nan"],
+        ["--delete", "abc"],
+        ["--unknown"],
+        ["--cache-dir", "missing"],
+        ["--cache-dir", ""],
+    ],
 )
 def test_wrong_arguments_exit_with_two_and_remove_nothing(
     cache: ResultCache, arguments: list[str]
