@@ -229,7 +229,7 @@ def test_pipe_may_be_a_socket(tmp_path: Path) -> None:
         ours.shutdown(socket.SHUT_WR)
         arguments = command("-", "-o", "-", "--local")
         done = subprocess.run(
-            arguments, stdin=theirs, capture_output=True, timeout=WAIT_SECONDS, check=False
+            arguments, stdin=theirs.fileno(), capture_output=True, timeout=WAIT_SECONDS, check=False
         )
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.startswith(b"\x89PNG")
