@@ -31,7 +31,7 @@ PAUSE_SECONDS = 0.05
 TILES = 2000
 
 
-def pause(tile: Pixels, _model_sha256: str) -> Pixels:
+def pause(tile: Pixels, _model_sha256: str, _opencv: str) -> Pixels:
     """Stand in for the model; runs on a worker."""
     time.sleep(PAUSE_SECONDS)
     return np.zeros((3 * tile.shape[0], 3 * tile.shape[1], 3), np.uint8)

@@ -12,4 +12,4 @@ MODEL_FILE_NAME = "EDSR_x3.pb"
 EMBEDDED_MODEL_PATH = PACKAGE_DIR / "models" / MODEL_FILE_NAME
 
 # Never in site-packages, where nobody looks for results.
-DEFAULT_DATA_DIR = (PROJECT_DIR if IS_CHECKOUT else Path.cwd()) / "data"
+DEFAULT_DATA_DIR = PROJECT_DIR / "data" if IS_CHECKOUT else Path("data")

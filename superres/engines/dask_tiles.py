@@ -48,14 +48,16 @@ _of_thread = threading.local()
 _load_lock = threading.Lock()
 
 
-def compute_tile(tile: Pixels, model_sha256: str) -> Pixels:
+def compute_tile(tile: Pixels, model_sha256: str, opencv: str) -> Pixels:
     """Upscale a tile with the worker's own copy of the model; runs on a worker.
 
     Raises
     ------
     LookupError
-        The worker has another model.
+        The worker has another model or version of OpenCV, which results' names would not tell.
     """
+    if opencv != cv2.__version__:
+        raise LookupError(f"this worker's OpenCV is {cv2.__version__}, not {opencv}")
     if getattr(_of_thread, "model_sha256", None) != model_sha256:
         with _load_lock:
             cv2.setNumThreads(1)
@@ -136,11 +138,12 @@ class Cluster:
         """Compute on the cluster; identical tiles in flight at the same time are computed once."""
         content = np.ascontiguousarray(tile)
         digest = hashlib.blake2b(content.data, digest_size=16)
-        digest.update(f"{content.shape} {self._model_sha256}".encode())
+        digest.update(f"{content.shape} {self._model_sha256} {cv2.__version__}".encode())
         future = self._client.submit(
             compute_tile,
             content,
             self._model_sha256,
+            cv2.__version__,
             # With a new key, a retry does not wait for the worker that did not respond.
             key=f"tile-{digest.hexdigest()}-{attempt}",
         )

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from skimage import data
@@ -160,7 +161,13 @@ def test_worker_with_another_model_computes_nothing(
     monkeypatch.setenv("SR_MODEL_PATH", str(other))
     digest = SuperResolution(lanes=1).model_sha256
     with pytest.raises(LookupError, match=digest):
-        dask_tiles.compute_tile(PICTURE[:64, :64], digest)
+        dask_tiles.compute_tile(PICTURE[:64, :64], digest, cv2.__version__)
+
+
+def test_worker_with_another_opencv_computes_nothing() -> None:
+    digest = SuperResolution(lanes=1).model_sha256
+    with pytest.raises(LookupError, match=r"not 0\.0\.1"):
+        dask_tiles.compute_tile(PICTURE[:64, :64], digest, "0.0.1")
 
 
 def test_strangers_are_refused(dask: DaskCluster, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from types import ModuleType
 import cv2
 import pytest
 from flask.testing import FlaskClient
+from PIL import _avif
 from werkzeug.datastructures import MultiDict
 
 from superres.errors import BadRequest
@@ -144,13 +145,20 @@ def test_no_two_different_results_share_a_name(
     assert len(names | {other.result_name(key)}) == len(chosen) + 1
 
 
-@pytest.mark.parametrize("library", [(cv2, "__version__"), (zlib, "ZLIB_RUNTIME_VERSION")])
+@pytest.mark.parametrize(
+    "library",
+    [
+        (cv2, "__version__", "0.0.1"),
+        (zlib, "ZLIB_RUNTIME_VERSION", "0.0.1"),
+        (_avif, "codec_versions", lambda: "aom 0.0.1"),
+    ],
+)
 def test_name_depends_on_the_versions_of_the_libraries(
-    runner: Runner, library: tuple[ModuleType, str], monkeypatch: pytest.MonkeyPatch
+    runner: Runner, library: tuple[ModuleType, str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = runner.result_name("0" * 64)
     assert runner.result_name("0" * 64) == before
-    monkeypatch.setattr(*library, "0.0.1")
+    monkeypatch.setattr(*library)
     assert runner.result_name("0" * 64) != before
 
 
