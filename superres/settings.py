@@ -78,7 +78,8 @@ class Settings:
     database_url: str = setting(
         "",
         parse_database_url,
-        "postgresql://... for a jobs table that several machines share; empty: SQLite",
+        "postgresql://... for a jobs table that several machines share; empty: SQLite; needs the "
+        "extra postgres",
     )
     store_url: str = setting(
         "",

@@ -109,11 +109,9 @@ def test_wheel_serves_the_page_the_contract_and_results(
 def test_wheel_works_in_a_folder_that_was_removed(bin_dir: Path, folder: Path) -> None:
     script = 'mkdir gone && cd gone && rmdir ../gone && exec "$0" enhance - -o - --local'
     with (folder / "photo.png").open("rb") as picture:
-        command = ["bash", "-c", script, bin_dir / "superres"]
-        done = subprocess.run(
-            command, cwd=folder, stdin=picture, stdout=subprocess.PIPE, check=True
-        )
-    assert done.stdout.startswith(b"\x89PNG")
+        command = ["bash", "-c", script, str(bin_dir / "superres")]
+        result = subprocess.check_output(command, cwd=folder, stdin=picture, timeout=WAIT_SECONDS)
+    assert result.startswith(b"\x89PNG")
 
 
 def test_wheel_has_no_module_whose_name_others_have(bin_dir: Path) -> None:

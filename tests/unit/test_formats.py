@@ -1,4 +1,4 @@
-"""What cannot import `formats` agrees with it: the page, the contract."""
+"""What cannot import `formats` and `options` agrees with them: page, client, contract, command."""
 
 import re
 from collections.abc import Iterator
@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
+from superres.cli.enhance import enhance
 from superres.images.formats import FORMATS, find_format
-from superres.images.options import MAX_QUALITY
+from superres.images.options import MAX_QUALITY, OPTION_NAMES
 from superres.store.result_name import NAME_PATTERN
 from superres.web.api_docs import CONTRACT_PATH
 from superres.web.web_pages import PAGE_DIR
@@ -35,6 +36,25 @@ def test_page_names_files_by_their_endings() -> None:
     found = re.findall(r'format === "(\w+)" \? "(\w+)" : format', script)
     assert found
     assert set(found) == set(renamed.items())
+
+
+def test_client_takes_every_format() -> None:
+    (choices,) = re.findall(r"format\?: (.*);", (PAGE_DIR / "client.d.ts").read_text())
+    assert re.findall(r'"(\w+)"', choices) == NAMES
+
+
+def test_client_contract_and_command_take_every_option(contract: dict[str, Any]) -> None:
+    (sent,) = re.findall(r"OPTION_NAMES = \[(.*)\]", (PAGE_DIR / "client.js").read_text())
+    assert set(re.findall(r'"(\w+)"', sent)) == set(OPTION_NAMES)
+    declared = re.findall(r"^  (\w+)\?: ", (PAGE_DIR / "client.d.ts").read_text(), re.MULTILINE)
+    upload = contract["paths"]["/api/enhance"]["post"]
+    form = upload["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
+    for where in (declared, contract["components"]["parameters"], form):
+        assert set(OPTION_NAMES) <= set(where)
+    for operation in (upload, contract["paths"]["/api/result"]["get"]):
+        references = {each.get("$ref", "").rpartition("/")[2] for each in operation["parameters"]}
+        assert set(OPTION_NAMES) <= references
+    assert set(OPTION_NAMES) <= {each.name for each in enhance.params}
 
 
 def test_contract_takes_every_name_and_ending(contract: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+from superres import __version__
 from superres.errors import ClientLeft, ServiceError
 from superres.images.formats import AVIF, JPEG, WEBP
 from superres.paths import PROJECT_DIR
@@ -39,6 +40,13 @@ def test_table_of_errors_has_every_code_that_a_client_may_read() -> None:
     listed = set(re.findall(r"`(\w+)`", (DOCS / "http.md").read_text()))
     # Nobody receives that one.
     assert codes_of(ServiceError) - listed == {ClientLeft.code}
+
+
+def test_contract_and_manifest_name_the_version() -> None:
+    contract = (PROJECT_DIR / "superres/web/openapi.yaml").read_text()
+    assert f"\n  version: {__version__}\n" in contract
+    manifest = (PROJECT_DIR / "deploy/kubernetes.yaml").read_text()
+    assert set(re.findall(r"image: .*/super-resolution:(\S+)", manifest)) == {__version__}
 
 
 def test_links_lead_somewhere() -> None:
