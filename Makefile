@@ -21,7 +21,7 @@ define install_locked
 endef
 
 .PHONY: run run-fast install lock check test lint format stock-model bench bench-tiles bench-memory bench-jobs \
-	bench-encoders bench-fidelity bench-sandbox fuzz faults soak cluster audit audit-packages clean
+	bench-encoders bench-fidelity bench-sandbox fuzz faults hostile soak cluster audit audit-packages clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run-installed

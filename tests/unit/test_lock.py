@@ -63,3 +63,10 @@ def test_one_version_of_uv_reads_the_lock_everywhere() -> None:
     for file in ("Makefile", "Containerfile"):
         found = re.findall(r"uv==[\d.]+", (PROJECT_DIR / file).read_text())
         assert set(found) == {pinned}, file
+
+
+def test_pre_commit_runs_the_locked_ruff() -> None:
+    lock = tomllib.loads((PROJECT_DIR / "uv.lock").read_text())
+    (locked,) = (each["version"] for each in lock["package"] if each["name"] == "ruff")
+    pinned = re.findall(r"ruff==([\d.]+)", (PROJECT_DIR / ".pre-commit-config.yaml").read_text())
+    assert set(pinned) == {locked}
