@@ -1,6 +1,7 @@
 """Parsers for settings: each function reads one kind of value, or says what it must be."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -107,14 +108,6 @@ def parse_scheduler(text: str) -> str:
     return address
 
 
-def parse_log_format(text: str) -> str:
-    """Read the format of the log."""
-    choice = text.strip().lower()
-    if choice not in {"human", "json"}:
-        raise ValueError("must be human or json")
-    return choice
-
-
 def parse_rate(text: str) -> RateLimitItem:
     """Read a rate, such as `60/minute`."""
     rates = limits.parse_many(text.strip())
@@ -123,17 +116,13 @@ def parse_rate(text: str) -> RateLimitItem:
     return rates[0]
 
 
-def parse_keep_metadata(text: str) -> str:
-    """Read which metadata is kept."""
-    choice = text.strip().lower()
-    if choice not in {"all", "safe", "none"}:
-        raise ValueError("must be all, safe or none")
-    return choice
+def one_of(*choices: str) -> Callable[[str], str]:
+    """Return the parser of a setting that is one of some words."""
 
+    def parse(text: str) -> str:
+        choice = text.strip().lower()
+        if choice not in choices:
+            raise ValueError(f"must be {', '.join(choices[:-1])} or {choices[-1]}")
+        return choice
 
-def parse_engine(text: str) -> str:
-    """Read the name of an engine."""
-    engine = text.strip().lower()
-    if engine not in {"opencv", "openvino"}:
-        raise ValueError("must be opencv or openvino")
-    return engine
+    return parse

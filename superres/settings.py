@@ -13,12 +13,10 @@ from superres.errors import ConfigError
 from superres.origins import parse_origins
 from superres.paths import DEFAULT_DATA_DIR, EMBEDDED_MODEL_PATH
 from superres.setting_parsers import (
+    one_of,
     parse_boolean,
     parse_database_url,
-    parse_engine,
     parse_hosts,
-    parse_keep_metadata,
-    parse_log_format,
     parse_model_path,
     parse_non_negative,
     parse_path,
@@ -57,7 +55,7 @@ class Settings:
     )
     engine: str = setting(
         "opencv",
-        parse_engine,
+        one_of("opencv", "openvino"),
         "opencv, or openvino: several times faster on processors with VNNI or AMX, for the "
         "embedded model only; needs the extra openvino",
     )
@@ -119,7 +117,7 @@ class Settings:
     )
     keep_metadata: str = setting(
         "safe",
-        parse_keep_metadata,
+        one_of("all", "safe", "none"),
         "EXIF in results: all; safe: author, camera and exposure, no location; none",
     )
     max_upload_bytes: int = setting(16 * 1024**2, parse_positive, "largest accepted file")
@@ -183,7 +181,7 @@ class Settings:
         "host names by which browsers may reach the service, besides that of SR_PUBLIC_URL, IP "
         "addresses and localhost; .sr.example: its subdomains too; both empty: local names",
     )
-    log_format: str = setting("human", parse_log_format, "human or json")
+    log_format: str = setting("human", one_of("human", "json"), "human or json")
     trusted_proxies: int = setting(
         0, parse_non_negative, "number of proxies in front whose X-Forwarded-* headers are trusted"
     )

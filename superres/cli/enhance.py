@@ -29,7 +29,9 @@ from superres.images.options import MAX_QUALITY, MODEL_SCALE, SCALES, Options, r
 
 STREAM = Path("-")
 DEFAULT_URL = "http://localhost:7860"
-FORMAT_NAMES = list(dict.fromkeys(sum(((each.name, each.ending) for each in FORMATS.values()), ())))
+FORMAT_NAMES = list(
+    dict.fromkeys(name for each in FORMATS.values() for name in (each.name, each.ending))
+)
 QUALITIES = ", ".join(
     f"{each.default_quality} for {each.name}" for each in FORMATS.values() if each.default_quality
 )

@@ -68,8 +68,8 @@ def run(bin_dir: Path, folder: Path, *arguments: str, **options: object) -> byte
 @pytest.fixture
 def service(bin_dir: Path, folder: Path) -> Iterator[Service]:
     command = (str(bin_dir / "superres"), "serve")
-    # Empty is not set: data go where they go by default.
     log = folder.parent / "log"
+    # Empty is not set: data go where they go by default.
     with run_service(log, command, folder, cache_dir="", state_dir="") as running:
         yield running
 
