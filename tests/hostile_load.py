@@ -9,6 +9,7 @@ Prints the responses for each file, and how long honest clients waited without a
 """
 
 import argparse
+import multiprocessing
 import os
 import select
 import sys
@@ -22,6 +23,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import httpx
@@ -29,6 +31,7 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
+from superres.sandbox.sandbox_helper import CHILDREN_READY
 from testkit.hostile import FILES, salt
 from testkit.memory_cgroup import MemoryCgroup, make_memory_cgroup
 from testkit.pictures import encode
@@ -234,22 +237,48 @@ class Honest:
         """Close the connections."""
         self._client.close()
 
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Run clients of all kinds until the block ends."""
-        self._over.clear()
+    def work(self, is_over: Connection) -> None:
+        """Run clients of all kinds until something can be received."""
         kinds = [("new", 0.3), ("new", 0.3), ("job", 0.5), ("hit", 0.2), ("health", 0.05)]
         with ThreadPoolExecutor(len(kinds)) as pool:
             sent = [
                 pool.submit(self._repeat, kind, pause, number)
                 for number, (kind, pause) in enumerate(kinds)
             ]
+            is_over.poll(None)
+            self._over.set()
+        for each in sent:
+            each.result()
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Run clients of all kinds until the block ends.
+
+        They have their own process: in the attacker's, they would wait for its interpreter lock.
+        """
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=work_apart, args=(self.url, self.seed, theirs))
+        process.start()
+        theirs.close()
+        with ours:
+            ours.recv()
             try:
                 yield
             finally:
-                self._over.set()
-        for each in sent:
-            each.result()
+                ours.send("over")
+                seconds, self.failures = ours.recv()
+                self.seconds.update(seconds)
+                process.join()
+
+
+def work_apart(url: str, seed: int, parent: Connection) -> None:
+    """Run honest clients while the parent process wants them; send what they found."""
+    honest = Honest(url, seed)
+    with closing(honest):
+        parent.send("ready")
+        honest.work(parent)
+    parent.send((dict(honest.seconds), honest.failures))
 
 
 class Attack:
@@ -354,7 +383,7 @@ def wait_until_idle(watch: Watch) -> None:
 
     def has_no_children() -> bool:
         helpers = children_of(watch.worker)
-        return len(helpers) == 1 and len(children_of(helpers[0])) == 1
+        return len(helpers) == 1 and len(children_of(helpers[0])) == CHILDREN_READY
 
     wait_until(is_idle, "images are still in progress")
     wait_until(has_no_children, "sandboxed processes are left")

@@ -26,12 +26,14 @@ CANCEL_POLL_SECONDS = 0.1
 # The longest wait for a child that neither works nor ends: this, plus its CPU limit times a factor.
 PATIENCE_SECONDS, PATIENCE_FACTOR = 60, 20
 HELPER_TRIES = 3
-# Otherwise numpy would start a thread per CPU, glibc create a heap per thread, and OpenCV print
-# what its readers find wrong, which the errors already say.
+# Otherwise numpy would start a thread per CPU, glibc create a heap per thread and take pages one by
+# one (2 ms of encoding a JPEG of 1536x1536), and OpenCV print what its readers find wrong, which
+# the errors already say.
 ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "1",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     "OPENCV_LOG_LEVEL": "OFF",
 }
 

@@ -1,14 +1,14 @@
-"""The helper process: keeps a sandboxed child ready for each image.
+"""The helper process: keeps sandboxed children ready for each image.
 
     python -m superres.sandbox.sandbox_helper DESCRIPTOR
 
 It is executed, not forked from the service, so that no child inherits the service's threads and
-images; it has one thread and imports only decoders and encoders. One child is forked ahead, so
-that an image does not wait the 4 ms that a fork takes. A request on its socket is one message with
-file descriptors: the child's end of a socket pair, the child's standard error, and what the task
-needs (`sandbox_tasks`). When the other end of the pair closes, the child is killed; when a child
-ends, its exit status is sent there. A child that takes long gets a lower priority than the lanes.
-When the service ends, so does the helper.
+images; it has one thread and imports only decoders and encoders. Two children are forked ahead, so
+that an image does not wait the 5 ms until a child is ready. A request on its socket is one message
+with file descriptors: the child's end of a socket pair, the child's standard error, and what the
+task needs (`sandbox_tasks`). When the other end of the pair closes, the child is killed; when a
+child ends, its exit status is sent there. A child that takes long gets a lower priority than the
+lanes. When the service ends, so does the helper.
 """
 
 import gc
@@ -25,10 +25,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from superres.sandbox.confinement import Confinement, SystemCallFilter, end_with_parent
-from superres.sandbox.sandbox_tasks import perform, warm_up
+from superres.sandbox.sandbox_tasks import perform, rehearse, warm_up
 
 MAX_MESSAGE_BYTES = 64 * 1024
 MAX_DESCRIPTORS = 8
+# An image is decoded right after its header check, sooner than a child can be forked.
+CHILDREN_READY = 2
 STANDARD_ERROR = 2
 # Checking a header, or decoding or encoding a small image, takes less CPU time. A child that takes
 # more gets about a third of a lane's share from then on (`lanes.LANE_NICENESS`): at a niceness of 0
@@ -81,7 +83,7 @@ class Helper:
         self._ended: dict[int, tuple[int, socket.socket]] = {}
         self._given_up: dict[int, int] = {}
         self._urgent: set[int] = set()
-        self._next_child = self._fork()
+        self._ready = [self._fork() for _ in range(CHILDREN_READY)]
 
     def run(self) -> None:
         """Serve until the service closes its end."""
@@ -116,8 +118,8 @@ class Helper:
         return process, ours
 
     def _start(self, message: bytes, descriptors: list[int]) -> None:
-        """Give a task to the child that is ready, and fork the next one."""
-        process, orders = self._next_child
+        """Give a task to the child that has waited longest, and fork another."""
+        process, orders = self._ready.pop(0)
         connection = socket.socket(fileno=descriptors[0])
         if not hand_over(orders, message, descriptors):
             # The OOM killer may also take a child that is only waiting: replace it.
@@ -133,7 +135,7 @@ class Helper:
         self._poll.register(watched, select.POLLIN)
         # POLLHUP is always reported, and nothing else is needed.
         self._poll.register(connection, 0)
-        self._next_child = self._fork()
+        self._ready.append(self._fork())
 
     def _be_child(self, orders: socket.socket) -> NoReturn:
         """Do one task and exit."""
@@ -144,6 +146,7 @@ class Helper:
                 os.close(inherited)
             own_status = os.open("/proc/self/status", os.O_RDONLY)  # later, no file can be opened
             confinement = Confinement(self._system_calls)
+            rehearse()
             message, descriptors, _, _ = socket.recv_fds(orders, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS)
             if message:
                 end, standard_error, *others = descriptors

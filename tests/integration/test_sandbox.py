@@ -28,6 +28,7 @@ from superres.sandbox.picture_transfer import (
     write_picture,
 )
 from superres.sandbox.sandbox import Sandbox
+from superres.sandbox.sandbox_helper import CHILDREN_READY
 from superres.service.runner import Runner
 from superres.service.sandboxed_codec import SandboxedCodec, open_descriptor, share_picture
 from superres.service.upload import SPOOL_BYTES
@@ -210,15 +211,15 @@ def children_of(process: int) -> list[int]:
     return [int(child) for child in path.read_text().split()]
 
 
-def wait_for_idle_child(helper: int) -> int:
-    """Wait until only the child that waits for a task is left; return it."""
+def wait_for_idle_children(helper: int) -> list[int]:
+    """Wait until only the children that wait for a task are left; return them, oldest first."""
     deadline = time.monotonic() + 30
     former: list[int] = []
-    while len(children := children_of(helper)) != 1 or children != former:
+    while len(children := children_of(helper)) != CHILDREN_READY or children != former:
         assert time.monotonic() < deadline
         former = children
         time.sleep(0.2)
-    return children[0]
+    return children
 
 
 def test_child_is_killed_when_nobody_waits_any_more(codec: SandboxedCodec) -> None:
@@ -229,7 +230,7 @@ def test_child_is_killed_when_nobody_waits_any_more(codec: SandboxedCodec) -> No
     with pytest.raises(ClientLeft):
         encode(codec, picture, Options("webp"), left.is_set)
     assert codec.sandbox.helper_pid is not None
-    wait_for_idle_child(codec.sandbox.helper_pid)
+    wait_for_idle_children(codec.sandbox.helper_pid)
 
 
 def test_helper_ends_with_its_service(upload: BytesIO) -> None:
@@ -250,12 +251,12 @@ sys.stdin.read()
     assert service.stdout is not None
     assert service.stdin is not None
     helper = int(service.stdout.readline())
-    child = wait_for_idle_child(helper)
+    children = wait_for_idle_children(helper)
     service.kill()
     service.wait()
     service.stdout.close()
     service.stdin.close()
-    for process in (helper, child):
+    for process in (helper, *children):
         deadline = time.monotonic() + 30
         while Path(f"/proc/{process}").exists() and is_running(process):
             assert time.monotonic() < deadline
@@ -274,10 +275,10 @@ def test_idle_child_that_was_killed_is_replaced(upload: BytesIO) -> None:
     expected = codec.read_header(upload, MAX_PIXELS)
     helper = codec.sandbox.helper_pid
     assert helper is not None
-    idle = wait_for_idle_child(helper)
-    os.kill(idle, signal.SIGKILL)
-    while is_running(idle):
-        time.sleep(0.01)
+    for idle in wait_for_idle_children(helper):
+        os.kill(idle, signal.SIGKILL)
+        while is_running(idle):
+            time.sleep(0.01)
     assert codec.read_header(upload, MAX_PIXELS) == expected
     assert (codec.sandbox.helper_pid, codec.deaths) == (helper, 0)
     codec.sandbox.close()
@@ -288,12 +289,12 @@ def test_child_that_is_killed_at_work_can_be_tried_again(codec: SandboxedCodec) 
     noise = np.random.default_rng(0).integers(0, 256, (2500, 2500, 3), np.uint8)
     helper = codec.sandbox.helper_pid
     assert helper is not None
-    idle = wait_for_idle_child(helper)
+    idle = wait_for_idle_children(helper)
 
     def kill_when_at_work() -> None:
-        while children_of(helper) == [idle]:
+        while children_of(helper) == idle:
             time.sleep(0.01)
-        os.kill(idle, signal.SIGKILL)
+        os.kill(idle[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill_when_at_work)
     killer.start()
@@ -323,8 +324,8 @@ def test_no_stream_of_the_service_is_handed_down(codec: SandboxedCodec, upload: 
     codec.read_header(upload, MAX_PIXELS)
     helper = codec.sandbox.helper_pid
     assert helper
-    # Of the children, the idle one stays; the one that has replied may end meanwhile.
-    for process in (helper, wait_for_idle_child(helper)):
+    # Of the children, the idle ones stay; the one that has replied may end meanwhile.
+    for process in (helper, *wait_for_idle_children(helper)):
         for stream in (0, 1):
             assert Path(f"/proc/{process}/fd/{stream}").readlink() == Path(os.devnull)
 
