@@ -7,13 +7,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from superres.paths import PROJECT_DIR
+from testkit.fakes import write_small_model
 
 MOUNTS = Path("/proc/self/mountinfo")
 GUNICORN = (sys.executable, "-m", "gunicorn", "app:app")
@@ -170,6 +172,14 @@ def run_service(
             except subprocess.TimeoutExpired:
                 service.process.kill()
                 service.process.wait()
+
+
+def run_light_service(
+    folder: Path, command: Sequence[str] = GUNICORN, **settings: Any
+) -> AbstractContextManager[Service]:
+    """Run the service with a small model, for tests of what does not depend on the model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return run_service(folder, command, **{"model_path": write_small_model(folder)} | settings)
 
 
 def wait_until_ready(service: Service) -> None:

@@ -20,7 +20,7 @@ def draw(image_format: str, side: int) -> bytes:
 PICTURES = [
     *(draw(image_format, 20) for image_format in ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "AVIF")),
     draw("PNG", 60),
-    draw("PNG", 60)[:200],
+    *(draw(image_format, 60)[:200] for image_format in ("PNG", "JPEG", "AVIF")),
     b"no picture",
     b"",
 ]

@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
@@ -143,6 +143,7 @@ class Client:
 
 
 Fault = Callable[[Client, float], None]
+RunService = Callable[..., AbstractContextManager[Service]]
 
 
 def full_disk(client: Client, scale: float) -> None:
@@ -340,7 +341,7 @@ MOST_THREADS = 300
 
 
 @contextmanager
-def run_for(fault: Fault, folder: Path) -> Iterator[Service]:
+def run_for(fault: Fault, folder: Path, run: RunService) -> Iterator[Service]:
     """Run a service for a fault."""
     command: tuple[str, ...] = GUNICORN
     settings: dict[str, object] = {}
@@ -359,7 +360,7 @@ def run_for(fault: Fault, folder: Path) -> Iterator[Service]:
         command = ("env", *fake, *how, sys.executable, "-c", SERVE, "app:app")
     if fault is largest_uploads:
         settings |= {"max_queue_pixels": 10**9, "max_sync_seconds": TIMEOUT_SECONDS}
-    with places, run_service(folder, command, **settings) as service:  # type: ignore[arg-type]
+    with places, run(folder, command, **settings) as service:
         yield service
 
 
@@ -377,10 +378,12 @@ def settle(service: Service) -> State:
         state = now
 
 
-def try_fault(fault: Fault, folder: Path, scale: float) -> tuple[Client, State, State]:
+def try_fault(
+    fault: Fault, folder: Path, scale: float, run: RunService = run_service
+) -> tuple[Client, State, State]:
     """Inject a fault twice; return the client, and the state after each time."""
     folder.mkdir(parents=True, exist_ok=True)
-    with run_for(fault, folder) as service:
+    with run_for(fault, folder, run) as service:
         client = Client(service, seed=1)
         client.send(client.draw())
         fault(client, scale)

@@ -113,7 +113,7 @@ class Cluster:
         self.threads = 0
         self._trouble = ""
         self._local: queue.SimpleQueue[Network | None] = queue.SimpleQueue()
-        self.profile = choose_profile(self._model_sha256)
+        self.profile = choose_profile(model_path, self._model_sha256)
         for _ in range(choose_lanes(self.profile)):
             self._local.put(None)
         self._closed = threading.Event()

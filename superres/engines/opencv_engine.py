@@ -1,5 +1,6 @@
 """Runs the model in OpenCV, through `cv2.dnn_superres`: exact, on every processor."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,8 @@ from superres.paths import EMBEDDED_MODEL_PATH
 EMBEDDED_PROFILE = ModelProfile(
     "cv2.dnn", tile=128, halo=10, lane_bytes=90 * 1024**2, golden_tolerance=2
 )
+# A model with no more weights: its owner's training of this network, or a smaller one.
+LIGHT_PROFILE = replace(EMBEDDED_PROFILE, golden_tolerance=None)
 # Measured with OpenCV's stock EDSR_x3.pb: at most 2/255.
 OTHER_PROFILE = ModelProfile(
     "cv2.dnn", tile=96, halo=10, lane_bytes=1400 * 1024**2, golden_tolerance=None
@@ -31,10 +34,12 @@ def load_network(model_path: Path) -> Network:
     return lambda image: np.asarray(model.upsample(image), np.uint8)
 
 
-def choose_profile(model_sha256: str) -> ModelProfile:
+def choose_profile(model_path: Path, model_sha256: str) -> ModelProfile:
     """Return the constants of a model in OpenCV."""
-    embedded = model_sha256 == read_expected_sha256(EMBEDDED_MODEL_PATH)
-    return EMBEDDED_PROFILE if embedded else OTHER_PROFILE
+    if model_sha256 == read_expected_sha256(EMBEDDED_MODEL_PATH):
+        return EMBEDDED_PROFILE
+    is_light = model_path.stat().st_size <= EMBEDDED_MODEL_PATH.stat().st_size
+    return LIGHT_PROFILE if is_light else OTHER_PROFILE
 
 
 def make_opencv_engine(model_path: Path) -> Engine:
@@ -45,4 +50,4 @@ def make_opencv_engine(model_path: Path) -> Engine:
     ModelError
         The file is missing or damaged.
     """
-    return Engine(load_network, choose_profile(hash_model(model_path)))
+    return Engine(load_network, choose_profile(model_path, hash_model(model_path)))

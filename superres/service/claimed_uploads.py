@@ -14,7 +14,8 @@ from superres.store.doubts import Doubts
 from superres.store.result_cache import hash_file
 from superres.store.result_name import upload_key
 
-# A missing or damaged upload is retried after this; other jobs are computed meanwhile.
+# An upload that is missing, damaged or out of reach is retried after this; other jobs are computed
+# meanwhile.
 DOUBT_PAUSE_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
@@ -25,28 +26,31 @@ class Fetching:
     """A claimed job whose upload is being fetched."""
 
     name: str
+    pixels: int
     is_asynchronous: bool = True
     progress: Progress = field(default_factory=Progress)
 
 
 class ClaimedUploads:
-    """Opens the uploads of claimed jobs, one at a time.
+    """Opens the uploads of claimed jobs, on any thread.
 
     An upload that is missing or damaged may be available in a moment. It counts as lost only if
     that lasts for a minute.
 
     Attributes
     ----------
-    fetching : the job whose upload is being opened
+    fetching : the jobs whose uploads are being opened, by name
     """
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
         self._spool = resources.spool
         self._doubts = Doubts()
-        self.fetching: Fetching | None = None
+        self.fetching: dict[str, Fetching] = {}
 
-    def open(self, claim: Claim, options: Options) -> tuple[BinaryIO, ImageHeader]:
+    def open(
+        self, claim: Claim, options: Options, progress: Progress
+    ) -> tuple[BinaryIO, ImageHeader]:
         """Return the upload of a claim, and its header.
 
         Raises
@@ -56,9 +60,8 @@ class ClaimedUploads:
         OSError, StoreDown
             It cannot be read now.
         ServiceError
-            It is rejected, or nobody needs it.
+            It is rejected; JobCancelled if its result is already stored.
         """
-        fetching = self.fetching = Fetching(claim.name)
         file = None
         try:
             file = self._spool.open(claim.spool)
@@ -69,17 +72,11 @@ class ClaimedUploads:
             if hash_file(file) != upload_key(claim.name):
                 raise UploadLost("The upload is damaged.")
             self._doubts.end(claim.spool)
-            if fetching.progress.cancelled:
-                raise JobCancelled("It took too long; another process has taken over.")
-            return file, self._resources.read_header(
-                file, options, lambda: fetching.progress.cancelled
-            )
+            return file, self._resources.read_header(file, options, lambda: progress.cancelled)
         except BaseException:
             if file is not None:
                 file.close()
             raise
-        finally:
-            self.fetching = None
 
     def is_lost(self, spool: str) -> bool:
         """Tell whether an upload has been missing or damaged for long enough to count as lost."""

@@ -55,13 +55,7 @@ class JobExecutor(Protocol):
         """Free what is no longer needed; called every few seconds."""
 
     def run_claimed(self, claim: Claim) -> None:
-        """Start a claimed job.
-
-        Raises
-        ------
-        OSError, StoreDown
-            Its upload cannot be read now; the job is requeued.
-        """
+        """Start a claimed job."""
 
 
 class JobKeeper:

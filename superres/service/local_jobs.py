@@ -1,18 +1,20 @@
 """Runs this process's jobs: one for each result, however many requests wait for it."""
 
 import logging
+import os
 import threading
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 
 from superres import machine
-from superres.errors import JobCancelled, ServiceError, StoreDown, UploadLost
+from superres.engines.lanes import Progress
+from superres.errors import DatabaseDown, JobCancelled, ServiceError, StoreDown, UploadLost
 from superres.images.image_codec import ImageHeader
 from superres.images.options import Options, find_unknown
 from superres.jobs.job_records import Claim
 from superres.logs import current_request_id
-from superres.service.claimed_uploads import DOUBT_PAUSE_SECONDS, ClaimedUploads
+from superres.service.claimed_uploads import DOUBT_PAUSE_SECONDS, ClaimedUploads, Fetching
 from superres.service.job import Failed, Job, Outcome
 from superres.service.job_claims import JobClaims, describe
 from superres.service.job_keeper import OwnedJob
@@ -87,7 +89,8 @@ class LocalJobs:
             job = self._jobs.get((name, keep))
             is_new = job is None
             if job is None:
-                place = self._scheduler.admit(estimate_cost(header, options))
+                cost = estimate_cost(header, options, upload.size_bytes)
+                place = self._scheduler.admit(cost)
                 job = Job(name, upload.take_file(), header, options, place, keep)
                 self._jobs[name, keep] = job
                 job.waiters = 1
@@ -113,7 +116,8 @@ class LocalJobs:
     def stop(self) -> None:
         """Stop all jobs: the process is about to exit, and nobody waits for them any more."""
         with self._lock:
-            for job in self._jobs.values():
+            jobs: list[OwnedJob] = [*self._jobs.values(), *self._uploads.fetching.values()]
+            for job in jobs:
                 job.progress.cancelled = True
 
     def cancel(self, name: str) -> None:
@@ -144,52 +148,74 @@ class LocalJobs:
             return 0
         with self._lock:
             claimed = [job.place.pixels for job in self._jobs.values() if job.is_asynchronous]
+            claimed += [each.pixels for each in [*self._uploads.fetching.values()]]
         is_busy = len(claimed) >= JOBS_FOR_BUSY_LANES or self._resources.memory.is_contended
         return min(claimed) // 2 if claimed and is_busy else None
 
     def run_claimed(self, claim: Claim) -> None:
-        """Start a job that the keeper has claimed.
-
-        Raises
-        ------
-        OSError, StoreDown
-            Its upload cannot be read now; the job is requeued.
-        """
+        """Start a job that the keeper has claimed."""
         mine = self._under_own_name(claim)
         if mine is None:
             return
         claim, options = mine
+        if not self._adopt(claim):
+            fetching = self._uploads.fetching[claim.name] = Fetching(claim.name, claim.pixels)
+            # On its own thread: opening an upload may take seconds.
+            self._pool.submit(self._run_claimed, claim, options, fetching)
+
+    def _adopt(self, claim: Claim) -> bool:
+        """Give a claim to the job of a request that wants the same result, if there is one."""
         with self._lock:
             job = self._jobs.get((claim.name, True))
-            adopted = job is not None and not job.is_claimed and not job.progress.cancelled
-            if job is not None and adopted:
-                # A request wants the same result, and its job waits for this claim.
-                job.take_over_claim()
-        if adopted:
-            self._table.extend_interest(claim.name, self._max_sync_seconds)
-            return
+            if job is None or job.is_claimed or job.progress.cancelled:
+                return False
+            job.take_over_claim()
+        self._table.extend_interest(claim.name, self._max_sync_seconds)
+        return True
+
+    def _run_claimed(self, claim: Claim, options: Options, fetching: Fetching) -> None:
+        # Its request has ended, and was logged with this ID.
+        current_request_id.set(short_job_id(claim.name))
+        job = None
         try:
-            file, header = self._uploads.open(claim, options)
-        except StoreDown:
-            # A store that is down is not the job's fault, however often it is retried.
-            self._table.requeue(claim.name, counts=False)
-            raise
-        except OSError:
+            job = self._open(claim, options, fetching.progress)
+        except (DatabaseDown, OSError, StoreDown) as error:
+            logger.error("%s %s", error, error.__cause__ or "")
+        except Exception:
+            logger.exception("opening an upload failed")
+        finally:
+            # The job is known by now: at no time is the claim nobody's.
+            if self._uploads.fetching.get(claim.name) is fetching:
+                del self._uploads.fetching[claim.name]
+        if job is not None:
+            self._run(job)
+
+    def _open(self, claim: Claim, options: Options, progress: Progress) -> Job | None:
+        """Make a claimed job, unless its upload shows that there is nothing to compute."""
+        try:
+            file, header = self._uploads.open(claim, options, progress)
+        except (OSError, StoreDown):
+            # Not the job's fault, however often it is retried.
             self._table.requeue(claim.name, counts=False, pause_seconds=DOUBT_PAUSE_SECONDS)
             raise
         except UploadLost as error:
             self._doubt(claim, error)
-            return
+            return None
         except ServiceError as error:
-            problem = None if error.code == JobCancelled.code else describe(error)
-            self._spool.remove(self._table.finish(claim.name, problem))
-            return
-        place = self._scheduler.enter(estimate_cost(header, options))
-        job = Job(claim.name, file, header, options, place)
+            # A job that was cancelled is another process's, or is about to be released.
+            if not progress.cancelled:
+                problem = None if error.code == JobCancelled.code else describe(error)
+                self._spool.remove(self._table.finish(claim.name, problem))
+            return None
+        if progress.cancelled or self._adopt(claim):
+            file.close()
+            return None
+        cost = estimate_cost(header, options, file.seek(0, os.SEEK_END))
+        job = Job(claim.name, file, header, options, self._scheduler.enter(cost))
         job.take_over_claim()
         with self._lock:
             self._jobs[job.name, True] = job
-        self._pool.submit(self._run_claimed, job)
+        return job
 
     def _doubt(self, claim: Claim, error: UploadLost) -> None:
         """Fail a job whose upload has been lost for long; otherwise requeue it."""
@@ -214,26 +240,19 @@ class LocalJobs:
         mine = claim if name == claim.name else self._table.rename(claim, name)
         return (mine, options) if mine else None
 
-    def _run_claimed(self, job: Job) -> None:
-        # Its request has ended, and was logged with this ID.
-        current_request_id.set(short_job_id(job.name))
-        self._run(job)
-
     def claimed(self) -> list[OwnedJob]:
         """Return this process's jobs that are claimed in the table."""
         with self._lock:
             jobs: list[OwnedJob] = [
                 job for job in self._jobs.values() if job.is_claimed and job.outcome is None
             ]
-        fetching = self._uploads.fetching
-        return jobs if fetching is None else [*jobs, fetching]
+        return [*jobs, *self._uploads.fetching.values()]
 
     def names(self) -> Collection[str]:
         """Return the names of all of this process's jobs, claimed or about to be."""
         with self._lock:
             names = {name for name, keep in self._jobs if keep}
-        fetching = self._uploads.fetching
-        return names if fetching is None else {*names, fetching.name}
+        return {*names, *self._uploads.fetching}
 
     def regain(self, owned: OwnedJob) -> None:
         """Handle a job that, according to the table, this process no longer owns.

@@ -192,7 +192,7 @@ class Runner:
         joined = self._local_jobs.join(name, keep)
         if joined is not None:
             return joined, None
-        reservation = charge.reserve(estimate_cost(header, options))
+        reservation = charge.reserve(estimate_cost(header, options, upload.size_bytes))
         is_new = False
         try:
             job, is_new = self._local_jobs.start(name, upload, header, options, keep)

@@ -50,7 +50,7 @@ class Submissions:
             self._resources.model_loader.refuse_unsound()
             header = self._resources.read_header(upload.file, options, has_left)
             name = self._resources.result_name(upload.key, options)
-            cost = estimate_cost(header, options)
+            cost = estimate_cost(header, options, upload.size_bytes)
             backlog = self._table.backlog(name)
             self._resources.spool_hold.check()
 

@@ -1,5 +1,6 @@
 """An uploaded image file on its way through the service."""
 
+import os
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -22,6 +23,11 @@ class Upload:
     key: str
     stem: str
     _is_taken: bool = field(default=False, init=False)
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the file."""
+        return self.file.seek(0, os.SEEK_END)
 
     def take_file(self) -> BinaryIO:
         """Hand the file over to the caller, who must close it."""

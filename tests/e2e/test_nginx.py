@@ -23,7 +23,7 @@ from PIL import Image
 from superres.paths import PROJECT_DIR
 from superres.web.job_routes import MAX_LONG_POLL_SECONDS
 from testkit.pictures import encode
-from testkit.service import Service, find_free_port, run_service
+from testkit.service import Service, find_free_port, run_light_service
 from tests.e2e.nginx import HOST, Nginx, run_nginx
 
 LISTED = "https://a.example"
@@ -32,7 +32,9 @@ LISTED = "https://a.example"
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
-    with run_service(folder, trusted_proxies=1, cors_origins=LISTED, trusted_hosts=HOST) as running:
+    with run_light_service(
+        folder, trusted_proxies=1, cors_origins=LISTED, trusted_hosts=HOST
+    ) as running:
         yield running
 
 
@@ -412,7 +414,7 @@ def test_service_that_does_not_answer_in_time_is_504(tmp_path: Path) -> None:
 def test_machine_that_is_frozen_is_passed_over(tmp_path: Path) -> None:
     with (
         socket.create_server(("127.0.0.1", 0), backlog=64) as frozen,
-        run_service(tmp_path / "service", trusted_proxies=1, trusted_hosts=HOST) as service,
+        run_light_service(tmp_path / "service", trusted_proxies=1, trusted_hosts=HOST) as service,
         run_nginx(
             tmp_path / "nginx",
             frozen.getsockname()[1],
@@ -436,7 +438,7 @@ def test_who_asks_a_machine_that_is_frozen_has_time_for_the_next_one() -> None:
 
 def test_503_of_the_service_passes_through_with_its_own_words(tmp_path: Path) -> None:
     with (
-        run_service(
+        run_light_service(
             tmp_path / "service", trusted_proxies=1, trusted_hosts=HOST, max_queue_pixels=100
         ) as service,
         run_nginx(
@@ -488,18 +490,18 @@ def test_restart_under_load_loses_no_request(tmp_path: Path) -> None:
         nginx.client() as client,
         ThreadPoolExecutor(8) as pool,
     ):
-        with run_service(tmp_path / "first", listener=listener, trusted_proxies=1):
+        with run_light_service(tmp_path / "first", listener=listener, trusted_proxies=1):
             sent = [pool.submit(upload, client, number % 4) for number in range(200)]
             sent[50].result()
         assert not sent[-1].done()
-        with run_service(tmp_path / "second", listener=listener, trusted_proxies=1):
+        with run_light_service(tmp_path / "second", listener=listener, trusted_proxies=1):
             assert {future.result().status_code for future in sent} == {200}
 
 
 @pytest.mark.parametrize("who", ["gunicorn", "nginx"])
 def test_graceful_reload_under_load_loses_no_request(tmp_path: Path, who: str) -> None:
     with (
-        run_service(tmp_path / "service", trusted_proxies=1) as service,
+        run_light_service(tmp_path / "service", trusted_proxies=1) as service,
         run_nginx(
             tmp_path / "nginx", int(service.url.rsplit(":", 1)[1]), rate="100000r/s"
         ) as nginx,

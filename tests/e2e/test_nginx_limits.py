@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from testkit.pictures import encode
-from testkit.service import Service, run_service
+from testkit.service import Service, run_light_service
 from tests.e2e.nginx import HOST, Nginx, run_nginx
 
 LISTED = "https://a.example"
@@ -28,7 +28,9 @@ STATUS_PATTERN = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
-    with run_service(folder, trusted_proxies=1, trusted_hosts=HOST, cors_origins=LISTED) as running:
+    with run_light_service(
+        folder, trusted_proxies=1, trusted_hosts=HOST, cors_origins=LISTED
+    ) as running:
         yield running
 
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from testkit.pictures import encode
-from testkit.service import Service, run_service
+from testkit.service import Service, run_light_service
 
 ANSWER_SECONDS = 20
 MAX_UPLOAD_BYTES = 100_000
@@ -210,7 +210,7 @@ CASES = [
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
-    with run_service(
+    with run_light_service(
         folder, max_upload_bytes=MAX_UPLOAD_BYTES, cors_origins="https://a.example"
     ) as running:
         yield running

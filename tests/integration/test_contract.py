@@ -16,7 +16,7 @@ from superres import __version__
 from superres.paths import PROJECT_DIR
 from superres.web.api_docs import CONTRACT_PATH
 from superres.web.api_keys import hash_key, make_key
-from testkit.service import Service, run_service
+from testkit.service import Service, run_light_service
 from tests.api_page import render
 from tests.contract_hooks import PICTURES
 
@@ -29,7 +29,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
     keys = folder / "keys"
     keys.write_text(f"anna:{hash_key(KEY)}\n")
-    with run_service(
+    with run_light_service(
         folder, api_keys_file=keys, rate_limit_requests="100000/minute", max_sync_seconds=20
     ) as running:
         yield running

@@ -15,7 +15,7 @@ from PIL import Image
 from superres.paths import PROJECT_DIR
 from superres.store.result_cache import ResultCache, ResultInfo
 from testkit.pictures import encode
-from testkit.service import Service, cache_on_tmpfs, run_service
+from testkit.service import Service, cache_on_tmpfs, run_light_service
 from testkit.waiting import wait_until
 
 # Writes results forever, under the same name, so that each write also races a reader.
@@ -67,7 +67,7 @@ def test_writer_killed_at_any_moment_leaves_a_whole_result_or_none(tmp_path: Pat
 
 def test_restarted_service_removes_leftovers_and_serves_what_is_whole(tmp_path: Path) -> None:
     cache_dir = tmp_path / "cache"
-    with run_service(tmp_path) as service:
+    with run_light_service(tmp_path) as service:
         assert_is_result(upload(service, 40), 40)
         assert_is_result(upload(service, 80), 80)
         os.kill(service.worker_pid, signal.SIGKILL)
@@ -76,7 +76,7 @@ def test_restarted_service_removes_leftovers_and_serves_what_is_whole(tmp_path: 
     leftover = cache_dir / ".writing-abc"
     leftover.write_bytes(b"half a picture")
     os.utime(leftover, (0, 0))
-    with run_service(tmp_path) as service:
+    with run_light_service(tmp_path) as service:
         wait_until(lambda: not leftover.exists())
         url = f"{service.url}/cache/{first.name}"
         assert httpx.get(url).status_code == 404
@@ -90,7 +90,7 @@ def test_restarted_service_removes_leftovers_and_serves_what_is_whole(tmp_path: 
 
 
 def test_killed_worker_is_replaced(tmp_path: Path) -> None:
-    with run_service(tmp_path) as service:
+    with run_light_service(tmp_path) as service:
         os.kill(service.worker_pid, signal.SIGKILL)
         deadline = time.monotonic() + 30
         while True:
@@ -106,7 +106,7 @@ def test_killed_worker_is_replaced(tmp_path: Path) -> None:
 def test_result_is_delivered_where_it_cannot_be_stored(tmp_path: Path, mount_options: str) -> None:
     with (
         cache_on_tmpfs(tmp_path, mount_options) as command,
-        run_service(tmp_path, command, cache_min_free_mb=0) as service,
+        run_light_service(tmp_path, command, cache_min_free_mb=0) as service,
     ):
         picture = encode(Image.effect_noise((60, 60), 90), "PNG")
         for _ in range(2):
@@ -123,7 +123,7 @@ def test_result_is_delivered_where_it_cannot_be_stored(tmp_path: Path, mount_opt
 
 
 def test_cache_folder_removed_under_the_running_service_is_made_again(tmp_path: Path) -> None:
-    with run_service(tmp_path) as service:
+    with run_light_service(tmp_path) as service:
         upload(service, 10)
         for path in (tmp_path / "cache").iterdir():
             path.unlink()

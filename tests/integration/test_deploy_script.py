@@ -8,7 +8,7 @@ import pytest
 
 from superres.paths import EMBEDDED_MODEL_PATH, PROJECT_DIR
 from superres.web.api_keys import hash_key, make_key
-from testkit.service import find_free_port, run_service
+from testkit.service import find_free_port, run_light_service
 
 
 def run_script(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -23,7 +23,7 @@ def run_script(*arguments: str, **environment: str) -> subprocess.CompletedProce
 
 
 def test_script_passes_a_development_service(tmp_path: Path) -> None:
-    with run_service(tmp_path) as service:
+    with run_light_service(tmp_path) as service:
         done = run_script(service.url)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "FAIL" not in done.stdout
@@ -33,7 +33,7 @@ def test_script_passes_a_development_service(tmp_path: Path) -> None:
 
 def test_script_tells_an_allowed_origin_from_a_refused_one(tmp_path: Path) -> None:
     picture = EMBEDDED_MODEL_PATH.with_name("golden_input.png")
-    with run_service(tmp_path, cors_origins="https://a.example") as service:
+    with run_light_service(tmp_path, cors_origins="https://a.example") as service:
         allowed = run_script(f"{service.url}/", "https://a.example", str(picture))
         refused = run_script(service.url, "https://b.example", str(picture))
     assert allowed.returncode == 0, allowed.stdout + allowed.stderr
@@ -47,7 +47,7 @@ def test_script_tells_an_allowed_origin_from_a_refused_one(tmp_path: Path) -> No
 def test_script_takes_an_api_key(tmp_path: Path) -> None:
     key = make_key()
     (tmp_path / "keys").write_text(f"operator:{hash_key(key)}\n")
-    with run_service(tmp_path, api_keys_file=tmp_path / "keys") as service:
+    with run_light_service(tmp_path, api_keys_file=tmp_path / "keys") as service:
         refused = run_script(service.url)
         done = run_script(service.url, SR_API_KEY=key)
     assert refused.returncode == 1

@@ -8,7 +8,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from testkit.service import run_service
+from testkit.service import run_light_service
 from testkit.waiting import wait_until
 
 MEGABYTE = 1024**2
@@ -43,7 +43,7 @@ def size_on_disk(folder: Path) -> int:
 
 def test_uploads_of_jobs_stay_within_their_room_and_others_go_on(tmp_path: Path) -> None:
     with (
-        run_service(tmp_path, spool_max_mb=16, trusted_proxies=1) as service,
+        run_light_service(tmp_path, spool_max_mb=16, trusted_proxies=1) as service,
         httpx.Client(base_url=service.url, timeout=120) as client,
     ):
 
@@ -92,14 +92,14 @@ def wait_until_empty(folder: Path) -> None:
 
 def test_use_pins_no_results_beyond_the_limit(tmp_path: Path) -> None:
     with (
-        run_service(tmp_path, cache_max_mb=1) as service,
+        run_light_service(tmp_path, cache_max_mb=1) as service,
         httpx.Client(base_url=service.url, timeout=120) as client,
     ):
         addresses = []
         for seed in range(14):
             answer = client.post(
                 "/api/enhance",
-                content=noise(80, seed),
+                content=noise(160, seed),
                 headers={"Content-Type": "application/octet-stream"},
             )
             assert answer.status_code == 200

@@ -15,7 +15,7 @@ from requests import Request as ClientRequest
 
 from superres.web.forms import FormParser
 from testkit.pictures import encode
-from testkit.service import Service, run_service
+from testkit.service import Service, run_light_service
 
 PNG = encode(Image.new("RGB", (9, 7), (200, 30, 60)), "PNG")
 # So large that Werkzeug reads it in several pieces, and would consider it too long a text.
@@ -28,7 +28,7 @@ TIMEOUT_SECONDS = 60
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with run_service(tmp_path_factory.mktemp("service")) as running:
+    with run_light_service(tmp_path_factory.mktemp("service")) as running:
         yield running
         assert "Traceback" not in running.log
 

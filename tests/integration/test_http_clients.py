@@ -12,12 +12,12 @@ from hishel.httpx import CacheClient
 from PIL import Image
 
 from testkit.pictures import encode
-from testkit.service import Service, run_service
+from testkit.service import Service, run_light_service
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with run_service(tmp_path_factory.mktemp("service")) as running:
+    with run_light_service(tmp_path_factory.mktemp("service")) as running:
         yield running
 
 

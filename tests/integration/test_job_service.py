@@ -22,7 +22,7 @@ from superres.jobs.jobs_schema import SCHEMA
 from superres.jobs.postgres_database import PostgresDatabase
 from superres.jobs.sqlite_database import SqliteDatabase
 from testkit.pictures import encode
-from testkit.service import Service, run_service
+from testkit.service import Service, run_light_service, run_service
 from testkit.waiting import WAIT_SECONDS, wait_until
 
 RETRIED = frozenset({502, 503})
@@ -80,7 +80,7 @@ def fetch_result(client: httpx.Client, accepted: httpx.Response) -> bytes:
 def undisturbed(tmp_path: Path) -> Iterator[httpx.Client]:
     """Another service, which is not killed."""
     with (
-        run_service(tmp_path / "undisturbed") as service,
+        run_light_service(tmp_path / "undisturbed") as service,
         httpx.Client(base_url=service.url, timeout=WAIT_SECONDS) as client,
     ):
         yield client
@@ -95,7 +95,7 @@ def test_every_accepted_job_ends_though_the_worker_is_killed_three_times(
     random.Random(1).shuffle(numbers)
     done = Counter[str]()
     with (
-        run_service(tmp_path / "killed", **database_settings) as service,
+        run_light_service(tmp_path / "killed", **database_settings) as service,
         httpx.Client(base_url=service.url, timeout=WAIT_SECONDS) as client,
         ThreadPoolExecutor(16) as pool,
     ):

@@ -11,7 +11,7 @@ from superres.logs import HumanFormatter, RequestIdFilter, current_request_id
 from superres.paths import PROJECT_DIR
 from testkit.app_client import AppMaker, upload
 from testkit.fakes import FakeModel
-from testkit.service import run_service
+from testkit.service import run_light_service
 
 
 def format_human(message: str, **extra: object) -> str:
@@ -78,7 +78,7 @@ def test_asynchronous_job_has_an_id_of_its_own_from_its_request_on(
 
 
 def test_json_has_a_member_for_each_fact(tmp_path: Path, photo_jpeg: bytes) -> None:
-    with run_service(tmp_path, log_format="json") as service:
+    with run_light_service(tmp_path, log_format="json") as service:
         httpx.post(
             f"{service.url}/api/enhance",
             files={"image": ('x"\n{"level":"forged"}.jpg', photo_jpeg)},

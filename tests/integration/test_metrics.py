@@ -20,7 +20,7 @@ from superres.settings import Settings
 from testkit.app_client import AppMaker, upload
 from testkit.fakes import FakeModel
 from testkit.pictures import PNG, encode
-from testkit.service import run_service, wait_until_ready
+from testkit.service import run_light_service, wait_until_ready
 
 
 def read_metrics(text: str) -> dict[str, float]:
@@ -143,7 +143,7 @@ def test_openmetrics_is_spoken_to_those_who_ask(client: FlaskClient) -> None:
 
 
 def test_metrics_are_right_after_a_worker_restart(tmp_path: Path, photo_jpeg: bytes) -> None:
-    with run_service(tmp_path) as service:
+    with run_light_service(tmp_path) as service:
         answer = httpx.post(f"{service.url}/api/enhance", files={"image": photo_jpeg})
         size = len(answer.content)
         os.kill(service.worker_pid, signal.SIGKILL)

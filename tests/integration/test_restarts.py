@@ -23,7 +23,7 @@ from superres.jobs.sqlite_database import SqliteDatabase
 from superres.paths import PROJECT_DIR
 from testkit.pictures import encode
 from testkit.postgres import run_postgres
-from testkit.service import GUNICORN, Service, run_service, wait_until_ready
+from testkit.service import GUNICORN, Service, run_light_service, run_service, wait_until_ready
 from testkit.waiting import WAIT_SECONDS, wait_until
 from tests.faults import SERVE
 
@@ -61,7 +61,7 @@ def test_worker_that_is_stopped_while_its_model_loads_does_not_end_the_service(
 ) -> None:
     (tmp_path / "slow_app.py").write_text(SLOW_APP)
     command = [*GUNICORN[:-1], "--pythonpath", str(tmp_path), "slow_app:app"]
-    with run_service(tmp_path / "service", command) as service:
+    with run_light_service(tmp_path / "service", command) as service:
         for workers in (2, 3):
             os.kill(service.process.pid, signal.SIGHUP)
             wait_until(lambda: service.log.count("Booting worker") >= workers)  # noqa: B023

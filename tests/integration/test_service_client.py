@@ -18,7 +18,7 @@ import pytest
 from superres.cli.service_answers import EnhanceError
 from superres.cli.service_client import MAX_ATTEMPTS, RemoteEnhancer, check_url
 from testkit.command_line import command, draw, names_in, run
-from testkit.service import Service, find_free_port, run_service
+from testkit.service import Service, find_free_port, run_light_service
 from testkit.serving import serving
 from testkit.waiting import WAIT_SECONDS
 
@@ -340,7 +340,7 @@ def test_second_interrupt_ends_at_once_though_no_answer_comes(tmp_path: Path) ->
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
-    with run_service(folder, max_upload_bytes=250_000) as running:
+    with run_light_service(folder, max_upload_bytes=250_000) as running:
         yield running
 
 
@@ -384,7 +384,7 @@ def test_refusals_of_the_service_reach_the_user(service: Service, tmp_path: Path
 
 
 def test_limit_of_requests_ends_the_run(tmp_path: Path) -> None:
-    with run_service(tmp_path / "service", rate_limit_requests="1/day") as service:
+    with run_light_service(tmp_path / "service", rate_limit_requests="1/day") as service:
         draw(tmp_path / "first.png", 9)
         first = run(tmp_path / "first.png", "-o", tmp_path / "out", "--url", service.url)
         assert first.returncode == 1

@@ -12,7 +12,7 @@ import pytest
 
 from superres.server import gunicorn_worker
 from superres.web.slow_clients import AnswerTransfer, UploadTransfer
-from testkit.service import Service, connect, run_service
+from testkit.service import Service, connect, run_light_service
 
 # Twice as many as the service has threads.
 CROWD = 300
@@ -23,7 +23,7 @@ CONNECTION_SECONDS = 60
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with run_service(tmp_path_factory.mktemp("service"), upload_timeout_seconds=5) as running:
+    with run_light_service(tmp_path_factory.mktemp("service"), upload_timeout_seconds=5) as running:
         yield running
 
 
@@ -126,14 +126,14 @@ def test_idle_kept_connections_take_no_thread(service: Service, photo_jpeg: byte
 
 
 def test_silent_connections_do_not_keep_a_stopping_service(tmp_path: Path) -> None:
-    with run_service(tmp_path) as stopping, crowd(stopping, b"", 5):
+    with run_light_service(tmp_path) as stopping, crowd(stopping, b"", 5):
         stopping.process.terminate()
         assert stopping.process.wait(20) == 0
 
 
 def test_trickled_upload_is_told_that_it_is_too_slow(tmp_path: Path) -> None:
     with (
-        run_service(tmp_path, upload_timeout_seconds=2) as slow,
+        run_light_service(tmp_path, upload_timeout_seconds=2) as slow,
         connect(slow, CONNECTION_SECONDS) as client,
     ):
         client.sendall(HEADERS + b"Content-Length: 30000\r\n\r\n")

@@ -28,7 +28,7 @@ from superres.service.spool_hold import SpoolHold
 from superres.settings import Settings
 from superres.store.spool import FolderSpool
 from testkit.pictures import encode, make_upload
-from testkit.service import GUNICORN, find_free_port, run_service, service_environment
+from testkit.service import GUNICORN, find_free_port, run_light_service, service_environment
 from testkit.waiting import WAIT_SECONDS, wait_until
 
 ROOM = 1024**2
@@ -127,7 +127,7 @@ def send(url: str, content: bytes) -> httpx.Response:
 def test_second_machine_without_a_store_refuses_to_start_and_may_replace_the_first(
     tmp_path: Path, postgres_url: str
 ) -> None:
-    with run_service(tmp_path / "first", database_url=postgres_url) as first:
+    with run_light_service(tmp_path / "first", database_url=postgres_url) as first:
         assert send(first.url, picture(1)).status_code == 202
         second = subprocess.run(
             GUNICORN,
@@ -146,7 +146,7 @@ def test_second_machine_without_a_store_refuses_to_start_and_may_replace_the_fir
         worker = first.worker_pid
         first.process.kill()
         os.kill(worker, signal.SIGKILL)
-    with run_service(tmp_path / "third", database_url=postgres_url) as third:
+    with run_light_service(tmp_path / "third", database_url=postgres_url) as third:
         assert send(third.url, picture(2)).status_code == 202
         wait_until(lambda: is_done(third.url, picture(2)))
 
@@ -161,8 +161,8 @@ def is_done(url: str, content: bytes) -> bool:
 def test_instances_on_one_cache_folder_keep_each_others_uploads(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     with (
-        run_service(tmp_path / "one", cache_dir=cache) as one,
-        run_service(tmp_path / "two", cache_dir=cache) as two,
+        run_light_service(tmp_path / "one", cache_dir=cache) as one,
+        run_light_service(tmp_path / "two", cache_dir=cache) as two,
     ):
         database = SqliteDatabase(tmp_path / "one" / "state" / "jobs.sqlite3", SCHEMA)
         accepted = send(one.url, picture(7)).json()

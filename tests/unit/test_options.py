@@ -201,10 +201,10 @@ def test_asynchronous_result_has_the_options_of_its_request(client: FlaskClient)
 
 def test_large_result_of_a_tiny_picture_costs_its_own_pixels() -> None:
     tiny = ImageHeader(1, 1)
-    assert estimate_cost(tiny, Options()) == 1
-    assert estimate_cost(ImageHeader(10, 10, has_alpha=True), Options()) == 200
+    assert estimate_cost(tiny, Options(), 100) == 6
+    assert estimate_cost(ImageHeader(10, 10, has_alpha=True), Options(), 100) == 200
     huge = Options("avif", 80, None, 12_000, 12_000)
-    assert estimate_cost(tiny, huge) == 16_000_000
+    assert estimate_cost(tiny, huge, 100) == 16_000_000
     assert peak_bytes(tiny, huge, 1) > 37 * 144_000_000
 
 
