@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -22,8 +23,9 @@ from werkzeug.test import TestResponse
 
 from superres.errors import ClientLeft
 from superres.images.options import DEFAULT_OPTIONS
-from superres.jobs.job_records import JobStatus
+from superres.jobs.job_records import Claim, JobStatus
 from superres.server.gunicorn_worker import Worker
+from superres.service.local_jobs import JOBS_FOR_BUSY_LANES
 from superres.service.runner import Runner
 from superres.service.upload import Upload
 from superres.settings import Settings
@@ -208,6 +210,30 @@ def test_small_job_begins_beside_large_ones(
     assert (states.count("running"), states.count("queued")) == (4, 2)
     fake_model.may_go_on.set()
     for path in (*large, small):
+        wait_for(client, path, "done")
+
+
+def test_job_whose_upload_is_slow_to_open_holds_up_no_other(
+    client: FlaskClient, app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner: Runner = app.extensions["runner"]
+    may_open = threading.Event()
+    open_upload = runner._local_jobs._uploads.open
+
+    def open_slowly(claim: Claim, *others: Any) -> Any:
+        if claim.pixels == 400:
+            assert may_open.wait(30)
+        return open_upload(claim, *others)
+
+    monkeypatch.setattr(runner._local_jobs._uploads, "open", open_slowly)
+    slow = [path_of(send(client, picture(shade))) for shade in range(6)]
+    wait_for(client, slow[0], "running")
+    wait_for(client, path_of(send(client, picture(9, 10))), "done")
+    # What is being opened counts among what is claimed: others are left to other processes.
+    states = Counter(client.get(path).get_json()["state"] for path in slow)
+    assert states == {"running": JOBS_FOR_BUSY_LANES, "queued": 2}
+    may_open.set()
+    for path in slow:
         wait_for(client, path, "done")
 
 

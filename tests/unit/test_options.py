@@ -208,6 +208,12 @@ def test_large_result_of_a_tiny_picture_costs_its_own_pixels() -> None:
     assert peak_bytes(tiny, huge, 1) > 37 * 144_000_000
 
 
+def test_file_that_is_large_for_its_picture_costs_its_bytes() -> None:
+    assert estimate_cost(ImageHeader(1, 1), Options(), 16_000_000) == 1_000_000
+    deep = ImageHeader(1000, 1000, is_deep=True)
+    assert estimate_cost(deep, Options(), 8_000_000) == 1_000_000
+
+
 @pytest.mark.parametrize(
     ("accept", "content_type"),
     [
