@@ -9,6 +9,9 @@ from cache_headers import install_cache_headers
 from super_resolution import SuperResolution
 from superres import __version__
 from superres.engines.dask_tiles import load_on_cluster
+from superres.engines.model_files import hash_model
+from superres.engines.model_loader import ModelLoader
+from superres.engines.opencv_engine import make_opencv_engine
 from superres.engines.openvino_engine import choose_fastest_engine
 from superres.engines.upscaler import Upscaler
 from superres.service.runner import Runner
@@ -32,13 +35,13 @@ MAX_FORM_PARTS = 32
 NO_PAGE = "default-src 'none'; frame-ancestors 'none'"
 
 
-def create_app(settings: Settings | None = None, super_resolution: Upscaler | None = None) -> Flask:
+def create_app(settings: Settings | None = None, model_loader: ModelLoader | None = None) -> Flask:
     """Create the application; its runner's `start`, or the first upload, loads the model.
 
     Parameters
     ----------
     settings : defaults to those of the environment
-    super_resolution : a loaded model; defaults to the model that the settings name
+    model_loader : defaults to one that loads the models that the settings name
 
     Raises
     ------
@@ -46,15 +49,11 @@ def create_app(settings: Settings | None = None, super_resolution: Upscaler | No
         The environment has invalid settings.
     """
     settings = settings or Settings.from_env(os.environ)
-
-    def load() -> Upscaler:
-        return super_resolution or load_model(settings)
-
     app = Flask(__name__, static_folder=None)
     app.request_class = FormRequest
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.config["MAX_FORM_PARTS"] = MAX_FORM_PARTS
-    runner = app.extensions["runner"] = Runner(settings, load)
+    runner = app.extensions["runner"] = Runner(settings, model_loader or find_models(settings))
     install_request_log(app)
     app.after_request(finish_request)
     addresses = Addresses(settings)
@@ -82,8 +81,23 @@ def create_app(settings: Settings | None = None, super_resolution: Upscaler | No
     return app
 
 
+def find_models(settings: Settings) -> ModelLoader:
+    """Return what loads the models that the settings name."""
+    path = settings.restore_model_path
+    if path is None:
+        return ModelLoader(lambda: load_model(settings))
+
+    def load_restoring(beside: Upscaler) -> Upscaler:
+        # A cluster's lanes are many more than this machine has CPUs.
+        shared = None if settings.dask_scheduler else beside
+        return Upscaler(path, make_opencv_engine(path), beside=shared)
+
+    hash_model(path)  # a path that is wrong is told at start
+    return ModelLoader(lambda: load_model(settings), load_restoring)
+
+
 def load_model(settings: Settings) -> Upscaler:
-    """Load the model into the engine that the settings name."""
+    """Load the model of the default mode into the engine that the settings name."""
     if settings.dask_scheduler:
         return load_on_cluster(settings.dask_scheduler, settings.model_path, settings.lanes)
     if settings.engine == "opencv":

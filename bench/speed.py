@@ -27,8 +27,7 @@ import matplotlib.pyplot as plt
 from bench.contenders import make_pixels
 from bench.machine_facts import count_network_flops, describe_machine, measure_matrix_gigaflops
 from bench.memory import enhance, make_photo
-from superres.engines.engine import Engine
-from superres.engines.lanes import Network
+from superres.engines.engine import Engine, Network
 from superres.engines.opencv_engine import EMBEDDED_PROFILE
 from superres.engines.upscaler import Upscaler
 from superres.images.options import MODEL_SCALE

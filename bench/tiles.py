@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from skimage import data
 
-from superres.engines.lanes import Network
+from superres.engines.engine import Network
 from superres.engines.opencv_engine import EMBEDDED_PROFILE, load_network
 from superres.engines.openvino_engine import load_quantised
 from superres.engines.tiling import split_image

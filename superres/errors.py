@@ -46,6 +46,13 @@ class BadRequest(ServiceError):
     code = "bad_request"
 
 
+class ModeUnavailable(ServiceError):
+    """The service has no model for this mode."""
+
+    status = 400
+    code = "mode_unavailable"
+
+
 class Unauthorized(ServiceError):
     """The request has no valid API key."""
 

@@ -10,6 +10,7 @@ IS_CHECKOUT = not (PACKAGE_DIR / "app.py").is_file()
 
 MODEL_FILE_NAME = "EDSR_x3.pb"
 EMBEDDED_MODEL_PATH = PACKAGE_DIR / "models" / MODEL_FILE_NAME
+RESTORE_MODEL_PATH = PACKAGE_DIR / "models" / "EDSR_x3_restore.pb"
 
 # Never in site-packages, where nobody looks for results.
 DEFAULT_DATA_DIR = PROJECT_DIR / "data" if IS_CHECKOUT else Path("data")

@@ -9,7 +9,7 @@ import limits
 from limits import RateLimitItem
 
 from superres.origins import serialize_origin
-from superres.paths import MODEL_FILE_NAME
+from superres.paths import MODEL_FILE_NAME, RESTORE_MODEL_PATH
 
 URL_PATTERN = re.compile(r"[A-Za-z0-9:/._~%\[\]-]+")
 HOST_PATTERN = re.compile(r"\.?[a-z0-9-]+(\.[a-z0-9-]+)*")
@@ -24,6 +24,14 @@ def parse_model_path(text: str) -> Path:
     """Read the path of a model file, or of a folder that holds ``EDSR_x3.pb``."""
     path = parse_path(text)
     return path / MODEL_FILE_NAME if path.is_dir() else path
+
+
+def parse_restore_path(text: str) -> Path | None:
+    """Read the path of a model file, or of a folder that holds ``EDSR_x3_restore.pb``; or none."""
+    if text.strip().lower() == "none":
+        return None
+    path = parse_path(text)
+    return path / RESTORE_MODEL_PATH.name if path.is_dir() else path
 
 
 def parse_number(text: str) -> int:

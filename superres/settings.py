@@ -11,7 +11,7 @@ from limits import RateLimitItem
 from superres.disk import MEGABYTE
 from superres.errors import ConfigError
 from superres.origins import parse_origins
-from superres.paths import DEFAULT_DATA_DIR, EMBEDDED_MODEL_PATH
+from superres.paths import DEFAULT_DATA_DIR, EMBEDDED_MODEL_PATH, RESTORE_MODEL_PATH
 from superres.setting_parsers import (
     one_of,
     parse_boolean,
@@ -23,6 +23,7 @@ from superres.setting_parsers import (
     parse_positive,
     parse_public_url,
     parse_rate,
+    parse_restore_path,
     parse_scheduler,
     parse_store_url,
 )
@@ -58,6 +59,17 @@ class Settings:
         one_of("opencv", "openvino"),
         "opencv, or openvino: several times faster on processors with VNNI or AMX, for the "
         "embedded model only; needs the extra openvino",
+    )
+    restore_model_path: Path | None = setting(
+        RESTORE_MODEL_PATH,
+        parse_restore_path,
+        "EDSR x3 model for mode=restore, or the folder that holds EDSR_x3_restore.pb; none: the "
+        "service has only the default mode",
+    )
+    restore_preload: bool = setting(
+        False,
+        parse_boolean,
+        "true loads that model at start, instead of when it is first asked for",
     )
     data_dir: Path = setting(
         DEFAULT_DATA_DIR,

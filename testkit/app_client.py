@@ -25,8 +25,9 @@ def upload(
     name: str = "photo.png",
     headers: dict[str, str] | None = None,
     content: bytes = PNG,
+    **options: str,
 ) -> TestResponse:
-    form = {"image": (BytesIO(content), name)}
+    form = {"image": (BytesIO(content), name), **options}
     return client.post("/api/enhance", data=form, headers=headers or {})
 
 

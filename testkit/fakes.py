@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from superres.engines.lanes import Network
+from superres.engines.engine import Network
 from superres.images.options import MODEL_SCALE
 from superres.images.pixels import Pixels
 from training.export import build_graph

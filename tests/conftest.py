@@ -15,6 +15,7 @@ from skimage import data
 from app import create_app
 from super_resolution import SuperResolution
 from superres.engines.engine import Engine
+from superres.engines.model_loader import ModelLoader
 from superres.engines.opencv_engine import OTHER_PROFILE
 from superres.engines.upscaler import Upscaler
 from superres.images.pixels import Pixels
@@ -50,13 +51,20 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def make_app(
-    settings: Settings, fake_super_resolution: Upscaler
+    settings: Settings, fake_super_resolution: Upscaler, fake_model: FakeModel, tmp_path: Path
 ) -> Iterator[Callable[[Settings | None], Flask]]:
-    """Create an application with the fake model, loaded and ready."""
+    """Create an application with the fake model, loaded and ready; restoring makes negatives."""
     made: list[Flask] = []
 
+    def load_negative(beside: Upscaler) -> Upscaler:
+        model_path = tmp_path / "fake_restore.pb"
+        model_path.write_bytes(b"another model")
+        engine = Engine(lambda _: lambda image: 255 - fake_model.upsample(image), OTHER_PROFILE)
+        return Upscaler(model_path, engine, beside=beside)
+
     def make(other_settings: Settings | None = None) -> Flask:
-        app = create_app(other_settings or settings, fake_super_resolution)
+        loader = ModelLoader(lambda: fake_super_resolution, load_negative)
+        app = create_app(other_settings or settings, loader)
         app.test_client_class = BufferedClient
         app.extensions["runner"].start()
         made.append(app)

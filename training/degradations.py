@@ -8,7 +8,7 @@ from collections.abc import Callable
 from io import BytesIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from training.network import SCALE
 
@@ -36,6 +36,17 @@ def compress(image: Image.Image, quality: int, subsampling: int = 2) -> Image.Im
     return Image.open(buffer).convert("RGB")
 
 
+def blur(image: Image.Image, deviation: float) -> Image.Image:
+    """Blur an image with a Gaussian of this standard deviation, in pixels."""
+    return image.filter(ImageFilter.GaussianBlur(deviation))
+
+
+def add_noise(image: Image.Image, deviation: float) -> Image.Image:
+    """Add Gaussian noise of this standard deviation, in levels; always the same."""
+    noise = np.random.default_rng(0).normal(0, deviation, (image.height, image.width, 3))
+    return Image.fromarray((np.asarray(image) + noise).round().clip(0, 255).astype(np.uint8))
+
+
 # The degradations that are measured, under the names used in tables.
 MEASURED: dict[str, Degradation] = {
     "bicubic": reduce,
@@ -43,6 +54,13 @@ MEASURED: dict[str, Degradation] = {
     "JPEG-95": lambda image: compress(reduce(image), 95),
     "JPEG-85": lambda image: compress(reduce(image), 85),
     "JPEG-70": lambda image: compress(reduce(image), 70),
+}
+# Damage that the restoring model is for: out of focus, a dark room, a telephone, sent on twice.
+DAMAGED: dict[str, Degradation] = {
+    "blur": lambda image: compress(blur(reduce(image), 1.2), 90),
+    "noise": lambda image: compress(add_noise(reduce(image), 12), 85),
+    "phone": lambda image: compress(add_noise(blur(reduce(image), 0.8), 6), 60),
+    "messenger": lambda image: compress(compress(blur(reduce(image), 0.8), 60), 35),
 }
 
 

@@ -6,11 +6,11 @@ r"""Measure models on images that were not used in training.
 PSNR in dB and SSIM on Y, without a border as wide as the scale, for each degradation, compared with
 Pillow's bicubic upscaling. Without photographs, scikit-image's own images are used:
 
-    python -m training.evaluate superres/models/EDSR_x3.pb
+    python -m training.evaluate superres/models/EDSR_x3.pb superres/models/EDSR_x3_restore.pb
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from superres.engines.opencv_engine import load_network
 from superres.engines.openvino_engine import load_quantised
 from superres.paths import EMBEDDED_MODEL_PATH
-from training.degradations import BICUBIC, MEASURED
+from training.degradations import BICUBIC, DAMAGED, MEASURED, Degradation
 from training.network import SCALE, Floats
 from training.prepare import crop_centre, read_splits
 
@@ -76,6 +76,19 @@ def read_pictures(photos: Path | None, index: Path | None) -> Iterator[Image.Ima
         yield picture.crop((0, 0, width, height))
 
 
+def measure(
+    enlarge: Enlarge, degrade: Degradation, pictures: Sequence[Image.Image]
+) -> tuple[float, float]:
+    """Return the mean PSNR in dB and the mean SSIM of images that were degraded and upscaled."""
+    pairs = [
+        (measure_luma(picture), measure_luma(enlarge(degrade(picture)))) for picture in pictures
+    ]
+    return (
+        float(np.mean([peak_signal_noise_ratio(*pair, data_range=255) for pair in pairs])),
+        float(np.mean([structural_similarity(*pair, data_range=255) for pair in pairs])),
+    )
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -88,18 +101,12 @@ def main() -> None:
     enlargers |= {str(model): make_enlarger(model) for model in arguments.models}
     pictures = list(read_pictures(arguments.photos, arguments.index))
     print(f"{len(pictures)} images; PSNR in dB / SSIM")
-    print(f"{'':<32}" + "".join(f"{name:>16}" for name in [*MEASURED, "mean"]))
-    for name, enlarge in enlargers.items():
-        psnr, ssim = [], []
-        for degrade in MEASURED.values():
-            pairs = [
-                (measure_luma(picture), measure_luma(enlarge(degrade(picture))))
-                for picture in pictures
-            ]
-            psnr.append(np.mean([peak_signal_noise_ratio(*pair, data_range=255) for pair in pairs]))
-            ssim.append(np.mean([structural_similarity(*pair, data_range=255) for pair in pairs]))
-        cells = zip([*psnr, np.mean(psnr)], [*ssim, np.mean(ssim)], strict=True)
-        print(f"{name[-31:]:<32}" + "".join(f"{a:>9.3f} {b:.4f}" for a, b in cells), flush=True)
+    for degradations in (MEASURED, DAMAGED):
+        print(f"{'':<32}" + "".join(f"{name:>16}" for name in [*degradations, "mean"]))
+        for name, enlarge in enlargers.items():
+            scores = [measure(enlarge, degrade, pictures) for degrade in degradations.values()]
+            cells = [*scores, np.mean(scores, axis=0)]
+            print(f"{name[-31:]:<32}" + "".join(f"{a:>9.3f} {b:.4f}" for a, b in cells), flush=True)
 
 
 if __name__ == "__main__":

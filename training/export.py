@@ -3,7 +3,7 @@
     python -m training.export WEIGHTS.npz superres/models/EDSR_x3.pb
 
 writes the graph, a golden tile (input and the network's own output, which the
-service checks at startup), and SHA256SUMS next to it.
+service checks at startup), and their lines of SHA256SUMS next to it.
 
 What OpenCV's importer needs, each point found by trial and error:
 - the mean stays outside the graph, dnn_superres subtracts and adds it itself;
@@ -26,6 +26,7 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_INT32
 
+from superres.paths import MODEL_FILE_NAME
 from training.network import (
     INPUT_RANGE,
     SCALE,
@@ -171,16 +172,28 @@ def draw_golden_input() -> np.ndarray:
 
 
 def write_model(weights: Weights, model_path: Path) -> None:
-    """Write the graph, and next to it the golden tile's two images and SHA256SUMS."""
+    """Write the graph, and next to it the golden tile's two images and lines of SHA256SUMS.
+
+    The output of `EDSR_x3_restore.pb` is `golden_output_restore.png`.
+    """
     model_path.write_bytes(build_graph(weights).SerializeToString(deterministic=True))
     golden_input = draw_golden_input()
-    pictures = {"golden_input": golden_input, "golden_output": forward(weights, golden_input)}
+    output_name = f"golden_output{model_path.stem.removeprefix(Path(MODEL_FILE_NAME).stem)}"
+    pictures = {"golden_input": golden_input, output_name: forward(weights, golden_input)}
     paths = [model_path]
     for name, pixels in pictures.items():
         paths.append(model_path.with_name(f"{name}.png"))
         Image.fromarray(np.ascontiguousarray(pixels[:, :, ::-1])).save(paths[-1])
-    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in paths]
-    model_path.with_name("SHA256SUMS").write_text("".join(sums))
+    add_digests(paths)
+
+
+def add_digests(paths: list[Path]) -> None:
+    """Add files to the SHA256SUMS next to them."""
+    sums = paths[0].with_name("SHA256SUMS")
+    lines = sums.read_text().splitlines() if sums.exists() else []
+    digests = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    digests |= {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    sums.write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items())))
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ from PIL import Image
 
 from training.degradations import degrade_at_random
 from training.drawings import draw_picture
-from training.export import build_graph, read_weights
+from training.export import add_digests, build_graph, read_weights
 from training.network import CHANNELS, MEAN_BGR, Floats, count_blocks
 from training.prepare import read_splits
 
@@ -181,15 +181,6 @@ def take_pixels(network: Model) -> Model:
     for reader in parameter.output(0).get_target_inputs():
         reader.replace_source_output(centred.output(0))
     return Model(network.get_results(), [pixels], "EDSR x3, 8 bits")
-
-
-def add_digests(paths: list[Path]) -> None:
-    """Add files to the SHA256SUMS next to them."""
-    sums = paths[0].with_name("SHA256SUMS")
-    lines = sums.read_text().splitlines() if sums.exists() else []
-    digests = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    digests |= {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
-    sums.write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items())))
 
 
 def main() -> None:

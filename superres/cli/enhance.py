@@ -25,7 +25,17 @@ from superres.cli.service_answers import Unusable
 from superres.cli.service_client import KEY_VARIABLE, RemoteEnhancer, check_url
 from superres.errors import BadRequest
 from superres.images.formats import FORMATS
-from superres.images.options import MAX_QUALITY, MODEL_SCALE, SCALES, Options, read_options
+from superres.images.options import (
+    CLEANING_SCALE,
+    FAITHFUL,
+    MAX_QUALITY,
+    MODEL_SCALE,
+    MODES,
+    RESTORE,
+    SCALES,
+    Options,
+    read_options,
+)
 
 STREAM = Path("-")
 DEFAULT_URL = "http://localhost:7860"
@@ -177,9 +187,14 @@ def check_stream(paths: tuple[Path, ...], output: Path) -> Path:
 )
 @click.option("--quality", type=click.IntRange(1, MAX_QUALITY), help=f"Default: {QUALITIES}.")
 @click.option(
+    "--mode",
+    type=click.Choice(MODES),
+    help=f"{FAITHFUL} by default; {RESTORE} removes noise, blur and the marks of compression.",
+)
+@click.option(
     "--scale",
-    type=click.Choice([str(scale) for scale in SCALES]),
-    help=f"How many times larger, {MODEL_SCALE} by default.",
+    type=click.Choice([str(scale) for scale in (CLEANING_SCALE, *SCALES)]),
+    help=f"How many times larger, {MODEL_SCALE} by default; 1 with --mode {RESTORE} only.",
 )
 @click.option(
     "--width",

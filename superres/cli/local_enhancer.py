@@ -11,8 +11,8 @@ from superres.engines.upscaler import Upscaler
 from superres.errors import ServiceError, StartupError
 from superres.images.encoders import check_result_size, encode_picture
 from superres.images.image_codec import decode_image
-from superres.images.options import Options
-from superres.paths import EMBEDDED_MODEL_PATH
+from superres.images.options import FAITHFUL, Options
+from superres.paths import EMBEDDED_MODEL_PATH, RESTORE_MODEL_PATH
 
 MAX_LOCAL_PIXELS = 400_000_000
 
@@ -32,9 +32,9 @@ class LocalEnhancer:
         self._options = options
         self._progress = Progress()
         self._is_stopped = False
+        path = EMBEDDED_MODEL_PATH if options.mode == FAITHFUL else RESTORE_MODEL_PATH
         try:
-            engine = make_opencv_engine(EMBEDDED_MODEL_PATH)
-            self._model = Upscaler(EMBEDDED_MODEL_PATH, engine)
+            self._model = Upscaler(path, make_opencv_engine(path))
         except StartupError as error:
             raise Unusable(str(error)) from None
 

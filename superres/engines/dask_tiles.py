@@ -22,8 +22,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from superres.engines.engine import Engine, choose_lanes
-from superres.engines.lanes import Network
+from superres.engines.engine import Engine, Network, choose_lanes
 from superres.engines.model_files import hash_model
 from superres.engines.opencv_engine import choose_profile, load_network
 from superres.engines.upscaler import Upscaler

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from superres import machine
-from superres.engines.lanes import Network
+from superres.images.pixels import Pixels
 
+# One copy of a model, used by one thread at a time:
+# (H, W, 3) BGR uint8 in, (3 H, 3 W, 3) out.
+Network = Callable[[Pixels], Pixels]
 MEMORY_SHARE_FOR_LANES = 0.5
 
 
@@ -21,7 +24,8 @@ class ModelProfile:
     tile : longest side of a tile in input pixels; the least time per pixel (`bench/tiles.py`)
     halo : border of a tile that is discarded; how far a pixel's surroundings matter
     lane_bytes : resident memory of one more lane
-    golden_tolerance : levels by which the golden tile may differ; None for another model
+    golden_output : name of the image of what the golden tile must become; None for other models
+    golden_tolerance : levels by which it may differ
     variant : anything else about the engine that changes results
     """
 
@@ -29,7 +33,8 @@ class ModelProfile:
     tile: int
     halo: int
     lane_bytes: int
-    golden_tolerance: int | None
+    golden_output: str | None = None
+    golden_tolerance: int = 0
     variant: str = ""
 
     @property

@@ -1,15 +1,14 @@
-"""Lanes: threads, each with its own network, that compute the tiles of all images fairly."""
+"""Lanes: threads that compute the tiles of all images fairly."""
 
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from superres.errors import JobCancelled
-from superres.images.pixels import Pixels
 
 # One tile in this many goes to the image that came first, the others to the one with the least
 # work left. So a small image is slowed by a third at most, and the largest gets a quarter of the
@@ -18,10 +17,6 @@ OLDEST_EVERY = 4
 CANCEL_POLL_SECONDS = 0.1
 # Lanes yield the CPU to threads that serve requests, and to a proxy on the same machine.
 LANE_NICENESS = 10
-
-# One copy of the model, used by one thread at a time:
-# (H, W, 3) BGR uint8 in, (3 H, 3 W, 3) out.
-Network = Callable[[Pixels], Pixels]
 
 
 @dataclass
@@ -35,9 +30,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Task:
-    """Something to compute with a network: its input pixels, and the tiles it fills."""
+    """Something to compute: its input pixels, and the tiles it fills.
 
-    run: Callable[[Network], None]
+    `run` gets the number of the lane that runs it, from 0.
+    """
+
+    run: Callable[[int], None]
     pixels: int
     tiles: int = 1
 
@@ -85,23 +83,25 @@ class FairOrder:
 
 
 class Lanes:
-    """Threads that take tasks in fair order; one for each network.
+    """Threads that take tasks in fair order.
 
     Attributes
     ----------
+    count : number of threads
     busy : how many are computing now
     busy_seconds : total time they have spent computing
     """
 
-    def __init__(self, networks: Sequence[Network]) -> None:
+    def __init__(self, count: int) -> None:
+        self.count = count
         self._order = FairOrder()
         self._changed = threading.Condition()
         self._closed = False
         self.busy = 0
         self.busy_seconds = 0.0
         self._threads = [
-            threading.Thread(target=self._serve, args=[network], name=f"lane-{number}", daemon=True)
-            for number, network in enumerate(networks)
+            threading.Thread(target=self._serve, args=[number], name=f"lane-{number}", daemon=True)
+            for number in range(count)
         ]
         for thread in self._threads:
             thread.start()
@@ -129,7 +129,7 @@ class Lanes:
         if progress.tiles_done < progress.tiles_total:
             raise JobCancelled("Nobody is waiting for this image any more.")
 
-    def _serve(self, network: Network) -> None:
+    def _serve(self, number: int) -> None:
         """Take tasks until the lanes are closed."""
         with suppress(OSError):  # a sandbox may forbid it
             # Linux keeps a niceness for each thread.
@@ -147,7 +147,7 @@ class Lanes:
                     self._order.remove(work)
             started = time.perf_counter()
             try:
-                task.run(network)
+                task.run(number)
                 fault = None
             except Exception as error:
                 fault = error

@@ -40,10 +40,10 @@ def hash_model(model_path: Path) -> str:
     return digest
 
 
-def read_golden_tile() -> tuple[Pixels, Pixels]:
-    """Return a tile, and what the embedded model must produce from it."""
+def read_golden_tile(output: str = "golden_output.png") -> tuple[Pixels, Pixels]:
+    """Return a tile, and what an embedded model must produce from it: the image of that name."""
     golden_input, golden_output = (
         decode_image(BytesIO(EMBEDDED_MODEL_PATH.with_name(name).read_bytes())).pixels
-        for name in ("golden_input.png", "golden_output.png")
+        for name in ("golden_input.png", output)
     )
     return golden_input, golden_output

@@ -1,11 +1,13 @@
-"""Loads the model once in the worker process, and checks that it computes correctly."""
+"""Loads the models once in the worker process, and checks that they compute correctly."""
 
 import logging
 import threading
 from collections.abc import Callable
 
+from superres.engines.opencv_engine import LIGHT_PROFILE
 from superres.engines.upscaler import Upscaler
-from superres.errors import NotReady
+from superres.errors import ModelError, ModeUnavailable, NotReady
+from superres.images.options import FAITHFUL, RESTORE
 
 UNSOUND_RETRY_SECONDS = 60
 
@@ -13,50 +15,93 @@ logger = logging.getLogger(__name__)
 
 
 class ModelLoader:
-    """Loads the model on first use; must not be used before the server forks.
+    """Loads each model on first use; must not be used before the server forks.
 
     Parameters
     ----------
-    load : makes the model; called once
+    load : makes the model of the default mode; called once
+    load_restoring : makes the other one beside it; called once; None if there is none
 
     Attributes
     ----------
-    model : None until it is loaded
-    is_sound : whether the golden tile came out right
+    modes : those that there is a model for
+    models : those that are loaded, by mode
     """
 
-    def __init__(self, load: Callable[[], Upscaler]) -> None:
+    def __init__(
+        self,
+        load: Callable[[], Upscaler],
+        load_restoring: Callable[[Upscaler], Upscaler] | None = None,
+    ) -> None:
         self._load = load
-        self._lock = threading.Lock()
-        self.model: Upscaler | None = None
-        self.is_sound = False
+        self._load_restoring = load_restoring
+        self._lock = threading.RLock()
+        self._sound_modes: set[str] = set()
+        self.modes = (FAITHFUL,) if load_restoring is None else (FAITHFUL, RESTORE)
+        self.models: dict[str, Upscaler] = {}
 
-    def get(self) -> Upscaler:
-        """Return the model, loading it if needed."""
-        if self.model is not None:
-            return self.model
+    @property
+    def model(self) -> Upscaler | None:
+        """The model of the default mode, if it is loaded."""
+        return self.models.get(FAITHFUL)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the golden tile of the default mode came out right."""
+        return FAITHFUL in self._sound_modes
+
+    @property
+    def missing_bytes(self) -> int:
+        """Memory that a model which is not loaded yet will take, beside the loaded one."""
+        if self.model is None or len(self.models) == len(self.modes):
+            return 0
+        return self.model.lanes * LIGHT_PROFILE.lane_bytes
+
+    def get(self, mode: str = FAITHFUL) -> Upscaler:
+        """Return the model of a mode, loading it if needed.
+
+        Raises
+        ------
+        ModelError
+            That of the default mode cannot be loaded.
+        ModeUnavailable, NotReady
+            There is no other, or it cannot be loaded now.
+        """
+        if mode in self.models:
+            return self.models[mode]
         with self._lock:
-            if self.model is None:
-                model = self._load()
-                self.is_sound = model.matches_golden_tile()
-                if not self.is_sound:
-                    logger.error("the model does not reproduce its golden tile on this machine")
-                self.model = model
+            if mode not in self.models:
+                model = self._load() if mode == FAITHFUL else self._load_other()
+                if model.matches_golden_tile():
+                    self._sound_modes.add(mode)
+                else:
+                    logger.error("the %s model misses its golden tile on this machine", mode)
+                self.models[mode] = model
                 logger.info(
                     "model %s with %d lanes, %.1f microseconds a pixel",
                     model.model_path.name,
                     model.lanes,
                     model.seconds_per_pixel * 1e6,
                 )
-            return self.model
+            return self.models[mode]
+
+    def _load_other(self) -> Upscaler:
+        if self._load_restoring is None:
+            raise ModeUnavailable(f"This service has no model for mode={RESTORE}.")
+        try:
+            return self._load_restoring(self.get())
+        except ModelError as error:
+            logger.error("%s", error)
+            fault = f"The model for mode={RESTORE} cannot be loaded."
+            raise NotReady(fault, UNSOUND_RETRY_SECONDS) from None
 
     def check_loaded(self) -> None:
-        """Raise NotReady, saying why, unless the model is loaded and sound."""
+        """Raise NotReady, saying why, unless the default mode's model is loaded and sound."""
         if self.model is None:
             raise NotReady("The model is loading.", retry_after_seconds=1)
-        self.refuse_unsound()
+        self.refuse_unsound(FAITHFUL)
 
-    def refuse_unsound(self) -> None:
-        """Raise NotReady if the loaded model gives wrong results."""
-        if not self.is_sound:
+    def refuse_unsound(self, mode: str) -> None:
+        """Raise NotReady if the loaded model of a mode gives wrong results."""
+        if mode not in self._sound_modes:
             raise NotReady("The model gives wrong results on this machine.", UNSOUND_RETRY_SECONDS)

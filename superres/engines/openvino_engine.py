@@ -13,8 +13,7 @@ from types import ModuleType
 import cv2
 import numpy as np
 
-from superres.engines.engine import Engine, ModelProfile
-from superres.engines.lanes import Network
+from superres.engines.engine import Engine, ModelProfile, Network
 from superres.engines.model_files import hash_model, read_golden_tile
 from superres.engines.opencv_engine import EMBEDDED_PROFILE, load_network, make_opencv_engine
 from superres.engines.tiling import split_image
@@ -199,6 +198,7 @@ def choose_fastest_engine(model_path: Path) -> Engine:
         tile=192,
         halo=10,
         lane_bytes=120 * 1024**2,
+        golden_output=EMBEDDED_PROFILE.golden_output,
         golden_tolerance=LARGEST_DIFFERENCE,
     )
     return Engine(load_guarded, profile)

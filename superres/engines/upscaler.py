@@ -14,8 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from superres.engines.engine import Engine, choose_lanes
-from superres.engines.lanes import Lanes, Network, Progress, Task
+from superres.engines.engine import Engine, Network, choose_lanes
+from superres.engines.lanes import Lanes, Progress, Task
 from superres.engines.model_files import hash_model, read_golden_tile
 from superres.engines.tiling import Tile, split_image
 from superres.errors import ModelError
@@ -36,6 +36,7 @@ class Upscaler:
     model_path : frozen TensorFlow graph of an EDSR x3
     engine : computes the tiles
     lanes : tiles computed at once; 0 for as many as CPUs and memory allow
+    beside : another model on this machine, whose lanes this one shares
 
     Raises
     ------
@@ -43,11 +44,13 @@ class Upscaler:
         The file is missing, damaged, or not an EDSR x3 model.
     """
 
-    def __init__(self, model_path: Path, engine: Engine, lanes: int = 0) -> None:
+    def __init__(
+        self, model_path: Path, engine: Engine, lanes: int = 0, beside: "Upscaler | None" = None
+    ) -> None:
         self.model_path = model_path
         self.model_sha256 = hash_model(model_path)
         self.profile = engine.profile
-        self.lanes = lanes or choose_lanes(engine.profile)
+        self.lanes: int = beside.lanes if beside else lanes or choose_lanes(engine.profile)
 
         cv2.setNumThreads(1)
         self._clock = engine.clock
@@ -55,16 +58,16 @@ class Upscaler:
         self._tile_seconds = self._tile_pixels = 0.0
         try:
             # One by one: two threads that read a model at the same time fail now and then.
-            networks = [engine.load(model_path) for _ in range(self.lanes)]
+            self._networks = [engine.load(model_path) for _ in range(self.lanes)]
             with ThreadPoolExecutor(self.lanes) as pool:
-                enlarges = all(pool.map(self._warm_up, set(networks)))
+                enlarges = all(pool.map(self._warm_up, set(self._networks)))
         except cv2.error:
             enlarges = False
         if not enlarges:
             raise ModelError(
                 f"{model_path} is not an EDSR x{MODEL_SCALE} model that OpenCV can run"
             )
-        self._lanes = Lanes(networks)
+        self._lanes: Lanes = beside._lanes if beside else Lanes(self.lanes)
 
     def _warm_up(self, network: Network) -> bool:
         """Prepare a network for the tile's shape, and tell whether it upscales."""
@@ -109,13 +112,13 @@ class Upscaler:
         return f"{self.model_sha256} x{MODEL_SCALE} {engine} {tiles}"
 
     def matches_golden_tile(self) -> bool:
-        """Tell whether the embedded model reproduces its golden tile on this machine.
+        """Tell whether an embedded model reproduces its golden tile on this machine.
 
         Other models have no golden tile; loading has shown that they upscale.
         """
-        if self.profile.golden_tolerance is None:
+        if self.profile.golden_output is None:
             return True
-        golden_input, expected = read_golden_tile()
+        golden_input, expected = read_golden_tile(self.profile.golden_output)
         difference = np.abs(self.upscale(golden_input).astype(np.int16) - expected)
         return int(difference.max()) <= self.profile.golden_tolerance
 
@@ -158,7 +161,7 @@ class Upscaler:
 
         def make_task(group: list[tuple[Tile, Pixels, Pixels]]) -> Task:
             return Task(
-                lambda network: self._compute_tile(network, group),
+                lambda lane: self._compute_tile(self._networks[lane], group),
                 group[0][0].kept_pixels,
                 len(group),
             )

@@ -1,4 +1,4 @@
-"""What a client can choose about a result: its format and its size."""
+"""What a client can choose about a result: its model, format and size."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -7,8 +7,12 @@ from typing import Any
 from superres.errors import BadRequest
 from superres.images.formats import FORMATS, Format, find_format
 
+# The first is the default: it adds nothing to an image. The other removes what has damaged it.
+FAITHFUL, RESTORE = MODES = ("faithful", "restore")
 MODEL_SCALE = 3
 SCALES = (2, 3, 4)
+# The image at its own size, without its damage.
+CLEANING_SCALE = 1
 MAX_QUALITY = 100
 MAX_DIGITS = 9
 
@@ -23,6 +27,7 @@ class Options:
     quality : of a lossy format, 1 to 100; None if lossless
     scale : how many times larger; None if width or height is given
     width, height : of the result in pixels; one alone keeps the aspect ratio
+    mode : one of `MODES`
     """
 
     format: str = "png"
@@ -30,20 +35,29 @@ class Options:
     scale: int | None = MODEL_SCALE
     width: int | None = None
     height: int | None = None
+    mode: str = FAITHFUL
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the options as stored in the jobs table."""
-        return asdict(self)
+        """Return the options as stored in the jobs table, and as parts of a result's name.
+
+        Older versions, which know only the default mode, can compute jobs that do not name it.
+        """
+        options = asdict(self)
+        if self.mode == FAITHFUL:
+            del options["mode"]
+        return options
 
     @property
     def suffix(self) -> str:
-        """The end of the result's file name: `_x3.png`, `_800x600.jpg`, `_800w.webp`."""
+        """The end of the result's file name: `_x3.png`, `_800w.webp`, `_restored_x3.png`."""
+        mode = "" if self.mode == FAITHFUL else "_restored"
         ending = FORMATS[self.format].ending
         if self.scale is not None:
-            return f"_x{self.scale}.{ending}"
+            return f"{mode}_x{self.scale}.{ending}"
         if self.width is not None and self.height is not None:
-            return f"_{self.width}x{self.height}.{ending}"
-        return f"_{self.width}w.{ending}" if self.width is not None else f"_{self.height}h.{ending}"
+            return f"{mode}_{self.width}x{self.height}.{ending}"
+        size = f"{self.width}w" if self.width is not None else f"{self.height}h"
+        return f"{mode}_{size}.{ending}"
 
     def result_size(self, width: int, height: int) -> tuple[int, int]:
         """Return the result's width and height for those of an upright input, in pixels."""
@@ -138,13 +152,16 @@ def read_options(
     if image_format is None:
         raise BadRequest(f"format must be one of {', '.join(FORMATS)}.")
     quality = read_quality(image_format, given, number)
+    mode = given.get("mode", FAITHFUL)
+    if mode not in MODES:
+        raise BadRequest(f"mode must be one of {', '.join(MODES)}.")
     width, height = number("width", 1, 10**MAX_DIGITS), number("height", 1, 10**MAX_DIGITS)
-    scale = number("scale", min(SCALES), max(SCALES))
+    scale = number("scale", CLEANING_SCALE if mode == RESTORE else min(SCALES), max(SCALES))
     if width is None and height is None:
         scale = scale or MODEL_SCALE
     elif scale is not None:
         raise BadRequest("scale cannot be combined with width or height.")
-    return Options(image_format.name, quality, scale, width, height)
+    return Options(image_format.name, quality, scale, width, height, mode)
 
 
 def read_quality(

@@ -11,7 +11,7 @@ from superres import machine
 from superres.engines.lanes import Progress
 from superres.errors import DatabaseDown, JobCancelled, ServiceError, StoreDown, UploadLost
 from superres.images.image_codec import ImageHeader
-from superres.images.options import Options, find_unknown
+from superres.images.options import FAITHFUL, Options, find_unknown
 from superres.jobs.job_records import Claim
 from superres.logs import current_request_id
 from superres.service.claimed_uploads import DOUBT_PAUSE_SECONDS, ClaimedUploads, Fetching
@@ -231,6 +231,9 @@ class LocalJobs:
         None if the claim was given up: it needs a newer version, or its result has a job already.
         """
         unknown = find_unknown(claim.options)
+        mode = claim.options.get("mode", FAITHFUL)
+        if mode not in self._resources.model_loader.modes:
+            unknown.append(mode)
         if unknown:
             logger.warning("jobs with %s are left to a newer version", ", ".join(unknown))
             self._table.leave(claim.name, unknown)

@@ -15,7 +15,7 @@ from superres.errors import (
 )
 from superres.images.encoders import check_result_size
 from superres.images.image_codec import ImageHeader
-from superres.images.options import MODEL_SCALE, Options
+from superres.images.options import MODEL_SCALE, RESTORE, Options
 from superres.service.job import InMemory, Job, Outcome, Stored
 from superres.service.memory_admission import Claim
 from superres.service.memory_estimate import computing_bytes, peak_bytes
@@ -91,8 +91,10 @@ class Pipeline:
             with job.measure("upscale"):
                 size = job.options.result_size(*picture.size)
                 check_result_size(*size, job.options, self._settings.max_output_pixels)
-                enlarged = self._model_loader.get().enlarge(picture, job.options, job.progress)
+                model = self._model_loader.get(job.options.mode)
+                enlarged = model.enlarge(picture, job.options, job.progress)
             self._counters.add("inferences")
+            self._counters.add("inferences_restore", job.options.mode == RESTORE)
             self._counters.add("inference_pixels", job.header.pixels)
             self._counters.add("inference_seconds", job.stage_seconds["upscale"])
             width, height = enlarged.size

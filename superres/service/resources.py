@@ -1,12 +1,10 @@
 """What the parts of the service share: stores, jobs table, model, admission."""
 
 import os
-from collections.abc import Callable
 from typing import BinaryIO
 
 from superres import machine
 from superres.engines.model_loader import ModelLoader
-from superres.engines.upscaler import Upscaler
 from superres.images.encoders import check_result_size
 from superres.images.image_codec import CODEC_VERSION, ImageHeader
 from superres.images.libraries import list_libraries
@@ -36,7 +34,7 @@ class Resources:
     Parameters
     ----------
     settings : limits and folders
-    load : makes the model; called once
+    model_loader : has the models
 
     Attributes
     ----------
@@ -50,7 +48,7 @@ class Resources:
     is_draining : the server is stopping: nothing new is started
     """
 
-    def __init__(self, settings: Settings, load: Callable[[], Upscaler]) -> None:
+    def __init__(self, settings: Settings, model_loader: ModelLoader) -> None:
         self.settings = settings
         self.counters = Counters()
         self.limiter = CacheLimiter(
@@ -64,7 +62,7 @@ class Resources:
             # It has uploads only if the machines share their jobs.
             self.remote = RemoteStore(settings.store_url, is_marked=bool(settings.database_url))
         self.cache, self.spool = open_tiers(settings, self.remote, self.limiter)
-        self.model_loader = ModelLoader(load)
+        self.model_loader = model_loader
         self.scheduler = Scheduler(settings, lambda: self.model_loader.get().seconds_per_pixel)
         self.codec = SandboxedCodec(settings.keep_metadata, settings.max_upload_bytes)
         self.memory = MemoryAdmission(self._measure_memory)
@@ -84,7 +82,8 @@ class Resources:
         # Load the model first: its memory is not available for images.
         self.model_loader.get()
         available = machine.available_memory_bytes() * (1 - SPARE_MEMORY_SHARE)
-        for_pictures = max(int(available) - self.codec.headers_bytes, 0)
+        kept = self.codec.headers_bytes + self.model_loader.missing_bytes
+        for_pictures = max(int(available) - kept, 0)
         return min(self.settings.max_decoded_bytes or for_pictures, for_pictures)
 
     def read_header(
@@ -109,7 +108,7 @@ class Resources:
     def result_name(self, key: str, options: Options = DEFAULT_OPTIONS) -> str:
         """Return the name of an upload's result: see `ResultName`."""
         ingredients = (
-            self.model_loader.get().fingerprint,
+            self.model_loader.get(options.mode).fingerprint,
             f"codec {CODEC_VERSION}",
             *list_libraries(),
             *(f"{name} {value}" for name, value in sorted(options.as_dict().items())),

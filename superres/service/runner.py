@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from superres.engines.upscaler import Upscaler
+from superres.engines.model_loader import ModelLoader
 from superres.errors import (
     ClientLeft,
     DatabaseDown,
@@ -14,7 +14,7 @@ from superres.errors import (
     StoreDown,
 )
 from superres.images.image_codec import ImageHeader
-from superres.images.options import DEFAULT_OPTIONS, Options
+from superres.images.options import DEFAULT_OPTIONS, RESTORE, Options
 from superres.service.charges import FREE, Charge, Reservation
 from superres.service.job import Failed, InMemory, Job, Stored
 from superres.service.job_keeper import JobKeeper
@@ -50,20 +50,20 @@ class Runner:
     Parameters
     ----------
     settings : limits and folders
-    load : makes the model; called once, by `start` or the first upload
+    model_loader : has the models; the first is loaded by `start` or the first upload
 
     Attributes
     ----------
     submissions : accepts uploads whose clients do not wait
     """
 
-    def __init__(self, settings: Settings, load: Callable[[], Upscaler]) -> None:
+    def __init__(self, settings: Settings, model_loader: ModelLoader) -> None:
         self.settings = settings
-        self.resources = resources = Resources(settings, load)
+        self.resources = resources = Resources(settings, model_loader)
         self.cache = resources.cache
         self.spool = resources.spool
         self.jobs = resources.table
-        self.model_loader = resources.model_loader
+        self.model_loader = model_loader
         self.scheduler = resources.scheduler
         self.result_name = resources.result_name
         self._counters = resources.counters
@@ -90,6 +90,8 @@ class Runner:
         # Before the model, with which the service is ready: health says then how it is confined.
         self.resources.codec.start()
         self.model_loader.get()
+        if self.settings.restore_preload:
+            self.model_loader.get(RESTORE)
         self.resources.limiter.start()
         self.keeper.start()
 
@@ -153,7 +155,7 @@ class Runner:
             found = self.find(upload.key, options)
             if found is not None:
                 return found
-            self.model_loader.refuse_unsound()
+            self.model_loader.refuse_unsound(options.mode)
             header = self.resources.read_header(upload.file, options, has_left)
             name = self.result_name(upload.key, options)
             with self.scheduler.waiting_request():
@@ -272,6 +274,7 @@ class Runner:
             "store_errors": remote.errors if remote else 0,
             "cache_evictions": self.resources.limiter.evictions,
             "inferences": counts["inferences"],
+            "inferences_restore": counts["inferences_restore"],
             "inference_pixels": counts["inference_pixels"],
             "inference_seconds": counts["inference_seconds"],
             "lanes": model.lanes if model else 0,

@@ -47,7 +47,7 @@ class Submissions:
             The image is rejected, the queue is full, or nothing can be stored now.
         """
         try:
-            self._resources.model_loader.refuse_unsound()
+            self._resources.model_loader.refuse_unsound(options.mode)
             header = self._resources.read_header(upload.file, options, has_left)
             name = self._resources.result_name(upload.key, options)
             cost = estimate_cost(header, options, upload.size_bytes)

@@ -4,6 +4,7 @@ import time
 
 from flask import Flask, Response, jsonify
 
+from superres.images.options import RESTORE
 from superres.service.runner import Runner
 from superres.web.cache_policy import set_cache_policy
 from superres.web.problems import utc_now
@@ -31,15 +32,19 @@ class StatusRoutes:
     def show_health(self) -> Response:
         """Respond as long as the process is alive."""
         set_cache_policy("live_status")
-        model = self._runner.model_loader.model
+        loader, settings = self._runner.model_loader, self._runner.settings
+        model, restoring = loader.model, loader.models.get(RESTORE)
+        path = settings.restore_model_path
         return jsonify(
             status="healthy",
             service="super-resolution",
             timestamp=utc_now(),
             version=self._version,
-            model=self._runner.settings.model_path.name,
+            model=settings.model_path.name,
             model_sha256=model.model_sha256 if model else None,
             engine=model.profile.engine if model else None,
+            restore_model=path.name if path else None,
+            restore_model_sha256=restoring.model_sha256 if restoring else None,
             sandbox=self._runner.resources.codec.sandbox.locks,
         )
 

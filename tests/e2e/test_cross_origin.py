@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from testkit.pictures import encode
-from testkit.service import Service, run_light_service
+from testkit.service import Service, run_service
 from tests.e2e.browser import ChromiumTab, Tab, run_chromium, run_site
 from tests.e2e.firefox import run_firefox
 
@@ -74,7 +74,7 @@ def service(
     tmp_path_factory: pytest.TempPathFactory, allowed: str, open_tab: OpenTab
 ) -> Iterator[Service]:
     """One for each browser, so that neither finds the other's results."""
-    with run_light_service(tmp_path_factory.mktemp("service"), cors_origins=allowed) as running:
+    with run_service(tmp_path_factory.mktemp("service"), cors_origins=allowed) as running:
         yield running
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 from superres.paths import PROJECT_DIR
 from superres.web.job_routes import MAX_LONG_POLL_SECONDS
 from testkit.pictures import encode
-from testkit.service import Service, find_free_port, run_light_service
+from testkit.service import Service, find_free_port, run_light_service, run_service
 from tests.e2e.nginx import HOST, Nginx, run_nginx
 
 LISTED = "https://a.example"
@@ -32,9 +32,7 @@ LISTED = "https://a.example"
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
-    with run_light_service(
-        folder, trusted_proxies=1, cors_origins=LISTED, trusted_hosts=HOST
-    ) as running:
+    with run_service(folder, trusted_proxies=1, cors_origins=LISTED, trusted_hosts=HOST) as running:
         yield running
 
 

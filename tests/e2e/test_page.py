@@ -86,6 +86,7 @@ def test_photo_goes_the_whole_way(page: Page, photo: Path, faults: list[str]) ->
     assert sizes == [[200, 160], [600, 480]]
     page.select_option("#zoom", "2")
     assert page.evaluate("document.getElementById('sheet').offsetWidth") == 1200
+    page.locator("#stage").scroll_into_view_if_needed()
     box = page.locator("#stage").bounding_box()
     assert box is not None
     page.mouse.move(box["x"] + 200, box["y"] + 200)
@@ -107,6 +108,28 @@ def test_photo_goes_the_whole_way(page: Page, photo: Path, faults: list[str]) ->
     assert faults == []
 
 
+def test_mode_changes_what_is_shown_and_downloaded(
+    page: Page, photo: Path, faults: list[str]
+) -> None:
+    page.select_option("#mode", "restore")
+    page.set_input_files("#files", photo)
+    wait_for_state(page, "done")
+    expect(page.locator("#curl")).to_contain_text("-F mode=restore")
+    after = page.locator("#after")
+    expect(after).to_have_attribute("src", re.compile("blob:"))
+    restored = after.get_attribute("src")
+    assert restored is not None
+    page.select_option("#mode", "faithful")
+    expect(after).not_to_have_attribute("src", restored, timeout=TIMEOUT)
+    expect(page.locator("#curl")).to_contain_text("-F mode=faithful")
+    page.select_option("#mode", "restore")
+    expect(after).to_have_attribute("src", restored)  # it is still there
+    with page.expect_download() as event:
+        page.click("#download")
+    assert event.value.suggested_filename == "photo_restored_x3.png"
+    assert faults == []
+
+
 def test_result_that_exists_is_not_uploaded_again(
     page: Page, photo: Path, service: Service
 ) -> None:
@@ -125,13 +148,13 @@ def test_keyboard_alone_is_enough(page: Page, photo: Path) -> None:
     wait_for_state(page, "done")
     page.locator("#viewer").wait_for()
     reached = []
-    for _ in range(12):
+    for _ in range(13):
         page.keyboard.press("Tab")
         focused = page.evaluate("[document.activeElement.id, document.activeElement.textContent]")
         reached.append(focused[0] or focused[1])
         if focused[0] == "compare":
             page.keyboard.press("ArrowRight")
-    assert reached[:2] == ["Show", "Remove"]
+    assert reached[:3] == ["mode", "Show", "Remove"]
     assert {"stage", "compare", "zoom", "format", "scale", "download"} <= set(reached)
     assert page.evaluate("document.getElementById('compare').value") == "51"
 

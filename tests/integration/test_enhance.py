@@ -193,7 +193,7 @@ def test_help_has_choices_exit_codes_and_the_key(columns: str) -> None:
     done = run("--help", COLUMNS=columns)
     assert done.returncode == 0
     text = " ".join(done.stdout.split())
-    for words in ("[png|webp|jpeg|jpg|avif]", "[2|3|4]", "SR_API_KEY", "exit codes: 0 ", " 130 "):
+    for words in ("[png|webp|jpeg|jpg|avif]", "[1|2|3|4]", "SR_API_KEY", "exit codes: 0 ", " 130 "):
         assert words in text
 
 

@@ -14,7 +14,7 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
-from superres.engines.lanes import Lanes, Network, Progress, Task
+from superres.engines.lanes import Lanes, Progress, Task
 from superres.paths import PROJECT_DIR
 from superres.settings import Settings
 from testkit.app_client import AppMaker, upload
@@ -115,10 +115,10 @@ def test_cache_inference_and_jobs_are_told(client: FlaskClient) -> None:
 
 
 def test_lanes_are_busy_while_a_tile_is_computed(fake_model: FakeModel) -> None:
-    lanes = Lanes([fake_model.upsample])
+    lanes = Lanes(1)
     seen: list[int] = []
 
-    def look(_network: Network) -> None:
+    def look(_lane: int) -> None:
         seen.append(lanes.busy)
 
     lanes.run([Task(look, 1)], Progress())

@@ -19,7 +19,7 @@ from skimage import data
 from bench.machine_facts import read_cpu_field
 from super_resolution import SuperResolution
 from superres.engines import openvino_engine
-from superres.engines.lanes import Network
+from superres.engines.engine import Network
 from superres.engines.model_files import read_golden_tile
 from superres.engines.opencv_engine import EMBEDDED_PROFILE, load_network
 from superres.engines.openvino_engine import (

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from superres.engines.model_loader import ModelLoader
 from superres.engines.upscaler import Upscaler
 from superres.errors import Busy, ClientLeft, TooManyPixels, UndecodableImage, UnsupportedUpload
 from superres.images.image_codec import Picture, decode_image
@@ -414,7 +415,7 @@ def test_locks_are_known_when_the_model_is_loaded(
         known.append(tuple(runner.resources.codec.sandbox.locks))
         return fake_super_resolution
 
-    runner = Runner(settings, load)
+    runner = Runner(settings, ModelLoader(load))
     try:
         runner.start()
         assert known == [tuple(runner.resources.codec.sandbox.locks)]

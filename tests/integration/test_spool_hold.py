@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from superres.disk import DiskSpace
+from superres.engines.model_loader import ModelLoader
 from superres.engines.upscaler import Upscaler
 from superres.errors import ConfigError, NotStored
 from superres.images.options import Options
@@ -94,7 +95,10 @@ def test_sweep_leaves_the_uploads_of_another_table(
 ) -> None:
     monkeypatch.setattr("superres.service.job_keeper.SPOOL_GRACE_SECONDS", 0.0)
     here, there = (
-        Runner(replace(settings, state_dir=tmp_path / state), lambda: fake_super_resolution)
+        Runner(
+            replace(settings, state_dir=tmp_path / state),
+            ModelLoader(lambda: fake_super_resolution),
+        )
         for state in ("one", "two")
     )
     there.model_loader.get()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from superres.engines.model_loader import ModelLoader
 from superres.engines.upscaler import Upscaler
 from superres.errors import StoreDown
 from superres.images.options import Options
@@ -64,7 +65,7 @@ def machine(
             store_url=store.url,
             database_url=postgres_url,
         )
-        made.append(Runner(changed, lambda: fake_super_resolution))
+        made.append(Runner(changed, ModelLoader(lambda: fake_super_resolution)))
         return made[-1]
 
     yield make

@@ -20,6 +20,7 @@ import psycopg
 import pytest
 from PIL import Image
 
+from superres.engines.model_loader import ModelLoader
 from superres.engines.upscaler import Upscaler
 from superres.errors import Busy, ConfigError, StoreDown, UploadTooLarge
 from superres.images.options import Options
@@ -184,7 +185,7 @@ def machine(
         changed = replace(
             settings, cache_dir=folder, store_url=store_url, database_url=database_url, **changes
         )
-        runner = Runner(changed, lambda: fake_super_resolution)
+        runner = Runner(changed, ModelLoader(lambda: fake_super_resolution))
         if started:
             runner.start()
         made.append(runner)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from superres.engines.lanes import LANE_NICENESS, FairOrder, Lanes, Network, Progress, Task, Work
+from superres.engines.lanes import LANE_NICENESS, FairOrder, Lanes, Progress, Task, Work
 from superres.errors import JobCancelled
 from superres.images.pixels import Pixels
 
@@ -33,7 +33,7 @@ def simulate(arrivals: Mapping[str, tuple[float, int]], lanes: int = 2) -> dict[
             now = max(now, coming[0][1][0])
         while coming and coming[0][1][0] <= now:
             name, (_, tiles) = coming.popleft()
-            tasks = deque([Task(lambda _network: None, TILE)] * tiles)
+            tasks = deque([Task(lambda _lane: None, TILE)] * tiles)
             works[name] = Work(tasks, Progress(), tiles * TILE)
             order.add(works[name])
         while running and running[0][0] <= now:
@@ -83,13 +83,13 @@ def double(image: Pixels) -> Pixels:
 
 @pytest.fixture
 def lanes() -> Lanes:
-    return Lanes([double, double])
+    return Lanes(2)
 
 
 def test_all_tasks_are_run_and_counted(lanes: Lanes) -> None:
     progress = Progress()
     seen: list[int] = []
-    lanes.run([Task(lambda _network: seen.append(1), 10, tiles=2)] * 50, progress)
+    lanes.run([Task(lambda _lane: seen.append(1), 10, tiles=2)] * 50, progress)
     lanes.close()
     assert len(seen) == 50
     assert (progress.tiles_done, progress.tiles_total) == (100, 100)
@@ -98,7 +98,7 @@ def test_all_tasks_are_run_and_counted(lanes: Lanes) -> None:
 def test_lanes_give_way_to_threads_that_answer_requests(lanes: Lanes) -> None:
     found: list[int] = []
 
-    def look(_network: Network) -> None:
+    def look(_lane: int) -> None:
         found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
 
     lanes.run([Task(look, TILE)] * 4, Progress())
@@ -111,21 +111,21 @@ def test_lanes_compute_where_a_sandbox_forbids_priorities(monkeypatch: pytest.Mo
         raise PermissionError
 
     monkeypatch.setattr(os, "setpriority", refuse)
-    lanes = Lanes([lambda tile: tile])
+    lanes = Lanes(1)
     progress = Progress()
-    lanes.run([Task(lambda _network: None, TILE)], progress)
+    lanes.run([Task(lambda _lane: None, TILE)], progress)
     assert progress.tiles_done == 1
     lanes.close()
 
 
 def test_failing_task_ends_the_picture_and_no_other(lanes: Lanes) -> None:
-    def fail(_network: Network) -> None:
+    def fail(_lane: int) -> None:
         raise ValueError("tile")
 
     with pytest.raises(ValueError, match="tile"):
         lanes.run([Task(fail, 10)] * 20, Progress())
     progress = Progress()
-    lanes.run([Task(lambda _network: None, 10)] * 5, progress)
+    lanes.run([Task(lambda _lane: None, 10)] * 5, progress)
     lanes.close()
     assert progress.tiles_done == 5
 
@@ -136,7 +136,7 @@ def test_cancelled_picture_stops_within_a_tile_of_each_lane(lanes: Lanes) -> Non
     started = threading.Semaphore(0)
     ran = []
 
-    def wait(_network: Network) -> None:
+    def wait(_lane: int) -> None:
         started.release()
         assert go_on.wait(20)
         ran.append(1)
@@ -157,7 +157,7 @@ def test_picture_that_no_lane_has_taken_is_cancelled_at_once(lanes: Lanes) -> No
     go_on = threading.Event()
     started = threading.Semaphore(0)
 
-    def wait(_network: Network) -> None:
+    def wait(_lane: int) -> None:
         started.release()
         assert go_on.wait(20)
 

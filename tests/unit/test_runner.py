@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from super_resolution import SuperResolution
+from superres.engines.model_loader import ModelLoader
 from superres.engines.upscaler import Upscaler
 from superres.errors import Busy, NotReady, ServiceError, TooManyPixels, UndecodableImage
 from superres.images.image_codec import ImageHeader
@@ -41,7 +42,7 @@ def make_runner(settings: Settings, fake_super_resolution: Upscaler) -> Iterator
     made: list[Runner] = []
 
     def make(**changes: Any) -> Runner:
-        runner = Runner(replace(settings, **changes), lambda: fake_super_resolution)
+        runner = Runner(replace(settings, **changes), ModelLoader(lambda: fake_super_resolution))
         runner.start()
         made.append(runner)
         return runner
@@ -295,7 +296,7 @@ def test_small_picture_passes_a_large_one_that_fills_the_memory(
 def test_result_names_change_with_the_model(
     make_runner: RunnerMaker, real_super_resolution: SuperResolution, settings: Settings
 ) -> None:
-    other = Runner(settings, lambda: real_super_resolution)
+    other = Runner(settings, ModelLoader(lambda: real_super_resolution))
     key = generate_file_hash(b"x")
     names = {make_runner().result_name(key), other.result_name(key)}
     assert len(names) == 2
@@ -305,7 +306,7 @@ def test_result_names_change_with_the_model(
 def test_service_is_not_ready_while_loading_nor_while_stopping(
     settings: Settings, fake_super_resolution: Upscaler
 ) -> None:
-    runner = Runner(settings, lambda: fake_super_resolution)
+    runner = Runner(settings, ModelLoader(lambda: fake_super_resolution))
     with pytest.raises(NotReady, match="loading"):
         runner.check_ready()
     runner.start()
@@ -323,7 +324,7 @@ def test_model_that_computes_wrongly_serves_nothing_new(
 ) -> None:
     read(make_runner().enhance(make_upload(1)))
     monkeypatch.setattr(fake_super_resolution, "matches_golden_tile", lambda: False)
-    runner = Runner(settings, lambda: fake_super_resolution)
+    runner = Runner(settings, ModelLoader(lambda: fake_super_resolution))
     runner.start()
     with pytest.raises(NotReady, match="gives wrong results"):
         runner.check_ready()
@@ -342,7 +343,7 @@ def test_model_is_loaded_once_whoever_asks_first(
         threading.Event().wait(0.05)
         return fake_super_resolution
 
-    runner = Runner(settings, load)
+    runner = Runner(settings, ModelLoader(load))
     list(pool.map(lambda _: runner.model_loader.get(), range(16)))
     assert len(loads) == 1
 

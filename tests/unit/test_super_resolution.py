@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from super_resolution import SuperResolution
-from superres.engines.engine import Engine
-from superres.engines.lanes import Network, Progress
+from superres.engines.engine import Engine, Network
+from superres.engines.lanes import Progress
 from superres.engines.opencv_engine import EMBEDDED_PROFILE, OTHER_PROFILE, load_network
 from superres.engines.upscaler import Upscaler
 from superres.errors import ModelError

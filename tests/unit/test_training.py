@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from superres.paths import EMBEDDED_MODEL_PATH
+from superres.paths import EMBEDDED_MODEL_PATH, RESTORE_MODEL_PATH
 from training import evaluate, prepare
 from training.degradations import MEASURED, degrade_at_random, reduce
 from training.drawings import draw_picture
@@ -92,7 +92,20 @@ def test_evaluate_ranks_the_model_above_bicubic(
     arguments = ["evaluate", str(EMBEDDED_MODEL_PATH), "--photos", str(photos)]
     monkeypatch.setattr(sys, "argv", [*arguments, "--index", str(photos / "index.csv")])
     evaluate.main()
-    title, _, bicubic, model = capsys.readouterr().out.splitlines()
+    title, *tables = capsys.readouterr().out.splitlines()
     assert title.startswith("1 images")
+    _, bicubic, model, _, _, _ = tables
     for low, high in zip(bicubic.split()[1:], model.split()[1:], strict=True):
         assert float(low) < float(high)
+
+
+def test_evaluate_ranks_the_restoring_model_first_on_damaged_images(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(evaluate, "SIDE", 192)
+    models = [str(EMBEDDED_MODEL_PATH), str(RESTORE_MODEL_PATH)]
+    photographs = ["--photos", str(photos), "--index", str(photos / "index.csv")]
+    monkeypatch.setattr(sys, "argv", ["evaluate", *models, *photographs])
+    evaluate.main()
+    *_, faithful, restoring = capsys.readouterr().out.splitlines()
+    assert float(faithful.split()[-2]) < float(restoring.split()[-2])

@@ -5,10 +5,13 @@ export interface EnhanceOptions {
   quality?: number;
   /** For webp only. */
   lossless?: boolean;
-  scale?: 2 | 3 | 4;
+  /** 1 with mode "restore" only: the image at its own size. */
+  scale?: 1 | 2 | 3 | 4;
   /** Pixels, instead of scale; one alone keeps the aspect ratio. */
   width?: number;
   height?: number;
+  /** "restore" removes noise, blur and the marks of compression. */
+  mode?: "faithful" | "restore";
   /** Aborting cancels the job. */
   signal?: AbortSignal;
   onProgress?: (progress: EnhanceProgress) => void;

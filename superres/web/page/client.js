@@ -10,7 +10,7 @@
 // The service that this module was loaded from, with its path prefix: .../static/client.js or
 // .../static/<version>/client.js.
 const HOME = new URL(import.meta.url.slice(0, import.meta.url.lastIndexOf("/static/") + 1));
-const OPTION_NAMES = ["format", "quality", "lossless", "scale", "width", "height"];
+const OPTION_NAMES = ["format", "quality", "lossless", "scale", "width", "height", "mode"];
 const RETRIED = new Set([429, 502, 503, 504]);
 const MAX_ATTEMPTS = 8;
 const MAX_PAUSE_SECONDS = 60;

@@ -44,7 +44,7 @@ class Item {
   constructor(file) {
     this.file = file;
     this.state = "waiting";
-    this.results = new Map(); // "format scale" -> promise of an object URL
+    this.results = new Map(); // "format scale mode" -> promise of an object URL
     this.controllers = new Set();
     this.isAborted = false;
     this.source = URL.createObjectURL(file);
@@ -91,7 +91,7 @@ class Item {
 
   /** Get a result: existing, in progress, or new. */
   fetchResult(options) {
-    const key = `${options.format} ${options.scale}`;
+    const key = `${options.format} ${options.scale} ${options.mode}`;
     if (!this.results.has(key)) {
       const result = this.makeResult(options);
       this.results.set(key, result);
@@ -126,7 +126,7 @@ class Item {
   async start() {
     this.state = "running";
     try {
-      await this.fetchResult({ format: "png", scale: 3 });
+      await this.fetchResult(previewOptions());
       this.finish("done", messages.done);
       this.setActions(["show", () => show(this)], ["remove", () => this.remove()]);
       if (shown === null) show(this);
@@ -230,8 +230,9 @@ async function show(item) {
   element("viewer").hidden = false;
   element("viewer-name").textContent = item.file.name;
   element("before").src = item.source;
-  const url = await item.fetchResult({ format: "png", scale: 3 });
-  if (shown !== item) return;
+  const options = previewOptions();
+  const url = await item.fetchResult(options);
+  if (shown !== item || element("mode").value !== options.mode) return;
   element("after").src = url;
   await element("after").decode().catch(() => {}); // another one was selected meanwhile
   if (shown !== item) return;
@@ -260,18 +261,41 @@ function split() {
   element("sheet").style.setProperty("--split", `${element("compare").value}%`);
 }
 
+function previewOptions() {
+  return { format: "png", scale: 3, mode: element("mode").value };
+}
+
 function chosenOptions() {
-  return { format: element("format").value, scale: Number(element("scale").value) };
+  const [format, scale, mode] = ["format", "scale", "mode"].map((name) => element(name).value);
+  return { format, scale: Number(scale), mode };
+}
+
+async function changeMode() {
+  const item = shown;
+  if (item === null) return;
+  try {
+    await show(item);
+  } catch (error) {
+    announce(`${item.file.name}: ${describeError(error)}`);
+  } finally {
+    item.text.textContent = messages.done;
+  }
+}
+
+/** Offer the modes if the service has them. */
+async function offerModes() {
+  const health = await (await fetch("api/health")).json();
+  element("mode-choice").hidden = !health.restore_model;
 }
 
 function writeSnippets() {
-  const { format, scale } = chosenOptions();
+  const { format, scale, mode } = chosenOptions();
   const home = new URL("./", document.baseURI).href;
-  const query = `format=${format}&scale=${scale}`;
+  const query = `format=${format}&scale=${scale}&mode=${mode}`;
   const ending = format === "jpeg" ? "jpg" : format;
   const name = shown.file.name.replaceAll("'", "");
   element("curl").textContent =
-    `curl -F image=@'${name}' -F format=${format} -F scale=${scale} ` +
+    `curl -F image=@'${name}' -F format=${format} -F scale=${scale} -F mode=${mode} ` +
     `-o result.${ending} ${home}api/enhance`;
   element("fetch").textContent =
     `const response = await fetch("${home}api/enhance?${query}", {\n` +
@@ -280,13 +304,14 @@ function writeSnippets() {
 }
 
 async function download() {
-  const { format, scale } = chosenOptions();
+  const options = chosenOptions();
+  const { format, scale, mode } = options;
   const item = shown;
   element("download").disabled = true;
   try {
-    const href = await item.fetchResult({ format, scale });
+    const href = await item.fetchResult(options);
     if (!items.includes(item)) return;
-    const stem = item.file.name.replace(/\.[^.]*$/, "");
+    const stem = item.file.name.replace(/\.[^.]*$/, "") + (mode === "restore" ? "_restored" : "");
     make("a", { href, download: `${stem}_x${scale}.${format === "jpeg" ? "jpg" : format}` }).click();
     announce(`${item.file.name}: ${messages.done}`);
   } catch (error) {
@@ -319,9 +344,11 @@ element("zoom").addEventListener("change", layOut);
 element("compare").addEventListener("input", split);
 element("format").addEventListener("change", writeSnippets);
 element("scale").addEventListener("change", writeSnippets);
+element("mode").addEventListener("change", changeMode);
 element("download").addEventListener("click", download);
 for (const button of document.querySelectorAll("[data-copy]")) {
   button.hidden = !navigator.clipboard; // absent in insecure contexts
   button.addEventListener("click", copy);
 }
 addEventListener("resize", layOut);
+offerModes().catch(() => {}); // the service is not reachable now
