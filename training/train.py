@@ -8,6 +8,9 @@ the validation figure improves. The same command resumes the run. Then
 
     python -m training.export data/run/best.npz superres/models/EDSR_x3.pb
 
+The restoring model is trained with `--pairs`, validated on damaged images, and exported as
+EDSR_x3_restore.pb.
+
 L1 loss, Adam, cosine decay to zero over the run, a moving average of the weights, flips and
 rotations, larger crops for the last part.
 """
@@ -17,6 +20,7 @@ import copy
 import math
 import signal
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -27,24 +31,21 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from training.degradations import MEASURED, degrade_at_random
+from training.degradations import DAMAGED, MEASURED, Degradation
 from training.export import read_weights as read_graph
 from training.network import SCALE
 from training.prepare import unpack
+from training.samplers import CropSampler, PairSampler, Sampler, to_tensor
 from training.torch_network import EDSR, load_weights, read_weights
 
 WARM_UP_STEPS = 200
 EMA_DECAY = 0.999
 BETAS = (0.9, 0.99)
 GRADIENT_NORM = 1.0
-# Crops are degraded with this many input pixels around them, and cut at a random position, so that
-# JPEG blocks and filter borders fall anywhere.
-MARGIN = 8
 LARGE_CROPS_FROM = 0.85
 VALIDATION_INPUT_SIDE = 96
 VALIDATION_EVERY_MINUTES = 10
 CHECKPOINT_EVERY_MINUTES = 3
-VALIDATED = ("bicubic", "area", "JPEG-95", "JPEG-85", "JPEG-70")
 
 
 @dataclass
@@ -56,50 +57,18 @@ class Progress:
     best_db: float = 0.0
 
 
-def to_tensor(image: Image.Image) -> Tensor:
-    """Return (3, H, W) BGR uint8."""
-    return torch.from_numpy(np.ascontiguousarray(np.asarray(image)[:, :, ::-1].transpose(2, 0, 1)))
-
-
 def measure_luma(image: Tensor) -> Tensor:
     """(N, 3, H, W) BGR from 0 to 255 -> (N, H, W) luma, ITU-R BT.601, from 16 to 235."""
     blue, green, red = image.unbind(1)
     return 16 + (24.966 * blue + 128.553 * green + 65.481 * red) / 255
 
 
-class Sampler:
-    """Draws training batches from the packed crops."""
-
-    def __init__(self, crops: list[Image.Image], seed: int) -> None:
-        self.crops = crops
-        self.random = np.random.default_rng(seed)
-
-    def draw_pair(self, side: int) -> tuple[Tensor, Tensor]:
-        """Return an input of `side` pixels and its target, turned and flipped at random."""
-        random = self.random
-        crop = self.crops[random.integers(len(self.crops))]
-        outer = (side + MARGIN) * SCALE
-        left, top = random.integers(0, crop.width - outer + 1, 2)
-        region = crop.crop((left, top, left + outer, top + outer))
-        turn = int(random.integers(0, 8))
-        if turn >= 4:
-            region = region.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        region = region.rotate(90 * (turn % 4))
-        small = degrade_at_random(region, random)
-        x, y = (int(value) for value in random.integers(0, MARGIN + 1, 2))
-        target = region.crop((x * SCALE, y * SCALE, (x + side) * SCALE, (y + side) * SCALE))
-        return to_tensor(small.crop((x, y, x + side, y + side))), to_tensor(target)
-
-    def draw_batch(self, size: int, side: int) -> tuple[Tensor, Tensor]:
-        """Return (N, 3, side, side) inputs and their targets, float32 from 0 to 255."""
-        inputs, targets = zip(*(self.draw_pair(side) for _ in range(size)), strict=True)
-        return torch.stack(inputs).float(), torch.stack(targets).float()
-
-
 class Validator:
     """Measures a network on the validation images, for each degradation."""
 
-    def __init__(self, pictures: list[Image.Image]) -> None:
+    def __init__(
+        self, pictures: list[Image.Image], degradations: Mapping[str, Degradation]
+    ) -> None:
         side = VALIDATION_INPUT_SIDE * SCALE
         corner = (pictures[0].width - side) // 2
         crops = [
@@ -107,8 +76,8 @@ class Validator:
         ]
         self.targets = torch.stack([to_tensor(crop) for crop in crops]).float()
         self.inputs = {
-            name: torch.stack([to_tensor(MEASURED[name](crop)) for crop in crops]).float()
-            for name in VALIDATED
+            name: torch.stack([to_tensor(degrade(crop)) for crop in crops]).float()
+            for name, degrade in degradations.items()
         }
 
     def measure(self, network: EDSR, device: torch.device) -> dict[str, float]:
@@ -153,7 +122,8 @@ class Trainer:
         self.folder.mkdir(parents=True, exist_ok=True)
         with np.load(arguments.pack) as pack:
             train = list(unpack(pack["train_bytes"], pack["train_ends"]))
-            self.validator = Validator(list(unpack(pack["val_bytes"], pack["val_ends"])))
+            pictures = list(unpack(pack["val_bytes"], pack["val_ends"]))
+        self.validator = Validator(pictures, DAMAGED if arguments.pairs else MEASURED)
         self.network = EDSR().to(self.device, memory_format=torch.channels_last)
         if arguments.start:
             load_weights(self.network, read_graph(arguments.start))
@@ -163,7 +133,10 @@ class Trainer:
         self.checkpoint_path = self.folder / "checkpoint.pt"
         if self.checkpoint_path.exists():
             self.load_checkpoint()
-        self.sampler = Sampler(train, seed=self.progress.step)
+        seed = self.progress.step
+        self.sampler: Sampler = (
+            PairSampler(arguments.pairs, seed) if arguments.pairs else CropSampler(train, seed)
+        )
         self.stopped = False
 
     def load_checkpoint(self) -> None:
@@ -262,6 +235,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pack", type=Path, help="made by training.prepare")
     parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument(
+        "--pairs", type=Path, help="folder of training.pairs: restoring, not faithful"
+    )
     parser.add_argument("--start", type=Path, help="a .pb to start from")
     parser.add_argument("--minutes", type=float, default=600, help="of the whole run")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
