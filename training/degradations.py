@@ -16,7 +16,7 @@ Degradation = Callable[[Image.Image], Image.Image]
 
 # Chroma subsampling in JPEG files: 4:4:4, 4:2:2, 4:2:0 (Pillow's numbers).
 JPEG_SUBSAMPLINGS = (0, 1, 2)
-JPEG_SHARE = 0.3
+JPEG_SHARE, JPEG_QUALITIES = 0.3, (60, 101)
 BICUBIC, AREA, LANCZOS = (
     Image.Resampling.BICUBIC,
     Image.Resampling.BOX,
@@ -69,6 +69,6 @@ def degrade_at_random(image: Image.Image, random: np.random.Generator) -> Image.
     resampling = random.choice(np.array([BICUBIC] * 4 + [AREA] * 2 + [LANCZOS]))
     small = reduce(image, Image.Resampling(resampling))
     if random.random() < JPEG_SHARE:
-        quality = int(random.integers(60, 101))
+        quality = int(random.integers(*JPEG_QUALITIES))
         small = compress(small, quality, int(random.choice(JPEG_SUBSAMPLINGS)))
     return small

@@ -9,8 +9,9 @@ from PIL import Image
 from torch import Tensor
 
 from superres.images.pixels import Pixels
-from training.degradations import degrade_at_random
-from training.network import SCALE
+from training.degradations import JPEG_QUALITIES, JPEG_SHARE, degrade_at_random
+from training.network import SCALE, Floats
+from training.tensor_degradations import compress, reduce
 
 # Crops are degraded with this many input pixels around them, and cut at a random position, so that
 # JPEG blocks and filter borders fall anywhere.
@@ -58,6 +59,40 @@ class CropSampler:
         """Return (N, 3, side, side) inputs and their targets, float32 from 0 to 255."""
         inputs, targets = zip(*(self.draw_pair(side) for _ in range(size)), strict=True)
         return torch.stack(inputs).float(), torch.stack(targets).float()
+
+
+class TensorSampler:
+    """Draws batches for the faithful model on a GPU, where all crops are, and are degraded."""
+
+    def __init__(self, crops: list[Image.Image], seed: int, device: torch.device) -> None:
+        self.random = np.random.default_rng(seed)
+        self.device = device
+        self.crops = torch.stack([to_tensor(crop) for crop in crops]).to(device)
+
+    def place(self, constant: Floats) -> Tensor:
+        """Move a constant to the GPU."""
+        return torch.from_numpy(constant).to(self.device)
+
+    def draw_batch(self, size: int, side: int) -> tuple[Tensor, Tensor]:
+        """Return (N, 3, side, side) inputs and their targets, float32 from 0 to 255, BGR."""
+        random = self.random
+        indices = torch.from_numpy(random.integers(len(self.crops), size=size))
+        targets = self.crops[indices.to(self.device)].float().flip(1)  # RGB
+        targets = torch.rot90(targets, int(random.integers(4)), (2, 3))
+        if random.random() < 0.5:
+            targets = targets.flip(3)
+        name = random.choice(["bicubic"] * 4 + ["area"] * 2 + ["lanczos"])
+        inputs = reduce(targets, str(name), self.place)
+        number = int(random.binomial(size, JPEG_SHARE))
+        if number:
+            qualities = random.integers(*JPEG_QUALITIES, size=number).astype(np.float32)
+            damaged = compress(inputs[:number], qualities, random.random() < 0.5, self.place)
+            inputs = torch.cat([damaged, inputs[number:]])
+        # JPEG blocks and filter borders fall anywhere.
+        y, x = (int(value) for value in random.integers(0, inputs.shape[2] - side + 1, 2))
+        inputs = inputs[:, :, y : y + side, x : x + side]
+        y, x, side = y * SCALE, x * SCALE, side * SCALE
+        return inputs.flip(1), targets[:, :, y : y + side, x : x + side].flip(1)
 
 
 class PairSampler:

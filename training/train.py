@@ -35,7 +35,7 @@ from training.degradations import DAMAGED, MEASURED, Degradation
 from training.export import read_weights as read_graph
 from training.network import SCALE
 from training.prepare import unpack
-from training.samplers import CropSampler, PairSampler, Sampler, to_tensor
+from training.samplers import CropSampler, PairSampler, Sampler, TensorSampler, to_tensor
 from training.torch_network import EDSR, load_weights, read_weights
 
 WARM_UP_STEPS = 200
@@ -134,9 +134,13 @@ class Trainer:
         if self.checkpoint_path.exists():
             self.load_checkpoint()
         seed = self.progress.step
-        self.sampler: Sampler = (
-            PairSampler(arguments.pairs, seed) if arguments.pairs else CropSampler(train, seed)
-        )
+        self.sampler: Sampler
+        if arguments.pairs:
+            self.sampler = PairSampler(arguments.pairs, seed)
+        elif arguments.on_device:
+            self.sampler = TensorSampler(train, seed, self.device)
+        else:
+            self.sampler = CropSampler(train, seed)
         self.stopped = False
 
     def load_checkpoint(self) -> None:
@@ -241,6 +245,9 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="a .pb to start from")
     parser.add_argument("--minutes", type=float, default=600, help="of the whole run")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument(
+        "--on-device", action="store_true", help="also make the inputs there, for a GPU"
+    )
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--side", type=int, default=32, help="of a training input, in pixels")
     parser.add_argument("--rate", type=float, default=2e-4, help="highest learning rate")
