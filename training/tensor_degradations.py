@@ -104,7 +104,7 @@ def blur(batch: Batch, deviation: float, place: Place) -> Batch:
         weights = np.exp(-0.5 * (mirrored / deviation) ** 2)
         before, inside, after = np.split(weights, 3, axis=1)
         folded = inside + before[:, ::-1] + after[:, ::-1]
-        return (folded / folded.sum(1, keepdims=True)).astype(np.float32)
+        return np.asarray(folded / folded.sum(1, keepdims=True), np.float32)
 
     height, width = batch.shape[-2:]
     return to_levels(place(matrix(height)) @ batch @ place(matrix(width).T.copy()))
@@ -116,7 +116,7 @@ def dct_matrix() -> Floats:
     frequency, position = np.mgrid[:BLOCK, :BLOCK]
     matrix = np.cos(np.pi * (2 * position + 1) * frequency / (2 * BLOCK)) / 2
     matrix[0] /= np.sqrt(2)
-    return matrix.astype(np.float32)
+    return np.asarray(matrix, np.float32)
 
 
 @cache
