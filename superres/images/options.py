@@ -156,7 +156,9 @@ def read_options(
     if mode not in MODES:
         raise BadRequest(f"mode must be one of {', '.join(MODES)}.")
     width, height = number("width", 1, 10**MAX_DIGITS), number("height", 1, 10**MAX_DIGITS)
-    scale = number("scale", CLEANING_SCALE if mode == RESTORE else min(SCALES), max(SCALES))
+    scale = number("scale", CLEANING_SCALE, max(SCALES))
+    if scale == CLEANING_SCALE and mode != RESTORE:
+        raise BadRequest(f"scale={CLEANING_SCALE} is for mode={RESTORE}: it cleans an image.")
     if width is None and height is None:
         scale = scale or MODEL_SCALE
     elif scale is not None:
