@@ -126,6 +126,46 @@ def exif_with_broken_tags() -> bytes:
     return b"II*\0" + struct.pack("<LH", 8, len(tags)) + entries + bytes(4)
 
 
+def profile_of_many_elements(number: int) -> bytes:
+    """Return an RGB profile whose D2B0 names one matrix again and again."""
+    matrix = b"matf" + bytes(4) + struct.pack(">HH12f", 3, 3, *np.eye(4, 3).ravel())
+    at = 16 + 8 * number
+    elements = b"mpet" + bytes(4) + struct.pack(">HHI", 3, 3, number)
+    elements += struct.pack(">II", at, len(matrix)) * number + matrix
+    tags = {b"D2B0": elements}
+    colours = {b"wtpt": (63190, 65536, 54061), b"rXYZ": (28575, 14549, 911)}
+    colours |= {b"gXYZ": (25231, 46989, 6361), b"bXYZ": (9372, 3971, 46793)}
+    tags |= {name: b"XYZ " + bytes(4) + struct.pack(">iii", *xyz) for name, xyz in colours.items()}
+    tags |= {name: b"curv" + bytes(8) for name in (b"rTRC", b"gTRC", b"bTRC")}
+    table, body = struct.pack(">I", len(tags)), b""
+    start = 128 + 4 + 12 * len(tags)
+    for name, content in tags.items():
+        table += name + struct.pack(">II", start + len(body), len(content))
+        body += content
+    header = bytearray(128)
+    header[:4] = struct.pack(">I", start + len(body))
+    header[4:24] = b"lcms\x04\x30\0\0mntrRGB XYZ "
+    header[36:40] = b"acsp"
+    header[68:80] = struct.pack(">iii", 63190, 65536, 54061)
+    return bytes(header) + table + body
+
+
+def grey_png(profile: bytes) -> bytes:
+    """Return a grey image with a profile for colours."""
+    chunk = png_chunk(b"iCCP", b"a\0\0" + zlib.compress(profile, 9))
+    image = save(Image.new("L", (8, 8), 99), "PNG")
+    return image[:33] + chunk + image[33:]
+
+
+def jpeg_components(scans: int) -> bytes:
+    """Return a JPEG that announces one component, lists 256, and then has scans."""
+    components = b"".join(bytes([each, 0x11, 0]) for each in range(256))
+    frame = struct.pack(">BHHB", 8, 1, 1, 1) + components
+    scan = b"\x01\x00\x00\x00\x3f\x00"
+    head = b"\xff\xd8\xff\xc0" + struct.pack(">H", len(frame) + 2) + frame
+    return head + (b"\xff\xda" + struct.pack(">H", len(scan) + 2) + scan) * scans + b"\xff\xd9"
+
+
 def tiff(entries: list[tuple[int, int, int, int]], rest: bytes = b"") -> bytes:
     """A TIFF with one directory of these entries: tag, type, count, value."""
     directory = b"".join(struct.pack("<HHLL", *entry) for entry in sorted(entries))
@@ -200,6 +240,8 @@ FILES: dict[str, Callable[[], bytes]] = {
     "packed text.png": lambda: packed_chunk(b"zTXt", b"a\0\0", 1000),
     "packed profile.png": lambda: packed_chunk(b"iCCP", b"a\0\0", 1000),
     "exif of broken tags.png": lambda: one_pixel_png(png_chunk(b"eXIf", exif_with_broken_tags())),
+    "profile of one matrix.png": lambda: grey_png(profile_of_many_elements(10_000)),
+    "components.jpg": lambda: jpeg_components(7000),
     "one pixel, 16 MB.png": lambda: one_pixel_png() + bytes(ROOM - 100),
     "valid, 16 bits, transparent.png": lambda: flat_png(3990, 3990, 16, 6),
     "valid, 16 bits, grey.png": lambda: flat_png(3990, 3990, 16, 0),

@@ -26,6 +26,7 @@ OTHER_FRAMES = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF})
 AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 COEFFICIENTS = 64
+MAX_COMPONENTS = 4
 # After data truncated anywhere, its first bits differ from the zeros that libjpeg fills in.
 FILLER = b"\xfe" + bytes((7 * number * number + 91 * number) % 255 for number in range(1, 90))
 # An encoder that stops a few bits early spoils at most one block of an image, and the adjacent
@@ -110,9 +111,13 @@ def note_frame(jpeg: JpegFile, code: int, segment: bytes) -> None:
         raise UnsupportedUpload(
             "Lossless JPEGs and those of more than 8 bits are not accepted; save it as PNG."
         )
+    # With a wrong count, 16,000 coefficients would be looked through for each of a thousand scans.
+    components = segment[6::3]
+    if len(segment) < 6 or segment[5] != len(components) or len(components) > MAX_COMPONENTS:
+        raise UndecodableImage("The JPEG's header is damaged.")
     jpeg.is_huffman = code in HUFFMAN_FRAMES
     jpeg.is_progressive = code == PROGRESSIVE
-    for component in segment[6::3]:
+    for component in components:
         jpeg.missing_bits[component] = [None] * COEFFICIENTS
 
 

@@ -1,6 +1,7 @@
 """An image's metadata: colour profile, EXIF, resolution."""
 
 import contextlib
+import struct
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -14,6 +15,9 @@ from superres.images.pixels import Pixels
 # Larger EXIF does not fit into a JPEG, and cameras only exceed it with previews.
 MAX_EXIF_BYTES = 60_000
 MAX_PROFILE_BYTES = 4 * 1024**2
+# LittleCMS reads as many tags, and real profiles have up to five processing elements.
+MAX_TAGS, MAX_ELEMENTS = 100, 16
+PROFILE_TABLE_AT = 128
 # EXIF and TIFF: a resolution with no unit only gives the pixels' aspect ratio; a missing unit tag
 # means inches. JFIF has the same units under other numbers.
 NO_UNIT, INCH, CENTIMETRE = 1, 2, 3
@@ -206,12 +210,27 @@ def find_dpi(image: Image.Image) -> object:
 def read_profile(image: Image.Image) -> bytes | None:
     """Return the embedded colour profile if it is valid."""
     profile: bytes | None = image.info.get("icc_profile")
-    if not profile or len(profile) > MAX_PROFILE_BYTES:
+    if not profile or len(profile) > MAX_PROFILE_BYTES or is_overlong(profile):
         return None
     with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError):
         profile_space(profile)  # a damaged name of the colour space is a UnicodeDecodeError
         return profile
     return None
+
+
+def is_overlong(profile: bytes) -> bool:
+    """Tell whether a profile lists many processing elements (ICC.1:2022, 10.16).
+
+    Each may name the same few bytes: 10,000 of them in 500 bytes cost LittleCMS five seconds.
+    """
+    (count,) = struct.unpack_from(">I", profile.ljust(PROFILE_TABLE_AT + 4), PROFILE_TABLE_AT)
+    for at in range(PROFILE_TABLE_AT + 4, PROFILE_TABLE_AT + 4 + 12 * min(count, MAX_TAGS), 12):
+        entry = profile[at : at + 8]
+        if len(entry) == 8 and entry[:3] in {b"D2B", b"B2D"}:
+            (offset,) = struct.unpack(">I", entry[4:])
+            if int.from_bytes(profile[offset + 12 : offset + 16], "big") > MAX_ELEMENTS:
+                return True
+    return bool(count > MAX_TAGS)
 
 
 def profile_space(profile: bytes) -> str:

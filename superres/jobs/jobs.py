@@ -82,6 +82,7 @@ class Jobs(JobsUpkeep):
                     THEN jobs.spool ELSE excluded.spool END,
                 state = CASE WHEN jobs.state = 'running' THEN 'running' ELSE 'queued' END,
                 attempts = CASE WHEN jobs.state IN {OPEN} THEN jobs.attempts ELSE 0 END,
+                lease_until = CASE WHEN jobs.state IN {OPEN} THEN jobs.lease_until ELSE 0 END,
                 tiles_done = CASE WHEN jobs.state = 'running' THEN jobs.tiles_done ELSE 0 END,
                 created = CASE WHEN jobs.state IN {OPEN} THEN jobs.created ELSE now() END
             RETURNING spool""",

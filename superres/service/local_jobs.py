@@ -9,7 +9,14 @@ from contextvars import copy_context
 
 from superres import machine
 from superres.engines.lanes import Progress
-from superres.errors import DatabaseDown, JobCancelled, ServiceError, StoreDown, UploadLost
+from superres.errors import (
+    DatabaseDown,
+    JobCancelled,
+    NotReady,
+    ServiceError,
+    StoreDown,
+    UploadLost,
+)
 from superres.images.image_codec import ImageHeader
 from superres.images.options import FAITHFUL, Options, find_unknown
 from superres.jobs.job_records import Claim
@@ -126,6 +133,9 @@ class LocalJobs:
             job = self._jobs.get((name, True))
             if job is not None and job.waiters == 0:
                 self._cancel(job)
+            fetching = self._uploads.fetching.get(name)
+            if fetching is not None:
+                fetching.progress.cancelled = True
 
     def _cancel(self, job: Job) -> None:
         """Stop a job within a tile; later requests for its result start another."""
@@ -154,7 +164,13 @@ class LocalJobs:
 
     def run_claimed(self, claim: Claim) -> None:
         """Start a job that the keeper has claimed."""
-        mine = self._under_own_name(claim)
+        try:
+            mine = self._under_own_name(claim)
+        except NotReady as error:
+            logger.error("%s", error.message)
+            pause = float(error.retry_after_seconds or DOUBT_PAUSE_SECONDS)
+            self._table.requeue(claim.name, counts=False, pause_seconds=pause)
+            return
         if mine is None:
             return
         claim, options = mine
@@ -214,8 +230,13 @@ class LocalJobs:
         job = Job(claim.name, file, header, options, self._scheduler.enter(cost))
         job.take_over_claim()
         with self._lock:
-            self._jobs[job.name, True] = job
-        return job
+            former = self._jobs.get((job.name, True))
+            if former is None or former.progress.cancelled:
+                self._jobs[job.name, True] = job
+                return job
+        job.place.release()
+        file.close()
+        return None
 
     def _doubt(self, claim: Claim, error: UploadLost) -> None:
         """Fail a job whose upload has been lost for long; otherwise requeue it."""
@@ -229,6 +250,7 @@ class LocalJobs:
         """Return a claim under the name that its result has in this version, and its options.
 
         None if the claim was given up: it needs a newer version, or its result has a job already.
+        NotReady is raised if the model of its mode cannot be used now.
         """
         unknown = find_unknown(claim.options)
         mode = claim.options.get("mode", FAITHFUL)
@@ -240,22 +262,23 @@ class LocalJobs:
             return None
         options = Options(**claim.options)
         name = self._resources.result_name(upload_key(claim.name), options)
+        self._resources.model_loader.refuse_unsound(options.mode)
         mine = claim if name == claim.name else self._table.rename(claim, name)
         return (mine, options) if mine else None
 
     def claimed(self) -> list[OwnedJob]:
         """Return this process's jobs that are claimed in the table."""
+        # In this order: a job may just become one whose upload is open.
+        jobs: list[OwnedJob] = [*self._uploads.fetching.values()]
         with self._lock:
-            jobs: list[OwnedJob] = [
-                job for job in self._jobs.values() if job.is_claimed and job.outcome is None
-            ]
-        return [*jobs, *self._uploads.fetching.values()]
+            jobs += [job for job in self._jobs.values() if job.is_claimed and job.outcome is None]
+        return jobs
 
     def names(self) -> Collection[str]:
         """Return the names of all of this process's jobs, claimed or about to be."""
+        names = {*self._uploads.fetching}
         with self._lock:
-            names = {name for name, keep in self._jobs if keep}
-        return {*names, *self._uploads.fetching}
+            return names | {name for name, keep in self._jobs if keep}
 
     def regain(self, owned: OwnedJob) -> None:
         """Handle a job that, according to the table, this process no longer owns.

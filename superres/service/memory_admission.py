@@ -1,17 +1,20 @@
 """Admits images to memory, in the order in which the lanes compute them."""
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from superres.engines.lanes import CANCEL_POLL_SECONDS
-from superres.errors import JobCancelled, TooLargeForMemory
+from superres.errors import Busy, JobCancelled, TooLargeForMemory
 
 # Each image leaves this share of its own size free, so that there is always room for smaller ones:
 # no image is so large that all smaller ones must wait for it.
 HEADROOM_SHARE = 1 / 6
 MEGABYTE = 1024**2
+# An image that does not fit although no other holds memory is given up after this.
+PATIENCE_SECONDS, RETRY_SECONDS = 10.0, 60
 
 
 @dataclass(eq=False)
@@ -193,6 +196,7 @@ class MemoryAdmission:
         self._changed = threading.Condition()
         self._queue = MemoryQueue(0)
         self._most_bytes = 0
+        self._idle_since = 0.0  # since when no image has held memory, though some wait
 
     def _measure_when_idle(self) -> None:
         if not self._queue.held:
@@ -237,8 +241,8 @@ class MemoryAdmission:
             fitting = pixels * largest // size_bytes
             raise TooLargeForMemory(
                 f"This result needs about {size_bytes // MEGABYTE:,} MB of memory; this service "
-                f"has {largest // MEGABYTE:,}. About {fitting:,} pixels would fit, or a smaller "
-                "result, or another format: png and jpeg need the least."
+                f"has {largest // MEGABYTE:,}. About {fitting:,} pixels would fit; of the formats, "
+                "png and jpeg need the least."
             )
 
     @contextmanager
@@ -249,10 +253,13 @@ class MemoryAdmission:
         ------
         JobCancelled
             Nobody wants the image any more.
+        Busy
+            The machine no longer has as much memory as when the image was accepted.
         """
         with self._changed:
             self._measure_when_idle()
             self._queue.enter(claim)
+            self._idle_since = time.monotonic()
         try:
             self._wait(lambda: claim in self._queue.held, is_cancelled)
             yield
@@ -278,6 +285,10 @@ class MemoryAdmission:
             while not has_come():
                 if is_cancelled():
                     raise JobCancelled("Nobody is waiting for this image any more.")
+                if self._queue.held:
+                    self._idle_since = time.monotonic()
+                elif time.monotonic() - self._idle_since > PATIENCE_SECONDS:
+                    raise Busy("There is not enough memory for this image now.", RETRY_SECONDS)
                 self._changed.wait(CANCEL_POLL_SECONDS)
                 # If no image holds memory, only the machine can free more.
                 self._measure_when_idle()

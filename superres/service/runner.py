@@ -156,7 +156,8 @@ class Runner:
             if found is not None:
                 return found
             self.model_loader.refuse_unsound(options.mode)
-            header = self.resources.read_header(upload.file, options, has_left)
+            with self.scheduler.checking_header():
+                header = self.resources.read_header(upload.file, options, has_left)
             name = self.result_name(upload.key, options)
             with self.scheduler.waiting_request():
                 while True:

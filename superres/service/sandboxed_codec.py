@@ -40,8 +40,10 @@ from superres.service.upload import SPOOL_BYTES
 HEADERS_AT_ONCE = 2.4
 HEADER_CPU_SECONDS = 1
 # Ten times what the slowest formats take: 0.1 s per megapixel to decode TIFF with LZMA or 16 bits,
-# and 0.5 to encode lossless WebP. A JPEG with a thousand scans takes all the time it is given.
-CPU_SECONDS, DECODER_SECONDS_PER_MEGAPIXEL, ENCODER_SECONDS_PER_MEGAPIXEL = 5, 2, 5
+# and 0.5 to encode lossless WebP. A JPEG with a thousand scans takes all the time it is given, so a
+# small file is not given much; beside the pixels, a megabyte takes 0.2 s at most.
+DECODER_CPU_SECONDS, DECODER_SECONDS_PER_MEGAPIXEL, DECODER_BYTES_A_SECOND = 1, 2, 4_000_000
+ENCODER_CPU_SECONDS, ENCODER_SECONDS_PER_MEGAPIXEL = 5, 5
 REFUSALS = {
     name: getattr(errors, name)
     for name in ("UnsupportedUpload", "UndecodableImage", "TooManyPixels")
@@ -141,8 +143,14 @@ class SandboxedCodec:
         ServiceError
             As `read_header`.
         """
-        memory_bytes = decoding_bytes(header, file.seek(0, os.SEEK_END))
-        limits = choose_limits(memory_bytes, header.pixels, DECODER_SECONDS_PER_MEGAPIXEL)
+        length = file.seek(0, os.SEEK_END)
+        memory_bytes = decoding_bytes(header, length)
+        cpu_seconds = (
+            DECODER_CPU_SECONDS
+            + DECODER_SECONDS_PER_MEGAPIXEL * header.pixels // 10**6
+            + length // DECODER_BYTES_A_SECOND
+        )
+        limits = choose_limits(memory_bytes, cpu_seconds)
         task = {"name": "decode", "keep_metadata": self._keep_metadata}
         with shared_memory() as memory, open_descriptor(file) as descriptor:
             result = self._run(task, [descriptor, memory], limits, has_left)
@@ -166,7 +174,8 @@ class SandboxedCodec:
         """
         pixels = picture.width * picture.height
         memory_bytes = encoding_bytes(pixels, options, picture.has_alpha, picture.is_deep)
-        limits = choose_limits(memory_bytes, pixels, ENCODER_SECONDS_PER_MEGAPIXEL)
+        cpu_seconds = ENCODER_CPU_SECONDS + ENCODER_SECONDS_PER_MEGAPIXEL * pixels // 10**6
+        limits = choose_limits(memory_bytes, cpu_seconds)
         task = {
             "name": "encode",
             "options": options.as_dict(),
@@ -196,9 +205,8 @@ class SandboxedCodec:
         raise explain(ending, is_upload=task["name"] != "encode")
 
 
-def choose_limits(memory_bytes: int, pixels: int, seconds_per_megapixel: int) -> Limits:
-    """Return the limits for decoding or encoding so many pixels."""
-    cpu_seconds = CPU_SECONDS + seconds_per_megapixel * pixels // 10**6
+def choose_limits(memory_bytes: int, cpu_seconds: int) -> Limits:
+    """Return the limits for decoding or encoding."""
     return Limits(memory_bytes + SLACK_BYTES, cpu_seconds, file_bytes=memory_bytes)
 
 

@@ -51,6 +51,7 @@ class Scheduler:
         # Long polls have separate slots: they must not keep uploads from waiting.
         self._polling = threading.BoundedSemaphore(settings.max_long_polls)
         self._reading = threading.BoundedSemaphore(settings.max_uploads_at_once)
+        self._checking = threading.BoundedSemaphore(settings.max_uploads_at_once)
         self._draining = threading.BoundedSemaphore(DRAINS_AT_ONCE)
         self._places: set[Place] = set()
         self._arrivals = itertools.count()
@@ -71,6 +72,22 @@ class Scheduler:
             yield
         finally:
             self._reading.release()
+
+    @contextmanager
+    def checking_header(self) -> Iterator[None]:
+        """Count an upload whose header is checked; crafted ones could take every thread.
+
+        Raises
+        ------
+        Busy
+            Too many are being checked.
+        """
+        if not self._checking.acquire(blocking=False):
+            raise Busy("Too many uploads are in progress.", UPLOADS_RETRY_SECONDS)
+        try:
+            yield
+        finally:
+            self._checking.release()
 
     def draining(self) -> AbstractContextManager[bool]:
         """Count a rejected upload that is drained; yields False if it must not be."""

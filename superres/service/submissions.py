@@ -48,7 +48,8 @@ class Submissions:
         """
         try:
             self._resources.model_loader.refuse_unsound(options.mode)
-            header = self._resources.read_header(upload.file, options, has_left)
+            with self._resources.scheduler.checking_header():
+                header = self._resources.read_header(upload.file, options, has_left)
             name = self._resources.result_name(upload.key, options)
             cost = estimate_cost(header, options, upload.size_bytes)
             backlog = self._table.backlog(name)

@@ -151,6 +151,15 @@ def test_withdrawn_job_is_cancelled_when_nobody_else_wants_it(here: Jobs) -> Non
     assert state(here, second) == "cancelled"
 
 
+def test_job_that_was_cancelled_is_claimed_at_once_when_it_is_submitted_again(here: Jobs) -> None:
+    ticket = submit(here, "name", {}, 100)
+    assert here.claim_next()
+    here.withdraw(ticket)
+    assert here.cancel_unless_wanted("name")
+    submit(here, "name", {}, 100)
+    assert here.claim_next()
+
+
 def test_waiting_request_keeps_a_job_alive(here: Jobs, there: Jobs) -> None:
     ticket = submit(here, "name", {}, 100)
     assert here.claim("name", {}, 100, 10)

@@ -12,6 +12,8 @@ from PIL import Image
 
 from superres.errors import ServiceError, TooManyPixels, UndecodableImage, UnsupportedUpload
 from superres.images.image_codec import decode_image, read_header
+from superres.images.metadata import read_profile
+from testkit.hostile import grey_png, jpeg_components, profile_of_many_elements
 from testkit.kinds import KINDS, PHOTO, SRGB
 from testkit.pictures import encode
 from tests.fuzz import MAX_PIXELS, damage
@@ -53,6 +55,18 @@ def test_mixed_files_give_a_picture_or_an_error_of_the_service() -> None:
         first, second = random.integers(0, len(files), 2)
         outcomes.add(try_decoding(damage(files[first], files[second], random)))
     assert {"a picture", "undecodable_image", "unsupported_media_type"} <= outcomes
+
+
+def test_profile_of_many_elements_is_ignored_and_that_of_a_few_is_not() -> None:
+    many, few = (grey_png(profile_of_many_elements(number)) for number in (10_000, 3))
+    assert read_profile(Image.open(BytesIO(many))) is None
+    assert read_profile(Image.open(BytesIO(few))) is not None
+    assert (decode_image(BytesIO(many)).pixels == 99).all()
+
+
+def test_jpeg_that_lists_more_components_than_it_has_is_damaged() -> None:
+    with pytest.raises(UndecodableImage, match="header is damaged"):
+        decode_image(BytesIO(jpeg_components(10)))
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:

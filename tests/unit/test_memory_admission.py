@@ -7,7 +7,8 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from superres.errors import JobCancelled, TooLargeForMemory
+from superres.errors import Busy, JobCancelled, TooLargeForMemory
+from superres.service import memory_admission
 from superres.service.memory_admission import HEADROOM_SHARE, Claim, MemoryAdmission, MemoryQueue
 
 MEGABYTE = 1024**2
@@ -257,6 +258,19 @@ def test_who_does_not_fit_any_more_keeps_nobody_waiting() -> None:
         assert small in memory.held
         memory.leave(small)
     assert memory.waiting == [large]
+
+
+def test_who_does_not_fit_though_nobody_holds_memory_is_told_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory_admission, "PATIENCE_SECONDS", 0.3)
+    limits = iter([LIMIT])
+    memory = MemoryAdmission(lambda: next(limits, LIMIT // 4))
+    memory.check(LIMIT // 2, 10)
+    with pytest.raises(Busy), memory.hold(claim_of(LIMIT // 2, 1), never):
+        pass
+    assert memory.used_bytes == 0
+    assert not memory.is_contended
 
 
 def test_every_picture_leaves_a_share_of_its_size_free() -> None:

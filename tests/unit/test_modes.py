@@ -124,6 +124,33 @@ def test_model_that_cannot_be_loaded_later_costs_only_its_mode(
     loader.check_loaded()
 
 
+def test_job_whose_model_cannot_be_used_waits_and_others_go_on(
+    client: FlaskClient,
+    runner: Runner,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    upload(client, mode="restore")
+    runner.model_loader._sound_modes.remove(RESTORE)
+    assert_problem(upload(client, mode="restore", scale="2"), 503, "not_ready")
+    monkeypatch.setattr(runner.model_loader, "refuse_unsound", lambda _mode: None)
+    with monkeypatch.context() as closed:
+        closed.setattr(runner._local_jobs, "claimable_pixels", lambda: 0)
+        accepted = client.post(
+            "/api/enhance?mode=restore&scale=4",
+            data=PNG,
+            content_type="image/png",
+            headers={"Prefer": "respond-async"},
+        )
+    monkeypatch.undo()
+    assert upload(client, format="webp").status_code == 200
+    wait_until(lambda: "gives wrong results" in caplog.text)
+    path = f"/api/jobs/{accepted.get_json()['id']}"
+    assert client.get(path).get_json()["state"] in {"queued", "running"}
+    assert "Traceback" not in caplog.text
+    runner.model_loader._sound_modes.add(RESTORE)
+
+
 # --- the committed model
 
 
