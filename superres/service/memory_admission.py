@@ -15,6 +15,7 @@ HEADROOM_SHARE = 1 / 6
 MEGABYTE = 1024**2
 # An image that does not fit although no other holds memory is given up after this.
 PATIENCE_SECONDS, RETRY_SECONDS = 10.0, 60
+RECENT_SECONDS = 60.0
 
 
 @dataclass(eq=False)
@@ -195,13 +196,15 @@ class MemoryAdmission:
         self._measure = measure
         self._changed = threading.Condition()
         self._queue = MemoryQueue(0)
-        self._most_bytes = 0
+        self._measured: list[tuple[float, int]] = []  # when, and the limit
         self._idle_since = 0.0  # since when no image has held memory, though some wait
 
     def _measure_when_idle(self) -> None:
         if not self._queue.held:
-            self._queue.limit_bytes = self._measure()
-            self._most_bytes = max(self._most_bytes, self._queue.limit_bytes)
+            now, limit = time.monotonic(), self._measure()
+            self._queue.limit_bytes = limit
+            recent = [each for each in self._measured if now - each[0] < RECENT_SECONDS]
+            self._measured = [*recent, (now, limit)]
 
     @property
     def used_bytes(self) -> int:
@@ -213,11 +216,13 @@ class MemoryAdmission:
     def largest_bytes(self) -> int:
         """Most memory that an image may need to be admitted at all.
 
-        Based on the most that was ever free: temporary use by others is no reason to reject one.
+        Based on the most that was free in the last minute: a moment's use by others is no reason to
+        reject one, but a worker that has grown may never have as much again.
         """
         with self._changed:
             self._measure_when_idle()
-        return int(self._most_bytes / (1 + HEADROOM_SHARE))
+            most = max((limit for _, limit in self._measured), default=0)
+        return int(most / (1 + HEADROOM_SHARE))
 
     @property
     def is_contended(self) -> bool:
