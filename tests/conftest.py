@@ -20,6 +20,7 @@ from superres.engines.opencv_engine import OTHER_PROFILE
 from superres.engines.upscaler import Upscaler
 from superres.images.pixels import Pixels
 from superres.jobs.postgres_database import PostgresDatabase
+from superres.sandbox.sandbox import Sandbox
 from superres.service.runner import Runner
 from superres.settings import Settings
 from testkit.app_client import AppMaker, BufferedClient
@@ -49,9 +50,27 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(cache_dir=tmp_path / "cache", state_dir=tmp_path / "state")
 
 
+class SharedSandbox(Sandbox):
+    """One for all tests of a process: each start of its helper takes half a second."""
+
+    def close(self) -> None:
+        """Stay open for the next test."""
+
+
+@pytest.fixture(scope="session")
+def sandbox() -> Iterator[Sandbox]:
+    shared = SharedSandbox()
+    yield shared
+    Sandbox.close(shared)
+
+
 @pytest.fixture
 def make_app(
-    settings: Settings, fake_super_resolution: Upscaler, fake_model: FakeModel, tmp_path: Path
+    settings: Settings,
+    fake_super_resolution: Upscaler,
+    fake_model: FakeModel,
+    sandbox: Sandbox,
+    tmp_path: Path,
 ) -> Iterator[Callable[[Settings | None], Flask]]:
     """Create an application with the fake model, loaded and ready; restoring makes negatives."""
     made: list[Flask] = []
@@ -66,6 +85,7 @@ def make_app(
         loader = ModelLoader(lambda: fake_super_resolution, load_negative)
         app = create_app(other_settings or settings, loader)
         app.test_client_class = BufferedClient
+        app.extensions["runner"].resources.codec.sandbox = sandbox
         app.extensions["runner"].start()
         made.append(app)
         return app

@@ -13,6 +13,7 @@ from superres.engines.upscaler import Upscaler
 from superres.errors import StoreDown
 from superres.images.options import Options
 from superres.jobs.jobs import Jobs
+from superres.sandbox.sandbox import Sandbox
 from superres.service.runner import Runner
 from superres.service.spool_hold import SpoolHold
 from superres.settings import Settings
@@ -53,7 +54,7 @@ def store(proxy: S3Proxy, tmp_path: Path) -> RemoteStore:
 
 @pytest.fixture
 def machine(
-    settings: Settings, postgres_url: str, fake_super_resolution: Upscaler
+    settings: Settings, postgres_url: str, fake_super_resolution: Upscaler, sandbox: Sandbox
 ) -> Iterator[MachineMaker]:
     """Make machines that share a store and the jobs table."""
     made: list[Runner] = []
@@ -66,6 +67,7 @@ def machine(
             database_url=postgres_url,
         )
         made.append(Runner(changed, ModelLoader(lambda: fake_super_resolution)))
+        made[-1].resources.codec.sandbox = sandbox
         return made[-1]
 
     yield make

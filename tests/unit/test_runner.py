@@ -19,6 +19,7 @@ from superres.engines.upscaler import Upscaler
 from superres.errors import Busy, NotReady, ServiceError, TooManyPixels, UndecodableImage
 from superres.images.image_codec import ImageHeader
 from superres.images.options import Options
+from superres.sandbox.sandbox import Sandbox
 from superres.service.memory_estimate import peak_bytes
 from superres.service.runner import Result, Runner
 from superres.service.upload import Upload
@@ -38,11 +39,14 @@ RunnerMaker = Callable[..., Runner]
 
 
 @pytest.fixture
-def make_runner(settings: Settings, fake_super_resolution: Upscaler) -> Iterator[RunnerMaker]:
+def make_runner(
+    settings: Settings, fake_super_resolution: Upscaler, sandbox: Sandbox
+) -> Iterator[RunnerMaker]:
     made: list[Runner] = []
 
     def make(**changes: Any) -> Runner:
         runner = Runner(replace(settings, **changes), ModelLoader(lambda: fake_super_resolution))
+        runner.resources.codec.sandbox = sandbox
         runner.start()
         made.append(runner)
         return runner
