@@ -253,6 +253,8 @@ class Settings:
             logger.warning("%s is not a setting of this service", name)
         if values.get("dask_scheduler") and values.get("engine") == "openvino":
             faults.append("SR_DASK_SCHEDULER: cannot be combined with SR_ENGINE=openvino")
+        if values.get("restore_preload") and values.get("restore_model_path", "") is None:
+            faults.append("SR_RESTORE_PRELOAD: cannot be combined with SR_RESTORE_MODEL_PATH=none")
         if faults:
             raise ConfigError("\n".join(["wrong settings:", *(f"  {fault}" for fault in faults)]))
         return cls(**values)

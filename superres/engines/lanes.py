@@ -87,13 +87,11 @@ class Lanes:
 
     Attributes
     ----------
-    count : number of threads
     busy : how many are computing now
     busy_seconds : total time they have spent computing
     """
 
     def __init__(self, count: int) -> None:
-        self.count = count
         self._order = FairOrder()
         self._changed = threading.Condition()
         self._closed = False

@@ -75,17 +75,27 @@ DEFAULT_OPTIONS = Options()
 OPTION_NAMES = (*(field.name for field in fields(Options)), "lossless")
 
 
-def find_unknown(kept: Mapping[str, Any]) -> list[str]:
-    """Return which options stored in the jobs table come from a newer version of the service.
+def find_unknown(kept: Mapping[str, Any], modes: Collection[str]) -> list[str]:
+    """Return which options stored in the jobs table only another process can take.
+
+    Parameters
+    ----------
+    modes : those that this process has a model for
 
     Returns
     -------
-    Names of unknown options, and the name of an unknown format.
+    Names of options and of a format that a newer version knows, and of a mode without a model.
     """
     known = {field.name for field in fields(Options)}
     unknown = [name for name in kept if name not in known]
-    image_format = str(kept.get("format", Options.format))
-    return unknown if image_format in FORMATS else [*unknown, image_format]
+    for name, default, known_values in (
+        ("format", Options.format, FORMATS),
+        ("mode", Options.mode, modes),
+    ):
+        value = str(kept.get(name, default))
+        if value not in known_values:
+            unknown.append(value)
+    return unknown
 
 
 def read_whole_number(name: str, text: str, least: int, most: int) -> int:

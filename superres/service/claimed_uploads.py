@@ -1,4 +1,4 @@
-"""Opens the upload of a claimed job, and checks that it is intact and still accepted."""
+"""From a claim to an open upload: whether it can be computed here, is intact, still accepted."""
 
 import logging
 from dataclasses import dataclass, field
@@ -7,8 +7,10 @@ from typing import BinaryIO
 from superres.engines.lanes import Progress
 from superres.errors import JobCancelled, UploadLost
 from superres.images.image_codec import ImageHeader
-from superres.images.options import Options
+from superres.images.options import Options, find_unknown
 from superres.jobs.job_records import Claim
+from superres.service.job import short_job_id
+from superres.service.job_claims import describe
 from superres.service.resources import Resources
 from superres.store.doubts import Doubts
 from superres.store.result_cache import hash_file
@@ -32,7 +34,7 @@ class Fetching:
 
 
 class ClaimedUploads:
-    """Opens the uploads of claimed jobs, on any thread.
+    """Takes claims to jobs whose uploads are open, on any thread.
 
     An upload that is missing or damaged may be available in a moment. It counts as lost only if
     that lasts for a minute.
@@ -45,6 +47,7 @@ class ClaimedUploads:
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
         self._spool = resources.spool
+        self._table = resources.table
         self._doubts = Doubts()
         self.fetching: dict[str, Fetching] = {}
 
@@ -56,7 +59,7 @@ class ClaimedUploads:
         Raises
         ------
         UploadLost
-            It is missing, or not what was sent; `is_lost` tells whether that is final.
+            It is missing, or not what was sent: see `doubt`.
         OSError, StoreDown
             It cannot be read now.
         ServiceError
@@ -78,6 +81,34 @@ class ClaimedUploads:
                 file.close()
             raise
 
-    def is_lost(self, spool: str) -> bool:
-        """Tell whether an upload has been missing or damaged for long enough to count as lost."""
-        return self._doubts.is_settled(spool)
+    def doubt(self, claim: Claim, error: UploadLost) -> None:
+        """Fail a job whose upload has been missing or damaged for long; otherwise requeue it."""
+        if self._doubts.is_settled(claim.spool):
+            self._spool.remove(self._table.finish(claim.name, describe(error)))
+            return
+        logger.warning("%s: %s It will be retried.", short_job_id(claim.name), error.message)
+        self._table.requeue(claim.name, counts=False, pause_seconds=DOUBT_PAUSE_SECONDS)
+
+    def rename(self, claim: Claim) -> tuple[Claim, Options] | None:
+        """Return a claim under the name that its result has in this version, and its options.
+
+        Returns
+        -------
+        None if the claim was given up: another process is needed, or its result has a job already.
+
+        Raises
+        ------
+        NotReady
+            The model of its mode cannot be used now.
+        """
+        loader = self._resources.model_loader
+        unknown = find_unknown(claim.options, loader.modes)
+        if unknown:
+            logger.warning("jobs with %s are left to a newer version", ", ".join(unknown))
+            self._table.leave(claim.name, unknown)
+            return None
+        options = Options(**claim.options)
+        name = self._resources.result_name(upload_key(claim.name), options)
+        loader.refuse_unsound(options.mode)
+        mine = claim if name == claim.name else self._table.rename(claim, name)
+        return (mine, options) if mine else None

@@ -59,6 +59,11 @@ class Failed:
 Outcome = Stored | InMemory | Failed
 
 
+def short_job_id(name: str) -> str:
+    """Return an asynchronous job's name for the log; its result's name is a secret."""
+    return f"job-{name[:12]}"
+
+
 class Job:
     """One result being made in this process; all requests here that want it wait for it.
 

@@ -18,28 +18,22 @@ from superres.errors import (
     UploadLost,
 )
 from superres.images.image_codec import ImageHeader
-from superres.images.options import FAITHFUL, Options, find_unknown
+from superres.images.options import Options
 from superres.jobs.job_records import Claim
 from superres.logs import current_request_id
 from superres.service.claimed_uploads import DOUBT_PAUSE_SECONDS, ClaimedUploads, Fetching
-from superres.service.job import Failed, Job, Outcome
+from superres.service.job import Failed, Job, Outcome, short_job_id
 from superres.service.job_claims import JobClaims, describe
 from superres.service.job_keeper import OwnedJob
 from superres.service.pipeline import Pipeline, estimate_cost
 from superres.service.resources import Resources
 from superres.service.upload import Upload
-from superres.store.result_name import upload_key
 
 JOBS_FOR_BUSY_LANES = 4
 # Beyond these, each has at most half the pixels of the one before.
 MAX_CLAIMED = JOBS_FOR_BUSY_LANES + 32
 
 logger = logging.getLogger(__name__)
-
-
-def short_job_id(name: str) -> str:
-    """Return an asynchronous job's name for the log; its result's name is a secret."""
-    return f"job-{name[:12]}"
 
 
 class LocalJobs:
@@ -165,7 +159,7 @@ class LocalJobs:
     def run_claimed(self, claim: Claim) -> None:
         """Start a job that the keeper has claimed."""
         try:
-            mine = self._under_own_name(claim)
+            mine = self._uploads.rename(claim)
         except NotReady as error:
             logger.error("%s", error.message)
             pause = float(error.retry_after_seconds or DOUBT_PAUSE_SECONDS)
@@ -215,7 +209,7 @@ class LocalJobs:
             self._table.requeue(claim.name, counts=False, pause_seconds=DOUBT_PAUSE_SECONDS)
             raise
         except UploadLost as error:
-            self._doubt(claim, error)
+            self._uploads.doubt(claim, error)
             return None
         except ServiceError as error:
             # A job that was cancelled is another process's, or is about to be released.
@@ -237,34 +231,6 @@ class LocalJobs:
         job.place.release()
         file.close()
         return None
-
-    def _doubt(self, claim: Claim, error: UploadLost) -> None:
-        """Fail a job whose upload has been lost for long; otherwise requeue it."""
-        if self._uploads.is_lost(claim.spool):
-            self._spool.remove(self._table.finish(claim.name, describe(error)))
-            return
-        logger.warning("%s: %s It will be retried.", short_job_id(claim.name), error.message)
-        self._table.requeue(claim.name, counts=False, pause_seconds=DOUBT_PAUSE_SECONDS)
-
-    def _under_own_name(self, claim: Claim) -> tuple[Claim, Options] | None:
-        """Return a claim under the name that its result has in this version, and its options.
-
-        None if the claim was given up: it needs a newer version, or its result has a job already.
-        NotReady is raised if the model of its mode cannot be used now.
-        """
-        unknown = find_unknown(claim.options)
-        mode = claim.options.get("mode", FAITHFUL)
-        if mode not in self._resources.model_loader.modes:
-            unknown.append(mode)
-        if unknown:
-            logger.warning("jobs with %s are left to a newer version", ", ".join(unknown))
-            self._table.leave(claim.name, unknown)
-            return None
-        options = Options(**claim.options)
-        name = self._resources.result_name(upload_key(claim.name), options)
-        self._resources.model_loader.refuse_unsound(options.mode)
-        mine = claim if name == claim.name else self._table.rename(claim, name)
-        return (mine, options) if mine else None
 
     def claimed(self) -> list[OwnedJob]:
         """Return this process's jobs that are claimed in the table."""

@@ -57,8 +57,7 @@ class Scheduler:
         self._arrivals = itertools.count()
         self.waiting_requests = 0
 
-    @contextmanager
-    def reading_upload(self) -> Iterator[None]:
+    def reading_upload(self) -> AbstractContextManager[None]:
         """Count an upload while it is read, so that slow clients cannot take every thread.
 
         Raises
@@ -66,15 +65,9 @@ class Scheduler:
         Busy
             Too many uploads are being read.
         """
-        if not self._reading.acquire(blocking=False):
-            raise Busy("Too many uploads are in progress.", UPLOADS_RETRY_SECONDS)
-        try:
-            yield
-        finally:
-            self._reading.release()
+        return take_upload_slot(self._reading)
 
-    @contextmanager
-    def checking_header(self) -> Iterator[None]:
+    def checking_header(self) -> AbstractContextManager[None]:
         """Count an upload whose header is checked; crafted ones could take every thread.
 
         Raises
@@ -82,12 +75,7 @@ class Scheduler:
         Busy
             Too many are being checked.
         """
-        if not self._checking.acquire(blocking=False):
-            raise Busy("Too many uploads are in progress.", UPLOADS_RETRY_SECONDS)
-        try:
-            yield
-        finally:
-            self._checking.release()
+        return take_upload_slot(self._checking)
 
     def draining(self) -> AbstractContextManager[bool]:
         """Count a rejected upload that is drained; yields False if it must not be."""
@@ -205,3 +193,12 @@ def take_slot(slots: threading.BoundedSemaphore) -> Iterator[bool]:
     finally:
         if has_slot:
             slots.release()
+
+
+@contextmanager
+def take_upload_slot(slots: threading.BoundedSemaphore) -> Iterator[None]:
+    """Hold a slot until the block ends; raise Busy if there is none."""
+    with take_slot(slots) as has_slot:
+        if not has_slot:
+            raise Busy("Too many uploads are in progress.", UPLOADS_RETRY_SECONDS)
+        yield

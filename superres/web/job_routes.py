@@ -15,7 +15,7 @@ from superres.images.options import Options
 from superres.jobs.job_records import JobStatus
 from superres.jobs.jobs import TICKET_PATTERN
 from superres.service.charges import Charge
-from superres.service.local_jobs import short_job_id
+from superres.service.job import short_job_id
 from superres.service.runner import Result, Runner
 from superres.service.upload import Upload
 from superres.web.addresses import Addresses

@@ -15,7 +15,7 @@ from super_resolution import SuperResolution
 from superres.engines.model_loader import ModelLoader
 from superres.engines.opencv_engine import RESTORE_PROFILE, load_network, make_opencv_engine
 from superres.engines.upscaler import Upscaler
-from superres.errors import ModelError, NotReady
+from superres.errors import ConfigError, ModelError, NotReady
 from superres.images.options import FAITHFUL, RESTORE, Options
 from superres.images.pixels import Pixels
 from superres.paths import RESTORE_MODEL_PATH
@@ -109,6 +109,12 @@ def test_model_that_is_not_there_is_told_at_start(settings: Settings, tmp_path: 
     with pytest.raises(ModelError, match="cannot read the model"):
         find_models(replace(settings, restore_model_path=tmp_path / "none.pb"))
     assert find_models(replace(settings, restore_model_path=None)).modes == (FAITHFUL,)
+
+
+def test_loading_a_model_at_start_that_is_left_out_is_a_wrong_setting() -> None:
+    environ = {"SR_RESTORE_PRELOAD": "true", "SR_RESTORE_MODEL_PATH": "none"}
+    with pytest.raises(ConfigError, match="SR_RESTORE_PRELOAD"):
+        Settings.from_env(environ)
 
 
 def test_model_that_cannot_be_loaded_later_costs_only_its_mode(
