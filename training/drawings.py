@@ -9,8 +9,11 @@ import string
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from training.network import SCALE
+
 LETTERS = np.array(list(string.ascii_letters + string.digits + string.punctuation))
 OVERSAMPLING = 2
+BAYER = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]])
 
 
 def draw_colour(random: np.random.Generator) -> tuple[int, ...]:
@@ -52,14 +55,28 @@ def draw_shapes(draw: ImageDraw.ImageDraw, side: int, random: np.random.Generato
                 draw.polygon(points.ravel().tolist(), draw_colour(random))
 
 
+def draw_dither(side: int, random: np.random.Generator) -> Image.Image:
+    """Draw a square RGB image of two colours, dithered pixel by pixel at a third of the size."""
+    small = side // SCALE
+    y, x = np.mgrid[:small, :small] / small
+    angle = random.uniform(0, np.pi)
+    level = random.uniform(0, 1) + random.uniform(-1, 1) * (np.cos(angle) * x + np.sin(angle) * y)
+    threshold = random.uniform(size=level.shape)
+    if random.random() < 0.7:  # ordered, after Bayer
+        threshold = np.tile((BAYER + 0.5) / BAYER.size, (small // 4 + 1,) * 2)[:small, :small]
+    colours = np.array([draw_colour(random), draw_colour(random)], np.uint8)
+    image = Image.fromarray(colours[(level > threshold).astype(int)])
+    return image.resize((side, side), Image.Resampling.NEAREST)
+
+
 def draw_picture(side: int, random: np.random.Generator) -> Image.Image:
-    """Draw a square RGB image of text, of shapes, or of text over shapes; antialiased."""
+    """Draw a square RGB image of text, shapes, text over shapes, or one colour; antialiased."""
     large = side * OVERSAMPLING
     image = Image.new("RGB", (large, large), draw_colour(random))
     draw = ImageDraw.Draw(image)
-    kind = random.integers(0, 3)
-    if kind != 0:
+    kind = random.integers(0, 10)
+    if kind in range(3, 9):
         draw_shapes(draw, large, random)
-    if kind != 1:
+    if kind in range(6):
         draw_text(draw, large, random)
     return image.resize((side, side), Image.Resampling.LANCZOS)

@@ -1,15 +1,35 @@
 #!/bin/sh
-# Train the faithful model from nothing on a GPU, within nine minutes:
+# Train both models on one GPU, within eleven minutes:
 #
-#     training/on_gpu.sh data/crops.npz OUT [MINUTES] [further options of training.train]
+#     training/on_gpu.sh CROPS TEACHER OUT
 #
-# OUT/run/best.npz are the weights; training.export makes the model of them. The crops must be in
-# the checkout where it is copied to another machine; training.prepare's --max-mb limits their size.
-# For want of a GPU: training/on_gpu.sh data/crops.npz OUT 1 --device cpu --batch 2
+# CROPS is made by training.prepare, TEACHER is as for training.pairs, and may arrive while the
+# faithful model trains. OUT/*.npz are the weights; training.export makes models of them. MINUTES,
+# PAIR_MINUTES, RESTORE_MINUTES and SHARPEN_MINUTES say how long each part takes. To try it without
+# a GPU: DEVICE=cpu BATCH=2, and a tenth of a minute for each.
 set -eu
-crops=$1 out=$2 minutes=${3:-8}
-shift "$(($# < 3 ? $# : 3))"
+crops=$1 teacher=$2 out=$3
+device=${DEVICE:-cuda}
+work=$(mktemp -d)
 mkdir -p "$out"
-python3 -m training.train "$crops" "$out/run" --device cuda --on-device --minutes "$minutes" \
-    --batch 64 --side 48 --rate 4e-4 "$@" | tee "$out/train.log"
-rm "$out/run/checkpoint.pt" # 20 MB, and the run is over
+
+train() { # NAME, then options
+    name=$1
+    shift
+    python3 -m training.train "$crops" "$work/$name" --device "$device" --on-device \
+        --batch "${BATCH:-64}" --side 48 "$@" 2>&1 | tee "$out/$name.log"
+    for weights in best last; do
+        cp "$work/$name/$weights.npz" "$out/$name-$weights.npz"
+    done
+}
+
+train faithful --rate 4e-4 --minutes "${MINUTES:-5}"
+until [ -f "$teacher.bin" ]; do sleep 1; done
+python3 -m training.pairs "$crops" "$teacher" "$work/pairs" --device "$device" \
+    --minutes "${PAIR_MINUTES:-1.2}" > "$out/pairs.log" 2>&1
+tail -n 1 "$out/pairs.log"
+train restore --pairs "$work/pairs" --start superres/models/EDSR_x3_restore.pb --rate 4e-4 \
+    --minutes "${RESTORE_MINUTES:-2.5}"
+train sharpen --pairs "$work/pairs" --start "$work/restore/last.npz" --adversary --rate 1e-4 \
+    --minutes "${SHARPEN_MINUTES:-1.5}"
+rm -r "$work"

@@ -1,5 +1,6 @@
 """Draws training batches: for the faithful model from crops, for the restoring one from pairs."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -9,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from superres.images.pixels import Pixels
-from training.degradations import JPEG_QUALITIES, JPEG_SHARE, degrade_at_random
-from training.network import SCALE, Floats
+from training.degradations import FILTER_NAMES, JPEG_QUALITIES, JPEG_SHARE, degrade_at_random
+from training.network import SCALE
 from training.tensor_degradations import compress, reduce
 
 # Crops are degraded with this many input pixels around them, and cut at a random position, so that
@@ -69,19 +70,19 @@ class TensorSampler:
         self.device = device
         self.crops = torch.stack([to_tensor(crop) for crop in crops]).to(device)
 
-    def place(self, constant: Floats) -> Tensor:
-        """Move a constant to the GPU."""
-        return torch.from_numpy(constant).to(self.device)
+    def place(self, constant: np.ndarray) -> Tensor:
+        """Move a constant to the GPU, without waiting for what it does."""
+        return torch.from_numpy(constant).to(self.device, non_blocking=True)
 
     def draw_batch(self, size: int, side: int) -> tuple[Tensor, Tensor]:
         """Return (N, 3, side, side) inputs and their targets, float32 from 0 to 255, BGR."""
         random = self.random
-        indices = torch.from_numpy(random.integers(len(self.crops), size=size))
-        targets = self.crops[indices.to(self.device)].float().flip(1)  # RGB
+        chosen = self.place(random.integers(len(self.crops), size=size))
+        targets = self.crops[chosen].float().flip(1)  # RGB
         targets = torch.rot90(targets, int(random.integers(4)), (2, 3))
         if random.random() < 0.5:
             targets = targets.flip(3)
-        name = random.choice(["bicubic"] * 4 + ["area"] * 2 + ["lanczos"])
+        name = random.choice(FILTER_NAMES)
         inputs = reduce(targets, str(name), self.place)
         number = int(random.binomial(size, JPEG_SHARE))
         if number:
@@ -95,6 +96,44 @@ class TensorSampler:
         return inputs.flip(1), targets[:, :, y : y + side, x : x + side].flip(1)
 
 
+def read_shards(paths: Iterable[Path]) -> list[tuple[Pixels, Pixels]]:
+    """Return the inputs and targets of each shard."""
+    shards = []
+    for path in paths:
+        with np.load(path) as shard:
+            shards.append((shard["inputs"], shard["targets"]))
+    return shards
+
+
+class TensorPairSampler:
+    """Draws batches for the restoring model on a GPU, where all pairs are."""
+
+    def __init__(self, folder: Path, seed: int, device: torch.device) -> None:
+        self.random = np.random.default_rng(seed)
+        self.device = device
+        inputs, targets = zip(*read_shards(sorted(folder.glob("*.npz"))), strict=True)
+        self.inputs, self.targets = (
+            torch.cat([torch.from_numpy(part).to(device) for part in parts])
+            for parts in (inputs, targets)
+        )
+
+    def draw_batch(self, size: int, side: int) -> tuple[Tensor, Tensor]:
+        """Return (N, 3, side, side) inputs and their targets, float32 from 0 to 255."""
+        random = self.random
+        chosen = torch.from_numpy(random.integers(len(self.inputs), size=size))
+        chosen = chosen.to(self.device, non_blocking=True)
+        y, x = random.integers(0, self.inputs.shape[1] - side + 1, 2)
+        turn, flip = int(random.integers(4)), random.random() < 0.5
+        cut = []
+        for images, scale in ((self.inputs, 1), (self.targets, SCALE)):
+            rows = slice(y * scale, (y + side) * scale)
+            columns = slice(x * scale, (x + side) * scale)
+            part = images[chosen, rows, columns].permute(0, 3, 1, 2).float()
+            part = torch.rot90(part, turn, (2, 3))
+            cut.append(part.flip(3) if flip else part)
+        return cut[0], cut[1]
+
+
 class PairSampler:
     """Draws batches for the restoring model from the shards of `training.pairs`."""
 
@@ -106,9 +145,8 @@ class PairSampler:
 
     def look(self) -> None:
         """Read the shards that are new."""
-        for path in sorted(set(self.folder.glob("*.npz")) - self.shards.keys()):
-            with np.load(path) as shard:
-                self.shards[path] = shard["inputs"], shard["targets"]
+        new = sorted(set(self.folder.glob("*.npz")) - self.shards.keys())
+        self.shards.update(zip(new, read_shards(new), strict=True))
         if not self.shards:
             raise SystemExit(f"{self.folder} has no pairs; training.pairs makes them")
 

@@ -9,15 +9,13 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
-import openvino
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from superres.images.pixels import Pixels
-from training.network import SCALE, Floats
+from training.network import Floats
 
 BLOCKS, DENSE_BLOCKS, CHANNELS, GROWTH = 23, 3, 64, 32
 RESIDUAL, SLOPE = 0.2, 0.2
@@ -79,20 +77,41 @@ def load_teacher(stem: Path) -> Teacher:
     return teacher
 
 
-def compile_teacher(stem: Path, side: int) -> Callable[[Pixels], Floats]:
-    """Return a function from a (side, side, 3) BGR image to the teacher's x4, reduced to x3."""
-    shape, full = [1, 3, side, side], (side * SCALE, side * SCALE)
-    model = openvino.convert_model(
-        load_teacher(stem).eval(), example_input=torch.zeros(shape), input=shape
-    )
+def load_restore(stem: Path, side: int, device: str) -> Callable[[list[Pixels]], list[Floats]]:
+    """Return a function from (side, side, 3) BGR images to the teacher's x4."""
+    teacher = load_teacher(stem).eval()
+    infer = compile_for_cpu(teacher, side) if device == "cpu" else place_on_gpu(teacher, device)
+
+    def restore(small: list[Pixels]) -> list[Floats]:
+        x = (np.stack(small)[..., ::-1].transpose(0, 3, 1, 2) / 255).astype(np.float32)
+        return list(infer(x).clip(0, 1).transpose(0, 2, 3, 1)[..., ::-1] * np.float32(255))
+
+    return restore
+
+
+def compile_for_cpu(teacher: Teacher, side: int) -> Callable[[Floats], Floats]:
+    """Return inference in OpenVINO on one core, image by image."""
+    import openvino  # not on a GPU machine
+
+    shape = [1, 3, side, side]
+    model = openvino.convert_model(teacher, example_input=torch.zeros(shape), input=shape)
     options = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": 1}
     network = openvino.Core().compile_model(model, "CPU", options)
 
-    def restore(small: Pixels) -> Floats:
-        x = small[:, :, ::-1].transpose(2, 0, 1)[np.newaxis].astype(np.float32) / 255
-        y = network(x)[0][0].clip(0, 1).transpose(1, 2, 0)[:, :, ::-1] * 255
-        return np.asarray(
-            cv2.resize(np.ascontiguousarray(y), full, interpolation=cv2.INTER_AREA), np.float32
-        )
+    def infer(batch: Floats) -> Floats:
+        return np.concatenate([network(x[np.newaxis])[0] for x in batch])
 
-    return restore
+    return infer
+
+
+def place_on_gpu(teacher: Teacher, device: str) -> Callable[[Floats], Floats]:
+    """Return inference in half precision, as the weights are."""
+    teacher = teacher.to(device, torch.float16, memory_format=torch.channels_last)
+    torch.backends.cudnn.benchmark = True
+
+    def infer(batch: Floats) -> Floats:
+        x = torch.from_numpy(batch).to(device, torch.float16, memory_format=torch.channels_last)
+        with torch.inference_mode():
+            return np.asarray(teacher(x).float().cpu().numpy())
+
+    return infer

@@ -3,16 +3,17 @@ r"""Train EDSR x3 on packed crops, resumably.
     python -m training.train data/crops.npz data/run --minutes 600 \
         --start superres/models/EDSR_x3.pb
 
-writes `checkpoint.pt` every few minutes, when interrupted and at the end, and `best.npz` whenever
-the validation figure improves. The same command resumes the run. Then
+writes `checkpoint.pt` every few minutes, when interrupted and at the end, `best.npz` whenever the
+validation figure improves, and `last.npz` at the end. The same command resumes the run. Then
 
     python -m training.export data/run/best.npz superres/models/EDSR_x3.pb
 
 The restoring model is trained with `--pairs`, validated on damaged images, and exported as
 EDSR_x3_restore.pb.
 
-L1 loss, Adam, cosine decay to zero over the run, a moving average of the weights, flips and
-rotations, larger crops for the last part.
+L1 loss (for the restoring model `training.losses`, and `training.adversary` at the end), Adam,
+cosine decay to zero over the run, a moving average of the weights, flips and rotations, larger
+crops for the last part.
 """
 
 import argparse
@@ -20,31 +21,40 @@ import copy
 import math
 import signal
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from training.degradations import DAMAGED, MEASURED, Degradation
+from training.adversary import GRADIENT_SHARE, Adversary, add_in_proportion
+from training.degradations import DAMAGED, MEASURED
 from training.export import read_weights as read_graph
-from training.network import SCALE
+from training.losses import measure_restoring_loss
+from training.network import Weights
 from training.prepare import unpack
-from training.samplers import CropSampler, PairSampler, Sampler, TensorSampler, to_tensor
+from training.samplers import (
+    CropSampler,
+    PairSampler,
+    Sampler,
+    TensorPairSampler,
+    TensorSampler,
+)
 from training.torch_network import EDSR, load_weights, read_weights
+from training.validation import Validator
 
 WARM_UP_STEPS = 200
 EMA_DECAY = 0.999
 BETAS = (0.9, 0.99)
 GRADIENT_NORM = 1.0
 LARGE_CROPS_FROM = 0.85
-VALIDATION_INPUT_SIDE = 96
+# The adversary has to learn before anybody listens to it.
+ADVERSARY_FULL_FROM = 0.1
 VALIDATION_EVERY_MINUTES = 10
+LEAST_VALIDATIONS = 8
 CHECKPOINT_EVERY_MINUTES = 3
 
 
@@ -57,40 +67,12 @@ class Progress:
     best_db: float = 0.0
 
 
-def measure_luma(image: Tensor) -> Tensor:
-    """(N, 3, H, W) BGR from 0 to 255 -> (N, H, W) luma, ITU-R BT.601, from 16 to 235."""
-    blue, green, red = image.unbind(1)
-    return 16 + (24.966 * blue + 128.553 * green + 65.481 * red) / 255
-
-
-class Validator:
-    """Measures a network on the validation images, for each degradation."""
-
-    def __init__(
-        self, pictures: list[Image.Image], degradations: Mapping[str, Degradation]
-    ) -> None:
-        side = VALIDATION_INPUT_SIDE * SCALE
-        corner = (pictures[0].width - side) // 2
-        crops = [
-            picture.crop((corner, corner, corner + side, corner + side)) for picture in pictures
-        ]
-        self.targets = torch.stack([to_tensor(crop) for crop in crops]).float()
-        self.inputs = {
-            name: torch.stack([to_tensor(degrade(crop)) for crop in crops]).float()
-            for name, degrade in degradations.items()
-        }
-
-    def measure(self, network: EDSR, device: torch.device) -> dict[str, float]:
-        """Return the mean PSNR in dB on Y, without the border, for each degradation."""
-        figures = {}
-        for name, inputs in self.inputs.items():
-            with torch.no_grad():
-                results = torch.cat([network(x[None].to(device)).cpu() for x in inputs])
-            results = results.round().clamp(0, 255)
-            error = measure_luma(results) - measure_luma(self.targets)
-            error = error[:, SCALE:-SCALE, SCALE:-SCALE]
-            figures[name] = float((10 * torch.log10(255**2 / error.square().mean((1, 2)))).mean())
-        return figures
+def read_start(path: Path) -> Weights:
+    """Read weights from a model or from a run's archive of arrays."""
+    if path.suffix == ".pb":
+        return read_graph(path)
+    with np.load(path) as arrays:
+        return dict(arrays)
 
 
 def choose_precision(network: EDSR, batch: int, side: int, device: torch.device) -> torch.dtype:
@@ -118,50 +100,71 @@ class Trainer:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
         self.device = torch.device(arguments.device)
+        torch.backends.cudnn.benchmark = True
         self.folder: Path = arguments.run
         self.folder.mkdir(parents=True, exist_ok=True)
         with np.load(arguments.pack) as pack:
-            train = list(unpack(pack["train_bytes"], pack["train_ends"]))
-            pictures = list(unpack(pack["val_bytes"], pack["val_ends"]))
+            pictures = unpack(pack["val_bytes"], pack["val_ends"])
         self.validator = Validator(pictures, DAMAGED if arguments.pairs else MEASURED)
         self.network = EDSR().to(self.device, memory_format=torch.channels_last)
         if arguments.start:
-            load_weights(self.network, read_graph(arguments.start))
+            load_weights(self.network, read_start(arguments.start))
         self.average = copy.deepcopy(self.network)
-        self.optimiser = torch.optim.Adam(self.network.parameters(), arguments.rate, BETAS)
+        compiled = self.device.type == "cuda"
+        self.forward = (
+            torch.compile(self.network, mode="reduce-overhead") if compiled else self.network
+        )
+        self.optimiser = torch.optim.Adam(
+            self.network.parameters(), arguments.rate, BETAS, fused=compiled
+        )
+        self.adversary = Adversary(self.device) if arguments.adversary else None
         self.progress = Progress()
         self.checkpoint_path = self.folder / "checkpoint.pt"
         if self.checkpoint_path.exists():
             self.load_checkpoint()
-        seed = self.progress.step
-        self.sampler: Sampler
-        if arguments.pairs:
-            self.sampler = PairSampler(arguments.pairs, seed)
-        elif arguments.on_device:
-            self.sampler = TensorSampler(train, seed, self.device)
-        else:
-            self.sampler = CropSampler(train, seed)
+        self.sampler = self.make_sampler()
+        self.measure_loss = measure_restoring_loss if arguments.pairs else functional.l1_loss
+        self.losses: list[Tensor] = []
         self.stopped = False
+
+    def make_sampler(self) -> Sampler:
+        """Return what draws the batches."""
+        arguments, seed = self.arguments, self.progress.step
+        if arguments.pairs and arguments.on_device:
+            return TensorPairSampler(arguments.pairs, seed, self.device)
+        if arguments.pairs:
+            return PairSampler(arguments.pairs, seed)
+        with np.load(arguments.pack) as pack:
+            crops = unpack(pack["train_bytes"], pack["train_ends"])
+        if arguments.on_device:
+            return TensorSampler(crops, seed, self.device)
+        return CropSampler(crops, seed)
+
+    def list_parts(self) -> dict[str, Any]:
+        """Return what a checkpoint holds the state of."""
+        parts = {"network": self.network, "average": self.average, "optimiser": self.optimiser}
+        if self.adversary:
+            parts["discriminator"] = self.adversary.discriminator
+            parts["discriminator_optimiser"] = self.adversary.optimiser
+        return parts
 
     def load_checkpoint(self) -> None:
         """Resume the run."""
         state = torch.load(self.checkpoint_path, map_location=self.device)
-        self.network.load_state_dict(state["network"])
-        self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        for name, part in self.list_parts().items():
+            part.load_state_dict(state[name])
         self.progress = Progress(**state["progress"])
 
     def save_checkpoint(self) -> None:
         """Write the checkpoint; a crash leaves the previous one."""
         temporary = self.checkpoint_path.with_suffix(".new")
-        state = {
-            "network": self.network.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "progress": vars(self.progress),
-        }
-        torch.save(state, temporary)
+        state = {name: part.state_dict() for name, part in self.list_parts().items()}
+        torch.save(state | {"progress": vars(self.progress)}, temporary)
         temporary.replace(self.checkpoint_path)
+
+    def save_weights(self, name: str) -> None:
+        """Write the moving average."""
+        np.savez(self.folder / name, **cast(dict[str, Any], read_weights(self.average)))
 
     def validate(self) -> str:
         """Measure the moving average; keep its weights if they are the best so far."""
@@ -169,67 +172,84 @@ class Trainer:
         mean = sum(figures.values()) / len(figures)
         if mean > self.progress.best_db:
             self.progress.best_db = mean
-            np.savez(self.folder / "best.npz", **cast(dict[str, Any], read_weights(self.average)))
+            self.save_weights("best.npz")
         shown = " ".join(f"{name} {value:.3f}" for name, value in figures.items())
         return f"PSNR mean {mean:.3f} dB ({shown}), best {self.progress.best_db:.3f}"
 
-    def step(self, dtype: torch.dtype) -> float:
-        """Take one step; return its loss."""
+    def differentiate(self, inputs: Tensor, results: Tensor, targets: Tensor) -> Tensor:
+        """Return the gradient of the losses at the results."""
+        loss = self.measure_loss(results, targets)
+        self.losses.append(loss.detach())
+        (gradient,) = torch.autograd.grad(loss, results)
+        if not self.adversary:
+            return gradient
+        self.adversary.learn(inputs, results.detach(), targets)
+        full = self.progress.minutes / self.arguments.minutes / ADVERSARY_FULL_FROM
+        other = self.adversary.differentiate(inputs, results, targets)
+        return add_in_proportion(gradient, other, GRADIENT_SHARE * min(full, 1))
+
+    def step(self, dtype: torch.dtype) -> None:
+        """Take one step."""
         share = min(self.progress.minutes / self.arguments.minutes, 1)
         side, batch = self.arguments.side, self.arguments.batch
-        if share > LARGE_CROPS_FROM:
+        if share > LARGE_CROPS_FROM and not self.arguments.on_device:
             side, batch = side * 3 // 2, max(batch // 2, 1)
         warm_up = min((self.progress.step + 1) / WARM_UP_STEPS, 1)
         rate = self.arguments.rate * warm_up * (1 + math.cos(math.pi * share)) / 2
         self.optimiser.param_groups[0]["lr"] = rate
         inputs, targets = (
-            tensor.to(self.device) for tensor in self.sampler.draw_batch(batch, side)
+            tensor.contiguous(memory_format=torch.channels_last)
+            for tensor in self.sampler.draw_batch(batch, side)
         )
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-            results = self.network(inputs)
-        loss = functional.l1_loss(results.float(), targets)
-        self.optimiser.zero_grad()
-        loss.backward()
+            results = self.forward(inputs)
+        gradient = self.differentiate(inputs, results.detach().float().requires_grad_(), targets)
+        results.backward(gradient.to(results.dtype))
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
         self.optimiser.step()
+        self.optimiser.zero_grad()
         self.progress.step += 1
         decay = min(EMA_DECAY, self.progress.step / (self.progress.step + 10))
         with torch.no_grad():
-            pairs = zip(self.average.parameters(), self.network.parameters(), strict=True)
-            for average, current in pairs:
-                average.lerp_(current, 1 - decay)
-        return float(loss.item())
+            torch._foreach_lerp_(  # as PyTorch's swa_utils do
+                list(self.average.parameters()), list(self.network.parameters()), 1 - decay
+            )
 
     def run(self) -> None:
         """Train until the time is up, or until interrupted."""
-        dtype = choose_precision(
-            self.network, self.arguments.batch, self.arguments.side, self.device
+        arguments = self.arguments
+        dtype = (
+            torch.bfloat16
+            if self.device.type == "cuda"
+            else choose_precision(self.network, arguments.batch, arguments.side, self.device)
         )
         print(f"training in {dtype}; start: {self.validate()}", flush=True)
-        losses: list[float] = []
+        pause = min(VALIDATION_EVERY_MINUTES, arguments.minutes / LEAST_VALIDATIONS)
         validated = saved = self.progress.minutes
-        while self.progress.minutes < self.arguments.minutes and not self.stopped:
+        while self.progress.minutes < arguments.minutes and not self.stopped:
             started = time.monotonic()
-            losses.append(self.step(dtype))
+            self.step(dtype)
             self.progress.minutes += (time.monotonic() - started) / 60
             if self.progress.minutes - saved >= CHECKPOINT_EVERY_MINUTES:
                 saved = self.progress.minutes
                 self.save_checkpoint()
-            if self.progress.minutes - validated >= VALIDATION_EVERY_MINUTES:
+            if self.progress.minutes - validated >= pause:
                 validated = self.progress.minutes
-                self.report(losses)
-                losses = []
-        self.report(losses)
+                self.report()
+        self.report()
+        self.save_weights("last.npz")
         self.save_checkpoint()
 
-    def report(self, losses: list[float]) -> None:
+    def report(self) -> None:
         """Print the progress line."""
-        left = self.arguments.minutes - self.progress.minutes
-        loss = sum(losses) / len(losses) if losses else math.nan
+        minutes, steps = self.progress.minutes, self.progress.step
+        left = self.arguments.minutes - minutes
+        loss = float(torch.stack(self.losses).mean()) if self.losses else math.nan
+        self.losses.clear()
         print(
-            f"step {self.progress.step}, {self.progress.minutes:.0f} minutes, {left:.0f} left, "
-            f"loss {loss:.4f}, {self.validate()}",
+            f"step {steps}, {minutes:.1f} minutes, {left:.1f} left, "
+            f"{steps / max(60 * minutes, 1):.1f} steps a second, loss {loss:.4f}, "
+            f"{self.validate()}",
             flush=True,
         )
 
@@ -242,7 +262,10 @@ def main() -> None:
     parser.add_argument(
         "--pairs", type=Path, help="folder of training.pairs: restoring, not faithful"
     )
-    parser.add_argument("--start", type=Path, help="a .pb to start from")
+    parser.add_argument(
+        "--adversary", action="store_true", help="with a discriminator: the end of restoring"
+    )
+    parser.add_argument("--start", type=Path, help="a .pb or .npz to start from")
     parser.add_argument("--minutes", type=float, default=600, help="of the whole run")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument(

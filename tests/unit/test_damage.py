@@ -8,7 +8,7 @@ from skimage import data
 from superres.images.pixels import Pixels
 from training.damage import damage_badly, damage_mildly
 from training.network import Floats
-from training.pairs import INPUT_SIDE, correct_tone, make_pair, mix
+from training.pairs import INPUT_SIDE, correct_tone, draw_damaged, make_shard, mix
 from training.prepare import CROP_SIDE
 
 TRUTH = np.ascontiguousarray(data.astronaut()[:CROP_SIDE, 150 : 150 + CROP_SIDE, ::-1])
@@ -52,16 +52,18 @@ def test_target_has_the_tone_of_the_truth_and_the_detail_of_the_teacher() -> Non
 
 
 def test_drawings_have_the_truth_as_their_target() -> None:
-    asked = []
-
-    def restore(small: Pixels) -> Floats:
-        asked.append(small)
-        return np.zeros((CROP_SIDE, CROP_SIDE, 3), np.float32)
+    def restore(small: list[Pixels]) -> list[Floats]:
+        return [np.full((4 * INPUT_SIDE, 4 * INPUT_SIDE, 3), 128, np.float32) for _ in small]
 
     crops = [Image.fromarray(TRUTH[:, :, ::-1])]
     random = np.random.default_rng(0)
-    pairs = [make_pair(crops, restore, random) for _ in range(60)]
-    assert {(small.shape, target.shape) for small, target in pairs} == {
-        ((INPUT_SIDE, INPUT_SIDE, 3), (CROP_SIDE, CROP_SIDE, 3))
-    }
-    assert 0 < len(pairs) - len(asked) < 25
+    damaged = [draw_damaged(crops, random) for _ in range(60)]
+    shard = make_shard(damaged, restore)
+    assert shard["inputs"].shape == (60, INPUT_SIDE, INPUT_SIDE, 3)
+    assert shard["targets"].shape == (60, CROP_SIDE, CROP_SIDE, 3)
+    drawn = [
+        np.array_equal(target, each.truth)
+        for target, each in zip(shard["targets"], damaged, strict=True)
+    ]
+    assert drawn == [each.truth_share == 1 for each in damaged]
+    assert 0 < sum(drawn) < 25
