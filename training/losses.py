@@ -9,7 +9,7 @@ WINDOW, STRIDE = 16, 8
 # Below this power, in squared levels, an amplitude is noise.
 LEAST_POWER = 1e-2
 # Of the spectrum's part, for the restoring model: measured, more than 6 gains no sharpness.
-SPECTRUM_WEIGHT = 3.0
+SPECTRUM_WEIGHT = 2.0
 
 
 def measure_luma(image: Tensor) -> Tensor:

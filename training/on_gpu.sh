@@ -11,23 +11,28 @@ set -eu
 crops=$1 teacher=$2 out=$3
 device=${DEVICE:-cuda}
 work=$(mktemp -d)
-mkdir -p "$out"
+
+keep() { # FILES; OUT may be emptied while this works
+    mkdir -p "$out"
+    cp "$@" "$out"
+}
 
 train() { # NAME, then options
     name=$1
     shift
     python3 -m training.train "$crops" "$work/$name" --device "$device" --on-device \
-        --batch "${BATCH:-64}" --side 48 "$@" 2>&1 | tee "$out/$name.log"
+        --batch "${BATCH:-64}" --side 48 "$@" 2>&1 | tee "$work/$name.log"
     for weights in best last; do
-        cp "$work/$name/$weights.npz" "$out/$name-$weights.npz"
+        cp "$work/$name/$weights.npz" "$work/$name-$weights.npz"
     done
+    keep "$work/$name-best.npz" "$work/$name-last.npz" "$work/$name.log"
 }
 
 train faithful --rate 4e-4 --minutes "${MINUTES:-5}"
 until [ -f "$teacher.bin" ]; do sleep 1; done
 python3 -m training.pairs "$crops" "$teacher" "$work/pairs" --device "$device" \
-    --minutes "${PAIR_MINUTES:-1.2}" > "$out/pairs.log" 2>&1
-tail -n 1 "$out/pairs.log"
+    --minutes "${PAIR_MINUTES:-1.2}" > "$work/pairs.log" 2>&1
+keep "$work/pairs.log"
 train restore --pairs "$work/pairs" --start superres/models/EDSR_x3_restore.pb --rate 4e-4 \
     --minutes "${RESTORE_MINUTES:-2.5}"
 train sharpen --pairs "$work/pairs" --start "$work/restore/last.npz" --adversary --rate 1e-4 \
