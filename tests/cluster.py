@@ -30,7 +30,7 @@ from testkit.pictures import encode
 from testkit.postgres import run_postgres
 from testkit.s3 import run_s3
 from testkit.s3_proxy import S3Proxy, run_s3_proxy
-from testkit.service import GUNICORN, Service, run_service
+from testkit.service import GUNICORN, Service, run_light_service, run_service
 from tests.e2e.nginx import Nginx, run_nginx
 
 WAIT_SECONDS = 240
@@ -58,8 +58,8 @@ def run_machines(
 ) -> Iterator[Machines]:
     """Run everything until the block ends, with a replica for each command prefix.
 
-    For outages, there is a proxy in front of the store, and the first replica has its own database
-    user, `FIRST_USER`.
+    For outages, there is a proxy in front of the store, the first replica has its own database
+    user, `FIRST_USER`, and all have a small model.
     """
     with ExitStack() as stack:
         s3 = stack.enter_context(run_s3(folder / "s3"))
@@ -84,9 +84,10 @@ def run_machines(
             variables |= dask.environment
             settings["dask_scheduler"] = dask.address
         assignments = [f"{name}={value}" for name, value in variables.items()]
+        run_replica = run_light_service if for_outages else run_service
         replicas = [
             stack.enter_context(
-                run_service(
+                run_replica(
                     folder / f"replica{number}",
                     [*prefix, "env", *assignments, *GUNICORN],
                     database_url=url,

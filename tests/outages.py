@@ -28,7 +28,7 @@ from skimage import data
 
 from testkit.pictures import encode
 from testkit.postgres import BIN, run_tool
-from testkit.service import run_service, wait_until_ready
+from testkit.service import run_light_service, wait_until_ready
 from tests.cluster import CLIENTS, FIRST_USER, Client, Machines, run_machines, wait_for_share
 
 SIDE = 220
@@ -246,7 +246,10 @@ def try_outages(folder: Path, number: int, names: Sequence[str]) -> dict[str, Re
             uploaded += pictures
             results += made
             print(describe(name, OUTAGES[name], reports[name]), flush=True)
-    with run_service(folder / "alone") as service, httpx.Client(base_url=service.url) as connection:
+    with (
+        run_light_service(folder / "alone") as service,
+        httpx.Client(base_url=service.url) as connection,
+    ):
         alone = Client(connection)
         assert [alone.enhance(picture, False) for picture in uploaded] == results
     for name, report in reports.items():

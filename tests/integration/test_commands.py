@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from superres.paths import PROJECT_DIR
-from testkit.service import run_service
+from testkit.service import run_light_service
 
 PAGES = ("README.md", "docs/scripts.md", "docs/http.md", "docs/operations.md")
 # Commands that install, serve, or need root or another machine; they have their own tests.
@@ -52,7 +52,7 @@ def folder(tmp_path: Path, photo_jpeg: bytes) -> Path:
 def test_commands_work_as_they_are_written(page: str, folder: Path, tmp_path: Path) -> None:
     lines = runnable_lines(page)
     assert lines
-    with run_service(tmp_path / "service") as service:
+    with run_light_service(tmp_path / "service") as service:
         script = "\n".join(lines).replace("http://localhost:7860", service.url)
         environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

@@ -14,7 +14,7 @@ from PIL import Image
 
 from superres.web.api_keys import hash_key, make_key
 from testkit.command_line import command, draw, names_in, run
-from testkit.service import Service, run_service, unshare_mounts
+from testkit.service import Service, run_light_service, run_service, unshare_mounts
 from testkit.waiting import WAIT_SECONDS, wait_until
 
 
@@ -330,7 +330,7 @@ def test_key_goes_to_the_api_and_nowhere_else(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text(f"anna:{hash_key(key)}\n")
     picture = draw(tmp_path / "a.png", 1)
-    with run_service(tmp_path / "service", api_keys_file=keys) as service:
+    with run_light_service(tmp_path / "service", api_keys_file=keys) as service:
         arguments = command(picture, "-o", tmp_path / "out", "--url", service.url)
         for sent, code in (("", 1), (key, 0), (key, 0)):
             done = subprocess.run(

@@ -182,7 +182,9 @@ def run_replicas(folder: Path, url: str, clocks: tuple[str, str]) -> Iterator[li
                 "store_url": f"file://{folder / 'store'}",
             }
             name = f"replica {number} {len(list(folder.iterdir()))}"
-            replicas.append(stack.enter_context(run_service(folder / name, command, **settings)))
+            replicas.append(
+                stack.enter_context(run_light_service(folder / name, command, **settings))
+            )
         yield replicas
 
 

@@ -18,7 +18,14 @@ from super_resolution import SuperResolution
 from superres.images.pixels import Pixels
 from superres.paths import PROJECT_DIR
 from testkit.pictures import encode
-from testkit.service import GUNICORN, Service, find_free_port, run_service, service_environment
+from testkit.service import (
+    GUNICORN,
+    Service,
+    find_free_port,
+    run_light_service,
+    run_service,
+    service_environment,
+)
 
 # As long as the shipped proxy waits.
 WAIT_SECONDS = 300
@@ -183,7 +190,7 @@ def test_clients_that_leave_in_mid_upload_give_their_places_back(service: Servic
 def test_silent_clients_are_told_and_hold_up_neither_health_nor_results(
     tmp_path: Path, photo: Pixels
 ) -> None:
-    with run_service(tmp_path, upload_timeout_seconds=2) as service:
+    with run_light_service(tmp_path, upload_timeout_seconds=2) as service:
         stored = upload(service, photo_file(photo, 0, side=20)).headers["Link"]
         silent = [begin_upload(service) for _ in range(120)]
         address = stored.split(">")[0].removeprefix("<")
@@ -206,7 +213,7 @@ def test_refused_upload_that_never_comes_is_answered_all_the_same(service: Servi
 
 def test_python_app_py_serves_from_any_folder(tmp_path: Path, photo: Pixels) -> None:
     command = (sys.executable, str(PROJECT_DIR / "app.py"))
-    with run_service(tmp_path, command, working_dir=tmp_path) as running:
+    with run_light_service(tmp_path, command, working_dir=tmp_path) as running:
         response = upload(running, photo_file(photo, 200, side=30))
         assert Image.open(BytesIO(response.content)).size == (90, 90)
 
@@ -238,9 +245,9 @@ def test_service_tells_that_it_is_loading(tmp_path: Path) -> None:
 
 def test_results_outlive_a_restart(tmp_path: Path, photo: Pixels) -> None:
     content = photo_file(photo, 210, side=30)
-    with run_service(tmp_path) as running:
+    with run_light_service(tmp_path) as running:
         first = upload(running, content)
-    with run_service(tmp_path) as running:
+    with run_light_service(tmp_path) as running:
         second = upload(running, content)
     assert second.headers["X-Cache-Hit"] == "true"
     assert second.content == first.content
