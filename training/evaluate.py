@@ -3,8 +3,13 @@ r"""Measure models on images that were not used in training.
     python -m training.evaluate superres/models/EDSR_x3.pb OTHER.pb \
         --photos PHOTOS --index PHOTOS/index.csv
 
-PSNR in dB and SSIM on Y, without a border as wide as the scale, for each degradation, compared with
-Pillow's bicubic upscaling. Without photographs, scikit-image's own images are used:
+PSNR in dB, SSIM and GMSD on Y, without a border as wide as the scale, for each degradation,
+compared with Pillow's bicubic upscaling. GMSD, the gradient magnitude similarity deviation (Xue et
+al., IEEE TIP 2014), is the perceptual measure: 0 is the original, lower is better. It agrees with
+viewers about blur, noise and blocks better than SSIM does, and needs no network: those measures
+that do (LPIPS, DISTS) download its weights.
+
+Without photographs, scikit-image's own images are used:
 
     python -m training.evaluate superres/models/EDSR_x3.pb superres/models/EDSR_x3_restore.pb
 """
@@ -14,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from cv2.quality import QualityGMSD
 from PIL import Image
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -78,14 +84,15 @@ def read_pictures(photos: Path | None, index: Path | None) -> Iterator[Image.Ima
 
 def measure(
     enlarge: Enlarge, degrade: Degradation, pictures: Sequence[Image.Image]
-) -> tuple[float, float]:
-    """Return the mean PSNR in dB and the mean SSIM of images that were degraded and upscaled."""
+) -> tuple[float, float, float]:
+    """Return the means of PSNR in dB, SSIM and GMSD of images that were degraded and upscaled."""
     pairs = [
         (measure_luma(picture), measure_luma(enlarge(degrade(picture)))) for picture in pictures
     ]
     return (
         float(np.mean([peak_signal_noise_ratio(*pair, data_range=255) for pair in pairs])),
         float(np.mean([structural_similarity(*pair, data_range=255) for pair in pairs])),
+        float(np.mean([QualityGMSD.create(truth).compute(result)[0] for truth, result in pairs])),
     )
 
 
@@ -100,13 +107,14 @@ def main() -> None:
     enlargers: dict[str, Enlarge] = {"bicubic": enlarge_bicubic}
     enlargers |= {str(model): make_enlarger(model) for model in arguments.models}
     pictures = list(read_pictures(arguments.photos, arguments.index))
-    print(f"{len(pictures)} images; PSNR in dB / SSIM")
+    print(f"{len(pictures)} images; PSNR in dB, SSIM, GMSD")
     for degradations in (MEASURED, DAMAGED):
-        print(f"{'':<32}" + "".join(f"{name:>16}" for name in [*degradations, "mean"]))
+        print(f"{'':<32}" + "".join(f"{name:>21}" for name in [*degradations, "mean"]))
         for name, enlarge in enlargers.items():
             scores = [measure(enlarge, degrade, pictures) for degrade in degradations.values()]
             cells = [*scores, np.mean(scores, axis=0)]
-            print(f"{name[-31:]:<32}" + "".join(f"{a:>9.3f} {b:.4f}" for a, b in cells), flush=True)
+            shown = "".join("{:>9.3f} {:.3f} {:.3f}".format(*cell) for cell in cells)
+            print(f"{name[-31:]:<32}{shown}", flush=True)
 
 
 if __name__ == "__main__":
