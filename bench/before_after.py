@@ -1,59 +1,55 @@
-"""Draw the README's image: input, the browser's upscaling, OpenCV's stock model, this service.
+"""Draw the README's image: a good and a bad input, upscaled in four ways.
 
-    python -m bench.before_after docs/before_after.png
+    .venv-training/bin/python -m bench.before_after docs/before_after.png TEACHER
 
-NASA's portrait of Eileen Collins (public domain, in scikit-image), reduced to a third. `make
-stock-model` downloads the stock model.
+in the environment of superres/models/README.md, with scikit-image; TEACHER is Real-ESRGAN x4plus,
+as for training.pairs. NASA's portrait of Eileen Collins (public domain), reduced to a third, and
+scikit-image's cat (CC0), reduced and then treated as a messenger does.
 """
 
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 from skimage import data
 
-from super_resolution import SuperResolution
-from superres.images.image_codec import Picture
-from superres.images.options import MODEL_SCALE
-from superres.images.pixels import Pixels
-from superres.paths import PROJECT_DIR
+from superres.paths import EMBEDDED_MODEL_PATH, RESTORE_MODEL_PATH
+from training.degradations import BICUBIC, DAMAGED, reduce
+from training.evaluate import enlarge_bicubic, make_enlarger
+from training.network import SCALE
+from training.teacher import load_restore
 
-STOCK_MODEL = PROJECT_DIR / "data" / "stock" / "EDSR_x3.pb"
-# Left, top, right, bottom in the input.
-CROP = (50, 0, 110, 50)
-GAP = 8
+SIDE = 180
+# Left and top in the original images.
+GOOD, BAD = (145, 0), (60, 30)
+GAP = 4
 
 
-def enlarge(model_path: Path | None, pixels: Pixels) -> Image.Image:
-    """Upscale (H, W, 3) BGR with a model; None for the embedded one."""
-    model = SuperResolution(model_path) if model_path else SuperResolution()
-    result = model.enlarge(Picture(pixels)).pixels
-    model.close()
-    return Image.fromarray(np.ascontiguousarray(result[:, :, ::-1]))
+def enlarge_as_teacher(small: Image.Image, stem: Path) -> Image.Image:
+    """Upscale four times with the teacher, and reduce to three times."""
+    (result,) = load_restore(stem, SIDE // SCALE, "cpu")([np.asarray(small)[:, :, ::-1]])
+    pixels = cv2.resize(np.ascontiguousarray(result), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    return Image.fromarray(pixels[:, :, ::-1].round().clip(0, 255).astype(np.uint8))
 
 
 def main() -> None:
     """Command line."""
-    photo = Image.fromarray(data.astronaut())
-    small = photo.resize(
-        (photo.width // MODEL_SCALE, photo.height // MODEL_SCALE), Image.Resampling.BICUBIC
-    )
-    small = small.crop(CROP)
-    pixels = np.ascontiguousarray(np.asarray(small)[:, :, ::-1])
-    size = (small.width * MODEL_SCALE, small.height * MODEL_SCALE)
-    pictures = [
-        small.resize(size, Image.Resampling.NEAREST),
-        small.resize(size, Image.Resampling.BICUBIC),
-        enlarge(STOCK_MODEL, pixels),
-        enlarge(None, pixels),
+    enlargers = [
+        enlarge_bicubic,
+        lambda small: enlarge_as_teacher(small, Path(sys.argv[2])),
+        make_enlarger(EMBEDDED_MODEL_PATH),
+        make_enlarger(RESTORE_MODEL_PATH),
     ]
-    width, height = 2 * size[0], 2 * size[1]
-    sheet = Image.new("RGB", (2 * width + GAP, 2 * height + GAP), "white")
-    for index, picture in enumerate(pictures):
-        place = (index % 2 * (width + GAP), index // 2 * (height + GAP))
-        sheet.paste(picture.resize((width, height), Image.Resampling.NEAREST), place)
-    sheet.save(sys.argv[1], optimize=True)
+    sheet = Image.new("RGB", (4 * (SIDE + GAP) - GAP, 2 * (SIDE + GAP) - GAP), "white")
+    pictures = [(data.astronaut(), GOOD, reduce), (data.chelsea(), BAD, DAMAGED["messenger"])]
+    for row, (picture, (left, top), degrade) in enumerate(pictures):
+        small = degrade(Image.fromarray(picture).crop((left, top, left + SIDE, top + SIDE)))
+        for column, enlarge in enumerate(enlargers):
+            sheet.paste(enlarge(small), (column * (SIDE + GAP), row * (SIDE + GAP)))
+    size = (sheet.width * 2, sheet.height * 2)
+    sheet.resize(size, BICUBIC).save(sys.argv[1], optimize=True)
 
 
 if __name__ == "__main__":
