@@ -47,6 +47,7 @@ class Database(ABC):
         self._schema = schema
         self._lock = threading.Lock()
         self._down_until = 0.0
+        self._down_reason: Exception | None = None
         self._connected = 0.0
 
     @abstractmethod
@@ -97,35 +98,36 @@ class Database(ABC):
         # One caller retries a database that was down and may block, on DNS or a lock say; others
         # fail immediately.
         if self._down_until and self._lock.locked():
-            raise unavailable()
+            raise unavailable() from self._down_reason
         if not self._lock.acquire(timeout=LOCK_SECONDS):
             raise unavailable()
         try:
             if time.monotonic() < self._down_until:
-                raise unavailable()
+                raise unavailable() from self._down_reason
             try:
                 self._connect()
             except Exception as error:
-                self._mark_down()
+                self._mark_down(error)
                 raise unavailable() from error
             try:
                 rows = self._run(self._translate(statement), parameters)
             except Exception as error:
-                self._answer_fault(self._judge(error))
+                self._answer_fault(self._judge(error), error)
                 raise unavailable() from error
             self._down_until = 0.0
             return rows
         finally:
             self._lock.release()
 
-    def _answer_fault(self, fault: Fault) -> None:
+    def _answer_fault(self, fault: Fault, error: Exception) -> None:
         if fault is Fault.DOWN:
-            self._mark_down()
+            self._mark_down(error)
         # Not after every statement: the next connection may fail the same way.
         elif fault is Fault.STALE and time.monotonic() - self._connected >= DOWN_SECONDS:
             self._drop_connection()
 
-    def _mark_down(self) -> None:
+    def _mark_down(self, reason: Exception) -> None:
+        self._down_reason = reason
         self._down_until = time.monotonic() + DOWN_SECONDS
         self._drop_connection()
 

@@ -47,6 +47,8 @@ LOOK_SECONDS = 0.5
 # How long a response may be blocked by full buffers of the client, and its lowest speed after that.
 SEND_SECONDS = 30.0
 LEAST_BYTES_PER_SECOND = 8 * 1024
+# How long a thread waits for the rest of a body that nobody reads; gunicorn's 5 s are too long.
+REST_SECONDS = 0.1
 # Connections that wait for the client to close its side; beyond this, they are closed at once.
 CLOSES_AT_ONCE = 16
 # Status, code and message for what gunicorn cannot parse; `MALFORMED` is for everything else.
@@ -159,6 +161,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             return super().handle_request(req, conn)
         with watch(AnswerTransfer(conn.sock, SEND_SECONDS, LEAST_BYTES_PER_SECOND)):
             return super().handle_request(req, conn)
+
+    def _keepalive_after(self, conn: TConn, keepalive: bool) -> bool:
+        """Say whether a connection can have another request: not if its body is still coming."""
+        until = time.monotonic() + REST_SECONDS
+        return keepalive and bool(conn.parser.finish_body(deadline=until))
 
     def murder_pending(self) -> None:
         """Close connections that timed out; gunicorn calls this every second and on events."""

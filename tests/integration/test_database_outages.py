@@ -366,7 +366,9 @@ def test_nobody_waits_for_who_tries_a_database_that_is_down(
         assert is_trying.wait(60)
         others = pool.submit(table.find, ticket)
         wait_until(others.done)
-        assert isinstance(others.exception(), DatabaseDown)
+        failure = others.exception()
+        assert isinstance(failure, DatabaseDown)
+        assert isinstance(failure.__cause__, psycopg.Error)  # what the log then says
         assert not trying.done()
         may_connect.set()
         assert trying.result() is not None

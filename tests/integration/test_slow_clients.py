@@ -109,6 +109,21 @@ def test_refused_uploads_that_trickle_hold_up_no_upload(
         assert_others_are_served(service, photo_jpeg)
 
 
+def test_bodies_that_nobody_reads_hold_up_nobody(service: Service, photo_jpeg: bytes) -> None:
+    """With gunicorn's 5 s for each, they take every thread for 20 s."""
+    request = b"GET /api/health HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\nx"
+    with crowd(service, request, 2 * CROWD):
+        assert_others_are_served(service, photo_jpeg)
+
+
+def test_connection_is_kept_after_a_body_that_nobody_read(service: Service) -> None:
+    with httpx.Client() as client:
+        for _ in range(2):
+            answer = client.request("GET", f"{service.url}/api/health", content=b"x" * 10_000)
+            assert answer.status_code == 200
+            assert answer.headers["Connection"] == "keep-alive"
+
+
 def test_malformed_request_is_refused_without_its_words(service: Service) -> None:
     with connect(service, CONNECTION_SECONDS) as client:
         client.sendall(
