@@ -4,7 +4,7 @@
 
 in the environment of superres/models/README.md, with scikit-image; TEACHER is Real-ESRGAN x4plus,
 as for training.pairs. NASA's portrait of Eileen Collins (public domain), reduced to a third, and
-scikit-image's cat (CC0), reduced and then treated as a messenger does.
+scikit-image's cat (CC0), reduced and treated as a telephone does in the dark.
 """
 
 import sys
@@ -43,7 +43,7 @@ def main() -> None:
         make_enlarger(RESTORE_MODEL_PATH),
     ]
     sheet = Image.new("RGB", (4 * (SIDE + GAP) - GAP, 2 * (SIDE + GAP) - GAP), "white")
-    pictures = [(data.astronaut(), GOOD, reduce), (data.chelsea(), BAD, DAMAGED["messenger"])]
+    pictures = [(data.astronaut(), GOOD, reduce), (data.chelsea(), BAD, DAMAGED["phone"])]
     for row, (picture, (left, top), degrade) in enumerate(pictures):
         small = degrade(Image.fromarray(picture).crop((left, top, left + SIDE, top + SIDE)))
         for column, enlarge in enumerate(enlargers):

@@ -11,9 +11,8 @@ validation figure improves, and `last.npz` at the end. The same command resumes 
 The restoring model is trained with `--pairs`, validated on damaged images, and exported as
 EDSR_x3_restore.pb.
 
-L1 loss (for the restoring model `training.losses`, and `training.adversary` at the end), Adam,
-cosine decay to zero over the run, a moving average of the weights, flips and rotations, larger
-crops for the last part.
+L1 loss (for the restoring model `training.adversary` at the end), Adam, cosine decay to zero over
+the run, a moving average of the weights, flips and rotations, larger crops for the last part.
 """
 
 import argparse
@@ -33,7 +32,6 @@ from torch.nn import functional
 from training.adversary import GRADIENT_SHARE, Adversary, add_in_proportion
 from training.degradations import DAMAGED, MEASURED
 from training.export import read_weights as read_graph
-from training.losses import measure_restoring_loss
 from training.network import Weights
 from training.prepare import unpack
 from training.samplers import (
@@ -123,7 +121,6 @@ class Trainer:
         if self.checkpoint_path.exists():
             self.load_checkpoint()
         self.sampler = self.make_sampler()
-        self.measure_loss = measure_restoring_loss if arguments.pairs else functional.l1_loss
         self.losses: list[Tensor] = []
         self.stopped = False
 
@@ -178,7 +175,7 @@ class Trainer:
 
     def differentiate(self, inputs: Tensor, results: Tensor, targets: Tensor) -> Tensor:
         """Return the gradient of the losses at the results."""
-        loss = self.measure_loss(results, targets)
+        loss = functional.l1_loss(results, targets)
         self.losses.append(loss.detach())
         (gradient,) = torch.autograd.grad(loss, results)
         if not self.adversary:

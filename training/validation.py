@@ -4,14 +4,20 @@ from collections.abc import Mapping
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from training.degradations import Degradation
-from training.losses import measure_luma
 from training.network import SCALE
 from training.samplers import to_tensor
 from training.torch_network import EDSR
 
 INPUT_SIDE = 96
+
+
+def measure_luma(image: Tensor) -> Tensor:
+    """(N, 3, H, W) BGR from 0 to 255 -> (N, H, W) luma, ITU-R BT.601, from 16 to 235."""
+    blue, green, red = image.unbind(1)
+    return 16 + (24.966 * blue + 128.553 * green + 65.481 * red) / 255
 
 
 class Validator:
