@@ -16,7 +16,7 @@ from PIL import Image
 from skimage import data
 
 from superres.paths import EMBEDDED_MODEL_PATH, RESTORE_MODEL_PATH
-from training.degradations import BICUBIC, DAMAGED, reduce
+from training.degradations import DAMAGED, reduce
 from training.evaluate import enlarge_bicubic, make_enlarger
 from training.network import SCALE
 from training.teacher import load_restore
@@ -48,8 +48,7 @@ def main() -> None:
         small = degrade(Image.fromarray(picture).crop((left, top, left + SIDE, top + SIDE)))
         for column, enlarge in enumerate(enlargers):
             sheet.paste(enlarge(small), (column * (SIDE + GAP), row * (SIDE + GAP)))
-    size = (sheet.width * 2, sheet.height * 2)
-    sheet.resize(size, BICUBIC).save(sys.argv[1], optimize=True)
+    sheet.save(sys.argv[1], optimize=True)
 
 
 if __name__ == "__main__":
