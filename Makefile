@@ -173,6 +173,7 @@ $(AUDIT)/installed: uv.lock $(VENV)/test-installed
 # Both models again, from a folder of photographs: make models PHOTOS=folder MINUTES=600
 # Three times MINUTES; a stopped run goes on where it was. training.quantize makes the 8-bit form.
 models: $(TRAINING)/installed
+	@test -d "$(PHOTOS)" || { echo "make models PHOTOS=folder: which photographs?" >&2; exit 1; }
 	$(TRAINING)/bin/python -m training.prepare "$(PHOTOS)" data/crops.npz
 	$(TRAINING)/bin/python -m training.train data/crops.npz data/run --minutes $(MINUTES)
 	$(TRAINING)/bin/python -m training.export data/run/best.npz superres/models/EDSR_x3.pb
@@ -185,7 +186,7 @@ models: $(TRAINING)/installed
 	$(TRAINING)/bin/python -m training.evaluate superres/models/EDSR_x3.pb \
 		superres/models/EDSR_x3_restore.pb --photos "$(PHOTOS)"
 
-# For the CPU, or for your GPU: where another PyTorch is installed, it stays.
+# A build of this PyTorch that is there already, for the CPU or for your GPU, stays.
 $(TRAINING)/installed: pyproject.toml
 	$(PYTHON) -m venv $(TRAINING)
 	$(TRAINING)/bin/pip install --quiet --upgrade "pip>=25.1"

@@ -1,6 +1,6 @@
 """Draws training batches: for the faithful model from crops, for the restoring one from pairs."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -62,17 +62,37 @@ class CropSampler:
         return torch.stack(inputs).float(), torch.stack(targets).float()
 
 
+def make_placer(device: torch.device) -> Callable[[np.ndarray], Tensor]:
+    """Return what moves a constant to a GPU, without waiting for what that does."""
+    return lambda constant: torch.from_numpy(constant).to(device, non_blocking=True)
+
+
+def cut_alike(
+    inputs: Tensor, targets: Tensor, side: int, random: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Cut inputs and their targets at one random place, and turn and flip them alike.
+
+    (..., H, W, 3) -> (..., 3, side, side), the targets three times as large; float32
+    """
+    y, x = random.integers(0, inputs.shape[-3] - side + 1, 2)
+    turn, flip = int(random.integers(4)), random.random() < 0.5
+    cut = []
+    for images, scale in ((inputs, 1), (targets, SCALE)):
+        rows = slice(y * scale, (y + side) * scale)
+        columns = slice(x * scale, (x + side) * scale)
+        part = images[..., rows, columns, :].movedim(-1, -3).float()
+        part = torch.rot90(part, turn, (-2, -1))
+        cut.append(part.flip(-1) if flip else part)
+    return cut[0], cut[1]
+
+
 class TensorSampler:
     """Draws batches for the faithful model on a GPU, where all crops are, and are degraded."""
 
     def __init__(self, crops: list[Image.Image], seed: int, device: torch.device) -> None:
         self.random = np.random.default_rng(seed)
-        self.device = device
+        self.place = make_placer(device)
         self.crops = torch.stack([to_tensor(crop) for crop in crops]).to(device)
-
-    def place(self, constant: np.ndarray) -> Tensor:
-        """Move a constant to the GPU, without waiting for what it does."""
-        return torch.from_numpy(constant).to(self.device, non_blocking=True)
 
     def draw_batch(self, size: int, side: int) -> tuple[Tensor, Tensor]:
         """Return (N, 3, side, side) inputs and their targets, float32 from 0 to 255, BGR."""
@@ -110,7 +130,7 @@ class TensorPairSampler:
 
     def __init__(self, folder: Path, seed: int, device: torch.device) -> None:
         self.random = np.random.default_rng(seed)
-        self.device = device
+        self.place = make_placer(device)
         inputs, targets = zip(*read_shards(sorted(folder.glob("*.npz"))), strict=True)
         self.inputs, self.targets = (
             torch.cat([torch.from_numpy(part).to(device) for part in parts])
@@ -119,19 +139,8 @@ class TensorPairSampler:
 
     def draw_batch(self, size: int, side: int) -> tuple[Tensor, Tensor]:
         """Return (N, 3, side, side) inputs and their targets, float32 from 0 to 255."""
-        random = self.random
-        chosen = torch.from_numpy(random.integers(len(self.inputs), size=size))
-        chosen = chosen.to(self.device, non_blocking=True)
-        y, x = random.integers(0, self.inputs.shape[1] - side + 1, 2)
-        turn, flip = int(random.integers(4)), random.random() < 0.5
-        cut = []
-        for images, scale in ((self.inputs, 1), (self.targets, SCALE)):
-            rows = slice(y * scale, (y + side) * scale)
-            columns = slice(x * scale, (x + side) * scale)
-            part = images[chosen, rows, columns].permute(0, 3, 1, 2).float()
-            part = torch.rot90(part, turn, (2, 3))
-            cut.append(part.flip(3) if flip else part)
-        return cut[0], cut[1]
+        chosen = self.place(self.random.integers(len(self.inputs), size=size))
+        return cut_alike(self.inputs[chosen], self.targets[chosen], side, self.random)
 
 
 class PairSampler:
@@ -150,29 +159,18 @@ class PairSampler:
         if not self.shards:
             raise SystemExit(f"{self.folder} has no pairs; training.pairs makes them")
 
-    def draw_pair(self, side: int) -> tuple[Pixels, Pixels]:
+    def draw_pair(self, side: int) -> tuple[Tensor, Tensor]:
         """Return an input of `side` pixels and its target, turned and flipped at random."""
         random, shards = self.random, list(self.shards.values())
         inputs, targets = shards[random.integers(len(shards))]
         row = random.integers(len(inputs))
-        y, x = random.integers(0, inputs.shape[1] - side + 1, 2)
-        turn, flip = int(random.integers(4)), random.random() < 0.5
-        cut = []
-        for image, scale in ((inputs[row], 1), (targets[row], SCALE)):
-            rows = slice(y * scale, (y + side) * scale)
-            columns = slice(x * scale, (x + side) * scale)
-            turned = np.rot90(image[rows, columns], turn)
-            cut.append(turned[:, ::-1] if flip else turned)
-        return cut[0], cut[1]
+        pair = torch.from_numpy(inputs[row]), torch.from_numpy(targets[row])
+        return cut_alike(*pair, side, random)
 
     def draw_batch(self, size: int, side: int) -> tuple[Tensor, Tensor]:
         """Return (N, 3, side, side) inputs and their targets, float32 from 0 to 255."""
         if self.batches % BATCHES_A_LOOK == 0:
             self.look()
         self.batches += 1
-        columns = zip(*(self.draw_pair(side) for _ in range(size)), strict=True)
-        inputs, targets = (
-            torch.from_numpy(np.ascontiguousarray(np.stack(column).transpose(0, 3, 1, 2))).float()
-            for column in columns
-        )
-        return inputs, targets
+        inputs, targets = zip(*(self.draw_pair(side) for _ in range(size)), strict=True)
+        return torch.stack(inputs), torch.stack(targets)
