@@ -90,17 +90,29 @@ class Cluster:
     Raises
     ------
     ConfigError
-        distributed is not installed.
+        distributed is not installed, or Dask's certificates are missing or cannot be read.
     """
 
     def __init__(self, scheduler: str, model_path: Path) -> None:
         try:
             import distributed
+            from distributed.security import Security
             from distributed.utils import LoopRunner
         except ImportError:
             raise ConfigError(
                 "SR_DASK_SCHEDULER needs the extra cluster: pip install '.[cluster]'"
             ) from None
+        try:
+            certified = Security().get_connection_args("client")["ssl_context"] is not None
+        except OSError:  # of which SSLError is one
+            certified = False
+        if not certified:
+            # Also, each client that fails for this reason would be closed by whichever thread
+            # collects it, and wait there for a lock that the same thread may hold.
+            raise ConfigError(
+                "SR_DASK_SCHEDULER needs the certificates that "
+                "DASK_DISTRIBUTED__COMM__TLS__CA_FILE, …CLIENT__CERT and …CLIENT__KEY name"
+            )
         self._distributed = distributed
         # Shared by all clients: each would leak a thread when it cannot connect.
         self._loop = LoopRunner()
@@ -117,7 +129,8 @@ class Cluster:
             self._local.put(None)
         self._closed = threading.Event()
         self._look()
-        threading.Thread(target=self._keep_looking, name="cluster", daemon=True).start()
+        self._looking = threading.Thread(target=self._keep_looking, name="cluster", daemon=True)
+        self._looking.start()
 
     def __call__(self, tile: Pixels) -> Pixels:
         """Upscale a tile: (H, W, 3) uint8, BGR, to (3 H, 3 W, 3)."""
@@ -146,11 +159,8 @@ class Cluster:
             # With a new key, a retry does not wait for the worker that did not respond.
             key=f"tile-{digest.hexdigest()}-{attempt}",
         )
-        try:
-            enlarged: Pixels = future.result(TILE_SECONDS)
-        except BaseException:
-            future.cancel()
-            raise
+        # A future that nobody holds is cancelled. `cancel()` would wait, without a limit.
+        enlarged: Pixels = future.result(TILE_SECONDS)
         return enlarged
 
     def _compute_here(self, tile: Pixels) -> Pixels:
@@ -178,7 +188,8 @@ class Cluster:
                     set_as_default=False,
                     loop=self._loop.loop,
                 )
-            self.threads = sum(self._client.nthreads().values())
+            workers = self._client.nthreads(callback_timeout=CONNECT_SECONDS)
+            self.threads = sum(workers.values())
         except Exception as error:
             self.threads = 0
             trouble = type(error).__name__
@@ -191,6 +202,8 @@ class Cluster:
     def close(self) -> None:
         """Disconnect from the cluster; from now on tiles are computed locally."""
         self._closed.set()
+        # What looks for the cluster waits for the loop, which must not stop before it.
+        self._looking.join()
         self.threads = 0
         if self._client is not None:
             self._client.close()

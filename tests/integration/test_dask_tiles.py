@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -38,17 +39,30 @@ def expected() -> Pixels:
     return enlarged
 
 
-@pytest.fixture
-def dask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DaskCluster]:
+@contextmanager
+def use_dask_settings(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Have Dask read its settings from the environment, within the block."""
     import dask.config
 
-    with run_dask(tmp_path / "dask") as cluster:
-        for name, value in cluster.environment.items():
-            monkeypatch.setenv(name, value)
+    try:
+        with monkeypatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            dask.config.refresh()
+            yield
+    finally:
         dask.config.refresh()
+
+
+@pytest.fixture
+def dask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DaskCluster]:
+    with (
+        run_dask(tmp_path / "dask") as cluster,
+        use_dask_settings(cluster.environment, monkeypatch),
+    ):
         yield cluster
-    monkeypatch.undo()
-    dask.config.refresh()
 
 
 ModelMaker = Callable[[str], Upscaler]
@@ -146,9 +160,29 @@ def test_scheduler_that_dies_leaves_the_local_lanes(
     assert np.array_equal(model.upscale(PICTURE), expected)
 
 
+@pytest.fixture
+def certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Certificates, without a cluster."""
+    with use_dask_settings(make_certificates(tmp_path), monkeypatch):
+        yield
+
+
+@pytest.mark.usefixtures("certificates")
 def test_without_a_cluster_the_machine_computes_alone(load: ModelMaker, expected: Pixels) -> None:
     model = load(f"tls://127.0.0.1:{find_free_port()}")
     assert np.array_equal(model.upscale(PICTURE), expected)
+
+
+@pytest.mark.parametrize("ca_file", ["", "/nonexistent/ca.pem", str(EMBEDDED_MODEL_PATH)])
+def test_missing_certificates_are_a_wrong_setting(
+    load: ModelMaker, ca_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"DASK_DISTRIBUTED__COMM__TLS__CA_FILE": ca_file} if ca_file else {}
+    with (
+        use_dask_settings(settings, monkeypatch),
+        pytest.raises(ConfigError, match="CA_FILE"),
+    ):
+        load(f"tls://127.0.0.1:{find_free_port()}")
 
 
 def test_worker_with_another_model_computes_nothing(
