@@ -10,7 +10,8 @@ from PIL import Image
 from superres.images.pixels import Pixels
 from superres.service.runner import Result
 from superres.service.upload import Upload
-from superres.store.result_cache import StoredResult, generate_file_hash
+from superres.store.result_name import generate_file_hash
+from superres.store.stored_result import StoredResult
 
 
 def encode(image: Image.Image, image_format: str, **options: object) -> bytes:

@@ -22,7 +22,7 @@ import numpy as np
 
 from superres.errors import ServiceError
 from superres.service.sandboxed_codec import SandboxedCodec
-from superres.store.result_cache import generate_file_hash
+from superres.store.result_name import generate_file_hash
 from testkit.kinds import KINDS
 from testkit.service import read_peak_memory_mb
 

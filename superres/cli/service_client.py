@@ -25,7 +25,7 @@ from superres.cli.service_answers import (
     read_json,
     read_picture,
 )
-from superres.store.result_cache import generate_file_hash
+from superres.store.result_name import generate_file_hash
 
 # What the service returns when it is busy, and proxies while it restarts.
 RETRIED = frozenset({429, 502, 503, 504})

@@ -13,8 +13,7 @@ from superres.service.job import short_job_id
 from superres.service.job_claims import describe
 from superres.service.resources import Resources
 from superres.store.doubts import Doubts
-from superres.store.result_cache import hash_file
-from superres.store.result_name import upload_key
+from superres.store.result_name import hash_file, upload_key
 
 # An upload that is missing, damaged or out of reach is retried after this; other jobs are computed
 # meanwhile.

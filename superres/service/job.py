@@ -12,7 +12,7 @@ from superres.errors import JobCancelled, ServiceError
 from superres.images.image_codec import ImageHeader
 from superres.images.options import Options
 from superres.service.scheduler import Place
-from superres.store.result_cache import ResultInfo
+from superres.store.stored_result import ResultInfo
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from superres.service.memory_admission import Claim
 from superres.service.memory_estimate import computing_bytes, peak_bytes
 from superres.service.resources import Resources
 from superres.service.sandboxed_codec import share_picture
-from superres.store.result_cache import ResultInfo
+from superres.store.stored_result import ResultInfo
 
 # No honest file has as many. The slowest of `make hostile` take 0.2 microseconds a byte to decode,
 # and the network takes 4 a pixel.

@@ -25,7 +25,7 @@ from superres.service.sandboxed_codec import HasLeft
 from superres.service.submissions import Submissions
 from superres.service.upload import Upload
 from superres.settings import Settings
-from superres.store.result_cache import ResultInfo, StoredResult
+from superres.store.stored_result import ResultInfo, StoredResult
 
 # How soon the service notices that a client has left.
 LEFT_POLL_SECONDS = 0.25

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 from superres.errors import ConfigError, StoreDown
 from superres.store.folder_mark import FolderMark
-from superres.store.result_cache import READ_CHUNK_BYTES
+from superres.store.result_name import READ_CHUNK_BYTES
 
 # After an error the store is left alone for this long; then one request retries it, and the others
 # do not wait for that.

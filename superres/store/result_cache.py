@@ -1,108 +1,38 @@
-"""Content-hash cache: results as files in one folder, under names that change with their content.
-
-A stored file is the result's own bytes, then a JSON note, then the note's length and a magic
-word. The note makes a file self-verifying: the image's length, digest and dimensions are published
-atomically with its bytes. Viewers ignore what follows an image, so the files open as usual.
-"""
+"""Content-hash cache: results in one folder, under names that change with their content."""
 
 import contextlib
 import errno
-import hashlib
-import io
-import json
 import logging
 import os
 import secrets
-import struct
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from superres.disk import DiskSpace, bytes_on_disk, round_to_blocks
-from superres.store.result_name import ResultName
+from superres.store.result_name import ResultName, hash_file
+from superres.store.stored_result import (
+    PayloadFile,
+    ResultInfo,
+    StoredResult,
+    read_info,
+    write_note,
+)
 
 TEMPORARY_PREFIX = ".writing-"
 # This process has reserved space for its own files; those of others count as they are found.
 OWN_PREFIX = f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-"
-MAGIC = b"SRc1"
-FOOTER = struct.Struct(">I4s")
-MAX_NOTE_BYTES = 4096
 # Names of files known to be intact; beyond this many, all are verified again.
 MAX_REMEMBERED = 10_000
 # No write takes this long: the writer of a temporary file of this age has died.
 LEFTOVER_SECONDS = 3600
-READ_CHUNK_BYTES = 1024 * 1024
 PROBE_BYTES = 1024 * 1024
 # What file systems without hard links return.
 NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 
 logger = logging.getLogger(__name__)
-
-
-def generate_file_hash(image_data: bytes) -> str:
-    """Return the SHA-256 of an upload in hex: the content hash under which results are stored."""
-    return hashlib.sha256(image_data).hexdigest()
-
-
-def hash_file(file: BinaryIO) -> str:
-    """Return `generate_file_hash` of a file, read in chunks from its start."""
-    file.seek(0)
-    digest = hashlib.sha256()
-    while chunk := file.read(READ_CHUNK_BYTES):
-        digest.update(chunk)
-    return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class ResultInfo:
-    """What is known about a result's bytes.
-
-    Attributes
-    ----------
-    length : number of bytes
-    sha256 : their digest in hex
-    width, height : the image's size in pixels
-    """
-
-    length: int
-    sha256: str
-    width: int
-    height: int
-
-    @classmethod
-    def describe(cls, payload: bytes | memoryview, width: int, height: int) -> "ResultInfo":
-        """Describe a result's bytes."""
-        return cls(len(payload), hashlib.sha256(payload).hexdigest(), width, height)
-
-    @property
-    def etag(self) -> str:
-        """The strong entity tag, without its quotes."""
-        return self.sha256[:32]
-
-
-class PayloadFile(io.FileIO):
-    """A stored file that, to its readers, ends where the result's own bytes end."""
-
-    payload_end: int | None = None
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read up to `size` bytes, or the rest of the result."""
-        if self.payload_end is None:
-            return super().read(-1 if size is None else size)
-        left = max(self.payload_end - self.tell(), 0)
-        return super().read(left if size is None or size < 0 else min(size, left))
-
-
-@dataclass(frozen=True)
-class StoredResult:
-    """A stored result, open for reading at its first byte; the holder must close it."""
-
-    file: PayloadFile
-    info: ResultInfo
-    modified: float
 
 
 @dataclass(frozen=True)
@@ -121,20 +51,6 @@ FileIdentity = tuple[int, int, int]
 def identify(status: os.stat_result) -> FileIdentity:
     """Return what distinguishes a file from others, and from a rewritten version of itself."""
     return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def read_info(file: PayloadFile) -> ResultInfo | None:
-    """Read the note at the end of a stored file; None if the file is not intact."""
-    try:
-        file.seek(-FOOTER.size, os.SEEK_END)
-        size, magic = FOOTER.unpack(file.read(FOOTER.size))
-        if magic != MAGIC or size > MAX_NOTE_BYTES:
-            return None
-        payload_length = file.seek(-FOOTER.size - size, os.SEEK_END)
-        info = ResultInfo(**json.loads(file.read(size)))
-    except (OSError, ValueError, TypeError):
-        return None
-    return info if info.length == payload_length else None
 
 
 class ResultCache:
@@ -215,9 +131,8 @@ class ResultCache:
         ResultTooLarge
             The result is larger than the whole cache may be.
         """
-        note_bytes = json.dumps(asdict(info)).encode()
         try:
-            with self._write([payload, note_bytes, FOOTER.pack(len(note_bytes), MAGIC)]) as file:
+            with self._write([payload, write_note(info)]) as file:
                 identity = identify(file.stat())
                 self._publish(file, name)
                 self._remember_as_whole(name, identity)

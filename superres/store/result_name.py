@@ -1,18 +1,33 @@
-"""Names of stored results: `<content hash>.<variant>.<format>`."""
+"""Names of stored results, `<content hash>.<variant>.<format>`, and the content hash itself."""
 
 import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Self
+from typing import BinaryIO, Self
 
 from superres.images.formats import FORMATS, Format
 
+READ_CHUNK_BYTES = 1024 * 1024
 KEY_PATTERN = re.compile(r"[0-9a-f]{64}")
 VARIANT_LENGTH = 12
 NAME_PATTERN = re.compile(
     rf"({KEY_PATTERN.pattern})\.([0-9a-f]{{{VARIANT_LENGTH}}})\.({'|'.join(FORMATS)})"
 )
+
+
+def generate_file_hash(image_data: bytes) -> str:
+    """Return the SHA-256 of an upload in hex: the content hash under which results are stored."""
+    return hashlib.sha256(image_data).hexdigest()
+
+
+def hash_file(file: BinaryIO) -> str:
+    """Return `generate_file_hash` of a file, read in chunks from its start."""
+    file.seek(0)
+    digest = hashlib.sha256()
+    while chunk := file.read(READ_CHUNK_BYTES):
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

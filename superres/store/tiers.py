@@ -14,17 +14,11 @@ from superres.errors import Busy, ResultTooLarge, StoreDown
 from superres.settings import Settings
 from superres.store.doubts import Doubts
 from superres.store.remote_store import RemoteStore, unavailable
-from superres.store.result_cache import (
-    MAX_REMEMBERED,
-    PayloadFile,
-    ResultCache,
-    StoredResult,
-    hash_file,
-    read_info,
-)
-from superres.store.result_name import upload_key
+from superres.store.result_cache import MAX_REMEMBERED, ResultCache
+from superres.store.result_name import hash_file, upload_key
 from superres.store.spool import FolderSpool, Spool, make_spool_name, measure_length
 from superres.store.spool_budget import CLIENT_SHARE, SpoolBudget
+from superres.store.stored_result import PayloadFile, StoredResult, read_info
 
 # The store is searched for orphaned uploads this often. Their age is by its clock, which may differ
 # from ours, and keeping one for a while costs little.

@@ -12,7 +12,7 @@ from superres.images.formats import FORMATS
 from superres.images.options import Options, read_options
 from superres.service.charges import Charge
 from superres.service.runner import Result, Runner
-from superres.store.result_cache import StoredResult
+from superres.store.stored_result import StoredResult
 from superres.web.addresses import Addresses
 from superres.web.cache_policy import set_cache_policy
 from superres.web.forms import FIELD

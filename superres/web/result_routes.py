@@ -6,8 +6,8 @@ from werkzeug.wsgi import wrap_file
 from superres.errors import BadRequest, NotStored, ResultNotFound
 from superres.images.options import read_options
 from superres.service.runner import Runner
-from superres.store.result_cache import READ_CHUNK_BYTES, StoredResult
-from superres.store.result_name import KEY_PATTERN, ResultName
+from superres.store.result_name import KEY_PATTERN, READ_CHUNK_BYTES, ResultName
+from superres.store.stored_result import StoredResult
 from superres.web.addresses import Addresses
 from superres.web.cache_policy import set_cache_policy
 from superres.web.preconditions import evaluate_preconditions

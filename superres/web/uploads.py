@@ -19,7 +19,7 @@ from werkzeug.wrappers import Request
 from superres.errors import BadRequest, Busy, UnsupportedUpload, UploadTimeout, UploadTooLarge
 from superres.images.file_kinds import ACCEPTED_NAMES
 from superres.service.upload import SPOOL_BYTES, Upload
-from superres.store.result_cache import READ_CHUNK_BYTES, hash_file
+from superres.store.result_name import READ_CHUNK_BYTES, hash_file
 from superres.web.forms import DEFAULT_NAME, FIELD, is_picture_type
 from superres.web.slow_clients import UploadTransfer, watch
 

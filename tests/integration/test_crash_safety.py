@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from superres.paths import PROJECT_DIR
-from superres.store.result_cache import ResultCache, ResultInfo
+from superres.store.result_cache import ResultCache
+from superres.store.stored_result import ResultInfo
 from testkit.pictures import encode
 from testkit.service import Service, cache_on_tmpfs, run_light_service
 from testkit.waiting import wait_until
@@ -22,7 +23,8 @@ from testkit.waiting import wait_until
 WRITER = """
 import os, sys
 from pathlib import Path
-from superres.store.result_cache import ResultCache, ResultInfo
+from superres.store.result_cache import ResultCache
+from superres.store.stored_result import ResultInfo
 cache = ResultCache(Path(sys.argv[1]))
 name = "a" * 64 + "." + "b" * 12 + ".png"
 print("writing", flush=True)

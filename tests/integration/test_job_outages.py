@@ -21,7 +21,7 @@ from superres.service import job_keeper
 from superres.service.runner import Runner
 from superres.settings import Settings
 from superres.store import result_cache
-from superres.store.result_cache import generate_file_hash
+from superres.store.result_name import generate_file_hash
 from testkit.app_client import AppMaker, assert_problem, upload
 from testkit.fakes import FakeModel
 from testkit.pictures import PNG, encode, make_upload

@@ -21,7 +21,8 @@ from superres.errors import ConfigError, RateLimited
 from superres.jobs.job_records import Backlog
 from superres.service.runner import Runner
 from superres.settings import Settings
-from superres.store.result_cache import StoredResult, generate_file_hash
+from superres.store.result_name import generate_file_hash
+from superres.store.stored_result import StoredResult
 from superres.web.api_keys import hash_key, make_key
 from superres.web.rate_limits import RateLimits
 from testkit.app_client import AppMaker, assert_problem, upload

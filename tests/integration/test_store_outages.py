@@ -19,7 +19,7 @@ from superres.service.spool_hold import SpoolHold
 from superres.settings import Settings
 from superres.store import doubts, remote_store
 from superres.store.remote_store import RemoteStore
-from superres.store.result_cache import StoredResult
+from superres.store.stored_result import StoredResult
 from superres.store.tiers import RemoteSpool
 from testkit.pictures import make_upload, read
 from testkit.s3 import run_s3

@@ -31,7 +31,7 @@ from superres.service.runner import Runner
 from superres.settings import Settings
 from superres.store import doubts, remote_store, tiers
 from superres.store.remote_store import RemoteStore
-from superres.store.result_cache import StoredResult
+from superres.store.stored_result import StoredResult
 from superres.store.tiers import RemoteSpool, TieredCache, result_key
 from testkit.fakes import FakeModel
 from testkit.pictures import make_upload, read

@@ -16,7 +16,7 @@ from app import create_app
 from superres.service.runner import Runner
 from superres.service.upload import Upload
 from superres.settings import Settings
-from superres.store.result_cache import generate_file_hash
+from superres.store.result_name import generate_file_hash
 from superres.web.uploads import file_stem
 from testkit.app_client import assert_problem, upload
 from testkit.fakes import FakeModel

@@ -12,7 +12,8 @@ from superres.disk import MEGABYTE
 from superres.errors import ResultTooLarge
 from superres.store import cache_limiter
 from superres.store.cache_limiter import CacheLimiter
-from superres.store.result_cache import ResultCache, ResultInfo
+from superres.store.result_cache import ResultCache
+from superres.store.stored_result import ResultInfo
 from testkit.waiting import wait_until
 
 DAY = 86400

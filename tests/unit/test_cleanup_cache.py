@@ -10,7 +10,8 @@ import pytest
 
 from cleanup_cache import cleanup_old_cache
 from superres.paths import PROJECT_DIR
-from superres.store.result_cache import ResultCache, ResultInfo
+from superres.store.result_cache import ResultCache
+from superres.store.stored_result import ResultInfo
 
 DAY = 86400
 KEYS = "0123456789"

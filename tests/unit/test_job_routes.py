@@ -30,7 +30,7 @@ from superres.service.runner import Runner
 from superres.service.upload import Upload
 from superres.settings import Settings
 from superres.store import cache_limiter, doubts
-from superres.store.result_cache import generate_file_hash
+from superres.store.result_name import generate_file_hash
 from superres.web import job_routes
 from superres.web.job_routes import Preference, read_preference
 from testkit.app_client import AppMaker, assert_problem, upload

@@ -21,7 +21,7 @@ from superres.images.pixels import Pixels
 from superres.paths import RESTORE_MODEL_PATH
 from superres.service.runner import Runner
 from superres.settings import Settings
-from superres.store.result_cache import generate_file_hash
+from superres.store.result_name import generate_file_hash
 from testkit.app_client import AppMaker, assert_problem, upload
 from testkit.pictures import PNG, encode, largest_difference
 from testkit.waiting import wait_until

@@ -7,15 +7,9 @@ from unittest.mock import Mock
 import pytest
 
 from superres.store import result_cache
-from superres.store.result_cache import (
-    FOOTER,
-    PayloadFile,
-    ResultCache,
-    ResultInfo,
-    generate_file_hash,
-    read_info,
-)
-from superres.store.result_name import ResultName
+from superres.store.result_cache import ResultCache
+from superres.store.result_name import ResultName, generate_file_hash, hash_file
+from superres.store.stored_result import FOOTER, PayloadFile, ResultInfo, read_info
 
 NAME = f"{'a' * 64}.{'b' * 12}.png"
 PAYLOAD = b"picture bytes" * 1000
@@ -189,11 +183,11 @@ def test_digest_is_checked_once_and_not_on_every_hit(
 ) -> None:
     store(cache)
     fresh = ResultCache(cache.folder)
-    hash_file = Mock(wraps=result_cache.hash_file)
-    monkeypatch.setattr(result_cache, "hash_file", hash_file)
+    hash_spy = Mock(wraps=hash_file)
+    monkeypatch.setattr(result_cache, "hash_file", hash_spy)
     assert [read(fresh), read(fresh), read(fresh)] == [PAYLOAD] * 3
     assert read(cache) == PAYLOAD  # the cache that stored it
-    assert hash_file.call_count == 1
+    assert hash_spy.call_count == 1
 
 
 def test_leftovers_of_killed_writers_are_removed_and_running_writes_are_not(

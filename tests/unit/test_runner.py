@@ -24,7 +24,8 @@ from superres.service.memory_estimate import peak_bytes
 from superres.service.runner import Result, Runner
 from superres.service.upload import Upload
 from superres.settings import Settings
-from superres.store.result_cache import StoredResult, generate_file_hash
+from superres.store.result_name import generate_file_hash
+from superres.store.stored_result import StoredResult
 from testkit.fakes import FakeModel
 from testkit.hostile import png_chunk
 from testkit.pictures import encode, make_upload, read
