@@ -64,12 +64,17 @@ class LocalJobs:
     def join(self, name: str, keep: bool) -> Job | None:
         """Add a request to the waiters of the job that makes a result, if there is one."""
         with self._lock:
-            job = self._jobs.get((name, keep))
+            job = self._find(name, keep)
             if job is not None:
                 job.waiters += 1
         if job is not None:
             self._claims.note_wish(job)
         return job
+
+    def _find(self, name: str, keep: bool) -> Job | None:
+        """Return the job that makes a result, unless it has just failed: the next may succeed."""
+        job = self._jobs.get((name, keep))
+        return None if job is not None and isinstance(job.outcome, Failed) else job
 
     def start(
         self, name: str, upload: Upload, header: ImageHeader, options: Options, keep: bool
@@ -87,7 +92,7 @@ class LocalJobs:
             The scheduler does not admit the image.
         """
         with self._lock:
-            job = self._jobs.get((name, keep))
+            job = self._find(name, keep)
             is_new = job is None
             if job is None:
                 cost = estimate_cost(header, options, upload.size_bytes)
@@ -176,7 +181,7 @@ class LocalJobs:
     def _adopt(self, claim: Claim) -> bool:
         """Give a claim to the job of a request that wants the same result, if there is one."""
         with self._lock:
-            job = self._jobs.get((claim.name, True))
+            job = self._find(claim.name, True)
             if job is None or job.is_claimed or job.progress.cancelled:
                 return False
             job.take_over_claim()
@@ -224,7 +229,7 @@ class LocalJobs:
         job = Job(claim.name, file, header, options, self._scheduler.enter(cost))
         job.take_over_claim()
         with self._lock:
-            former = self._jobs.get((job.name, True))
+            former = self._find(job.name, True)
             if former is None or former.progress.cancelled:
                 self._jobs[job.name, True] = job
                 return job
@@ -253,6 +258,10 @@ class LocalJobs:
         has claimed since is claimed again. One that has another owner, or was cancelled, continues
         for the requests that wait here, and otherwise stops.
         """
+        if isinstance(owned, Fetching):
+            # Nothing is computed yet; and perhaps its own thread has just requeued it.
+            owned.progress.cancelled = True
+            return
         if self._table.reclaim(owned.name):
             return
         with self._lock:

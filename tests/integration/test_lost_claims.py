@@ -17,6 +17,7 @@ from superres.jobs.jobs_schema import SCHEMA
 from superres.jobs.postgres_database import PostgresDatabase
 from superres.jobs.sqlite_database import SqliteDatabase
 from superres.service import job_keeper
+from superres.service.claimed_uploads import Fetching
 from superres.service.runner import Result, Runner
 from testkit.fakes import FakeModel
 from testkit.pictures import make_upload, read
@@ -168,6 +169,19 @@ def test_job_that_was_swept_goes_on_where_it_was(runner: Runner, fake_model: Fak
     wait_until(lambda: read_rows(runner.jobs)[0][1] == "done")
     assert read_rows(runner.jobs) == [(job.name, "done", None, 1)]
     assert runner.statistics()["inferences"] == 1
+
+
+def test_job_requeued_before_its_upload_was_open_is_left_to_whoever_claims_it(
+    runner: Runner,
+) -> None:
+    """The thread that opens the upload requeues it if the store is down, for example."""
+    runner.keeper.stop()
+    runner.submissions.submit(make_upload(1), Options())
+    ((name, *_),) = queued = read_rows(runner.jobs)
+    fetching = Fetching(name, 1)
+    runner._local_jobs.regain(fetching)
+    assert read_rows(runner.jobs) == queued == [(name, "queued", None, 0)]
+    assert fetching.progress.cancelled
 
 
 def test_leases_are_renewed_at_once_however_many_there_are(

@@ -25,6 +25,7 @@ from superres.errors import ClientLeft
 from superres.images.options import DEFAULT_OPTIONS
 from superres.jobs.job_records import Claim, JobStatus
 from superres.server.gunicorn_worker import Worker
+from superres.service.job import Job, Outcome
 from superres.service.local_jobs import JOBS_FOR_BUSY_LANES
 from superres.service.runner import Runner
 from superres.service.upload import Upload
@@ -470,6 +471,26 @@ def test_failed_job_tells_its_problem(
     fake_model.error = None
     assert upload(client).status_code == 200
     assert spooled(settings) == []
+
+
+def test_upload_sent_again_as_soon_as_its_job_has_failed_gets_its_result(
+    client: FlaskClient, runner: Runner, fake_model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = runner._local_jobs._claims
+    record_end = claims.record_end
+    answers: list[int] = []
+
+    def record_and_send_again(job: Job, outcome: Outcome) -> None:
+        record_end(job, outcome)
+        monkeypatch.undo()
+        fake_model.error = None
+        answers.append(upload(client).status_code)
+
+    monkeypatch.setattr(claims, "record_end", record_and_send_again)
+    fake_model.error = RuntimeError("once")
+    send(client, PNG)
+    wait_until(lambda: bool(answers))
+    assert answers == [200]
 
 
 def test_damaged_picture_is_refused_at_once_where_its_header_shows_it(client: FlaskClient) -> None:
