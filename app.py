@@ -8,6 +8,7 @@ from flask import Flask, Response, g, request
 from cache_headers import install_cache_headers
 from super_resolution import SuperResolution
 from superres import __version__
+from superres.disk import keep_temporary_files_on_disk
 from superres.engines.dask_tiles import load_on_cluster
 from superres.engines.model_files import hash_model
 from superres.engines.model_loader import ModelLoader
@@ -49,6 +50,7 @@ def create_app(settings: Settings | None = None, model_loader: ModelLoader | Non
         The environment has invalid settings.
     """
     settings = settings or Settings.from_env(os.environ)
+    keep_temporary_files_on_disk(settings.state_dir / "temporary")
     app = Flask(__name__, static_folder=None)
     app.request_class = FormRequest
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
@@ -90,7 +92,10 @@ def find_models(settings: Settings) -> ModelLoader:
     def load_restoring(beside: Upscaler) -> Upscaler:
         # A cluster's lanes are many more than this machine has CPUs.
         shared = None if settings.dask_scheduler else beside
-        return Upscaler(path, make_opencv_engine(path), beside=shared)
+        engine = make_opencv_engine(path)
+        if settings.engine == "openvino" and engine.profile.golden_output:
+            engine = choose_fastest_engine(path)
+        return Upscaler(path, engine, beside=shared)
 
     hash_model(path)  # a path that is wrong is told at start
     return ModelLoader(lambda: load_model(settings), load_restoring)

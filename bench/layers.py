@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from bench.contenders import make_pixels
-from superres.engines.openvino_engine import OPTIONS, QUANTISED_MODEL_PATH, import_openvino
+from superres.engines.openvino_engine import OPTIONS, find_quantised, import_openvino
 from superres.images.pixels import Pixels
 from superres.paths import EMBEDDED_MODEL_PATH
 
@@ -37,7 +37,7 @@ def profile_openvino(pixels: Pixels) -> Iterable[tuple[str, float]]:
     """Yield the kind, with its data type and algorithm, and the milliseconds of each node."""
     openvino = import_openvino()
     core = openvino.Core()
-    model = core.read_model(QUANTISED_MODEL_PATH)
+    model = core.read_model(find_quantised(EMBEDDED_MODEL_PATH))
     request = core.compile_model(model, "CPU", {**OPTIONS, "PERF_COUNT": True})
     request = request.create_infer_request()
     for _ in range(2):

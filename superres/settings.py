@@ -58,7 +58,7 @@ class Settings:
         "opencv",
         one_of("opencv", "openvino"),
         "opencv, or openvino: several times faster on processors with VNNI or AMX, for the "
-        "embedded model only; needs the extra openvino",
+        "embedded models only; needs the extra openvino",
     )
     restore_model_path: Path | None = setting(
         RESTORE_MODEL_PATH,

@@ -26,7 +26,6 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from superres.engines.opencv_engine import load_network
 from superres.engines.openvino_engine import load_quantised
-from superres.paths import EMBEDDED_MODEL_PATH
 from training.degradations import BICUBIC, DAMAGED, MEASURED, Degradation
 from training.network import SCALE, Floats
 from training.prepare import crop_centre, read_splits
@@ -52,8 +51,11 @@ def enlarge_bicubic(image: Image.Image) -> Image.Image:
 
 def make_enlarger(model: Path) -> Enlarge:
     """Return a function that upscales with a .pb in OpenCV, or with an .xml in OpenVINO."""
-    is_quantised = model.suffix == ".xml"
-    network = load_quantised(EMBEDDED_MODEL_PATH, model) if is_quantised else load_network(model)
+    if model.suffix == ".xml":
+        source = model.with_name(f"{model.stem.removesuffix('_int8')}.pb")
+        network = load_quantised(source, model)
+    else:
+        network = load_network(model)
 
     def enlarge(image: Image.Image) -> Image.Image:
         bgr = np.ascontiguousarray(np.asarray(image)[:, :, ::-1])

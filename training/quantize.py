@@ -1,9 +1,11 @@
-"""The embedded model with 8-bit weights and activations, for OpenVINO.
+"""An embedded model with 8-bit weights and activations, for OpenVINO.
 
     python3 -m venv .venv-openvino && .venv-openvino/bin/pip install --upgrade pip
-    .venv-openvino/bin/pip install --editable '.[openvino]' --group quantize
+    .venv-openvino/bin/pip install --editable '.[openvino]' --group training --group quantize
     .venv-openvino/bin/python -m training.quantize superres/models/EDSR_x3.pb \
         superres/models/EDSR_x3_int8.xml --photos PHOTOS --index PHOTOS/index.csv
+
+and for the restoring model, EDSR_x3_restore.pb and EDSR_x3_restore_int8.xml with `--damaged`.
 
 Post-training quantisation with NNCF, with the largest values seen as ranges: its default ranges
 clip, by up to 74 levels of 255. The additions, the first and last convolution and the
@@ -27,6 +29,7 @@ from openvino import Model, Node, Type
 from openvino import opset13 as ops
 from PIL import Image
 
+from training.damage import damage_badly
 from training.degradations import degrade_at_random
 from training.drawings import draw_picture
 from training.export import add_digests, build_graph, read_weights
@@ -38,6 +41,7 @@ DRAWN_SIDE = 128
 DRAWINGS = 12
 # One training photograph in this many: using more does not change the ranges.
 PHOTOS_EVERY = 4
+DAMAGE_LEVELS = (0.35, 1.3)
 # Noise and patterns of full contrast drive activations to three to five times those of photographs;
 # ranges wide enough for them cost all images 0.05 dB; at half contrast, 0.004 dB.
 PATTERN_CONTRAST = 0.5
@@ -58,16 +62,30 @@ def draw_patterns(random: np.random.Generator) -> Iterator[Floats]:
         yield (127.5 + (pattern - 127.5) * PATTERN_CONTRAST).astype(np.float32)
 
 
-def make_inputs(photos: Path, index: Path | None) -> list[Floats]:
-    """Return the calibration inputs, (1, H, W, 3), from training photographs only."""
+def crop_at_random(photo: Image.Image, random: np.random.Generator) -> Image.Image:
+    """Return a square of a photograph."""
+    left, top = (int(random.integers(0, side - CROP_SIDE + 1)) for side in photo.size)
+    return photo.crop((left, top, left + CROP_SIDE, top + CROP_SIDE))
+
+
+def make_inputs(photos: Path, index: Path | None, damaged: bool) -> list[Floats]:
+    """Return the calibration inputs, (1, H, W, 3), from training photographs only.
+
+    Parameters
+    ----------
+    damaged : whether another crop of each photograph is damaged badly
+    """
     random = np.random.default_rng(0)
     training = [path for path, split in read_splits(photos, index).items() if split == "train"]
     pictures: list[Floats] = []
     for path in training[::PHOTOS_EVERY]:
         photo = Image.open(path).convert("RGB")
-        left, top = (int(random.integers(0, side - CROP_SIDE + 1)) for side in photo.size)
-        crop = photo.crop((left, top, left + CROP_SIDE, top + CROP_SIDE))
+        crop = crop_at_random(photo, random)
         pictures.append(np.asarray(degrade_at_random(crop, random), np.float32)[:, :, ::-1])
+        if damaged:
+            truth = np.ascontiguousarray(np.asarray(crop_at_random(photo, random))[:, :, ::-1])
+            level = random.uniform(*DAMAGE_LEVELS)
+            pictures.append(damage_badly(truth, random, level).astype(np.float32))
     for _ in range(DRAWINGS):
         pictures.append(np.asarray(draw_picture(DRAWN_SIDE, random), np.float32)[:, :, ::-1])
     pictures.extend(draw_patterns(random))
@@ -192,9 +210,10 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="the .xml to write, with a .bin next to it")
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--index", type=Path)
+    parser.add_argument("--damaged", action="store_true", help="for a restoring model")
     arguments = parser.parse_args()
 
-    inputs = make_inputs(arguments.photos, arguments.index)
+    inputs = make_inputs(arguments.photos, arguments.index, arguments.damaged)
     weights = read_weights(arguments.model)
     equalise(weights, measure_peaks(weights, inputs))
     model = take_pixels(quantise(read_graph(weights), inputs))

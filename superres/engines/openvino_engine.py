@@ -1,12 +1,13 @@
-"""The embedded model in 8 bits with OpenVINO: several times faster on processors with VNNI or AMX.
+"""The embedded models in 8 bits with OpenVINO: several times faster with VNNI or AMX.
 
-`training/quantize.py` makes it. Patterns of extreme contrast, such as an image dithered to few
-colours, exceed its 8-bit ranges; tiles with such patterns are computed by OpenCV.
+`training/quantize.py` makes them. Patterns of extreme contrast, such as an image dithered to few
+colours, exceed the 8-bit ranges; tiles with such patterns are computed by OpenCV.
 """
 
 import logging
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -14,15 +15,13 @@ import cv2
 import numpy as np
 
 from superres.engines.engine import Engine, ModelProfile, Network
-from superres.engines.model_files import hash_model, read_golden_tile
+from superres.engines.model_files import hash_model, read_expected_sha256, read_golden_tile
 from superres.engines.opencv_engine import EMBEDDED_PROFILE, load_network, make_opencv_engine
 from superres.engines.tiling import split_image
 from superres.errors import ModelError
 from superres.images.options import MODEL_SCALE
 from superres.images.pixels import Pixels
-from superres.paths import EMBEDDED_MODEL_PATH
-
-QUANTISED_MODEL_PATH = EMBEDDED_MODEL_PATH.with_name("EDSR_x3_int8.xml")
+from superres.paths import EMBEDDED_MODEL_PATH, RESTORE_MODEL_PATH
 
 # For one lane.
 OPTIONS = {
@@ -36,8 +35,9 @@ OPTIONS = {
     "CPU_RUNTIME_CACHE_CAPACITY": 0,
 }
 
-# On the golden tile, compared with `cv2.dnn_superres`: 51.9 dB and 5 with VNNI or AMX. AVX-512
-# without them (50.05 dB) computes different pixels, and is about as fast as OpenCV.
+# On the golden tile, compared with `cv2.dnn_superres`: 51.9 dB and 5 with VNNI or AMX, and 51.5 and
+# 4 for the restoring model. AVX-512 without them (50.05 dB) computes different pixels, and is about
+# as fast as OpenCV.
 LEAST_PSNR = 51.0
 LARGEST_DIFFERENCE = 8
 # With a smaller gain (plain AVX2: 1.24), the exact engine is the better choice.
@@ -93,24 +93,40 @@ def import_openvino() -> ModuleType:
     return module
 
 
-def load_quantised(model_path: Path, quantised_path: Path = QUANTISED_MODEL_PATH) -> Network:
-    """Load the 8-bit model for one thread.
-
-    Parameters
-    ----------
-    model_path : the .pb that it must have been made from
-    quantised_path : the .xml, with its .bin next to it
+def find_quantised(model_path: Path) -> Path:
+    """Return the 8-bit form (.xml, with its .bin next to it) of an embedded .pb.
 
     Raises
     ------
     ModelError
-        OpenVINO is not installed, or the 8-bit model was made from another .pb.
+        It is another model.
+    """
+    digest = hash_model(model_path)
+    for embedded in (EMBEDDED_MODEL_PATH, RESTORE_MODEL_PATH):
+        if digest == read_expected_sha256(embedded):
+            return embedded.with_name(f"{embedded.stem}_int8.xml")
+    raise ModelError(f"SR_ENGINE=openvino works with the embedded models only, not {model_path}")
+
+
+def load_quantised(model_path: Path, quantised_path: Path | None = None) -> Network:
+    """Load an 8-bit model for one thread.
+
+    Parameters
+    ----------
+    model_path : the .pb that it must have been made from
+    quantised_path : its .xml, if it is not the embedded one
+
+    Raises
+    ------
+    ModelError
+        OpenVINO is not installed, or there is no 8-bit model that was made from this .pb.
     """
     openvino = import_openvino()
+    quantised_path = quantised_path or find_quantised(model_path)
     core = openvino.Core()
     model = core.read_model(quantised_path)
     if model.get_rt_info(["source_sha256"]).value != hash_model(model_path):
-        raise ModelError(f"SR_ENGINE=openvino works with the embedded model only, not {model_path}")
+        raise ModelError(f"{quantised_path} was not made from {model_path}")
     mean = [float(level) for level in model.get_rt_info(["mean_bgr"]).value.split()]
     request = core.compile_model(model, "CPU", OPTIONS).create_infer_request()
 
@@ -129,24 +145,32 @@ def load_quantised(model_path: Path, quantised_path: Path = QUANTISED_MODEL_PATH
 
 
 def load_guarded(model_path: Path) -> Network:
-    """Load the 8-bit model, and the exact one for tiles that 8 bits would damage."""
+    """Load an 8-bit model, and the exact one for tiles that 8 bits would damage."""
     quantised, exact = load_quantised(model_path), load_network(model_path)
+    profile = make_opencv_engine(model_path).profile
 
     def network(tile: Pixels) -> Pixels:
         if not is_extreme(tile):
             return quantised(tile)
         height, width = tile.shape[:2]
         output = np.empty((height * MODEL_SCALE, width * MODEL_SCALE, 3), np.uint8)
-        for part in split_image(height, width, EMBEDDED_PROFILE.tile, EMBEDDED_PROFILE.halo):
+        for part in split_image(height, width, profile.tile, profile.halo):
             part.place(exact(part.crop(tile)), output, MODEL_SCALE)
         return output
 
     return network
 
 
-def find_fault(quantised: Network, exact: Network) -> str | None:
-    """Return why the 8-bit model should not be used on this machine; None if it should."""
-    golden_input, expected = read_golden_tile()
+def find_fault(
+    quantised: Network, exact: Network, profile: ModelProfile = EMBEDDED_PROFILE
+) -> str | None:
+    """Return why an 8-bit model should not be used on this machine; None if it should.
+
+    Parameters
+    ----------
+    profile : of the exact model, an embedded one
+    """
+    golden_input, expected = read_golden_tile(str(profile.golden_output))
     computed = quantised(golden_input)
     difference = np.abs(computed.astype(np.int16) - expected)
     psnr = cv2.PSNR(computed, expected)
@@ -178,27 +202,28 @@ def choose_fastest_engine(model_path: Path) -> Engine:
     ModelError
         OpenVINO is not installed, or this model has no 8-bit version.
     """
-    files = (QUANTISED_MODEL_PATH, QUANTISED_MODEL_PATH.with_suffix(".bin"))
+    version = import_openvino().get_version()
+    quantised_path = find_quantised(model_path)
+    files = map(hash_model, (quantised_path, quantised_path.with_suffix(".bin")))
+    exact = make_opencv_engine(model_path)
     guard = f"guard {MOST_CONTRAST} {MOST_COLOUR_CONTRAST}"
-    variant = " ".join([import_openvino().get_version(), *map(hash_model, files), guard])
     cv2.setNumThreads(1)
     try:
-        fault = find_fault(load_quantised(model_path), load_network(model_path))
+        fault = find_fault(load_quantised(model_path), exact.load(model_path), exact.profile)
     except RuntimeError as error:
         # It generates machine code at run time, which systemd's MemoryDenyWriteExecute= forbids.
         fault = f"it fails: {' '.join(str(error).split())}"
     if fault is not None:
         logger.warning("OpenVINO is not used on this machine: %s", fault)
-        return make_opencv_engine(model_path)
+        return exact
     # Within 5 % of the least time per kept pixel, with AMX (at 224) and with VNNI (256); larger
     # tiles leave lanes idle at the end of an image (`bench/tiles.py`).
-    profile = ModelProfile(
-        "openvino",
-        variant=variant,
+    profile = replace(
+        exact.profile,
+        engine="openvino",
+        variant=" ".join([version, *files, guard]),
         tile=192,
-        halo=10,
         lane_bytes=120 * 1024**2,
-        golden_output=EMBEDDED_PROFILE.golden_output,
         golden_tolerance=LARGEST_DIFFERENCE,
     )
     return Engine(load_guarded, profile)

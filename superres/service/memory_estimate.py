@@ -14,6 +14,8 @@ PROCESS_BYTES = 12 * MEGABYTE
 SLACK_BYTES = 24 * MEGABYTE
 # For a header check, and copies of the file, of which some of Pillow's readers have three.
 HEADER_BYTES, HEADER_COPIES = 16 * MEGABYTE, 3
+# Of a file with megabytes of metadata, beside the pixels.
+DECODER_COPIES = 3
 # Per accepted pixel: Pillow fills a GIF's frame when it opens it; for WebP it reserves two
 # canvases, which take no memory until they are drawn on.
 GIF_FRAME_BYTES, WEBP_CANVAS_BYTES = 2, 8
@@ -28,6 +30,8 @@ DEEP_BYTES = 18
 # Per pixel of the result, opaque and transparent, where `Format.encoder_bytes` is too low.
 LOSSLESS_WEBP_BYTES = (64, 66)
 DEEP_PNG_BYTES = (24, 39)
+# Per pixel of the longer side: libaom keeps rows of superblocks, however short they are.
+AVIF_SIDE_BYTES = 1700
 
 
 def header_bytes(start: bytes, file_bytes: int, max_pixels: int) -> int:
@@ -49,17 +53,22 @@ def header_slack_bytes(start: bytes, max_pixels: int) -> int:
 def decoding_bytes(header: ImageHeader, file_bytes: int) -> int:
     """Return the memory that decoding takes, including the decoded image."""
     per_pixel = DEEP_DECODER_BYTES if header.is_deep else DECODER_BYTES
-    return PROCESS_BYTES + 2 * file_bytes + header.pixels * per_pixel
+    return PROCESS_BYTES + DECODER_COPIES * file_bytes + header.pixels * per_pixel
 
 
-def encoding_bytes(pixels: int, options: Options, has_alpha: bool, is_deep: bool) -> int:
+def encoding_bytes(
+    width: int, height: int, options: Options, has_alpha: bool, is_deep: bool
+) -> int:
     """Return the memory that encoding a result takes, including its pixels and its file."""
+    fixed = PROCESS_BYTES
     per_pixel = FORMATS[options.format].encoder_bytes
     if options.format == "png" and is_deep:
         per_pixel = DEEP_PNG_BYTES
     elif options.format == "webp" and options.quality is None:
         per_pixel = LOSSLESS_WEBP_BYTES
-    return PROCESS_BYTES + pixels * per_pixel[has_alpha]
+    elif options.format == "avif":
+        fixed += max(width, height) * AVIF_SIDE_BYTES
+    return fixed + width * height * per_pixel[has_alpha]
 
 
 def network_bytes(header: ImageHeader, options: Options) -> int:
@@ -83,5 +92,5 @@ def peak_bytes(header: ImageHeader, options: Options, file_bytes: int) -> int:
     width, height = options.result_size(header.width, header.height)
     return max(
         computing_bytes(header, options, file_bytes),
-        encoding_bytes(width * height, options, header.has_alpha, header.is_deep),
+        encoding_bytes(width, height, options, header.has_alpha, header.is_deep),
     )

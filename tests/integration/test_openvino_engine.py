@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import httpx
@@ -31,10 +32,11 @@ from superres.engines.openvino_engine import (
 from superres.engines.upscaler import Upscaler
 from superres.errors import ModelError
 from superres.images.pixels import Pixels
-from superres.paths import EMBEDDED_MODEL_PATH, PROJECT_DIR
+from superres.paths import EMBEDDED_MODEL_PATH, PROJECT_DIR, RESTORE_MODEL_PATH
 from testkit.fakes import draw_weights
 from testkit.pictures import largest_difference
 from testkit.service import run_service
+from training.degradations import DAMAGED
 from training.export import build_graph
 from training.network import layer_shapes
 
@@ -57,7 +59,7 @@ def guarded() -> Network:
 @pytest.fixture
 def unconditional(monkeypatch: pytest.MonkeyPatch) -> Iterator[Upscaler]:
     """The engine on any machine, even if it would gain nothing."""
-    monkeypatch.setattr(openvino_engine, "find_fault", lambda *_networks: None)
+    monkeypatch.setattr(openvino_engine, "find_fault", lambda *_arguments: None)
     model = Upscaler(EMBEDDED_MODEL_PATH, choose_fastest_engine(EMBEDDED_MODEL_PATH), 2)
     yield model
     model.close()
@@ -76,6 +78,23 @@ def test_pictures_come_out_as_from_opencv(
     pixels = np.asarray(Image.fromarray(getattr(data, name)()).convert("RGB"))
     picture = np.ascontiguousarray(pixels[:190, 20:230, ::-1])
     expected, computed = exact(picture), unconditional.upscale(picture)
+    assert cv2.PSNR(expected, computed) >= 50
+    assert largest_difference(expected, computed) <= 10
+
+
+@pytest.mark.parametrize("name", ["astronaut", "coffee", "chelsea", "camera", "text", "page"])
+def test_damaged_pictures_are_restored_as_by_opencv(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_engine, "find_fault", lambda *_arguments: None)
+    photo = Image.fromarray(getattr(data, name)()).convert("RGB").crop((20, 0, 440, 380))
+    damaged = DAMAGED["messenger"](photo)
+    picture = np.ascontiguousarray(np.asarray(damaged)[:, :, ::-1])
+    model = Upscaler(RESTORE_MODEL_PATH, choose_fastest_engine(RESTORE_MODEL_PATH), 1)
+    computed = model.upscale(picture)
+    assert model.matches_golden_tile()
+    model.close()
+    expected = load_network(RESTORE_MODEL_PATH)(picture)
     assert cv2.PSNR(expected, computed) >= 50
     assert largest_difference(expected, computed) <= 10
 
@@ -208,7 +227,7 @@ def test_other_model_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "EDSR_x3.pb"
     weights = draw_weights(layer_shapes(blocks=1, channels=8))
     path.write_bytes(build_graph(weights).SerializeToString())
-    with pytest.raises(ModelError, match="works with the embedded model only"):
+    with pytest.raises(ModelError, match="works with the embedded models only"):
         choose_fastest_engine(path)
 
 
@@ -225,7 +244,7 @@ def test_damaged_8_bit_model_is_named_as_such(
         content = EMBEDDED_MODEL_PATH.with_name(name).read_bytes()
         (tmp_path / name).write_bytes(content + b"\0" if name.endswith("bin") else content)
     quantised_path = tmp_path / "EDSR_x3_int8.xml"
-    monkeypatch.setattr(openvino_engine, "QUANTISED_MODEL_PATH", quantised_path)
+    monkeypatch.setattr(openvino_engine, "find_quantised", lambda _model_path: quantised_path)
     with pytest.raises(ModelError, match="is damaged"):
         choose_fastest_engine(EMBEDDED_MODEL_PATH)
 
@@ -276,7 +295,7 @@ def test_engine_that_gains_something_has_no_fault(exact: Network) -> None:
 def test_service_stays_with_opencv_where_the_engine_is_no_use(
     fails: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def find(*_networks: Network) -> str:
+    def find(*_arguments: object) -> str:
         if fails:
             raise RuntimeError("can't protect")
         return "it is only 1.2 times as fast as OpenCV"
@@ -308,14 +327,17 @@ def test_import_tells_nobody_and_leaves_nothing_in_the_home_folder(tmp_path: Pat
 
 
 def test_service_says_what_it_computes_with(tmp_path: Path, photo_jpeg: bytes) -> None:
-    urls = {}
+    names: dict[str, set[str]] = {}
     for engine in ("openvino", "opencv"):
         with run_service(tmp_path, engine=engine) as service:
             health = httpx.get(f"{service.url}/api/health").json()
-            answer = httpx.post(f"{service.url}/api/enhance", files={"image": photo_jpeg})
-            assert answer.status_code == 200
-            urls[health["engine"]] = answer.links["canonical"]["url"].rpartition("/")[2]
+            for mode in ("faithful", "restore"):
+                form: dict[str, Any] = {"files": {"image": photo_jpeg}, "data": {"mode": mode}}
+                answer = httpx.post(f"{service.url}/api/enhance", **form)
+                assert answer.status_code == 200
+                name = answer.links["canonical"]["url"].rpartition("/")[2]
+                names.setdefault(health["engine"], set()).add(name)
             if health["engine"] == "cv2.dnn" and engine == "openvino":
                 assert "OpenVINO is not used on this machine" in service.log
-    assert len(set(urls.values())) == len(urls)
-    assert "cv2.dnn" in urls
+    assert len(set.union(*names.values())) == 2 * len(names)
+    assert "cv2.dnn" in names

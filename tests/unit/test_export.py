@@ -52,7 +52,10 @@ def test_committed_files_have_the_digests_that_they_are_published_with() -> None
     folder = EMBEDDED_MODEL_PATH.parent
     lines = (folder / "SHA256SUMS").read_text().splitlines()
     listed = {name: digest for digest, name in (line.split("  ") for line in lines)}
-    models = {"EDSR_x3.pb", "EDSR_x3_int8.bin", "EDSR_x3_int8.xml", "EDSR_x3_restore.pb"}
+    models = {
+        *("EDSR_x3.pb", "EDSR_x3_int8.bin", "EDSR_x3_int8.xml", "EDSR_x3_restore.pb"),
+        *("EDSR_x3_restore_int8.bin", "EDSR_x3_restore_int8.xml"),
+    }
     tiles = {"golden_input.png", "golden_output.png", "golden_output_restore.png"}
     assert listed.keys() == models | tiles
     for name, digest in listed.items():
