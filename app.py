@@ -8,7 +8,6 @@ from flask import Flask, Response, g, request
 from cache_headers import install_cache_headers
 from super_resolution import SuperResolution
 from superres import __version__
-from superres.disk import keep_temporary_files_on_disk
 from superres.engines.dask_tiles import load_on_cluster
 from superres.engines.model_files import hash_model
 from superres.engines.model_loader import ModelLoader
@@ -17,6 +16,7 @@ from superres.engines.openvino_engine import choose_fastest_engine
 from superres.engines.upscaler import Upscaler
 from superres.service.runner import Runner
 from superres.settings import Settings
+from superres.temporary_files import keep_temporary_files_on_disk
 from superres.web.access import install_access
 from superres.web.addresses import Addresses
 from superres.web.api_docs import install_api_docs

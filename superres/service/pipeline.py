@@ -4,7 +4,6 @@ import logging
 import os
 from dataclasses import replace
 
-from superres.disk import move_to_disk
 from superres.errors import (
     ClientLeft,
     JobCancelled,
@@ -25,6 +24,7 @@ from superres.service.resources import Resources
 from superres.service.sandboxed_codec import share_picture
 from superres.service.upload import SPOOL_BYTES
 from superres.store.stored_result import ResultInfo
+from superres.temporary_files import move_to_disk
 
 # No honest file has as many. The slowest of `make hostile` take 0.2 microseconds a byte to decode,
 # and the network takes 4 a pixel.
@@ -106,14 +106,14 @@ class Pipeline:
                 del picture, enlarged
                 payload = self._codec.encode(shared, job.options, is_cancelled)
             info = ResultInfo.describe(payload, width, height)
-            with job.measure("store"):
-                outcome: Stored | InMemory = InMemory(info, payload)
-                if job.keep:
+            outcome: Stored | InMemory = InMemory(info, payload)
+            if job.keep:
+                with job.measure("store"):
                     outcome = self._store(job.name, info, payload)
-                if isinstance(outcome, InMemory) and len(payload) > SPOOL_BYTES:
-                    # It is held until the slowest client has fetched it, which takes minutes.
-                    outcome = replace(outcome, payload=move_to_disk(payload))
-                return outcome
+            if isinstance(outcome, InMemory) and len(payload) > SPOOL_BYTES:
+                # It is held until the slowest client has fetched it, which takes minutes.
+                outcome = replace(outcome, payload=move_to_disk(payload))
+            return outcome
 
     def _store(self, name: str, info: ResultInfo, payload: memoryview) -> Stored | InMemory:
         """Store a result; if that fails, waiting clients still get it."""

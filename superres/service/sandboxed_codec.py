@@ -172,10 +172,9 @@ class SandboxedCodec:
         ServiceError
             As `read_header`.
         """
-        size = picture.width, picture.height
-        pixels = picture.width * picture.height
-        memory_bytes = encoding_bytes(*size, options, picture.has_alpha, picture.is_deep)
-        cpu_seconds = ENCODER_CPU_SECONDS + ENCODER_SECONDS_PER_MEGAPIXEL * pixels // 10**6
+        width, height = picture.width, picture.height
+        memory_bytes = encoding_bytes(width, height, options, picture.has_alpha, picture.is_deep)
+        cpu_seconds = ENCODER_CPU_SECONDS + ENCODER_SECONDS_PER_MEGAPIXEL * width * height // 10**6
         limits = choose_limits(memory_bytes, cpu_seconds)
         task = {
             "name": "encode",

@@ -27,7 +27,7 @@ from testkit.job_client import (
     spooled,
     wait_for,
 )
-from testkit.pictures import PNG, make_upload
+from testkit.pictures import PNG, make_upload, read
 from testkit.waiting import wait_until
 
 # --- withdrawal
@@ -70,7 +70,7 @@ def test_withdrawn_job_that_a_request_waits_for_goes_on(
         time.sleep(0.2)
         client.delete(path)
         fake_model.may_go_on.set()
-        waiting.result(WAIT_SECONDS).content.file.close()  # type: ignore[union-attr]
+        assert read(waiting.result(WAIT_SECONDS))
 
 
 def test_cancelled_job_is_made_anew_by_the_next_upload(
@@ -137,7 +137,7 @@ def test_client_that_leaves_ends_no_job_that_another_wants(
         if other_is_asynchronous:
             wait_for(client, path, "done")
         else:
-            staying.result(WAIT_SECONDS).content.file.close()  # type: ignore[union-attr]
+            assert read(staying.result(WAIT_SECONDS))
     assert runner.statistics()["inferences"] == 1
 
 
@@ -164,7 +164,7 @@ def test_next_client_gets_the_picture_of_one_who_left_while_it_was_encoded(
         wait_until(lambda: runner.statistics()["waiting_requests"] == 1)
         time.sleep(1)  # the keeper handles the second one's row
         go_on.set()
-        second.result(WAIT_SECONDS).content.file.close()  # type: ignore[union-attr]
+        assert read(second.result(WAIT_SECONDS))
 
 
 def test_pictures_that_wait_for_memory_leave_the_queue_with_their_clients(
@@ -189,7 +189,7 @@ def test_pictures_that_wait_for_memory_leave_the_queue_with_their_clients(
                 future.result(WAIT_SECONDS)
         wait_until(lambda: runner.statistics()["queue_pixels"] == 400)
         fake_model.may_go_on.set()
-        first.result(WAIT_SECONDS).content.file.close()  # type: ignore[union-attr]
+        assert read(first.result(WAIT_SECONDS))
 
 
 def test_long_polls_do_not_keep_uploads_from_waiting(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from superres import disk
-from superres.disk import is_in_memory, keep_temporary_files_on_disk, move_to_disk
+from superres import temporary_files
+from superres.temporary_files import is_in_memory, keep_temporary_files_on_disk, move_to_disk
 
 
 def test_file_system_is_that_of_the_last_and_nearest_mount(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_temporary_files_are_moved_out_of_memory(
     system, state = tmp_path / "system", tmp_path / "state"
     system.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(system))
-    monkeypatch.setattr(disk, "is_in_memory", lambda folder: folder.name in in_memory)
+    monkeypatch.setattr(temporary_files, "is_in_memory", lambda folder: folder.name in in_memory)
     keep_temporary_files_on_disk(state)
     assert tempfile.gettempdir() == str(state if moved else system)
     assert state.exists() == moved
@@ -43,7 +43,7 @@ def test_temporary_files_stay_where_no_folder_can_be_made(
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(disk, "is_in_memory", lambda folder: folder == tmp_path)
+    monkeypatch.setattr(temporary_files, "is_in_memory", lambda folder: folder == tmp_path)
     keep_temporary_files_on_disk(tmp_path / "file" / "state")
     assert tempfile.gettempdir() == str(tmp_path)
 
