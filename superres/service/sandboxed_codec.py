@@ -200,7 +200,8 @@ class SandboxedCodec:
         width, height = picture.width, picture.height
         memory_bytes = encoding_bytes(width, height, options, picture.has_alpha, picture.is_deep)
         cpu_seconds = ENCODER_CPU_SECONDS + ENCODER_SECONDS_PER_MEGAPIXEL * width * height // 10**6
-        limits = choose_limits(memory_bytes, cpu_seconds)
+        # libaom reserves a fifth more address space than it uses, for drawn images the most.
+        limits = choose_limits(memory_bytes, cpu_seconds, slack_bytes=memory_bytes // 4)
         task = {
             "name": "encode",
             "options": options.as_dict(),
@@ -230,9 +231,10 @@ class SandboxedCodec:
         raise explain(ending, is_upload=task["name"] != "encode")
 
 
-def choose_limits(memory_bytes: int, cpu_seconds: int) -> Limits:
+def choose_limits(memory_bytes: int, cpu_seconds: int, slack_bytes: int = 0) -> Limits:
     """Return the limits for decoding or encoding."""
-    return Limits(memory_bytes + SLACK_BYTES, cpu_seconds, file_bytes=memory_bytes)
+    address_bytes = memory_bytes + SLACK_BYTES + slack_bytes
+    return Limits(address_bytes, cpu_seconds, file_bytes=memory_bytes)
 
 
 def name_ending(ending: Ending) -> str:

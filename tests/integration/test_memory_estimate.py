@@ -226,6 +226,22 @@ def test_encoding_takes_no_more_than_estimated(
         assert least <= sandbox.peak_bytes <= estimate
 
 
+@pytest.mark.parametrize("has_alpha", [False, True], ids=["opaque", "transparent"])
+def test_encoding_large_drawn_images_takes_no_more_than_estimated(
+    codec: SandboxedCodec, sandbox: WatchedSandbox, has_alpha: bool
+) -> None:
+    """Their blocks are alike: libaom reserves room for a table of them."""
+    side = 4000
+    squares = draw_noise(side // 8, side // 8, 3) // 128 * 255
+    pixels = np.ascontiguousarray(squares.repeat(8, axis=0).repeat(8, axis=1))
+    picture = Picture(pixels, pixels[:, :, 0] if has_alpha else None)
+    options = Options("avif", 80)
+    with share_picture(picture, options) as shared:
+        assert len(codec.encode(shared, options)) > 1000
+    estimate = encoding_bytes(side, side, options, has_alpha, is_deep=False)
+    assert side * side <= sandbox.peak_bytes <= estimate
+
+
 @pytest.mark.parametrize("size", [(1, 32_768), (32_768, 1), (120, 18_000), (24_000, 100)])
 @pytest.mark.parametrize("has_alpha", [False, True], ids=["opaque", "transparent"])
 def test_encoding_long_sides_takes_no_more_than_estimated(

@@ -75,13 +75,14 @@ def test_network_runs_once_for_all_formats_and_sizes(
 ) -> None:
     content = KINDS["RGBA PNG"].content()
     client = make_app().test_client()
-    other_folders = {"cache_dir": tmp_path / "other", "state_dir": tmp_path / "other state"}
-    without_png = make_app(replace(settings, **other_folders)).test_client()
+    folders = tmp_path / "other cache", tmp_path / "other state"
+    other_settings = replace(settings, cache_dir=folders[0], state_dir=folders[1])
+    without_png = make_app(other_settings).test_client()
     forms = [*FORM, {"scale": "1"}] if mode == RESTORE else FORM
     upload(client, content=content, mode=mode)
     for form in forms:
-        derived = upload(client, content=content, mode=mode, **form)
-        direct = upload(without_png, content=content, mode=mode, **form)
+        derived = upload(client, content=content, mode=mode, headers=None, **form)
+        direct = upload(without_png, content=content, mode=mode, headers=None, **form)
         assert derived.status_code == direct.status_code == 200
         assert derived.data == direct.data
         assert derived.headers["ETag"] == direct.headers["ETag"]
