@@ -73,7 +73,7 @@ class SandboxedCodec:
 
     Parameters
     ----------
-    keep_metadata : see `metadata.read_exif`
+    keep_metadata : see `kept_metadata.read_metadata`
     max_upload_bytes : of a file
 
     Attributes

@@ -1,0 +1,87 @@
+"""Finds the metadata in an opened image, wherever its format has it, and keeps what may be kept."""
+
+import contextlib
+
+from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
+
+from superres.images.exif import EXIF_ERRORS, IPTC_TAG, PHOTOSHOP_TAG, read_exif
+from superres.images.iptc import PHOTOSHOP_HEAD, RESOURCE, keep_iptc
+from superres.images.metadata import Metadata, read_dpi
+from superres.images.picture_file import PictureFile
+from superres.images.png_file import make_chunk
+from superres.images.png_text import (
+    COMMENT,
+    XMP_KEYWORD,
+    Text,
+    find_raw_profile,
+    find_text,
+    keep_texts,
+    make_text,
+)
+from superres.images.xmp import EXTENSION, XMP_AS_FOUND, join_extension, keep_xmp
+
+
+def read_metadata(opened: PictureFile, keep: str) -> Metadata:
+    """Return an image's metadata for the result, without its profile.
+
+    Parameters
+    ----------
+    keep : "all" except what would be wrong in the result; "safe": who made the image, with what and
+        how, but no place, person's contact, identifier or serial number; or "none"
+    """
+    image = opened.image
+    if keep == "none":
+        return Metadata(dpi=read_dpi(image))
+    texts = [] if opened.png is None else opened.png.texts
+    xmp, iptc = find_xmp(image, texts), find_iptc(image, texts)
+    with contextlib.suppress(*EXIF_ERRORS):
+        texts = [*texts, *read_comment(image)]
+    kept = b"".join(make_chunk(*text) for text in keep_texts(texts, keep))
+    return Metadata(
+        exif=read_exif(image, keep),
+        dpi=read_dpi(image),
+        xmp=keep_xmp(xmp, keep),
+        iptc=keep_iptc(iptc, keep),
+        texts=kept or None,
+    )
+
+
+def find_xmp(image: Image.Image, texts: list[Text]) -> list[bytes]:
+    """Return an image's XMP packets: the main one, and its extension in JPEG."""
+    main = image.info.get(XMP_AS_FOUND)
+    if main is None:
+        main = find_text(texts, XMP_KEYWORD) or find_raw_profile(texts, b"xmp")
+    if main is None:
+        return []
+    segments = (content for _, content in getattr(image, "applist", ()))
+    extension = join_extension(main, (each for each in segments if each.startswith(EXTENSION)))
+    return [main] if extension is None else [main, extension]
+
+
+def find_iptc(image: Image.Image, texts: list[Text]) -> bytes:
+    """Return an image's IPTC, or Photoshop's resources that may contain it."""
+    for _, content in getattr(image, "applist", ()):
+        if content.startswith(PHOTOSHOP_HEAD + RESOURCE):
+            return bytes(content[len(PHOTOSHOP_HEAD) :])
+    if isinstance(image, TiffImageFile):
+        with contextlib.suppress(*EXIF_ERRORS, OverflowError):
+            tags = image.tag_v2
+            found = tags.get(IPTC_TAG) or tags.get(PHOTOSHOP_TAG) or b""
+            if isinstance(found, tuple):  # some writers declare it as numbers of four bytes
+                order = "little" if tags.prefix == b"II" else "big"
+                found = b"".join(number.to_bytes(4, order) for number in found)
+            return bytes(found)
+        return b""
+    return find_raw_profile(texts, b"iptc", b"8bim") or b""
+
+
+def read_comment(image: Image.Image) -> list[Text]:
+    """Return the comment of a JPEG or GIF as a text."""
+    comment = image.info.get("comment", b"").rstrip(b"\0")
+    if not comment:
+        return []
+    try:
+        return [make_text(COMMENT, comment.decode())]
+    except UnicodeDecodeError:
+        return [make_text(COMMENT, comment.decode("latin-1"))]
