@@ -9,7 +9,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 # Larger EXIF does not fit into a JPEG, and cameras only exceed it with previews.
 MAX_EXIF_BYTES = 60_000
-IPTC_TAG, PHOTOSHOP_TAG, LAYERS_TAG = 33723, 34377, 37724
+XMP_TAG, IPTC_TAG, PHOTOSHOP_TAG, LAYERS_TAG = 700, 33723, 34377, 37724
 # Exif 2.32, tag 37510; its UTF-16 is big-endian in what piexif, and so the generators, write.
 UNICODE = b"UNICODE\0"
 # Key in a PNG's info if its EXIF is a text chunk written by ImageMagick.
@@ -62,7 +62,7 @@ STALE_TAGS = frozenset(
         *(Base.PlanarConfiguration, Base.Predictor, Base.TileWidth, Base.TileLength),
         *(Base.TileOffsets, Base.TileByteCounts, Base.SampleFormat, Base.ColorMap),
         *(Base.Orientation, Base.JpegIFOffset, Base.JpegIFByteCount, Base.InterColorProfile),
-        *(Base.XResolution, Base.YResolution, Base.ResolutionUnit, Base.XMLPacket),
+        *(Base.XResolution, Base.YResolution, Base.ResolutionUnit, XMP_TAG),
         *(Base.ExifImageWidth, Base.ExifImageHeight, Base.MakerNote, Base.ExifOffset, Base.GPSInfo),
         # of TIFF: IPTC and Photoshop's resources, which are read on their own, and its layers
         *(IPTC_TAG, PHOTOSHOP_TAG, LAYERS_TAG),
@@ -125,9 +125,10 @@ def read_exif(image: Image.Image, keep: str) -> bytes | None:
         return None
     with contextlib.suppress(*EXIF_ERRORS):
         found = load_exif(image)
+        # Damaged ones of the others must not be looked at: Pillow would warn of each.
         own = {
-            tag: value
-            for tag, value in found.items()
+            tag: found[tag]
+            for tag in found
             if tag in SAFE_TAGS or (keep == "all" and tag not in STALE_TAGS)
         }
         camera = {

@@ -3,9 +3,8 @@
 import contextlib
 
 from PIL import Image
-from PIL.TiffImagePlugin import TiffImageFile
 
-from superres.images.exif import EXIF_ERRORS, IPTC_TAG, PHOTOSHOP_TAG, read_exif
+from superres.images.exif import EXIF_ERRORS, IPTC_TAG, PHOTOSHOP_TAG, XMP_TAG, read_exif
 from superres.images.iptc import PHOTOSHOP_HEAD, RESOURCE, keep_iptc
 from superres.images.metadata import Metadata, read_dpi
 from superres.images.picture_file import PictureFile
@@ -19,6 +18,7 @@ from superres.images.png_text import (
     keep_texts,
     make_text,
 )
+from superres.images.tiff_directory import Directory, find_picture, read_form
 from superres.images.xmp import EXTENSION, XMP_AS_FOUND, join_extension, keep_xmp
 
 
@@ -34,7 +34,10 @@ def read_metadata(opened: PictureFile, keep: str) -> Metadata:
     if keep == "none":
         return Metadata(dpi=read_dpi(image))
     texts = [] if opened.png is None else opened.png.texts
-    xmp, iptc = find_xmp(image, texts), find_iptc(image, texts)
+    form = read_form(opened.file)
+    # Not through Pillow, which takes the first of several numbers for all of IPTC.
+    directory = None if form is None else find_picture(opened.file, form)
+    xmp, iptc = find_xmp(image, texts, directory), find_iptc(image, texts, directory)
     with contextlib.suppress(*EXIF_ERRORS):
         texts = [*texts, *read_comment(image)]
     kept = b"".join(make_chunk(*text) for text in keep_texts(texts, keep))
@@ -47,8 +50,10 @@ def read_metadata(opened: PictureFile, keep: str) -> Metadata:
     )
 
 
-def find_xmp(image: Image.Image, texts: list[Text]) -> list[bytes]:
+def find_xmp(image: Image.Image, texts: list[Text], directory: Directory | None) -> list[bytes]:
     """Return an image's XMP packets: the main one, and its extension in JPEG."""
+    if directory is not None:
+        return [read_tag(directory, XMP_TAG)]
     main = image.info.get(XMP_AS_FOUND)
     if main is None:
         main = find_text(texts, XMP_KEYWORD) or find_raw_profile(texts, b"xmp")
@@ -59,21 +64,21 @@ def find_xmp(image: Image.Image, texts: list[Text]) -> list[bytes]:
     return [main] if extension is None else [main, extension]
 
 
-def find_iptc(image: Image.Image, texts: list[Text]) -> bytes:
+def find_iptc(image: Image.Image, texts: list[Text], directory: Directory | None) -> bytes:
     """Return an image's IPTC, or Photoshop's resources that may contain it."""
+    if directory is not None:
+        return read_tag(directory, IPTC_TAG) or read_tag(directory, PHOTOSHOP_TAG)
     for _, content in getattr(image, "applist", ()):
         if content.startswith(PHOTOSHOP_HEAD + RESOURCE):
             return bytes(content[len(PHOTOSHOP_HEAD) :])
-    if isinstance(image, TiffImageFile):
-        with contextlib.suppress(*EXIF_ERRORS, OverflowError):
-            tags = image.tag_v2
-            found = tags.get(IPTC_TAG) or tags.get(PHOTOSHOP_TAG) or b""
-            if isinstance(found, tuple):  # some writers declare it as numbers of four bytes
-                order = "little" if tags.prefix == b"II" else "big"
-                found = b"".join(number.to_bytes(4, order) for number in found)
-            return bytes(found)
-        return b""
     return find_raw_profile(texts, b"iptc", b"8bim") or b""
+
+
+def read_tag(directory: Directory, tag: int) -> bytes:
+    """Return a TIFF tag's value; empty if there is none, or the file ends before it."""
+    with contextlib.suppress(ValueError):
+        return directory.content(tag)
+    return b""
 
 
 def read_comment(image: Image.Image) -> list[Text]:

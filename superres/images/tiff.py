@@ -15,7 +15,7 @@ from PIL import Image, ImagePalette, UnidentifiedImageError
 
 from superres.errors import UndecodableImage
 from superres.images.cut_files import IS_DAMAGED, PICTURE, cut_words
-from superres.images.exif import IPTC_TAG, MAX_EXIF_BYTES, PHOTOSHOP_TAG
+from superres.images.exif import MAX_EXIF_BYTES
 from superres.images.raw_files import refuse_raw
 from superres.images.tiff_directory import (
     LONG8_TYPES,
@@ -54,9 +54,7 @@ from superres.images.tiff_layout import (
 )
 from superres.images.tiff_samples import TiffSamples
 
-XMP_TAG, PROFILE_TAG = 700, 34675
-# Tags that a result may need, however long.
-LONG_TAGS = frozenset({XMP_TAG, IPTC_TAG, PHOTOSHOP_TAG, PROFILE_TAG})
+PROFILE = 34675
 EIGHT_BITS = 256
 Numbers = dict[int, Values | int]
 
@@ -168,7 +166,7 @@ def keep_metadata(directory: Directory, form: Form) -> list[Entry]:
         keep_entry(entry, directory.form, form)
         for entry in directory.entries[~np.isin(tags, LAYOUT_TAGS)]
     )
-    return [each for each in entries if each.tag in LONG_TAGS or each.length <= MAX_EXIF_BYTES]
+    return [each for each in entries if each.tag == PROFILE or each.length <= MAX_EXIF_BYTES]
 
 
 def make_entries(numbers: Numbers, form: Form) -> list[Entry]:

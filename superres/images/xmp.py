@@ -1,5 +1,6 @@
 """XMP: what of it a result keeps, and the properties that describe the result itself."""
 
+import re
 import struct
 from collections.abc import Iterable
 
@@ -22,6 +23,7 @@ XMP_AS_FOUND = "xmp as found"
 # JPEG's second packet, for what exceeds a segment: GUID, full length, offset (XMP part 3, 1.1.3.1).
 EXTENSION = b"http://ns.adobe.com/xmp/extension/\0"
 EXTENSION_HEAD = struct.Struct(">32sII")
+EXTENSION_NAME = re.compile(rb"HasExtendedXMP\s*[=>]\s*[\"']?\s*([0-9A-Fa-f]{32})")
 DC, PHOTOSHOP = "http://purl.org/dc/elements/1.1/", "http://ns.adobe.com/photoshop/1.0/"
 XMP, TIFF = "http://ns.adobe.com/xap/1.0/", "http://ns.adobe.com/tiff/1.0/"
 EXIF, EXIF_EX = "http://ns.adobe.com/exif/1.0/", "http://cipa.jp/exif/1.0/"
@@ -145,11 +147,12 @@ def join_extension(main: bytes, segments: Iterable[bytes]) -> bytes | None:
     main : the packet that names the extension
     segments : APP1 segments that begin with `EXTENSION`
     """
+    name = EXTENSION_NAME.search(main)
     pieces: dict[int, bytes] = {}
     total = 0
     for segment in segments:
         body = segment[len(EXTENSION) :]
-        if len(body) < EXTENSION_HEAD.size or body[:32] not in main:
+        if name is None or len(body) < EXTENSION_HEAD.size or not body.startswith(name[1]):
             continue
         _, total, offset = EXTENSION_HEAD.unpack_from(body)
         if total > MAX_PACKET_BYTES:
