@@ -43,10 +43,11 @@ STALE_KEYWORDS = (XMP_KEYWORD, RAW_PROFILE, b"exif:", b"tiff:", b"date:", b"png:
 
 
 def unpack(packed: bytes, max_bytes: int) -> bytes | None:
-    """Decompress data; None if it is damaged or longer than `max_bytes`."""
+    """Decompress data; None if it is damaged, cut short or longer than `max_bytes`."""
     with contextlib.suppress(zlib.error):
-        content = zlib.decompressobj().decompress(packed, max_bytes + 1)
-        return content if len(content) <= max_bytes else None
+        stream = zlib.decompressobj()
+        content = stream.decompress(packed, max_bytes + 1)
+        return content if stream.eof and len(content) <= max_bytes else None
     return None
 
 

@@ -67,7 +67,7 @@ SAFE = list_names(SAFE_PROPERTIES)
 # the original, and where the rest of the packet was.
 STALE_NAMESPACES = frozenset(
     {
-        *(RDF, XML, "http://ns.adobe.com/xmp/note/"),
+        "http://ns.adobe.com/xmp/note/",
         *("http://ns.adobe.com/hdr-gain-map/1.0/", "http://ns.apple.com/HDRGainMap/1.0/"),
         *(f"http://ns.google.com/photos/1.0/{name}/" for name in ("camera", "container")),
         *(f"http://ns.google.com/photos/1.0/{name}/" for name in ("depthmap", "focus", "image")),
@@ -121,7 +121,7 @@ def is_kept(name: str, keep: str) -> bool:
 def keep_xmp(packets: Iterable[bytes], keep: str) -> bytes | None:
     """Return the XMP for the result: the properties of some packets that are kept.
 
-    Damaged packets are ignored, and so is XMP that would remain too long.
+    Damaged packets are ignored, and so are the longest properties of too long ones.
 
     Parameters
     ----------
@@ -135,8 +135,8 @@ def keep_xmp(packets: Iterable[bytes], keep: str) -> bytes | None:
         if packet is not None:
             kept.properties = packet.properties | kept.properties
             kept.prefixes = packet.prefixes | kept.prefixes
-    written = write_packet(kept) if kept.properties else b""
-    return written if 0 < len(written) <= MAX_KEPT_BYTES else None
+    shorten_packet(kept, MAX_KEPT_BYTES)
+    return write_packet(kept) if kept.properties else None
 
 
 def join_extension(main: bytes, segments: Iterable[bytes]) -> bytes | None:

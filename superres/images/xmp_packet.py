@@ -110,11 +110,11 @@ class PacketReader:
             node = self._make(name, attributes)
             parent.children.append(node)
         elif self._names[-2:] == [RDF_ROOT, DESCRIPTION]:
-            if name not in self.packet.properties and self._is_kept(name):
+            if self._is_wanted(name):
                 node = self.packet.properties[name] = self._make(name, attributes)
         elif name == DESCRIPTION and self._names[-1:] == [RDF_ROOT]:
             for key, text in self._read_attributes(attributes):
-                if key not in self.packet.properties and self._is_kept(key):
+                if self._is_wanted(key):
                     self.packet.properties[key] = self._make(key, {}, text)
         self._open.append(node)
         self._names.append(name)
@@ -131,6 +131,11 @@ class PacketReader:
         """Add text to the innermost element."""
         if self._open and self._open[-1] is not None:
             self._open[-1].text += text
+
+    def _is_wanted(self, name: str) -> bool:
+        """Tell whether a name is that of a property, and of one that is to be kept."""
+        is_property = split_name(name)[0] not in {RDF, XML}  # rdf:about, xml:lang
+        return is_property and name not in self.packet.properties and self._is_kept(name)
 
     def _make(self, name: str, attributes: dict[str, str], text: str = "") -> Node:
         self._kept += 1 + len(attributes)
