@@ -20,6 +20,7 @@ from superres.images.png_text import (
 )
 from superres.images.tiff_directory import Directory, find_picture, read_form
 from superres.images.xmp import EXTENSION, XMP_AS_FOUND, join_extension, keep_xmp
+from superres.images.xmp_packet import MAX_PACKET_BYTES
 
 
 def read_metadata(opened: PictureFile, keep: str) -> Metadata:
@@ -56,7 +57,7 @@ def find_xmp(image: Image.Image, texts: list[Text], directory: Directory | None)
         return [read_tag(directory, XMP_TAG)]
     main = image.info.get(XMP_AS_FOUND)
     if main is None:
-        main = find_text(texts, XMP_KEYWORD) or find_raw_profile(texts, b"xmp")
+        main = find_text(texts, XMP_KEYWORD, MAX_PACKET_BYTES) or find_raw_profile(texts, b"xmp")
     if main is None:
         return []
     segments = (content for _, content in getattr(image, "applist", ()))

@@ -18,6 +18,7 @@ from superres.images.exif import EXIF_IS_TEXT
 from superres.images.metadata import MAX_PROFILE_BYTES
 from superres.images.png_text import (
     MAX_TEXT_BYTES,
+    MAX_TEXTS,
     TEXT_CHUNKS,
     Text,
     find_raw_profile,
@@ -154,7 +155,8 @@ def collect_chunks(content: bytes) -> tuple[dict[bytes, bytes], list[Text], byte
             elif name == b"IHDR" or (name == b"PLTE" and has_palette(chunks)):
                 raise UndecodableImage(HEADER_IS_DAMAGED)
         elif name in TEXT_CHUNKS:
-            if end - start <= room and is_sound(content, name, start, end):
+            fits = end - start <= room and len(texts) < MAX_TEXTS
+            if fits and is_sound(content, name, start, end):
                 room -= end - start
                 texts.append((name, content[start:end]))
         elif name == b"CgBI":
@@ -253,5 +255,6 @@ def count_bytes(header: bytes) -> int:
 
 def make_chunk(name: bytes, content: bytes) -> bytes:
     """Return a PNG chunk: length, name, content, checksum of the latter two."""
-    body = name + content
-    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+    checksum = zlib.crc32(content, zlib.crc32(name))
+    length, checksum_bytes = struct.pack(">I", len(content)), struct.pack(">I", checksum)
+    return b"".join([length, name, content, checksum_bytes])  # copies megabytes of text once

@@ -13,12 +13,16 @@ TEXT, PACKED, INTERNATIONAL = b"tEXt", b"zTXt", b"iTXt"
 TEXT_CHUNKS = frozenset({TEXT, PACKED, INTERNATIONAL})
 # All texts of an image, as they are and decompressed: workflows and diagrams take hundreds of kB.
 MAX_TEXT_BYTES = 4 * 1024**2
+MAX_TEXTS = 1000
 MAX_KEYWORD_BYTES = 79
+# Of a text that becomes EXIF, XMP or a comment.
+MAX_WORDS_BYTES = 64 * 1024
 COMMENT = b"Comment"
 XMP_KEYWORD = b"XML:com.adobe.xmp"
 # How ImageMagick and exiftool write metadata that has no other place in a PNG.
 RAW_PROFILE = b"Raw profile type "
 # In ASCII: an empty line, the profile's name, its length, and lines of 72 hexadecimal digits.
+MAX_RAW_PROFILE_BYTES = 1024**2
 RAW_PROFILE_HEAD, RAW_PROFILE_LINE = b"\n%s\n%8d\n", 72
 # Any keyword may hold anything: programs write the paths of files (`Thumb::URI`, `svg:base-uri`)
 # and copies of EXIF. So only known ones are safe.
@@ -73,16 +77,17 @@ def read_content(text: Text, max_bytes: int = MAX_TEXT_BYTES) -> bytes | None:
     return content if len(content) <= max_bytes else None
 
 
-def find_text(texts: list[Text], keyword: bytes) -> bytes | None:
+def find_text(texts: list[Text], keyword: bytes, max_bytes: int = MAX_TEXT_BYTES) -> bytes | None:
     """Return the first text with a keyword, as `read_content` does; None if there is none."""
-    found = (read_content(text) for text in texts if read_keyword(text[1]) == keyword)
+    found = (read_content(text, max_bytes) for text in texts if read_keyword(text[1]) == keyword)
     return next((content for content in found if content is not None), None)
 
 
 def find_words(texts: list[Text], keyword: bytes) -> str | None:
-    """Return the first text with a keyword, decoded; None if there is none."""
+    """Return the first text with a keyword, decoded; None if there is none of moderate length."""
     for text in texts:
-        content = read_content(text) if read_keyword(text[1]) == keyword else None
+        is_found = read_keyword(text[1]) == keyword
+        content = read_content(text, MAX_WORDS_BYTES) if is_found else None
         if content is not None:
             encoding = "utf-8" if text[0] == INTERNATIONAL else "latin-1"
             return content.decode(encoding, "replace")
@@ -92,7 +97,7 @@ def find_words(texts: list[Text], keyword: bytes) -> str | None:
 def find_raw_profile(texts: list[Text], *kinds: bytes) -> bytes | None:
     """Return metadata that is stored as text, of the first of some kinds that the image has."""
     for kind in kinds:
-        content = find_text(texts, RAW_PROFILE + kind)
+        content = find_text(texts, RAW_PROFILE + kind, MAX_RAW_PROFILE_BYTES)
         with contextlib.suppress(ValueError):
             digits = b"".join((content or b"").split(b"\n")[3:])
             if profile := bytes.fromhex(digits.decode("ascii")):

@@ -63,13 +63,13 @@ def fit_metadata(metadata: Metadata, size: tuple[int, int], name: str) -> Metada
     size : of the result, width and height in pixels
     name : of the result's format
     """
-    texts = read_texts(metadata)
     xmp, exif, iptc = metadata.xmp, metadata.exif, metadata.iptc
     if name not in {"png", "jpeg"}:
         iptc = None
     packet = Packet() if xmp is None else read_packet(xmp, lambda _: True) or Packet()
     fit_packet(packet, size, metadata.dpi)
     if name != "png":
+        texts = read_texts(metadata)
         words = {} if metadata.iptc is None or iptc is not None else read_words(metadata.iptc)
         add_properties(packet, texts, words)
         prompt = find_words(texts, PROMPT)

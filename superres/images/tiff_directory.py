@@ -121,13 +121,7 @@ class Directory:
         kind = UNSIGNED_TYPES.get(int(found["type"][0])) if len(found) else None
         if kind is None:
             return np.empty(0, np.uint64)
-        dtype = np.dtype(f"{self.form.order}{kind}")
-        count = int(found["count"][0])
-        content: bytes = found["value"][0].tobytes()
-        if count * dtype.itemsize > len(content):
-            offset = int(np.frombuffer(content, self.form.offset_type)[0])
-            content = read_at(self.file, offset, count * dtype.itemsize)
-        return np.frombuffer(content, dtype, count)
+        return np.frombuffer(self.content(tag), f"{self.form.order}{kind}")
 
     def content(self, tag: int) -> bytes:
         """Return an entry's value as its bytes, of any type; empty if there is no such entry.

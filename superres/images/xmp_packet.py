@@ -1,18 +1,20 @@
 """Reads and writes XMP packets (ISO 16684-1): properties in RDF, in XML.
 
 Hostile packets cost little: there are no entities but XML's own, nothing external is read, and
-depth, number of elements and length are limited.
+length, depth and the number of elements are limited.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from xml.parsers import expat  # with the limits below
+from xml.parsers import expat
 
-MAX_PACKET_BYTES = 2 * 1024**2
-# Of the packet for the result.
-MAX_KEPT_BYTES = 1024**2
-# Looked at, and kept; histories of Photoshop have tens of thousands.
-MAX_ELEMENTS, MAX_KEPT = 200_000, 10_000
+# As found, and for the result.
+MAX_PACKET_BYTES, MAX_KEPT_BYTES = 1024**2, 512 * 1024
+# Elements and attributes for the result; histories of Photoshop, which need not be kept, have more.
+MAX_KEPT = 10_000
+# More attributes than that in one element are not even looked at: each costs 270 bytes.
+LONG_ELEMENT = re.compile(rb"<[^<]{50000,}")
 MAX_DEPTH, MAX_NAMESPACES, MAX_NAMESPACE_LENGTH = 64, 256, 256
 XML = "http://www.w3.org/XML/1998/namespace"
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
@@ -95,13 +97,12 @@ class PacketReader:
         # The open elements; None for those around the properties, and those that are skipped.
         self._open: list[Node | None] = []
         self._names: list[str] = []
-        self._elements = self._kept = 0
+        self._kept = 0
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         """Begin an element."""
-        self._elements += 1
-        if self._elements > MAX_ELEMENTS or len(self._names) == MAX_DEPTH:
-            raise BadPacketError("too many elements")
+        if len(self._names) == MAX_DEPTH:
+            raise BadPacketError("too deep")
         self._scopes.append(self._declare(attributes))
         name = self._resolve(tag)
         node: Node | None = None
@@ -184,13 +185,15 @@ def read_packet(content: bytes, is_kept: Callable[[str], bool]) -> Packet | None
 
     Returns
     -------
-    None if it is damaged, or too long or too deep to be honest
+    None if it is damaged, or beyond the limits
     """
     if len(content) > MAX_PACKET_BYTES:
         return None
     if content.startswith((b"\xfe\xff", b"\xff\xfe")):
         content = content.decode("utf-16", "replace").encode()
     if b"<!DOCTYPE" in content:  # no XMP has one, and only there can entities be defined
+        return None
+    if any(found[0].count(b"=") > MAX_KEPT for found in LONG_ELEMENT.finditer(content)):
         return None
     reader = PacketReader(is_kept)
     parser = expat.ParserCreate("UTF-8")

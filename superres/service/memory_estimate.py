@@ -5,7 +5,10 @@ Measured on noise, which is incompressible, by `tests/integration/test_memory_es
 
 from superres.images.formats import FORMATS
 from superres.images.image_codec import ImageHeader
+from superres.images.metadata import MAX_PROFILE_BYTES
 from superres.images.options import MODEL_SCALE, Options
+from superres.images.png_text import MAX_TEXT_BYTES
+from superres.images.xmp_packet import MAX_KEPT_BYTES
 
 MEGABYTE = 1024**2
 # For a process that decodes or encodes the smallest image: interpreter, colour profiles, codecs.
@@ -32,6 +35,9 @@ LOSSLESS_WEBP_BYTES = (64, 66)
 DEEP_PNG_BYTES = (24, 39)
 # Per pixel of the longer side: libaom keeps rows of superblocks, however short they are.
 AVIF_SIDE_BYTES = 1700
+# Of a result's metadata, and its most.
+METADATA_COPIES = 4
+MAX_METADATA_BYTES = MAX_PROFILE_BYTES + MAX_TEXT_BYTES + MAX_KEPT_BYTES
 
 
 def header_bytes(start: bytes, file_bytes: int, max_pixels: int) -> int:
@@ -57,10 +63,15 @@ def decoding_bytes(header: ImageHeader, file_bytes: int) -> int:
 
 
 def encoding_bytes(
-    width: int, height: int, options: Options, has_alpha: bool, is_deep: bool
+    width: int,
+    height: int,
+    options: Options,
+    has_alpha: bool,
+    is_deep: bool,
+    metadata_bytes: int = 0,
 ) -> int:
     """Return the memory that encoding a result takes, including its pixels and its file."""
-    fixed = PROCESS_BYTES
+    fixed = PROCESS_BYTES + METADATA_COPIES * metadata_bytes
     per_pixel = FORMATS[options.format].encoder_bytes
     if options.format == "png" and is_deep:
         per_pixel = DEEP_PNG_BYTES
@@ -92,5 +103,8 @@ def peak_bytes(header: ImageHeader, options: Options, file_bytes: int) -> int:
     width, height = options.result_size(header.width, header.height)
     return max(
         computing_bytes(header, options, file_bytes),
-        encoding_bytes(width, height, options, header.has_alpha, header.is_deep),
+        encoding_bytes(
+            *(width, height, options, header.has_alpha, header.is_deep),
+            min(file_bytes, MAX_METADATA_BYTES),
+        ),
     )

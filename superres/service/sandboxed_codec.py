@@ -67,6 +67,11 @@ class SharedPicture:
     has_alpha: bool
     is_deep: bool
 
+    @property
+    def metadata_bytes(self) -> int:
+        """Length of its metadata."""
+        return sum(part.get("length", 0) for part in self.description["parts"].values())
+
 
 class SandboxedCodec:
     """Decodes and encodes images in a sandbox, and explains what is wrong if its process dies.
@@ -173,7 +178,9 @@ class SandboxedCodec:
             As `read_header`.
         """
         width, height = picture.width, picture.height
-        memory_bytes = encoding_bytes(width, height, options, picture.has_alpha, picture.is_deep)
+        memory_bytes = encoding_bytes(
+            *(width, height, options, picture.has_alpha, picture.is_deep), picture.metadata_bytes
+        )
         cpu_seconds = ENCODER_CPU_SECONDS + ENCODER_SECONDS_PER_MEGAPIXEL * width * height // 10**6
         limits = choose_limits(memory_bytes, cpu_seconds)
         task = {

@@ -183,12 +183,11 @@ HOSTILE: dict[str, bytes] = {
     "entities": LAUGHS + packet("", "<dc:title>&b;</dc:title>"),
     "unknown entity": packet("", "<dc:title>&nbsp;</dc:title>"),
     "external": b'<!DOCTYPE a SYSTEM "file:///etc/passwd">' + packet('dc:title="A"'),
-    "deep": packet("", f"<dc:title>{'<dc:a>' * 100_000}{'</dc:a>' * 100_000}</dc:title>"),
+    "deep": packet("", f"<dc:title>{'<dc:a>' * 50_000}{'</dc:a>' * 50_000}</dc:title>"),
     "deep enough": packet("", "<dc:a>" * MAX_DEPTH + "</dc:a>" * MAX_DEPTH),
     "many elements": packet("", f"<dc:title>{'<dc:a/>' * 100_000}</dc:title>"),
-    "many unwanted elements": packet("", f"<own:a>{'<own:a/>' * 200_001}</own:a>"),
     "many attributes": packet(" ".join(f'own:a{each}=""' for each in range(50_000))),
-    "long namespace": packet("", f'<a:b xmlns:a="{"a" * 500_000}">{"<a:c/>" * 100_000}</a:b>'),
+    "long namespace": packet("", f'<a:b xmlns:a="{"a" * 500_000}">{"<a:c/>" * 50_000}</a:b>'),
     "many namespaces": packet(
         "", "<dc:a " + " ".join(f'xmlns:a{each}="b"' for each in range(300)) + "/>"
     ),
@@ -203,15 +202,12 @@ HOSTILE: dict[str, bytes] = {
 @pytest.mark.parametrize("kind", HOSTILE)
 @pytest.mark.parametrize("policy", ["safe", "all"])
 def test_xmp_that_is_damaged_or_hostile_is_left_out(kind: str, policy: str) -> None:
-    if kind in {"many attributes", "many unwanted elements"} and policy == "safe":
-        assert keep_xmp([HOSTILE[kind], packet('dc:title="A"')], policy)
-    else:
-        assert keep_xmp([HOSTILE[kind]], policy) is None
+    assert keep_xmp([HOSTILE[kind]], policy) is None
     assert b"<dc:title>A" in (keep_xmp([HOSTILE[kind], packet('dc:title="A"')], policy) or b"")
 
 
 def test_history_that_is_not_kept_costs_nothing_else() -> None:
-    history = f"<own:history><rdf:Bag>{'<rdf:li>a</rdf:li>' * 90_000}</rdf:Bag></own:history>"
+    history = f"<own:history><rdf:Bag>{'<rdf:li>a</rdf:li>' * 50_000}</rdf:Bag></own:history>"
     assert "<dc:rights>A</dc:rights>" in keep(packet('dc:rights="A"', history))
 
 
