@@ -132,7 +132,8 @@ def collect_chunks(content: bytes) -> tuple[dict[bytes, bytes], list[Text], byte
     """Return the contents of the chunks that count, texts, and all image data chunks joined."""
     chunks: dict[bytes, bytes] = {}
     texts: list[Text] = []
-    room = MAX_TEXT_BYTES
+    # XMP and IPTC are among them.
+    room, most = 2 * MAX_TEXT_BYTES, 2 * MAX_TEXTS
     first = last = 0
     rest = b""
     for name, start, end in walk_chunks(content):
@@ -155,7 +156,7 @@ def collect_chunks(content: bytes) -> tuple[dict[bytes, bytes], list[Text], byte
             elif name == b"IHDR" or (name == b"PLTE" and has_palette(chunks)):
                 raise UndecodableImage(HEADER_IS_DAMAGED)
         elif name in TEXT_CHUNKS:
-            fits = end - start <= room and len(texts) < MAX_TEXTS
+            fits = end - start <= room and len(texts) < most
             if fits and is_sound(content, name, start, end):
                 room -= end - start
                 texts.append((name, content[start:end]))

@@ -11,9 +11,8 @@ import zlib
 Text = tuple[bytes, bytes]
 TEXT, PACKED, INTERNATIONAL = b"tEXt", b"zTXt", b"iTXt"
 TEXT_CHUNKS = frozenset({TEXT, PACKED, INTERNATIONAL})
-# All texts of an image, as they are and decompressed: workflows and diagrams take hundreds of kB.
-MAX_TEXT_BYTES = 4 * 1024**2
-MAX_TEXTS = 1000
+# All texts of a result, decompressed: workflows and diagrams take hundreds of kB.
+MAX_TEXT_BYTES, MAX_TEXTS = 4 * 1024**2, 1000
 MAX_KEYWORD_BYTES = 79
 # Of a text that becomes EXIF, XMP or a comment.
 MAX_WORDS_BYTES = 64 * 1024
@@ -144,4 +143,4 @@ def keep_texts(texts: list[Text], keep: str) -> list[Text]:
             if content is not None:
                 room -= len(content)
                 kept.append(text)
-    return [] if keep == "none" else kept
+    return [] if keep == "none" else kept[:MAX_TEXTS]

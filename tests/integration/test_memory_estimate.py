@@ -14,10 +14,15 @@ from PIL import Image
 from superres.engines.upscaler import Upscaler
 from superres.images.encoders import encode_png
 from superres.images.image_codec import ImageHeader, Picture
+from superres.images.metadata import MAX_PROFILE_BYTES, Metadata
 from superres.images.options import Options
+from superres.images.png_file import make_chunk
+from superres.images.png_text import MAX_TEXT_BYTES
+from superres.images.xmp_packet import Node, Packet, write_packet
 from superres.sandbox.confinement import Limits
 from superres.sandbox.sandbox import Ending, Sandbox
 from superres.service.memory_estimate import (
+    MAX_METADATA_BYTES,
     decoding_bytes,
     encoding_bytes,
     header_bytes,
@@ -58,7 +63,7 @@ def sandbox() -> Iterator[WatchedSandbox]:
 
 @pytest.fixture
 def codec(sandbox: WatchedSandbox) -> SandboxedCodec:
-    made = SandboxedCodec("safe")
+    made = SandboxedCodec("all")
     made.sandbox = sandbox
     return made
 
@@ -117,6 +122,25 @@ def write_layout(
 
 
 MB = 10**6
+
+
+def metadata_of_any_length() -> Metadata:
+    """As much of it as is kept, and of what takes most memory."""
+    noise = np.random.default_rng(0).integers(65, 91, MAX_TEXT_BYTES - 100, EIGHT).tobytes()
+    profile = bytearray(rgb_profile(1.0).ljust(MAX_PROFILE_BYTES, b"\0"))
+    profile[:4] = struct.pack(">I", len(profile))
+    name = "{https://example.org/}"
+    properties = {f"{name}a{each}": Node(f"{name}a{each}", text="&") for each in range(9000)}
+    xmp = write_packet(Packet(properties))
+    texts = make_chunk(b"tEXt", b"workflow\0" + noise)
+    return Metadata(bytes(profile), xmp=xmp, iptc=b"\x1c\2\x78" + bytes(2), texts=texts)
+
+
+def write_metadata(height: int, width: int) -> bytes:
+    picture = Picture(draw_noise(height, width, 3), metadata=metadata_of_any_length())
+    return bytes(encode_png(picture))
+
+
 ALPHA, ASSOCIATED, UNKNOWN = ("unassalpha",), ("assocalpha",), ("unspecified",)
 UPLOADS = {
     "PNG": write("PNG", "RGB"),
@@ -125,6 +149,7 @@ UPLOADS = {
     "PNG, grey and transparent": write("PNG", "LA"),
     "PNG, palette": write("PNG", "P"),
     "PNG, black and white": write("PNG", "1"),
+    "PNG, metadata": write_metadata,
     "PNG, 16 bits": write_deep(".png", 3),
     "PNG, 16 bits, transparent": write_deep(".png", 4),
     "PNG, 16 bits, grey": write_deep(".png", 1),
@@ -220,6 +245,19 @@ def test_encoding_takes_no_more_than_estimated(
         # Small ones fit into freed memory, and a part of others does.
         least = height * width / 2 if height * width > MB else 0
         assert least <= sandbox.peak_bytes <= estimate
+
+
+@pytest.mark.parametrize("options", RESULTS, ids=lambda each: f"{each.format}-{each.quality}")
+def test_encoding_metadata_takes_no_more_than_estimated(
+    codec: SandboxedCodec, sandbox: WatchedSandbox, options: Options
+) -> None:
+    metadata = metadata_of_any_length()
+    picture = Picture(draw_noise(40, 50, 3), metadata=metadata)
+    with share_picture(picture, options) as shared:
+        codec.encode(shared, options)
+        known = shared.metadata_bytes
+    assert known <= MAX_METADATA_BYTES
+    assert MB < sandbox.peak_bytes <= encoding_bytes(50, 40, options, False, False, known)
 
 
 @pytest.mark.parametrize("size", [(1, 32_768), (32_768, 1), (120, 18_000), (24_000, 100)])

@@ -8,14 +8,20 @@ from io import BytesIO
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 from PIL import Image
 from PIL.ExifTags import IFD, Base
 
 from superres.engines.upscaler import Upscaler
-from superres.images.image_codec import decode_image
+from superres.images.encoders import encode_picture
+from superres.images.image_codec import Picture, decode_image
+from superres.images.iptc import keep_iptc
+from superres.images.metadata import Metadata
+from superres.images.options import Options
 from superres.images.png_file import make_chunk
 from superres.images.png_text import MAX_TEXT_BYTES, Text, find_raw_profile, make_raw_profile
+from superres.images.xmp import keep_xmp
 from testkit.kinds import PHOTO, enhance, reopen
 from testkit.pictures import encode
 
@@ -217,6 +223,19 @@ def test_texts_are_limited_together() -> None:
     texts = [(b"zTXt", b"prompt\0\0" + packed)] * 5
     chunk = make_chunk(*texts[0])
     assert kept_texts(with_texts(*texts)) == chunk * 3
+
+
+def test_result_is_read_with_the_metadata_that_it_was_written_with() -> None:
+    """A result of another size is made from a stored one."""
+    texts = [(b"tEXt", b"prompt\0" + bytes(MAX_TEXT_BYTES - 999))] + [(b"tEXt", b"prompt\0")] * 999
+    xmp = keep_xmp([PLACE.replace(b"Agency", b"A" * 500_000)], "all")
+    iptc = keep_iptc(IPTC, "all")
+    joined = b"".join(make_chunk(*text) for text in texts)
+    metadata = Metadata(xmp=xmp, iptc=iptc, texts=joined)
+    assert xmp is not None
+    assert iptc is not None
+    result = encode_picture(Picture(np.zeros((5, 7, 3), np.uint8), metadata=metadata), Options())
+    assert decode_image(BytesIO(result), "all").metadata == metadata
 
 
 def test_comments_are_kept_as_their_characters() -> None:
