@@ -204,7 +204,7 @@ DAMAGED: dict[str, Text] = {
     "bomb, iTXt": (b"iTXt", b"parameters\0\1\0\0\0" + zlib.compress(bytes(200_000_000), 9)),
     "no language": (b"iTXt", b"parameters\0\0\0fox"),
     "unknown flag": (b"iTXt", b"parameters\0\2\0\0\0fox"),
-    "too long": (b"tEXt", b"parameters\0" + bytes(MAX_TEXT_BYTES)),
+    "too long": (b"tEXt", b"parameters\0" + bytes(MAX_TEXT_BYTES + 1)),
 }
 
 
