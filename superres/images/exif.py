@@ -173,6 +173,6 @@ def add_user_comment(exif: bytes | None, words: str) -> bytes | None:
     camera = known.get_ifd(IFD.Exif)
     if Base.UserComment in camera:
         return exif
-    comment = UNICODE + words.encode("utf-16-be", "surrogatepass")
+    comment = UNICODE + words.encode("utf-16-be")
     made = build_exif(known, camera | {Base.UserComment: comment}, known.get_ifd(IFD.GPSInfo))
     return made or exif

@@ -13,8 +13,8 @@ RESOURCE, IPTC_RESOURCE = b"8BIM", 0x0404
 DATASET = 0x1C
 # The highest bit marks an extended length, which only files of media have.
 EXTENDED = 0x8000
-# It must fit into a segment of a JPEG.
-MAX_IPTC_BYTES = 60_000
+# As found, with previews; of the rest, which must fit into a segment of a JPEG.
+MAX_FOUND_BYTES, MAX_IPTC_BYTES = 1024**2, 60_000
 ENVELOPE, APPLICATION = 1, 2
 CHARACTER_SET, UTF_8 = 90, b"\x1b%G"
 # Title, urgency, categories, keywords, instructions, dates, programs, author, headline, credit,
@@ -76,16 +76,17 @@ def keep_iptc(content: bytes, keep: str) -> bytes | None:
         return None
     if content.startswith(RESOURCE):
         content = find_iptc(content)
-    kept = b""
-    for record, number, value in walk_datasets(content):
+    kept = []
+    for record, number, value in walk_datasets(content[:MAX_FOUND_BYTES]):
         is_safe = record == APPLICATION and number in SAFE_DATASETS
         if keep == "all":
             is_kept = record == ENVELOPE or (record == APPLICATION and number not in STALE_DATASETS)
         else:
             is_kept = is_safe and not value.startswith(TRACKER)
         if is_kept or (record, number) == (ENVELOPE, CHARACTER_SET):
-            kept += struct.pack(">BBBH", DATASET, record, number, len(value)) + value
-    return kept if 0 < len(kept) <= MAX_IPTC_BYTES else None
+            kept.append(struct.pack(">BBBH", DATASET, record, number, len(value)) + value)
+    joined = b"".join(kept)
+    return joined if 0 < len(joined) <= MAX_IPTC_BYTES else None
 
 
 def read_words(iptc: bytes) -> dict[int, list[str]]:

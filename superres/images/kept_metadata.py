@@ -4,13 +4,14 @@ import contextlib
 
 from PIL import Image
 
-from superres.images.exif import EXIF_ERRORS, IPTC_TAG, PHOTOSHOP_TAG, XMP_TAG, read_exif
+from superres.images.exif import IPTC_TAG, PHOTOSHOP_TAG, XMP_TAG, read_exif
 from superres.images.iptc import PHOTOSHOP_HEAD, RESOURCE, keep_iptc
 from superres.images.metadata import Metadata, read_dpi
 from superres.images.picture_file import PictureFile
 from superres.images.png_file import make_chunk
 from superres.images.png_text import (
     COMMENT,
+    MAX_WORDS_BYTES,
     XMP_KEYWORD,
     Text,
     find_raw_profile,
@@ -39,9 +40,7 @@ def read_metadata(opened: PictureFile, keep: str) -> Metadata:
     # Not through Pillow, which takes the first of several numbers for all of IPTC.
     directory = None if form is None else find_picture(opened.file, form)
     xmp, iptc = find_xmp(image, texts, directory), find_iptc(image, texts, directory)
-    with contextlib.suppress(*EXIF_ERRORS):
-        texts = [*texts, *read_comment(image)]
-    kept = b"".join(make_chunk(*text) for text in keep_texts(texts, keep))
+    kept = b"".join(make_chunk(*text) for text in keep_texts(texts + read_comment(image), keep))
     return Metadata(
         exif=read_exif(image, keep),
         dpi=read_dpi(image),
@@ -83,9 +82,9 @@ def read_tag(directory: Directory, tag: int) -> bytes:
 
 
 def read_comment(image: Image.Image) -> list[Text]:
-    """Return the comment of a JPEG or GIF as a text."""
+    """Return the comment of a JPEG or GIF as a text, unless it is too long to be written again."""
     comment = image.info.get("comment", b"").rstrip(b"\0")
-    if not comment:
+    if not 0 < len(comment) <= MAX_WORDS_BYTES:
         return []
     try:
         return [make_text(COMMENT, comment.decode())]
