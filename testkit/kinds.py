@@ -85,7 +85,8 @@ def sharp_black_and_white() -> Image.Image:
 XMP = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-'
     b'syntax-ns#"><rdf:Description xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:photoshop="'
-    b'http://ns.adobe.com/photoshop/1.0/" photoshop:City="Ulm" photoshop:Credit="Agency">'
+    b'http://ns.adobe.com/photoshop/1.0/" photoshop:City="Ulm" photoshop:Credit="Agency" '
+    b'xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:ImageWidth="9" tiff:XResolution="72">'
     b'<dc:title><rdf:Alt><rdf:li xml:lang="x-default">A title</rdf:li></rdf:Alt></dc:title>'
     b"</rdf:Description></rdf:RDF></x:xmpmeta>"
 )
@@ -101,7 +102,7 @@ TEXTS = (
 def write_with_metadata(image_format: str, quality: int | None) -> bytes:
     texts = b"".join(make_chunk(*text) for text in TEXTS)
     pixels = np.ascontiguousarray(np.asarray(PHOTO)[:, :, ::-1])
-    picture = Picture(pixels, metadata=Metadata(SRGB, xmp=XMP, iptc=IPTC, texts=texts))
+    picture = Picture(pixels, metadata=Metadata(SRGB, None, (72, 72), XMP, IPTC, texts))
     return bytes(encode_picture(picture, Options(image_format, quality)))
 
 

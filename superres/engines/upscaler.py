@@ -19,7 +19,7 @@ from superres.engines.lanes import Lanes, Progress, Task
 from superres.engines.model_files import hash_model, read_golden_tile
 from superres.engines.tiling import Tile, split_image
 from superres.errors import ModelError
-from superres.images.enlargement import enlarge_picture
+from superres.images.enlargement import enlarge_picture, resample_picture
 from superres.images.image_codec import Picture
 from superres.images.options import DEFAULT_OPTIONS, MODEL_SCALE, Options
 from superres.images.pixels import Pixels
@@ -193,10 +193,8 @@ class Upscaler:
         progress: Progress | None = None,
     ) -> Picture:
         """Upscale a decoded image to the size that its options ask for."""
-        width, height = options.result_size(*picture.size)
-        return enlarge_picture(
-            picture, lambda each: self.upscale_all(each, progress), width, height
-        )
+        enlarged = enlarge_picture(picture, lambda each: self.upscale_all(each, progress))
+        return resample_picture(enlarged, *options.result_size(*picture.size))
 
     def close(self) -> None:
         """Stop the lanes."""

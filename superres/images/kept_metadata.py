@@ -40,14 +40,18 @@ def read_metadata(opened: PictureFile, keep: str) -> Metadata:
     # Not through Pillow, which takes the first of several numbers for all of IPTC.
     directory = None if form is None else find_picture(opened.file, form)
     xmp, iptc = find_xmp(image, texts, directory), find_iptc(image, texts, directory)
-    kept = b"".join(make_chunk(*text) for text in keep_texts(texts + read_comment(image), keep))
     return Metadata(
         exif=read_exif(image, keep),
         dpi=read_dpi(image),
         xmp=keep_xmp(xmp, keep),
         iptc=keep_iptc(iptc, keep),
-        texts=kept or None,
+        texts=join_texts(texts + read_comment(image), keep),
     )
+
+
+def join_texts(texts: list[Text], keep: str) -> bytes | None:
+    """Return the text chunks for the result, as in its file: see `keep_texts`."""
+    return b"".join(make_chunk(*text) for text in keep_texts(texts, keep)) or None
 
 
 def find_xmp(image: Image.Image, texts: list[Text], directory: Directory | None) -> list[bytes]:

@@ -23,6 +23,7 @@ from superres.images.image_codec import Picture, decode_image, read_header
 from superres.images.metadata import Metadata, convert_to_srgb
 from superres.images.options import Options
 from superres.images.png_file import make_chunk
+from superres.images.png_result import decode_png_result
 from superres.images.png_text import make_text
 from superres.images.xmp_packet import Node, Packet, write_packet
 from superres.sandbox.confinement import Confinement, Limits
@@ -63,6 +64,12 @@ def decode(task: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         return write_picture(decode_image(file, task["keep_metadata"]), descriptors[1])
 
 
+def decode_result(_task: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+    """Decode the service's own PNG in the first descriptor, as `decode` does an upload."""
+    with os.fdopen(descriptors[0], "rb") as file:
+        return write_picture(decode_png_result(file.read()), descriptors[1])
+
+
 def encode(task: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
     """Encode the image in the first descriptor into the shared memory of the second."""
     source, target = descriptors
@@ -78,6 +85,7 @@ def encode(task: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
 TASKS: dict[str, Callable[[dict[str, Any], list[int]], dict[str, Any]]] = {
     "check_header": check_header,
     "decode": decode,
+    "decode_result": decode_result,
     "encode": encode,
 }
 

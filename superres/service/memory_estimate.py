@@ -30,6 +30,10 @@ NETWORK_BYTES, NETWORK_BYTES_WITH_ALPHA = 36, 76
 RESIZED_BYTES = (24, 10)
 # Per pixel of a 16-bit result.
 DEEP_BYTES = 18
+# Per pixel of a stored PNG that is read again, opaque and transparent, including its samples in
+# shared memory; and of these samples alone.
+STORED_BYTES, DEEP_STORED_BYTES = (8, 17), (25, 40)
+SAMPLE_BYTES, DEEP_SAMPLE_BYTES = (3, 4), (9, 10)
 # Per pixel of the result, opaque and transparent, where `Format.encoder_bytes` is too low.
 LOSSLESS_WEBP_BYTES = (64, 66)
 DEEP_PNG_BYTES = (24, 39)
@@ -84,13 +88,40 @@ def encoding_bytes(
 
 def network_bytes(header: ImageHeader, options: Options) -> int:
     """Return the memory that upscaling takes, including the decoded image and the result."""
-    width, height = options.result_size(header.width, header.height)
     per_pixel = NETWORK_BYTES_WITH_ALPHA if header.has_alpha else NETWORK_BYTES
-    per_result_pixel = DEEP_BYTES if header.is_deep else 0
-    if options.scale != MODEL_SCALE:
-        per_pixel += RESIZED_BYTES[0]
-        per_result_pixel += RESIZED_BYTES[1]
+    if header.is_deep:
+        per_pixel += DEEP_BYTES * MODEL_SCALE**2
+    return header.pixels * per_pixel + resampling_bytes(header, options)
+
+
+def resampling_bytes(header: ImageHeader, options: Options) -> int:
+    """Return the memory that a result's size takes, if it is not the network's own."""
+    if options.scale == MODEL_SCALE:
+        return 0
+    width, height = options.result_size(header.width, header.height)
+    per_pixel, per_result_pixel = RESIZED_BYTES
+    if header.is_deep:
+        per_result_pixel += DEEP_BYTES
     return header.pixels * per_pixel + width * height * per_result_pixel
+
+
+def deriving_bytes(header: ImageHeader, options: Options, file_bytes: int) -> int:
+    """Return the most memory that making a result from a stored PNG takes, until it is encoded.
+
+    Parameters
+    ----------
+    header : of the upload
+    file_bytes : of the PNG
+    """
+    pixels = header.pixels * MODEL_SCALE**2
+    metadata = METADATA_COPIES * min(file_bytes, MAX_METADATA_BYTES)
+    reading, samples = STORED_BYTES, SAMPLE_BYTES
+    if header.is_deep:
+        reading, samples = DEEP_STORED_BYTES, DEEP_SAMPLE_BYTES
+    return max(
+        PROCESS_BYTES + file_bytes + metadata + pixels * reading[header.has_alpha],
+        pixels * samples[header.has_alpha] + resampling_bytes(header, options),
+    )
 
 
 def computing_bytes(header: ImageHeader, options: Options, file_bytes: int) -> int:
@@ -98,13 +129,20 @@ def computing_bytes(header: ImageHeader, options: Options, file_bytes: int) -> i
     return max(decoding_bytes(header, file_bytes), network_bytes(header, options))
 
 
+def result_bytes(header: ImageHeader, options: Options, file_bytes: int) -> int:
+    """Return the memory that encoding an upload's result takes: see `encoding_bytes`.
+
+    Parameters
+    ----------
+    file_bytes : of the file that the metadata is from
+    """
+    shape = options.result_size(header.width, header.height)
+    metadata_bytes = min(file_bytes, MAX_METADATA_BYTES)
+    return encoding_bytes(*shape, options, header.has_alpha, header.is_deep, metadata_bytes)
+
+
 def peak_bytes(header: ImageHeader, options: Options, file_bytes: int) -> int:
     """Return the memory that an image takes at its peak, from its header to its result."""
-    width, height = options.result_size(header.width, header.height)
     return max(
-        computing_bytes(header, options, file_bytes),
-        encoding_bytes(
-            *(width, height, options, header.has_alpha, header.is_deep),
-            min(file_bytes, MAX_METADATA_BYTES),
-        ),
+        computing_bytes(header, options, file_bytes), result_bytes(header, options, file_bytes)
     )

@@ -1,5 +1,6 @@
 """No image takes more memory than it is admitted for: measured on noise, the worst case."""
 
+import os
 import struct
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from PIL import Image
 
 from superres.engines.upscaler import Upscaler
 from superres.images.encoders import encode_png
+from superres.images.enlargement import resample_picture
 from superres.images.image_codec import ImageHeader, Picture
 from superres.images.metadata import MAX_PROFILE_BYTES, Metadata
 from superres.images.options import Options
@@ -24,11 +26,13 @@ from superres.sandbox.sandbox import Ending, Sandbox
 from superres.service.memory_estimate import (
     MAX_METADATA_BYTES,
     decoding_bytes,
+    deriving_bytes,
     encoding_bytes,
     header_bytes,
     network_bytes,
 )
 from superres.service.sandboxed_codec import SandboxedCodec, share_picture
+from superres.store.stored_result import PayloadFile, ResultInfo, StoredResult
 from testkit.hostile import save
 from testkit.kinds import rgb_profile
 from testkit.tiff_files import write_tiff
@@ -260,6 +264,22 @@ def test_encoding_metadata_takes_no_more_than_estimated(
     assert MB < sandbox.peak_bytes <= encoding_bytes(50, 40, options, False, False, known)
 
 
+@pytest.mark.parametrize("has_alpha", [False, True], ids=["opaque", "transparent"])
+def test_encoding_large_drawn_images_takes_no_more_than_estimated(
+    codec: SandboxedCodec, sandbox: WatchedSandbox, has_alpha: bool
+) -> None:
+    """Their blocks are alike: libaom reserves room for a table of them."""
+    side = 4000
+    squares = draw_noise(side // 8, side // 8, 3) // 128 * 255
+    pixels = np.ascontiguousarray(squares.repeat(8, axis=0).repeat(8, axis=1))
+    picture = Picture(pixels, pixels[:, :, 0] if has_alpha else None)
+    options = Options("avif", 80)
+    with share_picture(picture, options) as shared:
+        assert len(codec.encode(shared, options)) > 1000
+    estimate = encoding_bytes(side, side, options, has_alpha, is_deep=False)
+    assert side * side <= sandbox.peak_bytes <= estimate
+
+
 @pytest.mark.parametrize("size", [(1, 32_768), (32_768, 1), (120, 18_000), (24_000, 100)])
 @pytest.mark.parametrize("has_alpha", [False, True], ids=["opaque", "transparent"])
 def test_encoding_long_sides_takes_no_more_than_estimated(
@@ -272,6 +292,51 @@ def test_encoding_long_sides_takes_no_more_than_estimated(
             codec.encode(shared, options)
         estimate = encoding_bytes(width, height, options, has_alpha, is_deep=False)
         assert sandbox.peak_bytes <= estimate
+
+
+@pytest.mark.parametrize("is_deep", [False, True], ids=["8 bits", "16 bits"])
+@pytest.mark.parametrize("has_alpha", [False, True], ids=["opaque", "transparent"])
+@pytest.mark.parametrize("is_grey", [False, True], ids=["colour", "grey"])
+def test_reading_a_result_takes_no_more_than_estimated(
+    codec: SandboxedCodec, sandbox: WatchedSandbox, is_deep: bool, has_alpha: bool, is_grey: bool
+) -> None:
+    for width, height in ((1, 2), (350, 340), (700, 40)):
+        size = 3 * height, 3 * width
+        content = bytes(encode_png(draw_picture(*size, is_deep, has_alpha, is_grey)))
+        header = ImageHeader(width, height, has_alpha, is_deep)
+        estimate = deriving_bytes(header, Options(), len(content))
+        file = PayloadFile(os.memfd_create("result"), "rb+")
+        file.write(content)
+        with file:
+            info = ResultInfo.describe(content, 3 * width, 3 * height)
+            picture = codec.decode_result(StoredResult(file, info, 0), estimate)
+        assert picture.size == (3 * width, 3 * height)
+        least = 9 * header.pixels if header.pixels > MB / 9 else 0
+        assert least <= sandbox.peak_bytes <= estimate
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4])
+@pytest.mark.parametrize("is_deep", [False, True], ids=["8 bits", "16 bits"])
+@pytest.mark.parametrize("has_alpha", [False, True], ids=["opaque", "transparent"])
+@pytest.mark.parametrize("is_grey", [False, True], ids=["colour", "grey"])
+def test_resampling_a_result_takes_no_more_than_estimated(
+    scale: int, is_deep: bool, has_alpha: bool, is_grey: bool
+) -> None:
+    """Here the result is read into shared memory."""
+    height, width = 400, 500
+    options = Options(scale=scale)
+    samples = draw_picture(3 * height, 3 * width, is_deep, has_alpha, is_grey)
+    tracemalloc.start()
+    try:
+        resample_picture(samples, scale * width, scale * height)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    shared = sum(
+        part.nbytes for part in (samples.pixels, samples.alpha, samples.deep) if part is not None
+    )
+    header = ImageHeader(width, height, has_alpha, is_deep)
+    assert peak + shared <= deriving_bytes(header, options, 0)
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
