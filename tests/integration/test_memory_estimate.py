@@ -305,14 +305,30 @@ def test_reading_a_result_takes_no_more_than_estimated(
         content = bytes(encode_png(draw_picture(*size, is_deep, has_alpha, is_grey)))
         header = ImageHeader(width, height, has_alpha, is_deep)
         estimate = deriving_bytes(header, Options(), len(content))
-        file = PayloadFile(os.memfd_create("result"), "rb+")
-        file.write(content)
-        with file:
-            info = ResultInfo.describe(content, 3 * width, 3 * height)
-            picture = codec.decode_result(StoredResult(file, info, 0), estimate)
+        picture = read_result(codec, content, *size, estimate)
         assert picture.size == (3 * width, 3 * height)
         least = 9 * header.pixels if header.pixels > MB / 9 else 0
         assert least <= sandbox.peak_bytes <= estimate
+
+
+def test_reading_a_results_metadata_takes_no_more_than_estimated(
+    codec: SandboxedCodec, sandbox: WatchedSandbox
+) -> None:
+    metadata = metadata_of_any_length()
+    content = bytes(encode_png(Picture(draw_noise(30, 60, 3), metadata=metadata)))
+    estimate = deriving_bytes(ImageHeader(20, 10), Options(), len(content))
+    assert read_result(codec, content, 30, 60, estimate).metadata == metadata
+    assert MB < sandbox.peak_bytes <= estimate
+
+
+def read_result(
+    codec: SandboxedCodec, content: bytes, height: int, width: int, limit_bytes: int
+) -> Picture:
+    file = PayloadFile(os.memfd_create("result"), "rb+")
+    file.write(content)
+    with file:
+        info = ResultInfo.describe(content, width, height)
+        return codec.decode_result(StoredResult(file, info, 0), limit_bytes)
 
 
 @pytest.mark.parametrize("scale", [1, 2, 4])
