@@ -6,7 +6,7 @@ drops colour profiles. OpenCV only supplies the lower 8 bits of a PNG's 16-bit c
 drops; a TIFF's samples are assembled in `tiff.py`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, TypeVar
 
 import numpy as np
@@ -22,15 +22,14 @@ from superres.images.bit_depth import (
     scale_transparent_colour,
 )
 from superres.images.cut_files import IS_DAMAGED
+from superres.images.exif import read_orientation
 from superres.images.gif_file import find_small_frame
+from superres.images.kept_metadata import read_metadata
 from superres.images.metadata import (
     Metadata,
     convert_to_srgb,
     fit_profile,
     profile_space,
-    read_dpi,
-    read_exif,
-    read_orientation,
     read_profile,
 )
 from superres.images.picture_file import (
@@ -97,7 +96,7 @@ class Picture:
     pixels : (H, W, 3) uint8, BGR; (H, W) if grey
     alpha : (H, W) uint8, 255 is opaque; None if the file has no transparency
     deep : (H, W, 3) BGR or (H, W, 1) grey, uint16, if the file has 16 bits per sample
-    metadata : profile, EXIF and resolution
+    metadata : what the result keeps
     """
 
     pixels: Pixels
@@ -202,7 +201,7 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
 
     Parameters
     ----------
-    keep_metadata : see `read_exif`
+    keep_metadata : see `read_metadata`
 
     Raises
     ------
@@ -219,7 +218,7 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
         if samples is None:
             opened.load()
         orientation = read_orientation(image)
-        exif, dpi, profile = read_exif(image, keep_metadata), read_dpi(image), read_profile(image)
+        metadata, profile = read_metadata(opened, keep_metadata), read_profile(image)
         deep: DeepPixels | None = None
         alpha: Pixels | None = None
         if samples is not None:
@@ -262,11 +261,12 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
     if is_colour:
         pixels = np.repeat(pixels[:, :, np.newaxis], 3, axis=2)
         deep = None if deep is None else np.repeat(deep, 3, axis=2)
+    dpi = metadata.dpi
     if dpi is not None and orientation in TURNED:
         dpi = dpi[::-1]
     return Picture(
         turn_upright(pixels, orientation),
         None if alpha is None else turn_upright(alpha, orientation),
         None if deep is None else turn_upright(deep, orientation),
-        Metadata(profile, exif, dpi),
+        replace(metadata, icc_profile=profile, dpi=dpi),
     )

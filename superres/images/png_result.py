@@ -9,9 +9,12 @@ import numpy as np
 
 from superres.errors import UndecodableImage
 from superres.images.image_codec import Picture
+from superres.images.iptc import keep_iptc
+from superres.images.kept_metadata import join_texts
 from superres.images.metadata import Metadata
 from superres.images.pixels import Pixels
 from superres.images.png_file import GREY, GREY_ALPHA, HEADER, read_info, walk_chunks
+from superres.images.png_text import TEXT_CHUNKS, XMP_KEYWORD, Text, find_raw_profile, find_text
 from superres.images.resampling import DEEP_PER_LEVEL, to_levels
 
 
@@ -24,10 +27,14 @@ def decode_png_result(content: bytes) -> Picture:
         It is damaged, or no PNG.
     """
     chunks: dict[bytes, bytes] = {}
+    texts: list[Text] = []
     for name, start, end in walk_chunks(content):
         if name == b"IDAT":
             break
-        chunks[name] = content[start:end]
+        if name in TEXT_CHUNKS:
+            texts.append((name, content[start:end]))
+        else:
+            chunks[name] = content[start:end]
     samples = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if samples is None or len(chunks.get(b"IHDR", b"")) != HEADER.size:
         raise UndecodableImage("The stored PNG is damaged.")
@@ -38,8 +45,15 @@ def decode_png_result(content: bytes) -> Picture:
         opacity = samples[:, :, 3]
         alpha = np.asarray(opacity // DEEP_PER_LEVEL if is_deep else opacity, np.uint8)
         samples = np.ascontiguousarray(samples[:, :, 0] if is_grey else samples[:, :, :3])
-    found = read_info(chunks)
-    metadata = Metadata(found["icc_profile"], found["exif"], found["dpi"])
+    found = read_info(chunks, texts)
+    metadata = Metadata(
+        found["icc_profile"],
+        found["exif"],
+        found["dpi"],
+        xmp=find_text(texts, XMP_KEYWORD),
+        iptc=keep_iptc(find_raw_profile(texts, b"iptc") or b"", "all"),
+        texts=join_texts(texts, "all"),
+    )
     if not is_deep:
         return Picture(np.asarray(samples, np.uint8), alpha, metadata=metadata)
     deep = np.atleast_3d(np.asarray(samples, np.uint16))

@@ -145,7 +145,8 @@ class Pipeline:
             computing = computing_bytes(*need, file_bytes)
             return Claim(computing, peak_bytes(*need, file_bytes), job.place.pixels)
         computing = deriving_bytes(*need, stored.info.length)
-        claim = Claim(computing, max(computing, result_bytes(*need)), job.place.pixels)
+        peak = max(computing, result_bytes(*need, stored.info.length))
+        claim = Claim(computing, peak, job.place.pixels)
         if claim.peak_bytes > self._memory.largest_bytes:
             raise UnusableResult
         return claim

@@ -68,13 +68,18 @@ class SharedPicture:
     has_alpha: bool
     is_deep: bool
 
+    @property
+    def metadata_bytes(self) -> int:
+        """Length of its metadata."""
+        return sum(part.get("length", 0) for part in self.description["parts"].values())
+
 
 class SandboxedCodec:
     """Decodes and encodes images in a sandbox, and explains what is wrong if its process dies.
 
     Parameters
     ----------
-    keep_metadata : see `metadata.read_exif`
+    keep_metadata : see `kept_metadata.read_metadata`
     max_upload_bytes : of a file
 
     Attributes
@@ -198,7 +203,9 @@ class SandboxedCodec:
             As `read_header`.
         """
         width, height = picture.width, picture.height
-        memory_bytes = encoding_bytes(width, height, options, picture.has_alpha, picture.is_deep)
+        memory_bytes = encoding_bytes(
+            *(width, height, options, picture.has_alpha, picture.is_deep), picture.metadata_bytes
+        )
         cpu_seconds = ENCODER_CPU_SECONDS + ENCODER_SECONDS_PER_MEGAPIXEL * width * height // 10**6
         # libaom reserves a fifth more address space than it uses, for drawn images the most.
         limits = choose_limits(memory_bytes, cpu_seconds, slack_bytes=memory_bytes // 4)
