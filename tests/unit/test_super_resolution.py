@@ -165,14 +165,12 @@ def test_time_spent_waiting_for_a_cpu_counts_now_and_not_alone(tmp_path: Path) -
     path.write_bytes(b"x")
 
     def wait(image: Pixels) -> Pixels:
-        time.sleep(0.05)
+        time.sleep(0.1)
         return image.repeat(3, axis=0).repeat(3, axis=1)
 
     model = Upscaler(path, Engine(lambda _path: wait, OTHER_PROFILE), lanes=1)
     model.upscale(np.zeros((300, 300, 3), np.uint8))
-    pixels = OTHER_PROFILE.kept_pixels
-    assert model.speed.now * pixels > 0.05
-    assert model.speed.alone * pixels < 0.05
+    assert model.speed.now > 10 * model.speed.alone
     model.close()
 
 
