@@ -39,7 +39,7 @@ def watch_job(url: str, content: bytes) -> tuple[float, list[tuple[float, float]
     headers = {"Content-Type": "application/octet-stream", "Prefer": "respond-async"}
     started = time.monotonic()
     address = httpx.post(f"{url}/api/enhance", content=content, headers=headers, timeout=600)
-    said = []
+    said: list[tuple[float, float]] = []
     while True:
         job = httpx.get(address.headers["Location"], timeout=60).json()
         now = time.monotonic() - started
