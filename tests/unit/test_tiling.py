@@ -43,3 +43,27 @@ def test_placed_tiles_rebuild_the_enlarged_picture(size: tuple[int, int]) -> Non
 def test_kept_pixels_add_up_to_the_picture() -> None:
     tiles = split_image(301, 407, max_side=64, halo=5)
     assert sum(tile.kept_pixels for tile in tiles) == 301 * 407
+
+
+@pytest.mark.parametrize(
+    ("size", "shapes"),
+    [
+        ((128, 128), [(74, 128)] * 2),
+        ((60, 128), [(60, 74)] * 2),
+        ((126, 9), [(73, 9)] * 2),
+        ((125, 125), [(125, 125)]),
+        ((9, 64), [(9, 64)]),
+        ((192, 30), [(106, 30)] * 2),
+    ],
+)
+def test_image_of_one_tile_is_cut_where_that_costs_little(
+    size: tuple[int, int], shapes: list[tuple[int, int]]
+) -> None:
+    tiles = list(split_image(*size, max_side=192 if 192 in size else 128, halo=10))
+    assert [tile.crop(np.zeros(size, np.uint8)).shape for tile in tiles] == shapes
+    computed = sum(height * width for height, width in shapes)
+    assert computed <= 1.16 * size[0] * size[1]
+
+
+def test_long_images_of_one_tile_are_cut_into_four_at_most() -> None:
+    assert [len(list(split_image(20, side, 1000, 10))) for side in (260, 390, 1000)] == [3, 4, 4]
