@@ -15,6 +15,7 @@ from superres.engines.upscaler import Upscaler
 from superres.images.encoders import encode_picture
 from superres.images.image_codec import decode_image
 from superres.images.options import Options
+from testkit.heif_files import deep_heic, heic
 from testkit.pictures import encode
 
 PHOTO = Image.fromarray(data.astronaut()[60:132, 180:276])  # 96x72
@@ -105,6 +106,12 @@ KINDS = {
     "WebP": Kind(lambda: encode(PHOTO, "WEBP", quality=95)),
     "lossless WebP": Kind(lambda: encode(PHOTO, "WEBP", lossless=True)),
     "AVIF": Kind(lambda: encode(PHOTO, "AVIF", quality=95)),
+    "HEIC": Kind(lambda: heic(PHOTO, quality=95)),
+    "phone HEIC": Kind(
+        lambda: heic(PHOTO, PHOTO, quality=90, chroma=420, tile_size=64, thumbnails=[48]),
+        tolerance=3,
+    ),
+    "grey HEIC": Kind(lambda: heic(PHOTO.convert("L"), quality=95), "L"),
     "BMP": Kind(lambda: encode(PHOTO, "BMP")),
     "GIF": Kind(lambda: encode(PHOTO, "GIF"), tolerance=4),
     "palette PNG": Kind(lambda: encode(PHOTO.quantize(200), "PNG"), tolerance=4),
@@ -119,6 +126,7 @@ KINDS = {
     "RGBA PNG": Kind(lambda: encode(soft_disc(), "PNG"), "RGBA"),
     "RGBA WebP": Kind(lambda: encode(soft_disc(), "WEBP", lossless=True), "RGBA"),
     "RGBA AVIF": Kind(lambda: encode(soft_disc(), "AVIF", quality=95), "RGBA", tolerance=4),
+    "RGBA HEIC": Kind(lambda: heic(soft_disc(), quality=95), "RGBA", tolerance=4),
     "grey and alpha PNG": Kind(lambda: encode(soft_disc().convert("LA"), "PNG"), "LA"),
     "palette and alpha PNG": Kind(
         lambda: encode(soft_disc().quantize(64, Image.Quantize.FASTOCTREE), "PNG"), "RGBA"
@@ -126,6 +134,7 @@ KINDS = {
     "16-bit PNG": Kind(lambda: cv2_encode(".png", DEEP[:, :, ::-1]), "RGB", 16),
     "16-bit grey PNG": Kind(lambda: cv2_encode(".png", DEEP[:, :, 1]), "L", 16),
     "16-bit TIFF": Kind(lambda: cv2_encode(".tiff", DEEP[:, :, ::-1]), "RGB", 16),
+    "10-bit HEIC": Kind(lambda: deep_heic(DEEP, quality=95), "RGB", 16),
     "16-bit grey TIFF": Kind(lambda: cv2_encode(".tiff", DEEP[:, :, 1]), "L", 16),
     "16-bit RGBA PNG": Kind(
         lambda: cv2_encode(

@@ -171,8 +171,7 @@ def read_header(file: BinaryIO, max_pixels: int) -> ImageHeader:
         if read_orientation(image) in TURNED and image.format != "TIFF":
             width, height = height, width
         if samples is not None:
-            layout = samples.layout
-            return ImageHeader(width, height, layout.alpha is not None, layout.is_deep)
+            return ImageHeader(width, height, samples.has_alpha, samples.is_deep)
         is_deep = read_depth(image, file) == DEEP_BITS or image.mode.startswith("I;16")
         has_alpha = image.has_transparency_data or find_small_frame(image) is not None
         return ImageHeader(width, height, has_alpha, is_deep)

@@ -12,8 +12,15 @@ from PIL import Image, UnidentifiedImageError
 from superres.errors import UndecodableImage, UnsupportedUpload
 from superres.images import bmp_masks
 from superres.images.cut_files import IS_DAMAGED, complete_webp, explain_cut
-from superres.images.file_kinds import START_BYTES, explain_kind, find_accepted, find_kind
+from superres.images.file_kinds import (
+    START_BYTES,
+    explain_kind,
+    find_accepted,
+    find_kind,
+    is_heif,
+)
 from superres.images.gif_file import complete_gif
+from superres.images.heif_file import HeifSamples, open_heif
 from superres.images.jpeg_file import JpegFile, check_complete, complete_jpeg, read_jpeg
 from superres.images.metadata import drop_xmp
 from superres.images.png_file import HEADER_IS_DAMAGED, SIGNATURE, PngFile, missing_share, read_png
@@ -65,14 +72,14 @@ class PictureFile:
     file : the file that Pillow reads, which may differ from the upload
     image : as opened by Pillow
     png, jpeg : further information on these formats
-    samples : a TIFF's samples, if Pillow cannot read them
+    samples : a TIFF's or HEIC's samples, if Pillow cannot read them
     """
 
     file: BinaryIO
     image: Image.Image
     png: PngFile | None = None
     jpeg: JpegFile | None = None
-    samples: TiffSamples | None = None
+    samples: TiffSamples | HeifSamples | None = None
 
     def load(self) -> None:
         """Decode the pixels.
@@ -113,9 +120,11 @@ def open_picture(file: BinaryIO, with_pixels: bool) -> PictureFile:
     """
     file.seek(0)
     start = file.read(START_BYTES)
-    # Pillow's AVIF reader mistakes HEIC for damaged AVIF.
+    # Pillow's AVIF reader mistakes videos for damaged AVIF.
     if start[4:8] == b"ftyp" and find_kind(start) is not None:
         raise UnsupportedUpload(explain_kind(start))
+    if is_heif(start):
+        return open_heif_picture(file)
     png = jpeg = None
     with translate_decoder_errors(HEADER_IS_DAMAGED):
         if start.startswith(SIGNATURE):
@@ -146,6 +155,24 @@ def open_tiff_picture(file: BinaryIO, form: Form) -> PictureFile:
     """
     try:
         image, samples = open_tiff(file, form)
+    except DECODER_ERRORS as error:
+        if is_fault_of_machine(error):
+            raise
+        raise UndecodableImage(explain_damage(file, None, HEADER_IS_DAMAGED)) from None
+    drop_xmp(image)
+    return PictureFile(file, image, samples=samples)
+
+
+def open_heif_picture(file: BinaryIO) -> PictureFile:
+    """Read a HEIC's header.
+
+    Raises
+    ------
+    UnsupportedUpload, UndecodableImage
+        As `open_heif`.
+    """
+    try:
+        image, samples = open_heif(file)
     except DECODER_ERRORS as error:
         if is_fault_of_machine(error):
             raise
