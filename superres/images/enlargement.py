@@ -1,11 +1,11 @@
 """Takes a decoded image to its final form: network, transparency, exact size, 16 bits."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from superres.images.image_codec import Picture
-from superres.images.metadata import Metadata
 from superres.images.pixels import Pixels
 from superres.images.resampling import add_detail, resize
 from superres.images.transparency import OPAQUE, bleed_colours, keep_extremes
@@ -49,5 +49,4 @@ def enlarge_picture(picture: Picture, upscale: Upscale, width: int, height: int)
         dpi = dpi[0] * width / columns, dpi[1] * height / rows
         if not all(1 <= value <= MAX_DPI for value in dpi):
             dpi = None  # meaningless, and out of range for the formats
-    metadata = Metadata(picture.metadata.icc_profile, picture.metadata.exif, dpi)
-    return Picture(enlarged, opacity, deep, metadata)
+    return Picture(enlarged, opacity, deep, replace(picture.metadata, dpi=dpi))

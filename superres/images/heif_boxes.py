@@ -35,7 +35,7 @@ class Item:
     Attributes
     ----------
     kind : its codec, such as `hvc1`, or how it is derived, such as `grid`
-    properties : contents by name; of several with one name, the first
+    properties : contents by name, of `colr` with its type; of several with one name, the first
     sources : numbers of the items that it is derived from
     auxiliaries : numbers of the items that belong to it: transparency, depth
     """
@@ -194,7 +194,10 @@ def attach_properties(by_number: dict[int, Item], ipco: bytes, ipma: bytes) -> N
         at += head.size + struct.calcsize(form)
         for index in (each & mask for each in indices):
             if number in by_number and 0 < index <= len(properties):
-                by_number[number].properties.setdefault(*properties[index - 1])
+                name, content = properties[index - 1]
+                # An image may have one of each type.
+                name += content[:4] if name == b"colr" else b""
+                by_number[number].properties.setdefault(name, content)
 
 
 def attach_references(by_number: dict[int, Item], iref: bytes) -> None:

@@ -67,15 +67,27 @@ class HeifSamples:
     ----------
     file : as uploaded
     image : as opened by pi-heif
-    bits : per sample, 8 to 16
-    is_grey : whether there is one colour sample per pixel
     """
 
     file: BinaryIO
     image: pi_heif.HeifImage
-    bits: int
-    is_grey: bool
     keeps_profile = True
+
+    @property
+    def bits(self) -> int:
+        """Bits per sample, 8 to 16."""
+        return int(self.image.info["bit_depth"])
+
+    @property
+    def is_grey(self) -> bool:
+        """Whether there is one colour sample per pixel: pi-heif names no subsampling then."""
+        return "chroma" not in self.image.info
+
+    @property
+    def code_points(self) -> tuple[int, int] | None:
+        """Primaries and transfer (ITU-T H.273), if the file states them instead of a profile."""
+        said = self.image.info.get("nclx_profile")
+        return (said["color_primaries"], said["transfer_characteristics"]) if said else None
 
     @property
     def has_alpha(self) -> bool:
@@ -157,9 +169,8 @@ def open_heif(file: BinaryIO) -> tuple[Image.Image, HeifSamples]:
     image = opened[opened.primary_index]
     if not image.info["primary"]:
         raise DamagedBoxes("libheif does not know the primary image")
-    # pi-heif names the subsampling of colours, if there are any.
-    samples = HeifSamples(file, image, image.info["bit_depth"], "chroma" not in image.info)
-    names = ("exif", "xmp", "icc_profile", "nclx_profile")
+    samples = HeifSamples(file, image)
+    names = ("exif", "xmp", "icc_profile")
     info: Info = {name: image.info[name] for name in names if image.info.get(name)}
     return HeifHeader(image.size, info), samples
 

@@ -23,6 +23,7 @@ from superres.images.bit_depth import (
 )
 from superres.images.cut_files import IS_DAMAGED
 from superres.images.gif_file import find_small_frame
+from superres.images.icc_profiles import make_profile
 from superres.images.metadata import (
     Metadata,
     convert_to_srgb,
@@ -219,6 +220,9 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
             opened.load()
         orientation = read_orientation(image)
         exif, dpi, profile = read_exif(image, keep_metadata), read_dpi(image), read_profile(image)
+        signal = opened.signal
+        if signal is not None and signal.overrules_profile:
+            profile = None
         deep: DeepPixels | None = None
         alpha: Pixels | None = None
         if samples is not None:
@@ -261,11 +265,16 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
     if is_colour:
         pixels = np.repeat(pixels[:, :, np.newaxis], 3, axis=2)
         deep = None if deep is None else np.repeat(deep, 3, axis=2)
+    chunks = None
+    if profile is None and signal is not None:
+        chunks = signal.chunks or None
+        if signal.colours is not None:
+            profile = make_profile(signal.colours, is_grey=pixels.ndim == 2)
     if dpi is not None and orientation in TURNED:
         dpi = dpi[::-1]
     return Picture(
         turn_upright(pixels, orientation),
         None if alpha is None else turn_upright(alpha, orientation),
         None if deep is None else turn_upright(deep, orientation),
-        Metadata(profile, exif, dpi),
+        Metadata(profile, exif, dpi, chunks),
     )

@@ -106,11 +106,13 @@ class Metadata:
     icc_profile : None means sRGB, or plain grey
     exif : a TIFF structure without the "Exif" header, or None
     dpi : pixels per inch, horizontally and vertically
+    colour_chunks : PNG chunks, whole, that say beside the profile what the samples mean, or None
     """
 
     icc_profile: bytes | None = None
     exif: bytes | None = None
     dpi: tuple[float, float] | None = None
+    colour_chunks: bytes | None = None
 
 
 def load_exif(image: Image.Image) -> Image.Exif:

@@ -11,6 +11,12 @@ from PIL import Image, UnidentifiedImageError
 
 from superres.errors import UndecodableImage, UnsupportedUpload
 from superres.images import bmp_masks
+from superres.images.colour_signals import (
+    ColourSignal,
+    read_avif_signal,
+    read_code_points,
+    read_png_signal,
+)
 from superres.images.cut_files import IS_DAMAGED, complete_webp, explain_cut
 from superres.images.file_kinds import (
     START_BYTES,
@@ -73,6 +79,7 @@ class PictureFile:
     image : as opened by Pillow
     png, jpeg : further information on these formats
     samples : a TIFF's or HEIC's samples, if Pillow cannot read them
+    signal : what it says of its colours beside a profile
     """
 
     file: BinaryIO
@@ -80,6 +87,7 @@ class PictureFile:
     png: PngFile | None = None
     jpeg: JpegFile | None = None
     samples: TiffSamples | HeifSamples | None = None
+    signal: ColourSignal | None = None
 
     def load(self) -> None:
         """Decode the pixels.
@@ -139,10 +147,15 @@ def open_picture(file: BinaryIO, with_pixels: bool) -> PictureFile:
         elif start.startswith(b"RIFF") and start[8:12] == b"WEBP":
             file = complete_webp(file)
     image = identify(file, start)
+    signal = None
     if png is not None:
         image.info.update(png.info)
+        signal = read_png_signal(png.colours)
+    elif image.format == "AVIF":
+        with contextlib.suppress(*DECODER_ERRORS):
+            signal = read_avif_signal(file)
     drop_xmp(image)
-    return PictureFile(file, image, png, jpeg)
+    return PictureFile(file, image, png, jpeg, signal=signal)
 
 
 def open_tiff_picture(file: BinaryIO, form: Form) -> PictureFile:
@@ -178,7 +191,8 @@ def open_heif_picture(file: BinaryIO) -> PictureFile:
             raise
         raise UndecodableImage(explain_damage(file, None, HEADER_IS_DAMAGED)) from None
     drop_xmp(image)
-    return PictureFile(file, image, samples=samples)
+    signal = None if samples.code_points is None else read_code_points(*samples.code_points)
+    return PictureFile(file, image, samples=samples, signal=signal)
 
 
 def identify(file: BinaryIO, start: bytes) -> Image.Image:

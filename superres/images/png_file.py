@@ -34,7 +34,8 @@ PASSES = (
 # Chunks whose name begins with a capital are critical (PNG 1.2, 3.3); there are no others.
 CRITICAL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 # The only chunks that are read, and only before the pixels.
-EARLY_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"iCCP", b"pHYs", b"acTL", b"fcTL"})
+COLOUR_CHUNKS = frozenset({b"cICP", b"sRGB", b"gAMA", b"cHRM"})
+EARLY_CHUNKS = COLOUR_CHUNKS | {b"IHDR", b"PLTE", b"tRNS", b"iCCP", b"pHYs", b"acTL", b"fcTL"}
 # How ImageMagick writes EXIF for readers without `eXIf`; the only text chunk that counts.
 EXIF_TEXT = b"Raw profile type exif\0"
 MAX_TEXT_BYTES = 256 * 1024
@@ -53,11 +54,13 @@ class PngFile:
     file : the same image with only the chunks that make up the pixels
     info : contents of the other chunks, under Pillow's names
     is_grey : whether it has one colour sample per pixel, and no palette
+    colours : contents of the chunks that say what the samples mean, beside a profile
     """
 
     file: BinaryIO
     info: dict[str, Any]
     is_grey: bool
+    colours: dict[bytes, bytes]
 
 
 def read_png(file: BinaryIO) -> PngFile:
@@ -91,7 +94,8 @@ def read_png(file: BinaryIO) -> PngFile:
     info = read_info(chunks)
     info["transparency"] = read_transparency(chunks, depth, colour_type)
     found = {name: value for name, value in info.items() if value is not None}
-    return PngFile(BytesIO(b"".join(parts)), found, colour_type in {GREY, GREY_ALPHA})
+    colours = {name: chunks[name] for name in COLOUR_CHUNKS & chunks.keys()}
+    return PngFile(BytesIO(b"".join(parts)), found, colour_type in {GREY, GREY_ALPHA}, colours)
 
 
 def walk_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
