@@ -1,6 +1,8 @@
 """Writes HEIC files, also such as no program would."""
 
 import struct
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
 
@@ -59,49 +61,128 @@ def brands(*names: bytes) -> bytes:
     return box(b"ftyp", names[0], bytes(4), *names[1:])
 
 
-def items(*entries: bytes, references: bytes = b"", properties: bytes = b"", links: bytes) -> bytes:
-    """Return a file with items but without their data; the first is the primary one.
+Extents = list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An item of a file: its kind, its properties, what it refers to, and its data.
+
+    Attributes
+    ----------
+    properties : boxes
+    references : kind, and numbers of items, which count from 1
+    """
+
+    kind: bytes
+    properties: tuple[bytes, ...] = ()
+    references: tuple[tuple[bytes, list[int]], ...] = ()
+    data: bytes = b""
+
+
+def items(entries: list[Entry], extents: Callable[[int, Extents], Extents] | None = None) -> bytes:
+    """Return a file of items; the first is the primary one.
 
     Parameters
     ----------
-    entries : kind of each item
-    references : boxes
-    properties : boxes
-    links : for each item its number, and its properties' count and indices
+    extents : changes where each item's data is said to be, (offset, length), by its number
     """
+    data = b"".join(each.data for each in entries)
+    start = brands(b"heic", b"mif1", b"heic")
+    # Offsets do not change its length.
+    offset = len(start) + len(make_meta(entries, [[(0, 0)]] * len(entries))) + 8
+    places: list[Extents] = []
+    for entry in entries:
+        places.append([(offset, len(entry.data))])
+        offset += len(entry.data)
+    if extents is not None:
+        places = [extents(number, each) for number, each in enumerate(places, 1)]
+    return start + make_meta(entries, places) + box(b"mdat", data)
+
+
+def make_meta(entries: list[Entry], places: list[Extents]) -> bytes:
+    """Return the box that describes all items."""
     infos = [
-        box(b"infe", b"\2\0\0\0", struct.pack(">HH4s", number, 0, kind), b"\0")
-        for number, kind in enumerate(entries, 1)
+        box(b"infe", b"\2\0\0\0", struct.pack(">HH4s", number, 0, entry.kind), b"\0")
+        for number, entry in enumerate(entries, 1)
     ]
-    associations = box(b"ipma", bytes(4), struct.pack(">I", len(entries)), links)
-    meta = (
+    references = [
+        box(name, struct.pack(f">HH{len(others)}H", number, len(others), *others))
+        for number, entry in enumerate(entries, 1)
+        for name, others in entry.references
+    ]
+    properties = list(dict.fromkeys(each for entry in entries for each in entry.properties))
+    links = b""
+    for number, entry in enumerate(entries, 1):
+        indices = [1 + properties.index(each) for each in entry.properties]
+        links += struct.pack(f">HB{len(indices)}H", number, len(indices), *indices)
+    locations = b"".join(
+        struct.pack(">HHH", number, 0, len(extents))
+        + b"".join(struct.pack(">II", *extent) for extent in extents)
+        for number, extents in enumerate(places, 1)
+    )
+    total = struct.pack(">H", len(entries))
+    return box(
+        b"meta",
+        bytes(4),
         box(b"hdlr", bytes(8), b"pict", bytes(13)),
         box(b"pitm", bytes(4), struct.pack(">H", 1)),
-        box(b"iinf", bytes(4), struct.pack(">H", len(entries)), *infos),
-        box(b"iref", bytes(4), references),
-        box(b"iprp", box(b"ipco", properties), associations),
+        box(b"iinf", bytes(4), total, *infos),
+        box(b"iref", bytes(4), *references),
+        box(
+            b"iprp",
+            box(b"ipco", *properties),
+            box(b"ipma", b"\0\0\0\1", struct.pack(">I", len(entries)), links),
+        ),
+        box(b"iloc", bytes(4), b"\x44\0", total, locations),
     )
-    return brands(b"heic", b"mif1", b"heic") + box(b"meta", bytes(4), *meta)
 
 
-def grid_of_one_tile(tiles: int, side: int, tile_side: int) -> bytes:
-    """A grid that shows the same tile again and again."""
-    size = b"".join(box(b"ispe", bytes(4), struct.pack(">II", s, s)) for s in (side, tile_side))
-    reference = box(b"dimg", struct.pack(">HH", 1, tiles), struct.pack(">H", 2) * tiles)
-    links = struct.pack(">HBB", 1, 1, 1) + struct.pack(">HBB", 2, 1, 2)
-    return items(b"grid", b"hvc1", references=reference, properties=size, links=links)
+def size_box(width: int, height: int) -> bytes:
+    return box(b"ispe", bytes(4), struct.pack(">II", width, height))
+
+
+def coded_tile(side: int = 64) -> Entry:
+    """An image of one colour, to be shown by another item."""
+    content = heic(Image.new("RGB", (side, side), (9, 99, 200)), chroma=420)
+    at = content.index(b"hvcC") - 4
+    (length,) = struct.unpack_from(">I", content, at)
+    data = content[content.rindex(b"mdat") + 4 :]
+    return Entry(b"hvc1", (size_box(side, side), content[at : at + length]), data=data)
+
+
+def grid_of_one_tile(columns: int, rows: int, size: tuple[int, int]) -> bytes:
+    """A grid of tiles of 64x64 pixels that all have the same data."""
+    payload = bytes([0, 0, (rows - 1) % 256, (columns - 1) % 256]) + struct.pack(">HH", *size)
+    count, tile = columns * rows, coded_tile()
+    references = ((b"dimg", list(range(2, 2 + count))),)
+    grid = Entry(b"grid", (size_box(*size),), references, payload)
+    others = [replace(tile, data=b"") for _ in range(count - 1)]
+
+    def share(number: int, extents: Extents) -> Extents:
+        # The data of the second item, with which that of all others begins.
+        return [(extents[0][0] - len(tile.data) * (number > 2), len(tile.data))]
+
+    return items([grid, tile, *others], lambda n, e: e if n == 1 else share(n, e))
 
 
 def grid_of_itself() -> bytes:
     """A grid whose only tile is the grid."""
-    size = box(b"ispe", bytes(4), struct.pack(">II", 64, 64))
-    reference = box(b"dimg", struct.pack(">HHH", 1, 1, 1))
-    links = struct.pack(">HBB", 1, 1, 1)
-    return items(b"grid", references=reference, properties=size, links=links)
+    return items([Entry(b"grid", (size_box(64, 64),), ((b"dimg", [1]),))])
 
 
 def many_items(count: int) -> bytes:
     """A file of items that are nothing."""
-    size = box(b"ispe", bytes(4), struct.pack(">II", 64, 64))
-    links = b"".join(struct.pack(">HBB", 1 + number, 1, 1) for number in range(count))
-    return items(*[b"hvc1"] * count, properties=size, links=links)
+    return items([Entry(b"hvc1", (size_box(64, 64),)) for _ in range(count)])
+
+
+def much_exif(count: int, length: int) -> bytes:
+    """An image with many items of EXIF, which are all in the same place."""
+    exif = Entry(b"Exif", (), ((b"cdsc", [1]),))
+    tile = coded_tile()
+    last = Entry(b"free", data=bytes(length))
+
+    def share(number: int, extents: Extents) -> Extents:
+        return extents if number == 1 else [(len(tile.data), length)]
+
+    return items([tile, *[exif] * count, last], share)

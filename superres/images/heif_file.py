@@ -16,7 +16,7 @@ from PIL import Image
 from superres.errors import UndecodableImage, UnsupportedUpload
 from superres.images.cut_files import IS_DAMAGED, explain_cut
 from superres.images.file_kinds import CONVERT, describe
-from superres.images.heif_boxes import DamagedBoxes, Items, find_box, read_items
+from superres.images.heif_boxes import MAX_ITEMS, DamagedBoxes, Items, find_box, read_items
 from superres.images.pixels import DeepPixels, Pixels
 from superres.images.tiff_samples import divide, to_bytes
 
@@ -32,8 +32,6 @@ OTHERS = {
     b"vvc1": "a VVC image",
 }
 SEQUENCE = "an image sequence or a video, without a still image", "save one frame of it as PNG"
-# A phone's photograph has up to 200 tiles. Each costs libheif a decoder of its own.
-MAX_TILES = 4096
 # Tiles extend past the edges of small images; their pixels are decoded one tile at a time.
 MOST_TILED, FREE_PIXELS = 4, 2**20
 WHITE_BITS = 16
@@ -194,7 +192,7 @@ def check_items(items: Items) -> None:
                 raise UnsupportedUpload(describe((f"a HEIF file with {content} in it", CONVERT)))
             columns, rows = item.size
             room -= columns * rows
-            if room < 0 or count >= MAX_TILES:
+            if room < 0 or count >= MAX_ITEMS:
                 raise UndecodableImage(
                     "The image's tiles are larger, or more, than an image of its size needs."
                 )

@@ -212,6 +212,12 @@ def test_container_that_lies_about_its_size_is_refused(real: int, said: int) -> 
         decode_image(BytesIO(content))
 
 
+def test_tiles_may_share_their_data() -> None:
+    picture = decode(grid_of_one_tile(3, 2, (190, 128)))
+    assert picture.size == (190, 128)
+    assert np.abs(rgb_of(picture) - (9, 99, 200)).max() < 8
+
+
 def test_small_grid_of_large_tiles_is_refused_before_decoding() -> None:
     content = heic(PHOTO, tile_size=64)
     large = replace_sizes(content, (64, 64), (4000, 4000))
@@ -223,8 +229,7 @@ def test_small_grid_of_large_tiles_is_refused_before_decoding() -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (grid_of_one_tile(5000, 64, 1), "tiles are larger, or more"),
-        (grid_of_one_tile(4000, 64, 64), "tiles are larger, or more"),
+        (grid_of_one_tile(20, 20, (64, 64)), "tiles are larger, or more"),
         (grid_of_itself(), "header is damaged"),
         (many_items(1001), "header is damaged"),
         (brands(b"heic", b"mif1") + box(b"meta", bytes(4)), "header is damaged"),
@@ -232,7 +237,7 @@ def test_small_grid_of_large_tiles_is_refused_before_decoding() -> None:
         (brands(b"heic", b"mif1") + b"\0\0\0\7free", "header is damaged"),
         (brands(b"heic", b"mif1"), "header is damaged"),
     ],
-    ids=["tiles", "large tiles", "itself", "items", "empty", "boxes", "short box", "nothing"],
+    ids=["tiles", "itself", "items", "empty", "boxes", "short box", "nothing"],
 )
 def test_impossible_container_is_refused(content: bytes, words: str) -> None:
     for read in (lambda file: read_header(file, 10**9), decode_image):
