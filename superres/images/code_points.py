@@ -51,19 +51,22 @@ WHITE_NITS, PEAK_NITS = 203, 1000
 KNEE = 0.6
 
 
+def are_known(primaries: int, transfer: int) -> bool:
+    """Tell whether code points have a meaning here."""
+    return primaries in PRIMARIES and (transfer in CURVES or transfer in {PQ, HLG})
+
+
 def find_colours(primaries: int, transfer: int) -> Colours | None:
     """Return the meaning of code points; None if they mean sRGB, or nothing that is known.
 
     The brightness of HDR (PQ and HLG) has no place in a profile's curve. There it is what fits
     into a standard range, for programs that do not know the code points in the profile.
     """
-    known = PRIMARIES.get(primaries)
-    if known is None or (known == SRGB_PRIMARIES and transfer == SRGB):
+    if not are_known(primaries, transfer) or (primaries, transfer) == (1, SRGB):
         return None
     if transfer in {PQ, HLG}:
-        return Colours(known, make_hdr_curve(transfer), (primaries, transfer))
-    curve = CURVES.get(transfer)
-    return None if curve is None else Colours(known, curve)
+        return Colours(PRIMARIES[primaries], make_hdr_curve(transfer), (primaries, transfer))
+    return Colours(PRIMARIES[primaries], CURVES[transfer])
 
 
 def find_photo_colours(primaries: int, transfer: int) -> Colours | None:

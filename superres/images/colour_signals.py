@@ -11,7 +11,7 @@ from superres.images.code_points import (
     HLG,
     PQ,
     SRGB_PRIMARIES,
-    UNSPECIFIED,
+    are_known,
     find_colours,
     find_photo_colours,
 )
@@ -56,25 +56,21 @@ def read_png_signal(chunks: Mapping[bytes, bytes]) -> ColourSignal | None:
     ----------
     chunks : contents by name
     """
-    said = {name: chunks[name] for name in PNG_CHUNKS if is_well_formed(name, chunks.get(name))}
+    said = {
+        name: chunks[name]
+        for name, length in PNG_CHUNKS.items()
+        if len(chunks.get(name, b"")) == length
+    }
     if not said:
         return None
-    colours = None
-    if b"cICP" in said:
-        colours = find_colours(*said[b"cICP"][:2])
-    elif b"sRGB" not in said and b"gAMA" in said:
-        colours = read_gamma(said[b"gAMA"], said.get(b"cHRM"))
     content = b"".join(make_chunk(*each) for each in said.items())
-    return ColourSignal(colours, content, overrules_profile=b"cICP" in said)
-
-
-def is_well_formed(name: bytes, content: bytes | None) -> bool:
-    """Tell whether a chunk that says something of colours says something possible."""
-    if content is None or len(content) != PNG_CHUNKS[name]:
-        return False
-    if name == b"cICP":
-        return UNSPECIFIED not in content[:2] and content[2:] == FULL_RANGE
-    return True
+    points = said.get(b"cICP", b"")
+    if points[2:] == FULL_RANGE and are_known(*points[:2]):
+        return ColourSignal(find_colours(*points[:2]), content, overrules_profile=True)
+    colours = None
+    if b"sRGB" not in said and b"gAMA" in said:
+        colours = read_gamma(said[b"gAMA"], said.get(b"cHRM"))
+    return ColourSignal(colours, content)
 
 
 def read_gamma(gamma: bytes, chromaticities: bytes | None) -> Colours | None:

@@ -22,6 +22,16 @@ ONE = 65_536
 FUNCTIONS = {1: 0, 5: 3}
 
 
+def encode_text(text: str) -> bytes:
+    """Return a tag of an English text."""
+    encoded = text.encode("utf-16-be")
+    return b"mluc" + bytes(4) + struct.pack(">II4sII", 1, 12, b"enUS", len(encoded), 28) + encoded
+
+
+# Encoded once, since a sandboxed process cannot load Python's codecs.
+DESCRIPTION, COPYRIGHT = encode_text("Colours of the original file"), encode_text("No copyright")
+
+
 @dataclass(frozen=True)
 class Colours:
     """What samples mean.
@@ -47,8 +57,8 @@ def make_profile(colours: Colours, is_grey: bool) -> bytes | None:
     is_grey : for one sample per pixel, whose primaries do not matter
     """
     tags = {
-        b"desc": encode_text("Colours of the original file"),
-        b"cprt": encode_text("No copyright"),
+        b"desc": DESCRIPTION,
+        b"cprt": COPYRIGHT,
         b"wtpt": encode_xyz(D50),
     }
     version = VERSION
@@ -99,12 +109,6 @@ def encode_fixed(numbers: npt.ArrayLike) -> bytes:
 def encode_xyz(xyz: tuple[float, ...]) -> bytes:
     """Return a tag of a colour."""
     return b"XYZ " + bytes(4) + encode_fixed(xyz)
-
-
-def encode_text(text: str) -> bytes:
-    """Return a tag of an English text."""
-    encoded = text.encode("utf-16-be")
-    return b"mluc" + bytes(4) + struct.pack(">II4sII", 1, 12, b"enUS", len(encoded), 28) + encoded
 
 
 def encode_curve(curve: tuple[float, ...]) -> bytes:

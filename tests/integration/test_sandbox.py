@@ -18,6 +18,7 @@ from skimage import data
 from superres.engines.model_loader import ModelLoader
 from superres.engines.upscaler import Upscaler
 from superres.errors import Busy, ClientLeft, TooManyPixels, UndecodableImage, UnsupportedUpload
+from superres.images.code_points import PQ
 from superres.images.image_codec import Picture, decode_image
 from superres.images.metadata import Metadata
 from superres.images.options import Options
@@ -35,6 +36,7 @@ from superres.service.runner import Runner
 from superres.service.sandboxed_codec import SandboxedCodec, open_descriptor, share_picture
 from superres.service.upload import SPOOL_BYTES
 from superres.settings import Settings
+from testkit.coloured_files import avif, gama, heic_of, png
 from testkit.heif_files import heic, lying_heic, much_exif
 from testkit.hostile import ROOM, jpeg_segments, lying_avif, png_chunk, png_header, save
 
@@ -184,6 +186,16 @@ def test_heic_is_decoded_without_files_or_helpers(codec: SandboxedCodec, tile_si
     file = BytesIO(heic(photo, quality=95, tile_size=tile_size))
     picture = codec.decode(file, codec.read_header(file, MAX_PIXELS))
     assert np.abs(picture.pixels[:, :, ::-1].astype(int) - np.asarray(photo)).mean() < 3
+
+
+@pytest.mark.parametrize(
+    "content", [avif(9, PQ), heic_of(12, 13), png(gama(1.0))], ids=["AVIF", "HEIC", "PNG"]
+)
+def test_colours_without_a_profile_leave_the_sandbox(codec: SandboxedCodec, content: bytes) -> None:
+    file = BytesIO(content)
+    metadata = codec.decode(file, codec.read_header(file, MAX_PIXELS)).metadata
+    assert metadata == decode_image(BytesIO(content)).metadata
+    assert metadata.icc_profile is not None
 
 
 def test_exif_that_takes_gigabytes_ends_with_its_process() -> None:

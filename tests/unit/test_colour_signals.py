@@ -109,6 +109,8 @@ def test_code_points_overrule_a_profile_and_a_profile_gamma(
     plain = png(icc(SRGB), gama(1.0), P3)
     assert decode_image(BytesIO(plain)).metadata.icc_profile == SRGB
     assert set(colour_chunks(enhance(fake_super_resolution, plain))) == {b"iCCP"}
+    unknown = png(cicp(200, 13), icc(SRGB))
+    assert decode_image(BytesIO(unknown)).metadata.icc_profile == SRGB
     broken = png(icc(b"rubbish" * 40), gama(1.0))
     assert shown(enhance(fake_super_resolution, broken, format="webp")) == pytest.approx(
         (229, 168, 122), abs=2
