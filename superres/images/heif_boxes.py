@@ -101,7 +101,7 @@ def read_items(file: BinaryIO) -> Items | None:
 
     Raises
     ------
-    DamagedBoxes, struct.error
+    ValueError, struct.error
         The boxes are damaged, or there are more than any program writes.
     """
     meta = find_box(file, b"meta")
@@ -174,6 +174,9 @@ def read_kinds(iinf: bytes) -> Iterator[tuple[int, Item]]:
         if name == b"infe" and entry[:1] in {b"\2", b"\3"}:
             form = ">I2x4s" if entry[:1] == b"\3" else ">H2x4s"
             number, kind = struct.unpack_from(form, entry, FULL_BOX)
+            # pi-heif crashes if a kind or a media type is not UTF-8.
+            kind.decode()
+            entry[FULL_BOX + struct.calcsize(form) :].decode()
             yield number, Item(kind)
 
 

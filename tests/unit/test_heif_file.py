@@ -15,12 +15,15 @@ from superres.images.image_codec import Picture, decode_image, read_header
 from testkit.heif_files import (
     ALPHA_TYPE,
     DEPTH_TYPE,
+    Entry,
     box,
     brands,
+    coded_tile,
     deep_heic,
     grid_of_itself,
     grid_of_one_tile,
     heic,
+    items,
     lying_heic,
     many_items,
     replace_sizes,
@@ -230,6 +233,7 @@ def test_small_grid_of_large_tiles_is_refused_before_decoding() -> None:
     ("content", "words"),
     [
         (grid_of_one_tile(20, 20, (64, 64)), "tiles are larger, or more"),
+        (items([coded_tile(), Entry(b"E\xffif", (), ((b"cdsc", [1]),))]), "header is damaged"),
         (grid_of_itself(), "header is damaged"),
         (many_items(1001), "header is damaged"),
         (brands(b"heic", b"mif1") + box(b"meta", bytes(4)), "header is damaged"),
@@ -237,7 +241,7 @@ def test_small_grid_of_large_tiles_is_refused_before_decoding() -> None:
         (brands(b"heic", b"mif1") + b"\0\0\0\7free", "header is damaged"),
         (brands(b"heic", b"mif1"), "header is damaged"),
     ],
-    ids=["tiles", "itself", "items", "empty", "boxes", "short box", "nothing"],
+    ids=["tiles", "kind", "itself", "items", "empty", "boxes", "short box", "nothing"],
 )
 def test_impossible_container_is_refused(content: bytes, words: str) -> None:
     for read in (lambda file: read_header(file, 10**9), decode_image):
