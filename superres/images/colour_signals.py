@@ -19,8 +19,6 @@ from superres.images.heif_boxes import read_items
 from superres.images.icc_profiles import Colours
 from superres.images.png_file import make_chunk
 
-# Key in an image's info.
-SIGNAL = "colour signal"
 # In a PNG, in the order of their precedence; each has one length (PNG 3rd edition, 11.3.2).
 PNG_CHUNKS = {b"cICP": 4, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32}
 FULL_RANGE = b"\0\1"
