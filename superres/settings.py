@@ -130,7 +130,8 @@ class Settings:
     keep_metadata: str = setting(
         "safe",
         one_of("all", "safe", "none"),
-        "EXIF in results: all; safe: author, camera and exposure, no location; none",
+        "EXIF, XMP, IPTC and texts in results: all; safe: author, rights, camera, exposure and "
+        "prompts, no location; none",
     )
     max_upload_bytes: int = setting(16 * 1024**2, parse_positive, "largest accepted file")
     max_input_pixels: int = setting(16_000_000, parse_positive, "most pixels of an upload")

@@ -72,6 +72,17 @@ def packed_chunk(kind: bytes, start: bytes, megabytes: int) -> bytes:
     return one_pixel_png(png_chunk(kind, start + zlib.compress(bytes(megabytes * 10**6), 9)))
 
 
+def xmp_png(inner: str, end: str) -> bytes:
+    """A PNG with a packet of XMP that compresses well."""
+    packet = (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-'
+        'syntax-ns#"><rdf:Description xmlns:dc="http://purl.org/dc/elements/1.1/">'
+        f"{inner}{end}</rdf:Description></rdf:RDF></x:xmpmeta>"
+    )
+    start = b"XML:com.adobe.xmp\0\1\0\0\0"
+    return one_pixel_png(png_chunk(b"iTXt", start + zlib.compress(packet.encode())))
+
+
 def pixels_in_bytes() -> bytes:
     """An image of noise with a separate chunk for every byte."""
     noise = np.random.default_rng(0).integers(0, 256, (580, 581 * 3), np.uint8)
@@ -244,6 +255,11 @@ FILES: dict[str, Callable[[], bytes]] = {
     "packed texts.png": lambda: chunk_flood(b"zTXt", b"a\0\0" + zlib.compress(bytes(30_000), 9)),
     "packed text.png": lambda: packed_chunk(b"zTXt", b"a\0\0", 1000),
     "packed profile.png": lambda: packed_chunk(b"iCCP", b"a\0\0", 1000),
+    "packed xmp.png": lambda: packed_chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0", 1000),
+    "xmp of many elements.png": lambda: xmp_png("<dc:title>" + "<dc:a/>" * 140_000, "</dc:title>"),
+    "xmp of a long namespace.png": lambda: xmp_png(
+        f'<a:b xmlns:a="{"a" * 500_000}">' + "<a:b>" * 50_000, ""
+    ),
     "exif of broken tags.png": lambda: one_pixel_png(png_chunk(b"eXIf", exif_with_broken_tags())),
     "profile of one matrix.png": lambda: grey_png(profile_of_many_elements(10_000)),
     "components.jpg": lambda: jpeg_components(7000),

@@ -1,6 +1,7 @@
 """Files of every supported kind, and what their results must be."""
 
 import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
@@ -13,8 +14,12 @@ from skimage import data
 
 from superres.engines.upscaler import Upscaler
 from superres.images.encoders import encode_picture
-from superres.images.image_codec import decode_image
+from superres.images.image_codec import Picture, decode_image
+from superres.images.metadata import Metadata
 from superres.images.options import Options
+from superres.images.png_file import make_chunk
+from superres.images.png_text import make_text
+from testkit.coloured_files import cicp, gama, png
 from testkit.heif_files import deep_heic, heic
 from testkit.pictures import encode
 
@@ -79,6 +84,30 @@ def sharp_black_and_white() -> Image.Image:
     return PHOTO.convert("1", dither=Image.Dither.NONE)
 
 
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-'
+    b'syntax-ns#"><rdf:Description xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:photoshop="'
+    b'http://ns.adobe.com/photoshop/1.0/" photoshop:City="Ulm" photoshop:Credit="Agency" '
+    b'xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:ImageWidth="9" tiff:XResolution="72">'
+    b'<dc:title><rdf:Alt><rdf:li xml:lang="x-default">A title</rdf:li></rdf:Alt></dc:title>'
+    b"</rdf:Description></rdf:RDF></x:xmpmeta>"
+)
+# Character set UTF-8, city, author.
+IPTC = b"\x1c\x01\x5a\0\3\x1b%G\x1c\x02\x5a\0\3Ulm\x1c\x02\x50\0\5Jos\xc3\xa9"
+TEXTS = (
+    make_text(b"parameters", "a fox 狐\nSteps: 20"),
+    make_text(b"Comment", "größer"),
+    (b"zTXt", b"mxfile\0\0" + zlib.compress(b"%3Cmxfile%3E")),
+)
+
+
+def write_with_metadata(image_format: str, quality: int | None) -> bytes:
+    texts = b"".join(make_chunk(*text) for text in TEXTS)
+    pixels = np.ascontiguousarray(np.asarray(PHOTO)[:, :, ::-1])
+    picture = Picture(pixels, metadata=Metadata(SRGB, None, (72, 72), XMP, IPTC, texts))
+    return bytes(encode_picture(picture, Options(image_format, quality)))
+
+
 def grey_jpeg() -> bytes:
     return encode(PHOTO.convert("L"), "JPEG", quality=95)
 
@@ -103,6 +132,10 @@ KINDS = {
     "phone JPEG": Kind(
         lambda: encode(PHOTO, "MPO", save_all=True, append_images=[PHOTO], quality=95)
     ),
+    "JPEG with metadata": Kind(lambda: write_with_metadata("jpeg", 95)),
+    "PNG with metadata": Kind(lambda: write_with_metadata("png", None)),
+    "PNG with gamma": Kind(lambda: png(gama(1.0), image=PHOTO)),
+    "HDR PNG": Kind(lambda: png(cicp(9, 16), image=PHOTO)),
     "WebP": Kind(lambda: encode(PHOTO, "WEBP", quality=95)),
     "lossless WebP": Kind(lambda: encode(PHOTO, "WEBP", lossless=True)),
     "AVIF": Kind(lambda: encode(PHOTO, "AVIF", quality=95)),

@@ -82,7 +82,7 @@ class ModelLoader:
                     "model %s with %d lanes, %.1f microseconds a pixel",
                     model.model_path.name,
                     model.lanes,
-                    model.seconds_per_pixel * 1e6,
+                    model.speed.alone * 1e6,
                 )
             return self.models[mode]
 

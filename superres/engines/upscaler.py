@@ -6,9 +6,10 @@ all CPUs busy.
 """
 
 import hashlib
-import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -17,15 +18,17 @@ import numpy as np
 from superres.engines.engine import Engine, Network, choose_lanes
 from superres.engines.lanes import Lanes, Progress, Task
 from superres.engines.model_files import hash_model, read_golden_tile
+from superres.engines.speed_meter import Speed, SpeedMeter
 from superres.engines.tiling import Tile, split_image
 from superres.errors import ModelError
-from superres.images.enlargement import enlarge_picture
+from superres.images.enlargement import enlarge_picture, resample_picture
 from superres.images.image_codec import Picture
 from superres.images.options import DEFAULT_OPTIONS, MODEL_SCALE, Options
 from superres.images.pixels import Pixels
 
-# Weight of older tile times in the measured speed.
-SPEED_MEMORY = 0.98
+# Long enough that an encoder's seconds are no reason to expect twice the time. After a pause, the
+# first tiles of a job count for more than all that came before.
+SPEED_MEMORY_SECONDS = 20
 
 
 class Upscaler:
@@ -54,8 +57,8 @@ class Upscaler:
 
         cv2.setNumThreads(1)
         self._clock = engine.clock
-        self._speed_lock = threading.Lock()
-        self._tile_seconds = self._tile_pixels = 0.0
+        self._cpu_meter = SpeedMeter(SPEED_MEMORY_SECONDS)
+        self._wall_meter = SpeedMeter(SPEED_MEMORY_SECONDS)
         try:
             # One by one: two threads that read a model at the same time fail now and then.
             self._networks = [engine.load(model_path) for _ in range(self.lanes)]
@@ -75,23 +78,26 @@ class Upscaler:
         ramp = np.linspace(0, 255, side, dtype=np.uint8)
         probe = np.ascontiguousarray(np.broadcast_to(ramp[None, :, None], (side, side, 3)))
         network(probe)
-        started = self._clock()
-        enlarged = network(probe)
-        self._record_speed(self._clock() - started, self.profile.kept_pixels)
+        with self._measure(self.profile.kept_pixels):
+            enlarged = network(probe)
         same_size = enlarged.shape == (side * MODEL_SCALE, side * MODEL_SCALE, 3)
         return same_size and enlarged.min() < enlarged.max()
 
-    def _record_speed(self, seconds: float, pixels: int) -> None:
-        """Record the CPU time that some pixels took; decoders and encoders share the CPUs."""
-        with self._speed_lock:
-            self._tile_seconds = self._tile_seconds * SPEED_MEMORY + seconds
-            self._tile_pixels = self._tile_pixels * SPEED_MEMORY + pixels
+    @contextmanager
+    def _measure(self, pixels: int) -> Iterator[None]:
+        """Measure a tile's CPU time, and its time by the wall clock."""
+        started, computing = time.perf_counter(), self._clock()
+        yield
+        # Small tiles are mostly overhead; they would make large images look slow.
+        if 2 * pixels >= self.profile.kept_pixels:
+            self._cpu_meter.record(self._clock() - computing, pixels)
+            self._wall_meter.record(time.perf_counter() - started, pixels)
 
     @property
-    def seconds_per_pixel(self) -> float:
-        """Recent time per input pixel, in seconds, with all lanes busy and nothing else running."""
-        with self._speed_lock:
-            return self._tile_seconds / self._tile_pixels / self.lanes
+    def speed(self) -> Speed:
+        """How fast tiles are computed."""
+        now, alone = self._wall_meter.seconds_per_pixel, self._cpu_meter.seconds_per_pixel
+        return Speed(now / self.lanes, alone / self.lanes)
 
     @property
     def lanes_busy(self) -> int:
@@ -173,16 +179,12 @@ class Upscaler:
         """Compute the first of some identical tiles and copy the result to the places of all."""
         first, image, _ = group[0]
         crop = first.crop(image)
-        started = self._clock()
-        if crop.ndim == 2:
-            coloured = network(np.repeat(crop[:, :, np.newaxis], 3, axis=2))
-            enlarged = np.asarray(cv2.cvtColor(coloured, cv2.COLOR_BGR2GRAY), np.uint8)
-        else:
-            enlarged = network(crop)
-        seconds = self._clock() - started
-        # Small tiles are mostly overhead; they would make large images look slow.
-        if 2 * first.kept_pixels >= self.profile.kept_pixels:
-            self._record_speed(seconds, first.kept_pixels)
+        with self._measure(first.kept_pixels):
+            if crop.ndim == 2:
+                coloured = network(np.repeat(crop[:, :, np.newaxis], 3, axis=2))
+                enlarged = np.asarray(cv2.cvtColor(coloured, cv2.COLOR_BGR2GRAY), np.uint8)
+            else:
+                enlarged = network(crop)
         for tile, _, output in group:
             tile.place(enlarged, output, MODEL_SCALE)
 
@@ -193,10 +195,8 @@ class Upscaler:
         progress: Progress | None = None,
     ) -> Picture:
         """Upscale a decoded image to the size that its options ask for."""
-        width, height = options.result_size(*picture.size)
-        return enlarge_picture(
-            picture, lambda each: self.upscale_all(each, progress), width, height
-        )
+        enlarged = enlarge_picture(picture, lambda each: self.upscale_all(each, progress))
+        return resample_picture(enlarged, *options.result_size(*picture.size))
 
     def close(self) -> None:
         """Stop the lanes."""

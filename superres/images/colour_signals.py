@@ -38,12 +38,12 @@ class ColourSignal:
     Attributes
     ----------
     colours : None if they are sRGB's
-    chunks : of a PNG, which say the same, whole; empty if a profile says it all
+    chunks : of a PNG, which say the same, whole; None if a profile says it all
     overrules_profile : whether they take the place of the file's profile
     """
 
     colours: Colours | None
-    chunks: bytes
+    chunks: bytes | None
     overrules_profile: bool = False
 
 
@@ -89,7 +89,7 @@ def read_gamma(gamma: bytes, chromaticities: bytes | None) -> Colours | None:
 
 def read_code_points(primaries: int, transfer: int) -> ColourSignal:
     """Return what the code points of an AVIF or HEIC say."""
-    chunk = b""
+    chunk = None
     if transfer in {PQ, HLG} and max(primaries, transfer) < 256:
         chunk = make_chunk(b"cICP", bytes([primaries, transfer]) + FULL_RANGE)
     return ColourSignal(find_photo_colours(primaries, transfer), chunk)

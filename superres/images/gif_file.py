@@ -11,6 +11,9 @@ SCREEN_BYTES, IMAGE_BYTES = 13, 10
 EXTENSION, IMAGE, TRAILER = b"!", b",", b";"
 HAS_PALETTE, PALETTE_SIZE = 0x80, 7
 MAX_CODE_BITS = 12
+# XMP stands in an application extension, but not in blocks; bytes that lead a reader of blocks to
+# its end follow it (XMP part 3, 1.1.2).
+XMP_BEGINNING, XMP_END = b"!\xff\x0bXMP DataXMP", b"\x01\xff\xfe\xfd\xfc"
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,15 @@ def complete_gif(file: BinaryIO) -> BinaryIO:
     rest = content[pixels.start + 1 : pixels.end]
     block = bytes([len(rest)]) + rest
     return BytesIO(content[: pixels.start] + block + b"\0" + TRAILER)
+
+
+def find_gif_xmp(file: BinaryIO) -> bytes | None:
+    """Return a GIF's XMP packet; None if it has none."""
+    file.seek(0)
+    content = file.read()
+    start = content.find(XMP_BEGINNING)
+    end = content.find(XMP_END, start)
+    return content[start + len(XMP_BEGINNING) : end] if 0 <= start < end else None
 
 
 def missing_share(content: bytes) -> float:

@@ -6,7 +6,7 @@ drops colour profiles. OpenCV only supplies the lower 8 bits of a PNG's 16-bit c
 drops; a TIFF's samples are assembled in `tiff.py`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, TypeVar
 
 import numpy as np
@@ -22,16 +22,15 @@ from superres.images.bit_depth import (
     scale_transparent_colour,
 )
 from superres.images.cut_files import IS_DAMAGED
+from superres.images.exif import read_orientation
 from superres.images.gif_file import find_small_frame
 from superres.images.icc_profiles import make_profile
+from superres.images.kept_metadata import read_metadata
 from superres.images.metadata import (
     Metadata,
     convert_to_srgb,
     fit_profile,
     profile_space,
-    read_dpi,
-    read_exif,
-    read_orientation,
     read_profile,
 )
 from superres.images.picture_file import (
@@ -47,7 +46,7 @@ from superres.images.tiff_directory import read_form
 
 # Changes whenever this code may produce different bytes for the same upload: it is part of every
 # result's name, like the libraries' versions (libraries.py).
-CODEC_VERSION = "4"
+CODEC_VERSION = "5"
 # libpng's limit of 1,000,000 for a result's side, divided by the scale.
 MAX_SIDE = 333_333
 # EXIF orientations that swap width and height.
@@ -98,7 +97,7 @@ class Picture:
     pixels : (H, W, 3) uint8, BGR; (H, W) if grey
     alpha : (H, W) uint8, 255 is opaque; None if the file has no transparency
     deep : (H, W, 3) BGR or (H, W, 1) grey, uint16, if the file has 16 bits per sample
-    metadata : profile, EXIF and resolution
+    metadata : what the result keeps
     """
 
     pixels: Pixels
@@ -202,7 +201,7 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
 
     Parameters
     ----------
-    keep_metadata : see `read_exif`
+    keep_metadata : see `read_metadata`
 
     Raises
     ------
@@ -219,7 +218,7 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
         if samples is None:
             opened.load()
         orientation = read_orientation(image)
-        exif, dpi, profile = read_exif(image, keep_metadata), read_dpi(image), read_profile(image)
+        metadata, profile = read_metadata(opened, keep_metadata), read_profile(image)
         signal = opened.signal
         if signal is not None and signal.overrules_profile:
             profile = None
@@ -265,16 +264,15 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
     if is_colour:
         pixels = np.repeat(pixels[:, :, np.newaxis], 3, axis=2)
         deep = None if deep is None else np.repeat(deep, 3, axis=2)
-    chunks = None
-    if profile is None and signal is not None:
-        chunks = signal.chunks or None
-        if signal.colours is not None:
-            profile = make_profile(signal.colours, is_grey=pixels.ndim == 2)
+    if profile is None and signal is not None and signal.colours is not None:
+        profile = make_profile(signal.colours, is_grey=pixels.ndim == 2)
+    chunks = None if signal is None else signal.chunks
+    dpi = metadata.dpi
     if dpi is not None and orientation in TURNED:
         dpi = dpi[::-1]
     return Picture(
         turn_upright(pixels, orientation),
         None if alpha is None else turn_upright(alpha, orientation),
         None if deep is None else turn_upright(deep, orientation),
-        Metadata(profile, exif, dpi, chunks),
+        replace(metadata, icc_profile=profile, dpi=dpi, colour_chunks=chunks),
     )

@@ -1,4 +1,4 @@
-"""An image's metadata: colour profile, EXIF, resolution."""
+"""An image's metadata; its colour profile and resolution."""
 
 import contextlib
 import struct
@@ -7,13 +7,11 @@ from io import BytesIO
 
 import numpy as np
 from PIL import Image, ImageCms
-from PIL.ExifTags import IFD, Base
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.ExifTags import Base
 
+from superres.images.exif import EXIF_ERRORS, load_exif
 from superres.images.pixels import Pixels
 
-# Larger EXIF does not fit into a JPEG, and cameras only exceed it with previews.
-MAX_EXIF_BYTES = 60_000
 MAX_PROFILE_BYTES = 4 * 1024**2
 # LittleCMS reads as many tags, and real profiles have up to five processing elements.
 MAX_TAGS, MAX_ELEMENTS = 100, 16
@@ -25,76 +23,6 @@ JFIF_INCHES = {1: 1, 2: 2.54}
 INCHES = {INCH: 1, CENTIMETRE: 2.54}
 # By how many levels a profile may shift greys that still count as those of sRGB.
 MAX_GREY_SHIFT = 1
-# Key in a PNG's info if its EXIF is a text chunk written by ImageMagick.
-EXIF_IS_TEXT = "exif is text"
-# Reading damaged EXIF may fail in any of these ways.
-EXIF_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError)
-# Who took the image, with what and how; no location and no serial numbers.
-SAFE_TAGS = frozenset(
-    {
-        Base.ImageDescription,
-        Base.Make,
-        Base.Model,
-        Base.Software,
-        Base.DateTime,
-        Base.Artist,
-        Base.Copyright,
-    }
-)
-SAFE_CAMERA_TAGS = frozenset(
-    {
-        Base.ExposureTime,
-        Base.FNumber,
-        Base.ExposureProgram,
-        Base.ISOSpeedRatings,
-        Base.DateTimeOriginal,
-        Base.DateTimeDigitized,
-        Base.OffsetTime,
-        Base.OffsetTimeOriginal,
-        Base.ShutterSpeedValue,
-        Base.ApertureValue,
-        Base.BrightnessValue,
-        Base.ExposureBiasValue,
-        Base.MaxApertureValue,
-        Base.MeteringMode,
-        Base.LightSource,
-        Base.Flash,
-        Base.FocalLength,
-        Base.FocalLengthIn35mmFilm,
-        Base.WhiteBalance,
-        Base.LensMake,
-        Base.LensModel,
-    }
-)
-# These describe the original file: its layout, preview, size and orientation.
-STALE_TAGS = frozenset(
-    {
-        *range(Base.NewSubfileType, Base.PhotometricInterpretation + 1),
-        *(Base.StripOffsets, Base.SamplesPerPixel, Base.RowsPerStrip, Base.StripByteCounts),
-        *(Base.PlanarConfiguration, Base.Predictor, Base.TileWidth, Base.TileLength),
-        *(Base.TileOffsets, Base.TileByteCounts, Base.SampleFormat, Base.ColorMap),
-        *(Base.Orientation, Base.JpegIFOffset, Base.JpegIFByteCount, Base.InterColorProfile),
-        *(Base.XResolution, Base.YResolution, Base.ResolutionUnit, Base.XMLPacket),
-        *(Base.ExifImageWidth, Base.ExifImageHeight, Base.MakerNote, Base.ExifOffset, Base.GPSInfo),
-    }
-)
-
-
-class RawText(str):
-    """EXIF text that is written back byte for byte.
-
-    Pillow decodes it as Latin-1, and writes a question mark for everything but ASCII, so that `©`
-    and names in UTF-8 would be lost.
-    """
-
-    def encode(self, encoding: str = "latin-1", errors: str = "strict") -> bytes:
-        """Return the original bytes, whatever encoding is asked for."""
-        return super().encode("latin-1")
-
-
-def as_it_was(value: object) -> object:
-    """Return an EXIF value so that it is written back unchanged."""
-    return RawText(value) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)
@@ -106,78 +34,19 @@ class Metadata:
     icc_profile : None means sRGB, or plain grey
     exif : a TIFF structure without the "Exif" header, or None
     dpi : pixels per inch, horizontally and vertically
+    xmp : a packet, or None
+    iptc : datasets of IPTC-IIM, or None
+    texts : text chunks as in a PNG, or None
     colour_chunks : PNG chunks, whole, that say beside the profile what the samples mean, or None
     """
 
     icc_profile: bytes | None = None
     exif: bytes | None = None
     dpi: tuple[float, float] | None = None
+    xmp: bytes | None = None
+    iptc: bytes | None = None
+    texts: bytes | None = None
     colour_chunks: bytes | None = None
-
-
-def load_exif(image: Image.Image) -> Image.Exif:
-    """Return an image's EXIF as in its file.
-
-    Pillow's own method adds an orientation found only in XMP, which no browser applies.
-    """
-    if isinstance(image, TiffImageFile):
-        return image.getexif()
-    exif = Image.Exif()
-    if "exif" in image.info:
-        exif.load(image.info["exif"])
-    return exif
-
-
-def drop_xmp(image: Image.Image) -> None:
-    """Drop an image's XMP: Pillow would apply its orientation when it loads a TIFF's pixels."""
-    for name in ("xmp", "XML:com.adobe.xmp"):
-        image.info.pop(name, None)
-
-
-def read_orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8; 1 if there is none or it is damaged.
-
-    No browser applies the orientation of a PNG whose EXIF is in a text chunk, and a HEIF file
-    turns its image by itself: its EXIF, if it is right at all, repeats that.
-    """
-    if EXIF_IS_TEXT in image.info or image.format == "HEIF":
-        return 1
-    with contextlib.suppress(*EXIF_ERRORS):
-        orientation = load_exif(image).get(Base.Orientation, 1)
-        if orientation in range(1, 9):
-            return int(orientation)
-    return 1
-
-
-def read_exif(image: Image.Image, keep: str) -> bytes | None:
-    """Return the EXIF for the result.
-
-    Parameters
-    ----------
-    keep : "all" except what would be wrong in the result, "safe" tags only, or "none"
-    """
-    if keep == "none":
-        return None
-    with contextlib.suppress(*EXIF_ERRORS):
-        found = load_exif(image)
-        kept = Image.Exif()
-        for tag, value in found.items():
-            if tag in SAFE_TAGS or (keep == "all" and tag not in STALE_TAGS):
-                kept[tag] = as_it_was(value)
-        camera = {
-            tag: as_it_was(value)
-            for tag, value in found.get_ifd(IFD.Exif).items()
-            if tag in SAFE_CAMERA_TAGS or (keep == "all" and tag not in STALE_TAGS)
-        }
-        if camera:
-            kept[IFD.Exif] = camera
-        place = found.get_ifd(IFD.GPSInfo) if keep == "all" else {}
-        if place:
-            kept[IFD.GPSInfo] = {tag: as_it_was(value) for tag, value in place.items()}
-        content = kept.tobytes().removeprefix(b"Exif\x00\x00") if len(kept) else b""
-        if 0 < len(content) <= MAX_EXIF_BYTES:
-            return content
-    return None
 
 
 def read_dpi(image: Image.Image) -> tuple[float, float] | None:

@@ -144,7 +144,7 @@ def read_options(
         another; the message names the field.
     """
     refuse_unknown([*values, *files], besides)
-    for name in OPTION_NAMES:
+    for name in (*OPTION_NAMES, *besides):
         if name in files:
             raise BadRequest(f"{name} was sent as a file; send it as text.")
     given: dict[str, str] = {}

@@ -25,14 +25,14 @@ from superres.images.file_kinds import (
     find_kind,
     is_heif,
 )
-from superres.images.gif_file import complete_gif
+from superres.images.gif_file import complete_gif, find_gif_xmp
 from superres.images.heif_file import HeifSamples, open_heif
 from superres.images.jpeg_file import JpegFile, check_complete, complete_jpeg, read_jpeg
-from superres.images.metadata import drop_xmp
 from superres.images.png_file import HEADER_IS_DAMAGED, SIGNATURE, PngFile, missing_share, read_png
 from superres.images.tiff import open_tiff
 from superres.images.tiff_directory import Form
 from superres.images.tiff_samples import TiffSamples
+from superres.images.xmp import XMP_AS_FOUND, set_xmp_aside
 
 ACCEPTED_FORMATS = ("PNG", "JPEG", "WEBP", bmp_masks.NAME, "BMP", "GIF", "AVIF")
 JPEG_START = b"\xff\xd8\xff"
@@ -154,7 +154,9 @@ def open_picture(file: BinaryIO, with_pixels: bool) -> PictureFile:
     elif image.format == "AVIF":
         with contextlib.suppress(*DECODER_ERRORS):
             signal = read_avif_signal(file)
-    drop_xmp(image)
+    set_xmp_aside(image)
+    if image.format == "GIF" and with_pixels:
+        image.info[XMP_AS_FOUND] = find_gif_xmp(file)
     return PictureFile(file, image, png, jpeg, signal=signal)
 
 
@@ -172,7 +174,7 @@ def open_tiff_picture(file: BinaryIO, form: Form) -> PictureFile:
         if is_fault_of_machine(error):
             raise
         raise UndecodableImage(explain_damage(file, None, HEADER_IS_DAMAGED)) from None
-    drop_xmp(image)
+    set_xmp_aside(image)
     return PictureFile(file, image, samples=samples)
 
 
@@ -190,7 +192,7 @@ def open_heif_picture(file: BinaryIO) -> PictureFile:
         if is_fault_of_machine(error):
             raise
         raise UndecodableImage(explain_damage(file, None, HEADER_IS_DAMAGED)) from None
-    drop_xmp(image)
+    set_xmp_aside(image)
     signal = None if samples.code_points is None else read_code_points(*samples.code_points)
     return PictureFile(file, image, samples=samples, signal=signal)
 

@@ -14,7 +14,16 @@ from io import BytesIO
 from typing import Any, BinaryIO
 
 from superres.errors import UndecodableImage, UnsupportedUpload
-from superres.images.metadata import EXIF_IS_TEXT, MAX_PROFILE_BYTES
+from superres.images.exif import EXIF_IS_TEXT
+from superres.images.metadata import MAX_PROFILE_BYTES
+from superres.images.png_text import (
+    MAX_TEXT_BYTES,
+    MAX_TEXTS,
+    TEXT_CHUNKS,
+    Text,
+    find_raw_profile,
+    unpack,
+)
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # A chunk is a length, a name, the content and a checksum of name and content.
@@ -33,12 +42,10 @@ PASSES = (
 )
 # Chunks whose name begins with a capital are critical (PNG 1.2, 3.3); there are no others.
 CRITICAL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
-# The only chunks that are read, and only before the pixels.
+# What the samples mean, beside a profile.
 COLOUR_CHUNKS = frozenset({b"cICP", b"sRGB", b"gAMA", b"cHRM"})
+# Chunks that are only read before the pixels; EXIF and texts may follow them.
 EARLY_CHUNKS = COLOUR_CHUNKS | {b"IHDR", b"PLTE", b"tRNS", b"iCCP", b"pHYs", b"acTL", b"fcTL"}
-# How ImageMagick writes EXIF for readers without `eXIf`; the only text chunk that counts.
-EXIF_TEXT = b"Raw profile type exif\0"
-MAX_TEXT_BYTES = 256 * 1024
 PIECE_BYTES = 1024**2
 METRES_AN_INCH = 0.0254
 PER_METRE = 1
@@ -53,12 +60,14 @@ class PngFile:
     ----------
     file : the same image with only the chunks that make up the pixels
     info : contents of the other chunks, under Pillow's names
+    texts : text chunks, in their order
     is_grey : whether it has one colour sample per pixel, and no palette
     colours : contents of the chunks that say what the samples mean, beside a profile
     """
 
     file: BinaryIO
     info: dict[str, Any]
+    texts: list[Text]
     is_grey: bool
     colours: dict[bytes, bytes]
 
@@ -76,7 +85,7 @@ def read_png(file: BinaryIO) -> PngFile:
         It is an iOS-optimized PNG.
     """
     file.seek(0)
-    chunks, pixels = collect_chunks(file.read())
+    chunks, texts, pixels = collect_chunks(file.read())
     if b"IHDR" not in chunks:
         raise UndecodableImage(HEADER_IS_DAMAGED)
     if not pixels:
@@ -91,11 +100,12 @@ def read_png(file: BinaryIO) -> PngFile:
     if is_animated(chunks):
         parts += [make_chunk(name, chunks[name]) for name in (b"acTL", b"fcTL") if name in chunks]
     parts += [pixels, make_chunk(b"IEND", b"")]
-    info = read_info(chunks)
+    info = read_info(chunks, texts)
     info["transparency"] = read_transparency(chunks, depth, colour_type)
     found = {name: value for name, value in info.items() if value is not None}
     colours = {name: chunks[name] for name in COLOUR_CHUNKS & chunks.keys()}
-    return PngFile(BytesIO(b"".join(parts)), found, colour_type in {GREY, GREY_ALPHA}, colours)
+    is_grey = colour_type in {GREY, GREY_ALPHA}
+    return PngFile(BytesIO(b"".join(parts)), found, texts, is_grey, colours)
 
 
 def walk_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -124,9 +134,12 @@ def is_sound(content: bytes, name: bytes, start: int, end: int) -> bool:
     return content[end : end + CHUNK_SUM] == struct.pack(">I", found)
 
 
-def collect_chunks(content: bytes) -> tuple[dict[bytes, bytes], bytes]:
-    """Return the contents of the chunks that count, and all image data chunks joined."""
+def collect_chunks(content: bytes) -> tuple[dict[bytes, bytes], list[Text], bytes]:
+    """Return the contents of the chunks that count, texts, and all image data chunks joined."""
     chunks: dict[bytes, bytes] = {}
+    texts: list[Text] = []
+    # XMP and IPTC are among them.
+    room, most = 2 * MAX_TEXT_BYTES, 2 * MAX_TEXTS
     first = last = 0
     rest = b""
     for name, start, end in walk_chunks(content):
@@ -148,19 +161,18 @@ def collect_chunks(content: bytes) -> tuple[dict[bytes, bytes], bytes]:
                 chunks[name] = content[start:end]
             elif name == b"IHDR" or (name == b"PLTE" and has_palette(chunks)):
                 raise UndecodableImage(HEADER_IS_DAMAGED)
-        elif (
-            name in {b"tEXt", b"zTXt"}
-            and content.startswith(EXIF_TEXT, start)
-            and is_sound(content, name, start, end)
-        ):
-            chunks.setdefault(name, content[start:end])
+        elif name in TEXT_CHUNKS:
+            fits = end - start <= room and len(texts) < most
+            if fits and is_sound(content, name, start, end):
+                room -= end - start
+                texts.append((name, content[start:end]))
         elif name == b"CgBI":
             raise UnsupportedUpload(
                 "It is an iOS-optimized PNG (CgBI); open it on a Mac and export it as PNG."
             )
         elif name.isalpha() and name[:1].isupper() and name not in CRITICAL_CHUNKS:
             raise UndecodableImage("The PNG has critical chunks of unknown types.")
-    return chunks, content[first:last] + rest
+    return chunks, texts, content[first:last] + rest
 
 
 def has_palette(chunks: dict[bytes, bytes]) -> bool:
@@ -175,10 +187,10 @@ def is_animated(chunks: dict[bytes, bytes]) -> bool:
     return frames > 1 or (frames == 1 and b"fcTL" not in chunks)
 
 
-def read_info(chunks: dict[bytes, bytes]) -> dict[str, Any]:
+def read_info(chunks: dict[bytes, bytes], texts: list[Text]) -> dict[str, Any]:
     """Return profile, EXIF and resolution; None for each that is missing."""
     profile, exif = unpack_profile(chunks.get(b"iCCP")), chunks.get(b"eXIf")
-    text = unpack_exif_text(chunks) if exif is None else None
+    text = find_raw_profile(texts, b"exif") if exif is None else None
     dpi = None
     with contextlib.suppress(struct.error):
         horizontal, vertical, unit = struct.unpack(">IIB", chunks.get(b"pHYs", b""))
@@ -187,31 +199,12 @@ def read_info(chunks: dict[bytes, bytes]) -> dict[str, Any]:
     return {"icc_profile": profile, "exif": exif or text, EXIF_IS_TEXT: text, "dpi": dpi}
 
 
-def unpack(packed: bytes, max_bytes: int) -> bytes | None:
-    """Decompress data; None if it is damaged or longer than `max_bytes`."""
-    with contextlib.suppress(zlib.error):
-        content = zlib.decompressobj().decompress(packed, max_bytes + 1)
-        return content if len(content) <= max_bytes else None
-    return None
-
-
 def unpack_profile(chunk: bytes | None) -> bytes | None:
     """Return the profile of an iCCP chunk: name, zero, method, and the compressed profile."""
     if chunk is None:
         return None
     _, _, rest = chunk.partition(b"\0")
     return unpack(rest[1:], MAX_PROFILE_BYTES) if rest[:1] == b"\0" else None
-
-
-def unpack_exif_text(chunks: dict[bytes, bytes]) -> bytes | None:
-    """Return EXIF that is stored as text: three header lines, then hexadecimal digits."""
-    text = chunks.get(b"tEXt", b"")[len(EXIF_TEXT) :]
-    if b"zTXt" in chunks:
-        text = unpack(chunks[b"zTXt"][len(EXIF_TEXT) + 1 :], MAX_TEXT_BYTES) or b""
-    with contextlib.suppress(ValueError):
-        digits = b"".join(text[:MAX_TEXT_BYTES].split(b"\n")[3:])
-        return bytes.fromhex(digits.decode("ascii")) or None
-    return None
 
 
 def read_transparency(chunks: dict[bytes, bytes], depth: int, colour_type: int) -> object:
@@ -269,5 +262,6 @@ def count_bytes(header: bytes) -> int:
 
 def make_chunk(name: bytes, content: bytes) -> bytes:
     """Return a PNG chunk: length, name, content, checksum of the latter two."""
-    body = name + content
-    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+    checksum = zlib.crc32(content, zlib.crc32(name))
+    length, checksum_bytes = struct.pack(">I", len(content)), struct.pack(">I", checksum)
+    return b"".join([length, name, content, checksum_bytes])  # copies megabytes of text once

@@ -34,9 +34,26 @@ def resize(pixels: Pixels, width: int, height: int) -> Pixels:
     return resized[:, :, 0] if pixels.ndim == 2 else resized
 
 
+def resize_deep(deep: DeepPixels, width: int, height: int) -> DeepPixels:
+    """Resample (H, W, C) uint16 to an exact size with Lanczos, antialiased."""
+    channels = deep.shape[2]
+    resized = np.empty((height, width, channels), np.uint16)
+    for channel in range(channels):
+        plane = Image.fromarray(deep[:, :, channel].astype(np.float32))
+        for rows, box in split_rows(deep.shape, height):
+            size = (width, rows.stop - rows.start)
+            strip = np.rint(np.asarray(plane.resize(size, LANCZOS, box)))
+            resized[rows, :, channel] = np.clip(strip, 0, np.iinfo(np.uint16).max)
+    return resized
+
+
 def to_levels(deep: DeepPixels) -> Pixels:
     """Round 16-bit samples to 8 bits."""
-    return ((deep.astype(np.uint32) + DEEP_PER_LEVEL // 2) // DEEP_PER_LEVEL).astype(np.uint8)
+    levels = np.empty(deep.shape, np.uint8)
+    for start in range(0, len(deep), STRIP_ROWS):
+        strip = deep[start : start + STRIP_ROWS].astype(np.uint32)
+        levels[start : start + STRIP_ROWS] = (strip + DEEP_PER_LEVEL // 2) // DEEP_PER_LEVEL
+    return levels
 
 
 def add_detail(deep: DeepPixels, enlarged: Pixels) -> DeepPixels:
@@ -48,7 +65,7 @@ def add_detail(deep: DeepPixels, enlarged: Pixels) -> DeepPixels:
     Parameters
     ----------
     deep : (H, W, C) uint16
-    enlarged : (h, w, C) uint8, the network's result for `to_levels(deep)`, at the final size
+    enlarged : (h, w, C) uint8, the network's result for `to_levels(deep)`
 
     Returns
     -------

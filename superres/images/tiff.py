@@ -15,7 +15,7 @@ from PIL import Image, ImagePalette, UnidentifiedImageError
 
 from superres.errors import UndecodableImage
 from superres.images.cut_files import IS_DAMAGED, PICTURE, cut_words
-from superres.images.metadata import MAX_EXIF_BYTES
+from superres.images.exif import MAX_EXIF_BYTES
 from superres.images.raw_files import refuse_raw
 from superres.images.tiff_directory import (
     LONG8_TYPES,

@@ -121,13 +121,24 @@ class Directory:
         kind = UNSIGNED_TYPES.get(int(found["type"][0])) if len(found) else None
         if kind is None:
             return np.empty(0, np.uint64)
-        dtype = np.dtype(f"{self.form.order}{kind}")
-        count = int(found["count"][0])
+        return np.frombuffer(self.content(tag), f"{self.form.order}{kind}")
+
+    def content(self, tag: int) -> bytes:
+        """Return an entry's value as its bytes, of any type; empty if there is no such entry.
+
+        Raises
+        ------
+        ValueError
+            It lies outside the file.
+        """
+        found = self.entries[self.entries["tag"] == tag][:1]
+        if not len(found):
+            return b""
+        length = TYPE_BYTES.get(int(found["type"][0]), 1) * int(found["count"][0])
         content: bytes = found["value"][0].tobytes()
-        if count * dtype.itemsize > len(content):
-            offset = int(np.frombuffer(content, self.form.offset_type)[0])
-            content = read_at(self.file, offset, count * dtype.itemsize)
-        return np.frombuffer(content, dtype, count)
+        if length <= len(content):
+            return content[:length]
+        return read_at(self.file, int(np.frombuffer(content, self.form.offset_type)[0]), length)
 
     def value(self, tag: int, default: int) -> int:
         """Return an entry's first number."""

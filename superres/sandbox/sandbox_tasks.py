@@ -22,6 +22,10 @@ from superres.images.formats import FORMATS
 from superres.images.image_codec import Picture, decode_image, read_header
 from superres.images.metadata import Metadata, convert_to_srgb
 from superres.images.options import Options
+from superres.images.png_file import make_chunk
+from superres.images.png_result import decode_png_result
+from superres.images.png_text import make_text
+from superres.images.xmp_packet import Node, Packet, write_packet
 from superres.sandbox.confinement import Confinement, Limits
 from superres.sandbox.picture_transfer import SHARED, read_picture, write_picture
 
@@ -29,7 +33,15 @@ from superres.sandbox.picture_transfer import SHARED, read_picture, write_pictur
 MAX_WARNINGS_SHOWN = 3
 MAX_WARNING_LENGTH = 200
 STATUS_BYTES = 8192
+TITLE = "{http://purl.org/dc/elements/1.1/}title"
 PIXELS_OF_WARM_UP = np.zeros((8, 8, 3), np.uint8)
+# Of all kinds, and in all encodings.
+METADATA_OF_WARM_UP = Metadata(
+    dpi=(72, 72),
+    xmp=write_packet(Packet({TITLE: Node(TITLE, text="title")})),
+    iptc=b"\x1c\x02\x05\0\1\xe9",
+    texts=b"".join(make_chunk(*make_text(b"parameters", words)) for words in ("\xe9", "\u4e00")),
+)
 
 
 def check_header(task: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
@@ -52,6 +64,12 @@ def decode(task: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         return write_picture(decode_image(file, task["keep_metadata"]), descriptors[1])
 
 
+def decode_result(_task: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+    """Decode the service's own PNG in the first descriptor, as `decode` does an upload."""
+    with os.fdopen(descriptors[0], "rb") as file:
+        return write_picture(decode_png_result(file.read()), descriptors[1])
+
+
 def encode(task: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
     """Encode the image in the first descriptor into the shared memory of the second."""
     source, target = descriptors
@@ -67,6 +85,7 @@ def encode(task: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
 TASKS: dict[str, Callable[[dict[str, Any], list[int]], dict[str, Any]]] = {
     "check_header": check_header,
     "decode": decode,
+    "decode_result": decode_result,
     "encode": encode,
 }
 
@@ -152,7 +171,7 @@ def warm_up() -> None:
     for image_format in FORMATS:
         quality = None if image_format == "png" else 50
         for alpha in (None, PIXELS_OF_WARM_UP[:, :, 0]):
-            picture = Picture(PIXELS_OF_WARM_UP, alpha, metadata=Metadata(dpi=(72, 72)))
+            picture = Picture(PIXELS_OF_WARM_UP, alpha, metadata=METADATA_OF_WARM_UP)
             decode_image(BytesIO(encode_picture(picture, Options(image_format, quality))))
     for image_format in ("TIFF", "BMP", "GIF"):
         buffer = BytesIO()

@@ -100,6 +100,10 @@ class Job:
         self.ended = threading.Event()
         self.stage_seconds: dict[str, float] = {}
 
+    def is_cancelled(self) -> bool:
+        """Tell whether nobody wants the result any more."""
+        return self.progress.cancelled
+
     def take_over_claim(self) -> None:
         """Adopt the keeper's claim: the job now continues even when nobody waits."""
         self.is_asynchronous = self.is_claimed = True

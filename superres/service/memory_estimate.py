@@ -5,7 +5,10 @@ Measured on noise, which is incompressible, by `tests/integration/test_memory_es
 
 from superres.images.formats import FORMATS
 from superres.images.image_codec import ImageHeader
+from superres.images.metadata import MAX_PROFILE_BYTES
 from superres.images.options import MODEL_SCALE, Options
+from superres.images.png_text import MAX_TEXT_BYTES
+from superres.images.xmp_packet import MAX_KEPT_BYTES
 
 MEGABYTE = 1024**2
 # For a process that decodes or encodes the smallest image: interpreter, colour profiles, codecs.
@@ -27,11 +30,18 @@ NETWORK_BYTES, NETWORK_BYTES_WITH_ALPHA = 36, 76
 RESIZED_BYTES = (24, 10)
 # Per pixel of a 16-bit result.
 DEEP_BYTES = 18
+# Per pixel of a stored PNG that is read again, opaque and transparent, including its samples in
+# shared memory; and of these samples alone.
+STORED_BYTES, DEEP_STORED_BYTES = (8, 17), (25, 40)
+SAMPLE_BYTES, DEEP_SAMPLE_BYTES = (3, 4), (9, 10)
 # Per pixel of the result, opaque and transparent, where `Format.encoder_bytes` is too low.
 LOSSLESS_WEBP_BYTES = (64, 66)
 DEEP_PNG_BYTES = (24, 39)
 # Per pixel of the longer side: libaom keeps rows of superblocks, however short they are.
 AVIF_SIDE_BYTES = 1700
+# Of a result's metadata, and its most.
+METADATA_COPIES = 4
+MAX_METADATA_BYTES = MAX_PROFILE_BYTES + MAX_TEXT_BYTES + MAX_KEPT_BYTES
 
 
 def header_bytes(start: bytes, file_bytes: int, max_pixels: int) -> int:
@@ -57,10 +67,15 @@ def decoding_bytes(header: ImageHeader, file_bytes: int) -> int:
 
 
 def encoding_bytes(
-    width: int, height: int, options: Options, has_alpha: bool, is_deep: bool
+    width: int,
+    height: int,
+    options: Options,
+    has_alpha: bool,
+    is_deep: bool,
+    metadata_bytes: int = 0,
 ) -> int:
     """Return the memory that encoding a result takes, including its pixels and its file."""
-    fixed = PROCESS_BYTES
+    fixed = PROCESS_BYTES + METADATA_COPIES * metadata_bytes
     per_pixel = FORMATS[options.format].encoder_bytes
     if options.format == "png" and is_deep:
         per_pixel = DEEP_PNG_BYTES
@@ -73,13 +88,40 @@ def encoding_bytes(
 
 def network_bytes(header: ImageHeader, options: Options) -> int:
     """Return the memory that upscaling takes, including the decoded image and the result."""
-    width, height = options.result_size(header.width, header.height)
     per_pixel = NETWORK_BYTES_WITH_ALPHA if header.has_alpha else NETWORK_BYTES
-    per_result_pixel = DEEP_BYTES if header.is_deep else 0
-    if options.scale != MODEL_SCALE:
-        per_pixel += RESIZED_BYTES[0]
-        per_result_pixel += RESIZED_BYTES[1]
+    if header.is_deep:
+        per_pixel += DEEP_BYTES * MODEL_SCALE**2
+    return header.pixels * per_pixel + resampling_bytes(header, options)
+
+
+def resampling_bytes(header: ImageHeader, options: Options) -> int:
+    """Return the memory that a result's size takes, if it is not the network's own."""
+    if options.scale == MODEL_SCALE:
+        return 0
+    width, height = options.result_size(header.width, header.height)
+    per_pixel, per_result_pixel = RESIZED_BYTES
+    if header.is_deep:
+        per_result_pixel += DEEP_BYTES
     return header.pixels * per_pixel + width * height * per_result_pixel
+
+
+def deriving_bytes(header: ImageHeader, options: Options, file_bytes: int) -> int:
+    """Return the most memory that making a result from a stored PNG takes, until it is encoded.
+
+    Parameters
+    ----------
+    header : of the upload
+    file_bytes : of the PNG
+    """
+    pixels = header.pixels * MODEL_SCALE**2
+    metadata = METADATA_COPIES * min(file_bytes, MAX_METADATA_BYTES)
+    reading, samples = STORED_BYTES, SAMPLE_BYTES
+    if header.is_deep:
+        reading, samples = DEEP_STORED_BYTES, DEEP_SAMPLE_BYTES
+    return max(
+        PROCESS_BYTES + file_bytes + metadata + pixels * reading[header.has_alpha],
+        pixels * samples[header.has_alpha] + resampling_bytes(header, options),
+    )
 
 
 def computing_bytes(header: ImageHeader, options: Options, file_bytes: int) -> int:
@@ -87,10 +129,20 @@ def computing_bytes(header: ImageHeader, options: Options, file_bytes: int) -> i
     return max(decoding_bytes(header, file_bytes), network_bytes(header, options))
 
 
+def result_bytes(header: ImageHeader, options: Options, file_bytes: int) -> int:
+    """Return the memory that encoding an upload's result takes: see `encoding_bytes`.
+
+    Parameters
+    ----------
+    file_bytes : of the file that the metadata is from
+    """
+    shape = options.result_size(header.width, header.height)
+    metadata_bytes = min(file_bytes, MAX_METADATA_BYTES)
+    return encoding_bytes(*shape, options, header.has_alpha, header.is_deep, metadata_bytes)
+
+
 def peak_bytes(header: ImageHeader, options: Options, file_bytes: int) -> int:
     """Return the memory that an image takes at its peak, from its header to its result."""
-    width, height = options.result_size(header.width, header.height)
     return max(
-        computing_bytes(header, options, file_bytes),
-        encoding_bytes(width, height, options, header.has_alpha, header.is_deep),
+        computing_bytes(header, options, file_bytes), result_bytes(header, options, file_bytes)
     )

@@ -1,7 +1,13 @@
-"""From a job's upload to its stored result: decode, upscale, encode, store."""
+"""From a job's upload to its stored result: decode, upscale, encode, store.
+
+The network's output is what a PNG of three times the size holds. While that is stored, results of
+other formats and sizes are made from it, in milliseconds and with the same bytes.
+"""
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from superres.errors import (
@@ -15,15 +21,22 @@ from superres.errors import (
     UndecodableImage,
 )
 from superres.images.encoders import check_result_size
-from superres.images.image_codec import ImageHeader
+from superres.images.enlargement import resample_picture
+from superres.images.image_codec import ImageHeader, Picture
 from superres.images.options import MODEL_SCALE, RESTORE, Options
 from superres.service.job import InMemory, Job, Outcome, Stored
 from superres.service.memory_admission import Claim
-from superres.service.memory_estimate import computing_bytes, peak_bytes
+from superres.service.memory_estimate import (
+    computing_bytes,
+    deriving_bytes,
+    peak_bytes,
+    result_bytes,
+)
 from superres.service.resources import Resources
 from superres.service.sandboxed_codec import share_picture
 from superres.service.upload import SPOOL_BYTES
-from superres.store.stored_result import ResultInfo
+from superres.store.result_name import upload_key
+from superres.store.stored_result import ResultInfo, StoredResult
 from superres.temporary_files import move_to_disk
 
 # No honest file has as many. The slowest of `make hostile` take 0.2 microseconds a byte to decode,
@@ -44,8 +57,12 @@ def estimate_cost(header: ImageHeader, options: Options, file_bytes: int) -> int
     return max(header.cost_pixels, of_result, file_bytes // BYTES_A_PIXEL)
 
 
+class UnusableResult(Exception):
+    """A stored result that others cannot be made from."""
+
+
 class Pipeline:
-    """Computes results."""
+    """Computes results: from their uploads, or from the PNG of the same upload and mode."""
 
     def __init__(self, resources: Resources) -> None:
         self._settings = resources.settings
@@ -53,6 +70,7 @@ class Pipeline:
         self._cache = resources.cache
         self._codec = resources.codec
         self._memory = resources.memory
+        self._result_name = resources.result_name
         self._counters = resources.counters
 
     def compute(self, job: Job) -> Outcome:
@@ -74,37 +92,42 @@ class Pipeline:
             raise JobCancelled("Nobody is waiting for this image any more.") from None
 
     def _make(self, job: Job) -> Outcome:
-        def is_cancelled() -> bool:
-            return job.progress.cancelled
+        with self._open_enlarged(job) as stored:
+            if stored is not None:
+                with suppress(UnusableResult):
+                    return self._make_from(job, stored)
+        return self._make_from(job, None)
 
-        need = job.header, job.options, job.file.seek(0, os.SEEK_END)
-        claim = Claim(computing_bytes(*need), peak_bytes(*need), job.place.pixels)
-        with self._memory.hold(claim, is_cancelled):
-            with job.measure("decode"):
-                picture = self._codec.decode(job.file, job.header, is_cancelled)
-            actual = ImageHeader(*picture.size, picture.alpha is not None, picture.deep is not None)
-            # A file can have metadata after its pixels that the header check does not see, such as
-            # an orientation; with a given width, that can make a result 1,600 times as large.
-            if (
-                computing_bytes(actual, job.options, 0) > claim.computing_bytes
-                or peak_bytes(actual, job.options, 0) > claim.peak_bytes
-                or estimate_cost(actual, job.options, 0) > job.place.pixels
-            ):
-                raise UndecodableImage("The image's header does not match its content.")
-            with job.measure("upscale"):
-                size = job.options.result_size(*picture.size)
-                check_result_size(*size, job.options, self._settings.max_output_pixels)
-                model = self._model_loader.get(job.options.mode)
-                enlarged = model.enlarge(picture, job.options, job.progress)
-            self._counters.add("inferences")
-            self._counters.add("inferences_restore", job.options.mode == RESTORE)
-            self._counters.add("inference_pixels", job.header.pixels)
-            self._counters.add("inference_seconds", job.stage_seconds["upscale"])
+    @contextmanager
+    def _open_enlarged(self, job: Job) -> Iterator[StoredResult | None]:
+        """Open the PNG that has the network's output for a job's upload, if one is stored."""
+        name = self._result_name(upload_key(job.name), Options(mode=job.options.mode))
+        stored = None
+        if name != job.name:
+            with suppress(StoreDown):
+                stored = self._cache.open(name)
+        try:
+            yield stored
+        finally:
+            if stored is not None:
+                stored.file.close()
+
+    def _make_from(self, job: Job, stored: StoredResult | None) -> Outcome:
+        """Make a result from a stored one, or from the upload.
+
+        Raises
+        ------
+        UnusableResult
+            The stored one is damaged, or reading it takes too much memory.
+        """
+        claim = self._choose_claim(job, stored)
+        with self._memory.hold(claim, job.is_cancelled):
+            enlarged = self._upscale(job, claim) if stored is None else self._derive(job, stored)
             width, height = enlarged.size
-            self._memory.grow(claim, is_cancelled)
+            self._memory.grow(claim, job.is_cancelled)
             with job.measure("encode"), share_picture(enlarged, job.options) as shared:
-                del picture, enlarged
-                payload = self._codec.encode(shared, job.options, is_cancelled)
+                del enlarged
+                payload = self._codec.encode(shared, job.options, job.is_cancelled)
             info = ResultInfo.describe(payload, width, height)
             outcome: Stored | InMemory = InMemory(info, payload)
             if job.keep:
@@ -114,6 +137,62 @@ class Pipeline:
                 # It is held until the slowest client has fetched it, which takes minutes.
                 outcome = replace(outcome, payload=move_to_disk(payload))
             return outcome
+
+    def _choose_claim(self, job: Job, stored: StoredResult | None) -> Claim:
+        need = job.header, job.options
+        if stored is None:
+            file_bytes = job.file.seek(0, os.SEEK_END)
+            computing = computing_bytes(*need, file_bytes)
+            return Claim(computing, peak_bytes(*need, file_bytes), job.place.pixels)
+        computing = deriving_bytes(*need, stored.info.length)
+        peak = max(computing, result_bytes(*need, stored.info.length))
+        claim = Claim(computing, peak, job.place.pixels)
+        if claim.peak_bytes > self._memory.largest_bytes:
+            raise UnusableResult
+        return claim
+
+    def _upscale(self, job: Job, claim: Claim) -> Picture:
+        """Decode a job's upload and upscale it."""
+        with job.measure("decode"):
+            picture = self._codec.decode(job.file, job.header, job.is_cancelled)
+        actual = ImageHeader(*picture.size, picture.alpha is not None, picture.deep is not None)
+        # A file can have metadata after its pixels that the header check does not see, such as
+        # an orientation; with a given width, that can make a result 1,600 times as large.
+        if (
+            computing_bytes(actual, job.options, 0) > claim.computing_bytes
+            or peak_bytes(actual, job.options, 0) > claim.peak_bytes
+            or estimate_cost(actual, job.options, 0) > job.place.pixels
+        ):
+            raise UndecodableImage("The image's header does not match its content.")
+        with job.measure("upscale"):
+            size = job.options.result_size(*picture.size)
+            check_result_size(*size, job.options, self._settings.max_output_pixels)
+            model = self._model_loader.get(job.options.mode)
+            enlarged = model.enlarge(picture, job.options, job.progress)
+        self._counters.add("inferences")
+        self._counters.add("inferences_restore", job.options.mode == RESTORE)
+        self._counters.add("inference_pixels", job.header.pixels)
+        self._counters.add("inference_seconds", job.stage_seconds["upscale"])
+        return enlarged
+
+    def _derive(self, job: Job, stored: StoredResult) -> Picture:
+        """Decode a stored result and resample it.
+
+        Raises
+        ------
+        UnusableResult
+        """
+        width, height = job.header.width, job.header.height
+        with job.measure("decode"):
+            try:
+                limit = deriving_bytes(job.header, job.options, stored.info.length)
+                enlarged = self._codec.decode_result(stored, limit, job.is_cancelled)
+            except UndecodableImage:
+                raise UnusableResult from None
+        if enlarged.size != (width * MODEL_SCALE, height * MODEL_SCALE):
+            raise UnusableResult
+        with job.measure("resize"):
+            return resample_picture(enlarged, *job.options.result_size(width, height))
 
     def _store(self, name: str, info: ResultInfo, payload: memoryview) -> Stored | InMemory:
         """Store a result; if that fails, waiting clients still get it."""

@@ -63,7 +63,7 @@ class Resources:
             self.remote = RemoteStore(settings.store_url, is_marked=bool(settings.database_url))
         self.cache, self.spool = open_tiers(settings, self.remote, self.limiter)
         self.model_loader = model_loader
-        self.scheduler = Scheduler(settings, lambda: self.model_loader.get().seconds_per_pixel)
+        self.scheduler = Scheduler(settings, lambda: model_loader.get().speed)
         self.codec = SandboxedCodec(settings.keep_metadata, settings.max_upload_bytes)
         self.memory = MemoryAdmission(self._measure_memory)
         self.table = Jobs(open_database(settings, SCHEMA), make_owner())

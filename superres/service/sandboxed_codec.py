@@ -34,6 +34,7 @@ from superres.service.memory_estimate import (
     header_slack_bytes,
 )
 from superres.service.upload import SPOOL_BYTES
+from superres.store.stored_result import StoredResult
 
 # Headers of two of the largest files are checked at once, and of small ones next to them, so that
 # small ones never wait for large ones.
@@ -67,13 +68,18 @@ class SharedPicture:
     has_alpha: bool
     is_deep: bool
 
+    @property
+    def metadata_bytes(self) -> int:
+        """Length of its metadata."""
+        return sum(part.get("length", 0) for part in self.description["parts"].values())
+
 
 class SandboxedCodec:
     """Decodes and encodes images in a sandbox, and explains what is wrong if its process dies.
 
     Parameters
     ----------
-    keep_metadata : see `metadata.read_exif`
+    keep_metadata : see `kept_metadata.read_metadata`
     max_upload_bytes : of a file
 
     Attributes
@@ -152,15 +158,39 @@ class SandboxedCodec:
         )
         limits = choose_limits(memory_bytes, cpu_seconds)
         task = {"name": "decode", "keep_metadata": self._keep_metadata}
-        with shared_memory() as memory, open_descriptor(file) as descriptor:
-            result = self._run(task, [descriptor, memory], limits, has_left)
-            mapped = map_sealed(memory)
-        assert mapped is not None
-        picture = read_picture(mapped, result)
+        picture = self._decode(task, file, limits, has_left)
         width, height = picture.size
         if width * height != header.pixels:
             raise UndecodableImage("The image's size does not match its header.")
         return picture
+
+    def decode_result(
+        self, stored: StoredResult, limits_bytes: int, has_left: HasLeft = lambda: False
+    ) -> Picture:
+        """Decode a PNG that this service has made: see `decode_png_result`.
+
+        Parameters
+        ----------
+        limits_bytes : memory for it
+
+        Raises
+        ------
+        ServiceError
+            As `read_header`.
+        """
+        megapixels = stored.info.width * stored.info.height // 10**6
+        cpu_seconds = DECODER_CPU_SECONDS + DECODER_SECONDS_PER_MEGAPIXEL * megapixels
+        limits = choose_limits(limits_bytes, cpu_seconds)
+        return self._decode({"name": "decode_result"}, stored.file, limits, has_left)
+
+    def _decode(
+        self, task: dict[str, Any], file: BinaryIO, limits: Limits, has_left: HasLeft
+    ) -> Picture:
+        with shared_memory() as memory, open_descriptor(file) as descriptor:
+            result = self._run(task, [descriptor, memory], limits, has_left)
+            mapped = map_sealed(memory)
+        assert mapped is not None
+        return read_picture(mapped, result)
 
     def encode(
         self, picture: SharedPicture, options: Options, has_left: HasLeft = lambda: False
@@ -173,9 +203,12 @@ class SandboxedCodec:
             As `read_header`.
         """
         width, height = picture.width, picture.height
-        memory_bytes = encoding_bytes(width, height, options, picture.has_alpha, picture.is_deep)
+        memory_bytes = encoding_bytes(
+            *(width, height, options, picture.has_alpha, picture.is_deep), picture.metadata_bytes
+        )
         cpu_seconds = ENCODER_CPU_SECONDS + ENCODER_SECONDS_PER_MEGAPIXEL * width * height // 10**6
-        limits = choose_limits(memory_bytes, cpu_seconds)
+        # libaom reserves a fifth more address space than it uses, for drawn images the most.
+        limits = choose_limits(memory_bytes, cpu_seconds, slack_bytes=memory_bytes // 4)
         task = {
             "name": "encode",
             "options": options.as_dict(),
@@ -205,9 +238,10 @@ class SandboxedCodec:
         raise explain(ending, is_upload=task["name"] != "encode")
 
 
-def choose_limits(memory_bytes: int, cpu_seconds: int) -> Limits:
+def choose_limits(memory_bytes: int, cpu_seconds: int, slack_bytes: int = 0) -> Limits:
     """Return the limits for decoding or encoding."""
-    return Limits(memory_bytes + SLACK_BYTES, cpu_seconds, file_bytes=memory_bytes)
+    address_bytes = memory_bytes + SLACK_BYTES + slack_bytes
+    return Limits(address_bytes, cpu_seconds, file_bytes=memory_bytes)
 
 
 def name_ending(ending: Ending) -> str:

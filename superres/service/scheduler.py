@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from superres.engines.lanes import OLDEST_EVERY
+from superres.engines.speed_meter import Speed
 from superres.errors import Busy, TooCostly
 from superres.settings import DRAINS_AT_ONCE, Settings
 
@@ -41,12 +42,12 @@ class Scheduler:
     Parameters
     ----------
     settings : the limits
-    seconds_per_pixel : returns the measured time per input pixel, in seconds
+    measure_speed : returns how fast images are computed
     """
 
-    def __init__(self, settings: Settings, seconds_per_pixel: Callable[[], float]) -> None:
+    def __init__(self, settings: Settings, measure_speed: Callable[[], Speed]) -> None:
         self._settings = settings
-        self._seconds_per_pixel = seconds_per_pixel
+        self._measure_speed = measure_speed
         self._state = threading.RLock()
         # Long polls have separate slots: they must not keep uploads from waiting.
         self._polling = threading.BoundedSemaphore(settings.max_long_polls)
@@ -121,7 +122,8 @@ class Scheduler:
             There is no room, or not enough time, until later.
         """
         max_seconds = self._settings.max_sync_seconds
-        seconds_alone = pixels * self._seconds_per_pixel()
+        # As on an idle machine: its load is no reason to call an image too costly for ever.
+        seconds_alone = pixels * self._measure_speed().alone
         if seconds_alone > max_seconds:
             raise TooCostly(
                 f"Computing this image takes about {seconds_alone:.0f} seconds; a request may "
@@ -143,10 +145,14 @@ class Scheduler:
 
         Smaller ones go first; larger ones take no more than the oldest's share.
         """
+        speed = self._measure_speed()
         others = [place.pixels for place in self._places]
+        if not others:
+            # Measured long ago, perhaps: if it were refused, nothing would be measured again.
+            return pixels * speed.alone
         ahead = sum(other for other in others if other <= pixels)
         share = 1 - 1 / OLDEST_EVERY if any(other > pixels for other in others) else 1
-        return (pixels + ahead) * self._seconds_per_pixel() / share
+        return (pixels + ahead) * speed.now / share
 
     def check_room(self, pixels: int, open_pixels: int, open_jobs: int = 0) -> None:
         """Raise Busy unless an image fits into the queue of asynchronous jobs.
@@ -180,7 +186,7 @@ class Scheduler:
     def busy(self, message: str, pixels_to_wait_for: int | None = None) -> Busy:
         """Make the error for a client that should retry once so many pixels, or all, are done."""
         pixels = self.queued_pixels if pixels_to_wait_for is None else pixels_to_wait_for
-        seconds = math.ceil(pixels * self._seconds_per_pixel())
+        seconds = math.ceil(pixels * self._measure_speed().now)
         return Busy(message, retry_after_seconds=max(seconds, 1))
 
 

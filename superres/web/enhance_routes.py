@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable
-from urllib.parse import quote
 
 from flask import Flask, Response, g, jsonify, request
 from werkzeug.datastructures import MIMEAccept
@@ -15,6 +14,7 @@ from superres.service.runner import Result, Runner
 from superres.store.stored_result import StoredResult
 from superres.web.addresses import Addresses
 from superres.web.cache_policy import set_cache_policy
+from superres.web.disposition import DOWNLOAD, make_disposition, read_download
 from superres.web.forms import FIELD
 from superres.web.job_routes import JobRoutes, read_preference
 from superres.web.result_routes import send_content
@@ -57,9 +57,9 @@ class EnhanceRoutes:
                 request, settings.max_upload_bytes, settings.upload_timeout_seconds
             )
         try:
-            options = read_options(
-                request.values.to_dict(flat=False), files=request.files.keys() - {FIELD}
-            )
+            values = request.values.to_dict(flat=False)
+            is_download = read_download(values)
+            options = read_options(values, request.files.keys() - {FIELD}, besides={DOWNLOAD})
         except BadRequest:
             upload.close()
             raise
@@ -74,7 +74,9 @@ class EnhanceRoutes:
         g.pixels = result.info.width * result.info.height
         if prefers_json([FORMATS[options.format].media_type]):
             return self._make_json(result)
-        response = make_picture(result, upload.stem, options)
+        response = make_picture(result, options)
+        disposition = make_disposition(upload.stem, options.suffix, is_download)
+        response.headers["Content-Disposition"] = disposition
         if not keep:
             set_cache_policy("live_status")
         elif isinstance(result.content, StoredResult):
@@ -107,12 +109,11 @@ class EnhanceRoutes:
         return response
 
 
-def make_picture(result: Result, stem: str, options: Options) -> Response:
+def make_picture(result: Result, options: Options) -> Response:
     """Respond with a result's image."""
     content_type = FORMATS[options.format].media_type
     response = send_content(result.content, result.info.length, content_type)
     response.headers["X-Cache-Hit"] = "true" if result.hit else "false"
-    response.headers["Content-Disposition"] = disposition(f"{stem}{options.suffix}", options)
     stages = [f"{name};dur={1000 * took:.1f}" for name, took in result.stage_seconds.items()]
     if stages:
         response.headers["Server-Timing"] = ", ".join(stages)
@@ -128,11 +129,3 @@ def prefers_json(pictures: Iterable[str]) -> bool:
     )
     json_quality = accepted.quality("application/json")
     return all(json_quality > accepted.quality(each) for each in pictures)
-
-
-def disposition(file_name: str, options: Options) -> str:
-    """Return a Content-Disposition that displays the image, and names it for saving (RFC 6266)."""
-    if file_name.isascii():
-        return f'inline; filename="{file_name}"'
-    encoded = quote(file_name, safe="")
-    return f"inline; filename=\"image{options.suffix}\"; filename*=UTF-8''{encoded}"

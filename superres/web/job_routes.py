@@ -180,7 +180,7 @@ class JobRoutes:
         runner = self._runner
         seconds_left = 0.0
         if is_open(status):
-            seconds_left = status.pixels_ahead * runner.model_loader.get().seconds_per_pixel
+            seconds_left = status.pixels_ahead * runner.model_loader.get().speed.now
         problem = None
         if status.state == "failed" and status.problem is not None:
             problem = problem_members(**status.problem)

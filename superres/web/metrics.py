@@ -96,7 +96,7 @@ class RunnerCollector(Collector):
             yield GaugeMetricFamily(
                 "sr_seconds_per_pixel",
                 "Recent time per input pixel with all lanes busy.",
-                loader.model.seconds_per_pixel,
+                loader.model.speed.now,
             )
         jobs = GaugeMetricFamily("sr_jobs", "Rows of the jobs table by state.", labels=["state"])
         pixels = GaugeMetricFamily(

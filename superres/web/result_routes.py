@@ -10,6 +10,7 @@ from superres.store.result_name import KEY_PATTERN, READ_CHUNK_BYTES, ResultName
 from superres.store.stored_result import StoredResult
 from superres.web.addresses import Addresses
 from superres.web.cache_policy import set_cache_policy
+from superres.web.disposition import make_disposition
 from superres.web.preconditions import evaluate_preconditions
 from superres.web.problems import make_problem
 
@@ -64,6 +65,11 @@ class ResultRoutes:
             response = send_content(stored, stored.info.length, content_type)
         response.last_modified = stored.modified  # type: ignore[assignment]  # takes seconds too
         response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+        # Anything else is ignored, as in Nginx, which answers from one copy whatever the query.
+        if request.args.get("download") == "1" and status != 304:
+            response.headers["Content-Disposition"] = make_disposition(
+                f"{parts.key[:8]}-{parts.variant}", f".{parts.format.name}", is_download=True
+            )
         set_cache_policy("enhanced_image", stored.info.etag)
         return response
 

@@ -138,6 +138,30 @@ def test_no_origin_adds_a_copy_and_every_origin_may_read_the_one(
     assert asked_of_the_service(service, path) == 1
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_downloads_and_others_get_one_copy(
+    client: httpx.Client, nginx: Nginx, service: Service, is_first: bool
+) -> None:
+    path = store(client, nginx, 16 + is_first)
+    if is_first:
+        client.get(f"{path}?download=1")
+    shown, saved = client.get(path), client.get(f"{path}?download=1")
+    part = client.get(f"{path}?download=1", headers={"Range": "bytes=0-9"})
+    assert asked_of_the_service(service, path) == 1
+    assert "Content-Disposition" not in shown.headers
+    key, variant, _ = path.removeprefix("/cache/").split(".")
+    for response in (saved, part):
+        disposition = response.headers.get_list("Content-Disposition")
+        assert disposition == [f'attachment; filename="{key[:8]}-{variant}.png"']
+    assert (saved.content, saved.headers["ETag"]) == (shown.content, shown.headers["ETag"])
+    # As from the service itself.
+    direct = httpx.get(f"{service.url}{path}?download=1")
+    assert direct.headers["Content-Disposition"] == disposition[0]
+    missing = client.get(f"/cache/{'0' * 64}.{variant}.png?download=1")
+    assert missing.status_code == 404
+    assert "Content-Disposition" not in missing.headers
+
+
 def test_many_at_once_ask_the_service_once(
     client: httpx.Client, nginx: Nginx, service: Service
 ) -> None:

@@ -1,5 +1,6 @@
 """No image takes more memory than it is admitted for: measured on noise, the worst case."""
 
+import os
 import struct
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
@@ -13,17 +14,25 @@ from PIL import Image
 
 from superres.engines.upscaler import Upscaler
 from superres.images.encoders import encode_png
+from superres.images.enlargement import resample_picture
 from superres.images.image_codec import ImageHeader, Picture
+from superres.images.metadata import MAX_PROFILE_BYTES, Metadata
 from superres.images.options import Options
+from superres.images.png_file import make_chunk
+from superres.images.png_text import MAX_TEXT_BYTES
+from superres.images.xmp_packet import Node, Packet, write_packet
 from superres.sandbox.confinement import Limits
 from superres.sandbox.sandbox import Ending, Sandbox
 from superres.service.memory_estimate import (
+    MAX_METADATA_BYTES,
     decoding_bytes,
+    deriving_bytes,
     encoding_bytes,
     header_bytes,
     network_bytes,
 )
 from superres.service.sandboxed_codec import SandboxedCodec, share_picture
+from superres.store.stored_result import PayloadFile, ResultInfo, StoredResult
 from testkit.heif_files import deep_heic
 from testkit.hostile import save
 from testkit.kinds import rgb_profile
@@ -59,7 +68,7 @@ def sandbox() -> Iterator[WatchedSandbox]:
 
 @pytest.fixture
 def codec(sandbox: WatchedSandbox) -> SandboxedCodec:
-    made = SandboxedCodec("safe")
+    made = SandboxedCodec("all")
     made.sandbox = sandbox
     return made
 
@@ -126,6 +135,25 @@ def write_heic(channels: int, dtype: type, **options: Any) -> Callable[[int, int
 
 
 MB = 10**6
+
+
+def metadata_of_any_length() -> Metadata:
+    """As much of it as is kept, and of what takes most memory."""
+    noise = np.random.default_rng(0).integers(65, 91, MAX_TEXT_BYTES - 100, EIGHT).tobytes()
+    profile = bytearray(rgb_profile(1.0).ljust(MAX_PROFILE_BYTES, b"\0"))
+    profile[:4] = struct.pack(">I", len(profile))
+    name = "{https://example.org/}"
+    properties = {f"{name}a{each}": Node(f"{name}a{each}", text="&") for each in range(9000)}
+    xmp = write_packet(Packet(properties))
+    texts = make_chunk(b"tEXt", b"workflow\0" + noise)
+    return Metadata(bytes(profile), xmp=xmp, iptc=b"\x1c\2\x78" + bytes(2), texts=texts)
+
+
+def write_metadata(height: int, width: int) -> bytes:
+    picture = Picture(draw_noise(height, width, 3), metadata=metadata_of_any_length())
+    return bytes(encode_png(picture))
+
+
 ALPHA, ASSOCIATED, UNKNOWN = ("unassalpha",), ("assocalpha",), ("unspecified",)
 UPLOADS = {
     "PNG": write("PNG", "RGB"),
@@ -134,6 +162,7 @@ UPLOADS = {
     "PNG, grey and transparent": write("PNG", "LA"),
     "PNG, palette": write("PNG", "P"),
     "PNG, black and white": write("PNG", "1"),
+    "PNG, metadata": write_metadata,
     "PNG, 16 bits": write_deep(".png", 3),
     "PNG, 16 bits, transparent": write_deep(".png", 4),
     "PNG, 16 bits, grey": write_deep(".png", 1),
@@ -240,6 +269,35 @@ def test_encoding_takes_no_more_than_estimated(
         assert least <= sandbox.peak_bytes <= estimate
 
 
+@pytest.mark.parametrize("options", RESULTS, ids=lambda each: f"{each.format}-{each.quality}")
+def test_encoding_metadata_takes_no_more_than_estimated(
+    codec: SandboxedCodec, sandbox: WatchedSandbox, options: Options
+) -> None:
+    metadata = metadata_of_any_length()
+    picture = Picture(draw_noise(40, 50, 3), metadata=metadata)
+    with share_picture(picture, options) as shared:
+        codec.encode(shared, options)
+        known = shared.metadata_bytes
+    assert known <= MAX_METADATA_BYTES
+    assert MB < sandbox.peak_bytes <= encoding_bytes(50, 40, options, False, False, known)
+
+
+@pytest.mark.parametrize("has_alpha", [False, True], ids=["opaque", "transparent"])
+def test_encoding_large_drawn_images_takes_no_more_than_estimated(
+    codec: SandboxedCodec, sandbox: WatchedSandbox, has_alpha: bool
+) -> None:
+    """Their blocks are alike: libaom reserves room for a table of them."""
+    side = 4000
+    squares = draw_noise(side // 8, side // 8, 3) // 128 * 255
+    pixels = np.ascontiguousarray(squares.repeat(8, axis=0).repeat(8, axis=1))
+    picture = Picture(pixels, pixels[:, :, 0] if has_alpha else None)
+    options = Options("avif", 80)
+    with share_picture(picture, options) as shared:
+        assert len(codec.encode(shared, options)) > 1000
+    estimate = encoding_bytes(side, side, options, has_alpha, is_deep=False)
+    assert side * side <= sandbox.peak_bytes <= estimate
+
+
 @pytest.mark.parametrize("size", [(1, 32_768), (32_768, 1), (120, 18_000), (24_000, 100)])
 @pytest.mark.parametrize("has_alpha", [False, True], ids=["opaque", "transparent"])
 def test_encoding_long_sides_takes_no_more_than_estimated(
@@ -252,6 +310,67 @@ def test_encoding_long_sides_takes_no_more_than_estimated(
             codec.encode(shared, options)
         estimate = encoding_bytes(width, height, options, has_alpha, is_deep=False)
         assert sandbox.peak_bytes <= estimate
+
+
+@pytest.mark.parametrize("is_deep", [False, True], ids=["8 bits", "16 bits"])
+@pytest.mark.parametrize("has_alpha", [False, True], ids=["opaque", "transparent"])
+@pytest.mark.parametrize("is_grey", [False, True], ids=["colour", "grey"])
+def test_reading_a_result_takes_no_more_than_estimated(
+    codec: SandboxedCodec, sandbox: WatchedSandbox, is_deep: bool, has_alpha: bool, is_grey: bool
+) -> None:
+    for width, height in ((1, 2), (350, 340), (700, 40)):
+        size = 3 * height, 3 * width
+        content = bytes(encode_png(draw_picture(*size, is_deep, has_alpha, is_grey)))
+        header = ImageHeader(width, height, has_alpha, is_deep)
+        estimate = deriving_bytes(header, Options(), len(content))
+        picture = read_result(codec, content, *size, estimate)
+        assert picture.size == (3 * width, 3 * height)
+        least = 9 * header.pixels if header.pixels > MB / 9 else 0
+        assert least <= sandbox.peak_bytes <= estimate
+
+
+def test_reading_a_results_metadata_takes_no_more_than_estimated(
+    codec: SandboxedCodec, sandbox: WatchedSandbox
+) -> None:
+    metadata = metadata_of_any_length()
+    content = bytes(encode_png(Picture(draw_noise(30, 60, 3), metadata=metadata)))
+    estimate = deriving_bytes(ImageHeader(20, 10), Options(), len(content))
+    assert read_result(codec, content, 30, 60, estimate).metadata == metadata
+    assert MB < sandbox.peak_bytes <= estimate
+
+
+def read_result(
+    codec: SandboxedCodec, content: bytes, height: int, width: int, limit_bytes: int
+) -> Picture:
+    file = PayloadFile(os.memfd_create("result"), "rb+")
+    file.write(content)
+    with file:
+        info = ResultInfo.describe(content, width, height)
+        return codec.decode_result(StoredResult(file, info, 0), limit_bytes)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4])
+@pytest.mark.parametrize("is_deep", [False, True], ids=["8 bits", "16 bits"])
+@pytest.mark.parametrize("has_alpha", [False, True], ids=["opaque", "transparent"])
+@pytest.mark.parametrize("is_grey", [False, True], ids=["colour", "grey"])
+def test_resampling_a_result_takes_no_more_than_estimated(
+    scale: int, is_deep: bool, has_alpha: bool, is_grey: bool
+) -> None:
+    """Here the result is read into shared memory."""
+    height, width = 400, 500
+    options = Options(scale=scale)
+    samples = draw_picture(3 * height, 3 * width, is_deep, has_alpha, is_grey)
+    tracemalloc.start()
+    try:
+        resample_picture(samples, scale * width, scale * height)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    shared = sum(
+        part.nbytes for part in (samples.pixels, samples.alpha, samples.deep) if part is not None
+    )
+    header = ImageHeader(width, height, has_alpha, is_deep)
+    assert peak + shared <= deriving_bytes(header, options, 0)
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])

@@ -39,6 +39,7 @@ from superres.settings import Settings
 from testkit.coloured_files import avif, gama, heic_of, png
 from testkit.heif_files import heic, lying_heic, much_exif
 from testkit.hostile import ROOM, jpeg_segments, lying_avif, png_chunk, png_header, save
+from testkit.kinds import KINDS
 
 MAX_PIXELS = 16_000_000
 
@@ -79,6 +80,22 @@ def test_decoded_and_encoded_as_in_this_process(codec: SandboxedCodec, upload: B
     assert picture.metadata == expected.metadata
     for options in (Options(), Options("webp", 90), Options("jpeg", 92), Options("avif", 80)):
         assert bytes(encode(codec, picture, options)) == bytes(encode_picture(expected, options))
+
+
+@pytest.mark.parametrize("policy", ["safe", "all"])
+def test_confined_process_reads_and_writes_all_metadata(policy: str) -> None:
+    """Nothing of it needs a file, such as a module that is imported late."""
+    from superres.images.encoders import encode_picture
+
+    codec = SandboxedCodec(policy)
+    for kind in ("PNG with metadata", "JPEG with metadata"):
+        content = KINDS[kind].content()
+        picture = read_and_decode(codec, content)
+        assert picture.metadata == decode_image(BytesIO(content), policy).metadata
+        assert picture.metadata.xmp is not None
+        for options in (Options(), Options("jpeg", 90), Options("webp", 90), Options("avif", 80)):
+            assert encode(codec, picture, options) == encode_picture(picture, options)
+    codec.sandbox.close()
 
 
 def test_confined_process_reaches_nothing(codec: SandboxedCodec, upload: BytesIO) -> None:
@@ -392,7 +409,7 @@ def test_shared_picture_comes_out_as_it_went_in() -> None:
         random.integers(0, 256, (5, 7, 3), np.uint8),
         random.integers(0, 256, (5, 7), np.uint8),
         random.integers(0, 65536, (5, 7, 3), np.uint16),
-        Metadata(b"profile", b"exif", (72.5, 300)),
+        Metadata(b"profile", b"exif", (72.5, 300), b"xmp", b"iptc", b"texts"),
     )
     descriptor = make_shared_memory()
     description = write_picture(picture, descriptor)

@@ -54,6 +54,56 @@ def test_raw_body_gives_the_same_result_as_the_form(client: FlaskClient, content
     assert 'filename="image_x3.png"' in response.headers["Content-Disposition"]
 
 
+@pytest.mark.parametrize(
+    ("name", "disposition"),
+    [
+        ("photo.png", 'attachment; filename="photo_x3.png"'),
+        (
+            "写真.png",
+            "attachment; filename=\"image_x3.png\"; filename*=UTF-8''%E5%86%99%E7%9C%9F_x3.png",
+        ),
+    ],
+)
+def test_browsers_save_a_download_under_its_own_name(
+    client: FlaskClient, name: str, disposition: str
+) -> None:
+    shown, saved = upload(client, name=name, download="0"), upload(client, name=name, download="1")
+    assert saved.headers["Content-Disposition"] == disposition
+    assert shown.headers["Content-Disposition"] == disposition.replace("attachment", "inline")
+    assert saved.headers["X-Cache-Hit"] == "true"
+    assert (saved.data, saved.headers["ETag"]) == (shown.data, shown.headers["ETag"])
+
+
+def test_download_must_be_0_or_1(client: FlaskClient) -> None:
+    for value in ("yes", "2", "true"):
+        assert_problem(upload(client, download=value), 400, "bad_request")
+    twice = client.post(
+        "/api/enhance?download=1", data={"image": (BytesIO(PNG), "a"), "download": "1"}
+    )
+    assert_problem(twice, 400, "bad_request")
+    as_file = {"image": (BytesIO(PNG), "a.png"), "download": (BytesIO(b"1"), "b.txt")}
+    assert_problem(client.post("/api/enhance", data=as_file), 400, "bad_request")
+    assert_problem(client.get(f"/api/result?sha256={'0' * 64}&download=1"), 400, "bad_request")
+
+
+@pytest.mark.parametrize("image_format", ["png", "jpeg"])
+def test_stored_result_is_saved_under_a_name_made_from_its_own(
+    client: FlaskClient, image_format: str
+) -> None:
+    link = upload(client, format=image_format).headers["Link"]
+    path = link.partition(">")[0].removeprefix("<http://localhost")
+    shown, saved = client.get(path), client.get(f"{path}?download=1")
+    key, variant, _ = path.removeprefix("/cache/").split(".")
+    assert saved.headers["Content-Disposition"] == (
+        f'attachment; filename="{key[:8]}-{variant}.{image_format}"'
+    )
+    assert (saved.data, saved.headers["ETag"]) == (shown.data, shown.headers["ETag"])
+    for query in ("", "?download=0", "?download=yes", "?download="):
+        assert "Content-Disposition" not in client.get(path + query).headers
+    unchanged = client.get(f"{path}?download=1", headers={"If-None-Match": saved.headers["ETag"]})
+    assert unchanged.status_code == 304
+
+
 def test_result_carries_its_headers(client: FlaskClient) -> None:
     headers = upload(client).headers
     assert headers["Cache-Control"] == "public, max-age=2592000, immutable"

@@ -12,8 +12,8 @@ from PIL.ExifTags import IFD, Base
 
 from super_resolution import SuperResolution
 from superres.engines.upscaler import Upscaler
+from superres.images.exif import read_orientation
 from superres.images.image_codec import decode_image, read_header
-from superres.images.metadata import read_orientation
 from testkit.fakes import FakeModel
 from testkit.kinds import (
     DEEP,

@@ -13,6 +13,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from superres.engines.speed_meter import Speed
 from superres.images.options import DEFAULT_OPTIONS
 from superres.server.gunicorn_worker import Worker
 from superres.service.job import Job, Outcome
@@ -140,7 +141,9 @@ def test_picture_that_is_too_costly_to_wait_for_is_taken_asynchronously(
     make_app: AppMaker, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = make_app(replace(settings, max_sync_seconds=1))
-    monkeypatch.setattr(app.extensions["runner"].scheduler, "_seconds_per_pixel", lambda: 1.0)
+    monkeypatch.setattr(
+        app.extensions["runner"].scheduler, "_measure_speed", lambda: Speed(1.0, 1.0)
+    )
     client = app.test_client()
     response = upload(client)
     assert_problem(response, 422, "too_costly_sync")

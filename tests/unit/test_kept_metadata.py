@@ -17,8 +17,8 @@ from PIL.ExifTags import Base
 
 from superres.engines.upscaler import Upscaler
 from superres.images.encoders import encode_picture
+from superres.images.exif import RawText, read_orientation
 from superres.images.image_codec import decode_image, read_header
-from superres.images.metadata import RawText, read_orientation
 from superres.images.options import Options
 from superres.images.png_file import make_chunk
 from testkit.hostile import tiff, tiff_picture

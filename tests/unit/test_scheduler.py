@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 
+from superres.engines.speed_meter import Speed
 from superres.errors import Busy, TooCostly
 from superres.service.scheduler import Scheduler
 from superres.settings import Settings
@@ -9,8 +10,12 @@ from superres.settings import Settings
 MICROSECOND = 1e-6
 
 
-def make_scheduler(seconds_per_pixel: float = MICROSECOND, **limits: Any) -> Scheduler:
-    return Scheduler(Settings(**limits), lambda: seconds_per_pixel)
+def make_scheduler(
+    seconds_per_pixel: float = MICROSECOND, load: float = 1, **limits: Any
+) -> Scheduler:
+    """Return a scheduler on a machine whose other load makes it so many times slower."""
+    speed = Speed(seconds_per_pixel * load, seconds_per_pixel)
+    return Scheduler(Settings(**limits), lambda: speed)
 
 
 def test_picture_within_the_limits_is_admitted_until_it_is_finished() -> None:
@@ -97,6 +102,20 @@ def test_picture_that_alone_outlasts_a_request_is_too_costly() -> None:
     with pytest.raises(TooCostly, match=r"20 seconds.*Prefer: respond-async"):
         scheduler.admit(2000)
     assert scheduler.queued_pixels == 0
+
+
+def test_load_by_others_delays_a_picture_and_does_not_make_it_too_costly() -> None:
+    scheduler = make_scheduler(seconds_per_pixel=0.01, load=3, max_sync_seconds=10)
+    with pytest.raises(TooCostly):
+        scheduler.admit(1001)
+    # The queue is empty: the load may have ended since it was measured.
+    first = scheduler.admit(400)
+    with pytest.raises(Busy) as caught:
+        scheduler.admit(600)  # (400 + 600) pixels at 0.03 seconds
+    assert caught.value.retry_after_seconds == 20
+    first.release()
+    scheduler.admit(600)
+    assert scheduler.busy("").retry_after_seconds == 18
 
 
 def test_more_waiting_requests_than_allowed_are_busy() -> None:

@@ -1,5 +1,6 @@
 import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from super_resolution import SuperResolution
 from superres.engines.engine import Engine, Network
 from superres.engines.lanes import Progress
 from superres.engines.opencv_engine import EMBEDDED_PROFILE, OTHER_PROFILE, load_network
+from superres.engines.speed_meter import SpeedMeter
 from superres.engines.upscaler import Upscaler
 from superres.errors import ModelError
 from superres.images.image_codec import Picture
@@ -123,18 +125,53 @@ def test_failing_tile_fails_the_picture_and_not_the_lanes(
 
 
 def test_speed_is_positive_from_the_start(fake_super_resolution: Upscaler) -> None:
-    assert fake_super_resolution.seconds_per_pixel > 0
+    assert min(fake_super_resolution.speed.now, fake_super_resolution.speed.alone) > 0
 
 
 def test_tiny_pictures_do_not_make_the_model_look_slow(
     fake_super_resolution: Upscaler,
 ) -> None:
-    before = fake_super_resolution.seconds_per_pixel
+    before = fake_super_resolution.speed
     for _ in range(50):
         fake_super_resolution.upscale(np.zeros((1, 1, 3), np.uint8))
-    assert fake_super_resolution.seconds_per_pixel == before
+    assert fake_super_resolution.speed == before
     fake_super_resolution.upscale(np.zeros((300, 300, 3), np.uint8))
-    assert fake_super_resolution.seconds_per_pixel != before
+    assert fake_super_resolution.speed != before
+
+
+def test_speed_follows_the_load() -> None:
+    now = 0.0
+    meter = SpeedMeter(memory_seconds=20, clock=lambda: now)
+
+    def compute(seconds: float, tile_seconds: float) -> None:
+        nonlocal now
+        for _ in range(round(seconds / tile_seconds)):
+            now += tile_seconds
+            meter.record(tile_seconds, 1000)
+
+    compute(100, 0.1)
+    assert meter.seconds_per_pixel == pytest.approx(1e-4)
+    compute(2, 0.2)  # an encoder beside it
+    assert 1e-4 < meter.seconds_per_pixel < 1.15e-4
+    compute(40, 0.2)
+    assert 1.7e-4 < meter.seconds_per_pixel < 2e-4
+    now += 120  # nothing to compute
+    compute(2, 0.1)
+    assert 1e-4 < meter.seconds_per_pixel < 1.15e-4
+
+
+def test_time_spent_waiting_for_a_cpu_counts_now_and_not_alone(tmp_path: Path) -> None:
+    path = tmp_path / "model.pb"
+    path.write_bytes(b"x")
+
+    def wait(image: Pixels) -> Pixels:
+        time.sleep(0.1)
+        return image.repeat(3, axis=0).repeat(3, axis=1)
+
+    model = Upscaler(path, Engine(lambda _path: wait, OTHER_PROFILE), lanes=1)
+    model.upscale(np.zeros((300, 300, 3), np.uint8))
+    assert model.speed.now > 10 * model.speed.alone
+    model.close()
 
 
 def test_fingerprint_changes_with_the_model(
