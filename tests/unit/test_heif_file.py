@@ -152,6 +152,19 @@ def test_profile_is_kept() -> None:
     assert decode(heic(PHOTO, icc_profile=SRGB)).metadata.icc_profile == SRGB
 
 
+def test_xmp_is_kept() -> None:
+    packet = (
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-'
+        b'syntax-ns#"><rdf:Description rdf:about="" '
+        b'xmlns:photoshop="http://ns.adobe.com/photoshop/1.0/" '
+        b'photoshop:Credit="An agency"/></rdf:RDF></x:xmpmeta>'
+    )
+    picture = decode(heic(PHOTO, xmp=packet))
+    assert picture.size == PHOTO.size
+    assert picture.metadata.xmp is not None
+    assert b"An agency" in picture.metadata.xmp
+
+
 @pytest.mark.parametrize("primary", [0, 1, 2])
 def test_primary_picture_of_several_is_taken(primary: int) -> None:
     burst = [Image.new("RGB", (80, 60), colour) for colour in ("red", "lime", "blue")]
