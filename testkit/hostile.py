@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from superres.images.gif_file import find_pixels
+from testkit.heif_files import grid_of_one_tile, heic, lying_heic, much_exif
 
 # The largest upload.
 ROOM = 16 * 1024 * 1024 - 1024
@@ -232,8 +233,12 @@ def bmp(width: int, height: int) -> bytes:
     return start + info + palette + pixels
 
 
+def flat_image(width: int, height: int) -> Image.Image:
+    return Image.new("RGB", (width, height), (9, 99, 200))
+
+
 def flat(image_format: str, width: int, height: int, **options: object) -> bytes:
-    return save(Image.new("RGB", (width, height), (9, 99, 200)), image_format, **options)
+    return save(flat_image(width, height), image_format, **options)
 
 
 # Each of these files once took gigabytes, seconds or the log's disk, or is similar to one that did;
@@ -276,6 +281,10 @@ FILES: dict[str, Callable[[], bytes]] = {
     "lie of 16000x16000.avif": lambda: lying_avif(16000, 16),
     "lie of 8000x8000.avif": lambda: lying_avif(8000, 16),
     "valid, 12 megapixels.avif": lambda: flat("AVIF", 4000, 3000, speed=10),
+    "lie of 8000x8000.heic": lambda: lying_heic(8000, 16),
+    "tiles.heic": lambda: grid_of_one_tile(37, 27, (37 * 64, 27 * 64)),
+    "exif in one place.heic": lambda: much_exif(900, ROOM - 100_000),
+    "valid, 12 megapixels.heic": lambda: heic(flat_image(4000, 3000), chroma=420, tile_size=512),
     "canvas of 16383x16383.webp": huge_webp,
     "chunks.webp": webp_chunks,
     "valid, 12 megapixels.webp": lambda: flat("WEBP", 4000, 3000),

@@ -19,6 +19,8 @@ from superres.images.metadata import Metadata
 from superres.images.options import Options
 from superres.images.png_file import make_chunk
 from superres.images.png_text import make_text
+from testkit.coloured_files import cicp, gama, png
+from testkit.heif_files import deep_heic, heic
 from testkit.pictures import encode
 
 PHOTO = Image.fromarray(data.astronaut()[60:132, 180:276])  # 96x72
@@ -132,9 +134,17 @@ KINDS = {
     ),
     "JPEG with metadata": Kind(lambda: write_with_metadata("jpeg", 95)),
     "PNG with metadata": Kind(lambda: write_with_metadata("png", None)),
+    "PNG with gamma": Kind(lambda: png(gama(1.0), image=PHOTO)),
+    "HDR PNG": Kind(lambda: png(cicp(9, 16), image=PHOTO)),
     "WebP": Kind(lambda: encode(PHOTO, "WEBP", quality=95)),
     "lossless WebP": Kind(lambda: encode(PHOTO, "WEBP", lossless=True)),
     "AVIF": Kind(lambda: encode(PHOTO, "AVIF", quality=95)),
+    "HEIC": Kind(lambda: heic(PHOTO, quality=95)),
+    "phone HEIC": Kind(
+        lambda: heic(PHOTO, PHOTO, quality=90, chroma=420, tile_size=64, thumbnails=[48]),
+        tolerance=3,
+    ),
+    "grey HEIC": Kind(lambda: heic(PHOTO.convert("L"), quality=95), "L"),
     "BMP": Kind(lambda: encode(PHOTO, "BMP")),
     "GIF": Kind(lambda: encode(PHOTO, "GIF"), tolerance=4),
     "palette PNG": Kind(lambda: encode(PHOTO.quantize(200), "PNG"), tolerance=4),
@@ -149,6 +159,7 @@ KINDS = {
     "RGBA PNG": Kind(lambda: encode(soft_disc(), "PNG"), "RGBA"),
     "RGBA WebP": Kind(lambda: encode(soft_disc(), "WEBP", lossless=True), "RGBA"),
     "RGBA AVIF": Kind(lambda: encode(soft_disc(), "AVIF", quality=95), "RGBA", tolerance=4),
+    "RGBA HEIC": Kind(lambda: heic(soft_disc(), quality=95), "RGBA", tolerance=4),
     "grey and alpha PNG": Kind(lambda: encode(soft_disc().convert("LA"), "PNG"), "LA"),
     "palette and alpha PNG": Kind(
         lambda: encode(soft_disc().quantize(64, Image.Quantize.FASTOCTREE), "PNG"), "RGBA"
@@ -156,6 +167,7 @@ KINDS = {
     "16-bit PNG": Kind(lambda: cv2_encode(".png", DEEP[:, :, ::-1]), "RGB", 16),
     "16-bit grey PNG": Kind(lambda: cv2_encode(".png", DEEP[:, :, 1]), "L", 16),
     "16-bit TIFF": Kind(lambda: cv2_encode(".tiff", DEEP[:, :, ::-1]), "RGB", 16),
+    "10-bit HEIC": Kind(lambda: deep_heic(DEEP, quality=95), "RGB", 16),
     "16-bit grey TIFF": Kind(lambda: cv2_encode(".tiff", DEEP[:, :, 1]), "L", 16),
     "16-bit RGBA PNG": Kind(
         lambda: cv2_encode(

@@ -3,6 +3,7 @@
 import struct
 import zlib
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,10 +13,13 @@ from superres.service.runner import Result
 from superres.service.upload import Upload
 from superres.store.result_name import generate_file_hash
 from superres.store.stored_result import StoredResult
+from testkit.heif_files import heic
 
 
-def encode(image: Image.Image, image_format: str, **options: object) -> bytes:
+def encode(image: Image.Image, image_format: str, **options: Any) -> bytes:
     """Return an image as a file in some format."""
+    if image_format == "HEIC":
+        return heic(image, **options)
     buffer = BytesIO()
     image.save(buffer, image_format, **options)
     return buffer.getvalue()

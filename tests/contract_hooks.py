@@ -10,6 +10,8 @@ from hypothesis import strategies
 from PIL import Image
 from schemathesis.hooks import HookContext
 
+from testkit.heif_files import heic
+
 
 def draw(image_format: str, side: int) -> bytes:
     """Return an image file."""
@@ -20,12 +22,13 @@ def draw(image_format: str, side: int) -> bytes:
 
 PICTURES = [
     *(draw(image_format, 20) for image_format in ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "AVIF")),
+    heic(Image.radial_gradient("L").resize((20, 20)).convert("RGB")),
     draw("PNG", 60),
     *(draw(image_format, 60)[:200] for image_format in ("PNG", "JPEG", "AVIF")),
     b"no picture",
     b"",
 ]
-MEDIA_TYPES = ("png", "jpeg", "webp", "tiff", "bmp", "avif", "gif")
+MEDIA_TYPES = ("png", "jpeg", "webp", "tiff", "bmp", "avif", "heic", "heif", "gif")
 
 # In turn, so that each is sent, whatever else is drawn.
 in_turn = itertools.cycle(PICTURES)

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from superres.images.formats import FORMATS
 
-# HEIC too, though not supported: the service tells the user what to do about it.
 ENDINGS = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".dib"}
-    | {".gif", ".avif", ".heic", ".heif"}
+    | {".gif", ".avif", ".heic", ".heif", ".hif"}
 )
 RESULT_NAME = re.compile(
     rf"_(?:x\d|\d+x\d+|\d+[wh])\.(?:{'|'.join(each.ending for each in FORMATS.values())})"

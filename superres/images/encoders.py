@@ -205,7 +205,7 @@ def stack_channels(picture: Picture) -> Pixels | DeepPixels:
 
 def make_chunks(metadata: Metadata) -> list[bytes]:
     """Return the PNG chunks for an image's metadata (PNG 3rd edition, 11.3)."""
-    chunks = []
+    chunks = [] if metadata.colour_chunks is None else [metadata.colour_chunks]
     if metadata.icc_profile is not None:
         profile = b"icc\x00\x00" + zlib.compress(metadata.icc_profile)
         chunks.append(make_chunk(b"iCCP", profile))

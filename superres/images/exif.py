@@ -103,9 +103,10 @@ def load_exif(image: Image.Image) -> Image.Exif:
 def read_orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8; 1 if there is none or it is damaged.
 
-    No browser applies the orientation of a PNG whose EXIF is in a text chunk.
+    No browser applies the orientation of a PNG whose EXIF is in a text chunk, and a HEIF file
+    turns its image by itself: its EXIF, if it is right at all, repeats that.
     """
-    if EXIF_IS_TEXT in image.info:
+    if EXIF_IS_TEXT in image.info or image.format == "HEIF":
         return 1
     with contextlib.suppress(*EXIF_ERRORS):
         orientation = load_exif(image).get(Base.Orientation, 1)

@@ -2,22 +2,17 @@
 
 import re
 
-ACCEPTED_NAMES = "PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF"
+ACCEPTED_NAMES = "PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, HEIC"
 # Enough of a file to identify it: XML may begin with long comments.
 START_BYTES = 4096
 BRANDS_AT, BRAND_BYTES = 8, 4
 AVIF_BRANDS = frozenset({b"avif", b"avis"})
-HEIC_BRANDS = frozenset(
+HEIF_BRANDS = frozenset(
     {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
     | {b"mif2", b"miaf", b"avci", b"avcs", b"jpeg", b"vvic"}
 )
 REFUSED = f"The file is not an image in a supported format ({ACCEPTED_NAMES})"
 CONVERT = "open it in a program that supports it, and save it as PNG or JPEG"
-HEIC = (
-    "a HEIC or HEIF image",
-    "share or export it as JPEG; to have an iPhone shoot JPEG, set Settings > Camera > Formats > "
-    "Most Compatible",
-)
 RAW = "a camera raw file", "develop it and export it as TIFF, PNG or JPEG"
 VIDEO = "a video", "save one frame of it as PNG"
 JPEG_XL = "a JPEG XL image", "convert it to PNG or JPEG (djxl in.jxl out.png)"
@@ -116,17 +111,28 @@ def find_kind(start: bytes) -> tuple[str, str] | None:
 
 
 def find_media_kind(start: bytes) -> tuple[str, str] | None:
-    """Identify an ISO base media file by its brands; None if it may be AVIF."""
-    length = min(int.from_bytes(start[:4]), START_BYTES)
-    brand = start[BRANDS_AT : BRANDS_AT + BRAND_BYTES]
-    others = {start[at : at + BRAND_BYTES] for at in range(16, length, BRAND_BYTES)}
-    if AVIF_BRANDS & {brand, *others}:
+    """Identify an ISO base media file by its brands; None if it may be a supported image."""
+    brand, others = read_brands(start)
+    if (AVIF_BRANDS | HEIF_BRANDS) & {brand, *others}:
         return None
     if brand == b"crx ":
         return RAW
-    if brand == b"M4A ":
-        return SOUND
-    return HEIC if HEIC_BRANDS & {brand, *others} else VIDEO
+    return SOUND if brand == b"M4A " else VIDEO
+
+
+def read_brands(start: bytes) -> tuple[bytes, set[bytes]]:
+    """Return the brand of an ISO base media file, and those that it is compatible with."""
+    length = min(int.from_bytes(start[:4]), START_BYTES)
+    others = {start[at : at + BRAND_BYTES] for at in range(16, length, BRAND_BYTES)}
+    return start[BRANDS_AT : BRANDS_AT + BRAND_BYTES], others
+
+
+def is_heif(start: bytes) -> bool:
+    """Tell whether a file is HEIF, but not AVIF."""
+    brand, others = read_brands(start)
+    brands = {brand, *others}
+    is_media = start[4:8] == b"ftyp"
+    return is_media and bool(HEIF_BRANDS & brands) and not AVIF_BRANDS & brands
 
 
 def find_text_kind(start: bytes) -> tuple[str, str] | None:
@@ -171,7 +177,7 @@ def find_accepted(start: bytes) -> str | None:
     if start.startswith(b"RIFF") and start[8:12] == b"WEBP":
         return "WebP"
     if start[4:8] == b"ftyp" and find_media_kind(start) is None:
-        return "AVIF"
+        return "HEIC" if is_heif(start) else "AVIF"
     if start.startswith(b"BM") and len(start) > 18 and start[15:18] == bytes(3):
         return "BMP"
     return next((name for first, name in ACCEPTED_SIGNATURES if start.startswith(first)), None)

@@ -24,6 +24,7 @@ from superres.images.bit_depth import (
 from superres.images.cut_files import IS_DAMAGED
 from superres.images.exif import read_orientation
 from superres.images.gif_file import find_small_frame
+from superres.images.icc_profiles import make_profile
 from superres.images.kept_metadata import read_metadata
 from superres.images.metadata import (
     Metadata,
@@ -170,8 +171,7 @@ def read_header(file: BinaryIO, max_pixels: int) -> ImageHeader:
         if read_orientation(image) in TURNED and image.format != "TIFF":
             width, height = height, width
         if samples is not None:
-            layout = samples.layout
-            return ImageHeader(width, height, layout.alpha is not None, layout.is_deep)
+            return ImageHeader(width, height, samples.has_alpha, samples.is_deep)
         is_deep = read_depth(image, file) == DEEP_BITS or image.mode.startswith("I;16")
         has_alpha = image.has_transparency_data or find_small_frame(image) is not None
         return ImageHeader(width, height, has_alpha, is_deep)
@@ -219,6 +219,9 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
             opened.load()
         orientation = read_orientation(image)
         metadata, profile = read_metadata(opened, keep_metadata), read_profile(image)
+        signal = opened.signal
+        if signal is not None and signal.overrules_profile:
+            profile = None
         deep: DeepPixels | None = None
         alpha: Pixels | None = None
         if samples is not None:
@@ -261,6 +264,9 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
     if is_colour:
         pixels = np.repeat(pixels[:, :, np.newaxis], 3, axis=2)
         deep = None if deep is None else np.repeat(deep, 3, axis=2)
+    if profile is None and signal is not None and signal.colours is not None:
+        profile = make_profile(signal.colours, is_grey=pixels.ndim == 2)
+    chunks = None if signal is None else signal.chunks
     dpi = metadata.dpi
     if dpi is not None and orientation in TURNED:
         dpi = dpi[::-1]
@@ -268,5 +274,5 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
         turn_upright(pixels, orientation),
         None if alpha is None else turn_upright(alpha, orientation),
         None if deep is None else turn_upright(deep, orientation),
-        replace(metadata, icc_profile=profile, dpi=dpi),
+        replace(metadata, icc_profile=profile, dpi=dpi, colour_chunks=chunks),
     )

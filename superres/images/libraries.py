@@ -4,6 +4,7 @@ import zlib
 from importlib import import_module
 
 import cv2
+import pi_heif
 from PIL import features
 
 # Bundled in Pillow's wheels. PNG results are compressed by Python's zlib, which is the system's.
@@ -14,9 +15,11 @@ def list_libraries() -> tuple[str, ...]:
     """Return the name and version of each."""
     # libavif only packs what these code; one from a distribution may have others.
     av1 = import_module("PIL._avif").codec_versions() if features.check("avif") else "none"
+    hevc = ", ".join(pi_heif.libheif_info()["decoders"].values())
     return (
         f"opencv {cv2.__version__}",
         f"zlib {zlib.ZLIB_RUNTIME_VERSION}",
         f"av1 {av1}",
+        f"heif {pi_heif.libheif_version()}, {hevc}",
         *(f"{part} {features.version(part)}" for part in PILLOW_PARTS),
     )

@@ -37,6 +37,7 @@ class Metadata:
     xmp : a packet, or None
     iptc : datasets of IPTC-IIM, or None
     texts : text chunks as in a PNG, or None
+    colour_chunks : PNG chunks, whole, that say beside the profile what the samples mean, or None
     """
 
     icc_profile: bytes | None = None
@@ -45,6 +46,7 @@ class Metadata:
     xmp: bytes | None = None
     iptc: bytes | None = None
     texts: bytes | None = None
+    colour_chunks: bytes | None = None
 
 
 def read_dpi(image: Image.Image) -> tuple[float, float] | None:

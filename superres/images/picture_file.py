@@ -11,9 +11,22 @@ from PIL import Image, UnidentifiedImageError
 
 from superres.errors import UndecodableImage, UnsupportedUpload
 from superres.images import bmp_masks
+from superres.images.colour_signals import (
+    ColourSignal,
+    read_avif_signal,
+    read_code_points,
+    read_png_signal,
+)
 from superres.images.cut_files import IS_DAMAGED, complete_webp, explain_cut
-from superres.images.file_kinds import START_BYTES, explain_kind, find_accepted, find_kind
+from superres.images.file_kinds import (
+    START_BYTES,
+    explain_kind,
+    find_accepted,
+    find_kind,
+    is_heif,
+)
 from superres.images.gif_file import complete_gif, find_gif_xmp
+from superres.images.heif_file import HeifSamples, open_heif
 from superres.images.jpeg_file import JpegFile, check_complete, complete_jpeg, read_jpeg
 from superres.images.png_file import HEADER_IS_DAMAGED, SIGNATURE, PngFile, missing_share, read_png
 from superres.images.tiff import open_tiff
@@ -65,14 +78,16 @@ class PictureFile:
     file : the file that Pillow reads, which may differ from the upload
     image : as opened by Pillow
     png, jpeg : further information on these formats
-    samples : a TIFF's samples, if Pillow cannot read them
+    samples : a TIFF's or HEIC's samples, if Pillow cannot read them
+    signal : what it says of its colours beside a profile
     """
 
     file: BinaryIO
     image: Image.Image
     png: PngFile | None = None
     jpeg: JpegFile | None = None
-    samples: TiffSamples | None = None
+    samples: TiffSamples | HeifSamples | None = None
+    signal: ColourSignal | None = None
 
     def load(self) -> None:
         """Decode the pixels.
@@ -113,9 +128,11 @@ def open_picture(file: BinaryIO, with_pixels: bool) -> PictureFile:
     """
     file.seek(0)
     start = file.read(START_BYTES)
-    # Pillow's AVIF reader mistakes HEIC for damaged AVIF.
+    # Pillow's AVIF reader mistakes videos for damaged AVIF.
     if start[4:8] == b"ftyp" and find_kind(start) is not None:
         raise UnsupportedUpload(explain_kind(start))
+    if is_heif(start):
+        return open_heif_picture(file)
     png = jpeg = None
     with translate_decoder_errors(HEADER_IS_DAMAGED):
         if start.startswith(SIGNATURE):
@@ -130,12 +147,17 @@ def open_picture(file: BinaryIO, with_pixels: bool) -> PictureFile:
         elif start.startswith(b"RIFF") and start[8:12] == b"WEBP":
             file = complete_webp(file)
     image = identify(file, start)
+    signal = None
     if png is not None:
         image.info.update(png.info)
+        signal = read_png_signal(png.colours)
+    elif image.format == "AVIF":
+        with contextlib.suppress(*DECODER_ERRORS):
+            signal = read_avif_signal(file)
     set_xmp_aside(image)
     if image.format == "GIF" and with_pixels:
         image.info[XMP_AS_FOUND] = find_gif_xmp(file)
-    return PictureFile(file, image, png, jpeg)
+    return PictureFile(file, image, png, jpeg, signal=signal)
 
 
 def open_tiff_picture(file: BinaryIO, form: Form) -> PictureFile:
@@ -154,6 +176,25 @@ def open_tiff_picture(file: BinaryIO, form: Form) -> PictureFile:
         raise UndecodableImage(explain_damage(file, None, HEADER_IS_DAMAGED)) from None
     set_xmp_aside(image)
     return PictureFile(file, image, samples=samples)
+
+
+def open_heif_picture(file: BinaryIO) -> PictureFile:
+    """Read a HEIC's header.
+
+    Raises
+    ------
+    UnsupportedUpload, UndecodableImage
+        As `open_heif`.
+    """
+    try:
+        image, samples = open_heif(file)
+    except DECODER_ERRORS as error:
+        if is_fault_of_machine(error):
+            raise
+        raise UndecodableImage(explain_damage(file, None, HEADER_IS_DAMAGED)) from None
+    set_xmp_aside(image)
+    signal = None if samples.code_points is None else read_code_points(*samples.code_points)
+    return PictureFile(file, image, samples=samples, signal=signal)
 
 
 def identify(file: BinaryIO, start: bytes) -> Image.Image:

@@ -42,8 +42,10 @@ PASSES = (
 )
 # Chunks whose name begins with a capital are critical (PNG 1.2, 3.3); there are no others.
 CRITICAL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
+# What the samples mean, beside a profile.
+COLOUR_CHUNKS = frozenset({b"cICP", b"sRGB", b"gAMA", b"cHRM"})
 # Chunks that are only read before the pixels; EXIF and texts may follow them.
-EARLY_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"iCCP", b"pHYs", b"acTL", b"fcTL"})
+EARLY_CHUNKS = COLOUR_CHUNKS | {b"IHDR", b"PLTE", b"tRNS", b"iCCP", b"pHYs", b"acTL", b"fcTL"}
 PIECE_BYTES = 1024**2
 METRES_AN_INCH = 0.0254
 PER_METRE = 1
@@ -60,12 +62,14 @@ class PngFile:
     info : contents of the other chunks, under Pillow's names
     texts : text chunks, in their order
     is_grey : whether it has one colour sample per pixel, and no palette
+    colours : contents of the chunks that say what the samples mean, beside a profile
     """
 
     file: BinaryIO
     info: dict[str, Any]
     texts: list[Text]
     is_grey: bool
+    colours: dict[bytes, bytes]
 
 
 def read_png(file: BinaryIO) -> PngFile:
@@ -99,7 +103,9 @@ def read_png(file: BinaryIO) -> PngFile:
     info = read_info(chunks, texts)
     info["transparency"] = read_transparency(chunks, depth, colour_type)
     found = {name: value for name, value in info.items() if value is not None}
-    return PngFile(BytesIO(b"".join(parts)), found, texts, colour_type in {GREY, GREY_ALPHA})
+    colours = {name: chunks[name] for name in COLOUR_CHUNKS & chunks.keys()}
+    is_grey = colour_type in {GREY, GREY_ALPHA}
+    return PngFile(BytesIO(b"".join(parts)), found, texts, is_grey, colours)
 
 
 def walk_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from superres.errors import UndecodableImage
+from superres.images.colour_signals import read_png_signal
 from superres.images.image_codec import Picture
 from superres.images.iptc import keep_iptc
 from superres.images.kept_metadata import join_texts
@@ -45,7 +46,7 @@ def decode_png_result(content: bytes) -> Picture:
         opacity = samples[:, :, 3]
         alpha = np.asarray(opacity // DEEP_PER_LEVEL if is_deep else opacity, np.uint8)
         samples = np.ascontiguousarray(samples[:, :, 0] if is_grey else samples[:, :, :3])
-    found = read_info(chunks, texts)
+    found, signal = read_info(chunks, texts), read_png_signal(chunks)
     metadata = Metadata(
         found["icc_profile"],
         found["exif"],
@@ -53,6 +54,7 @@ def decode_png_result(content: bytes) -> Picture:
         xmp=find_text(texts, XMP_KEYWORD),
         iptc=keep_iptc(find_raw_profile(texts, b"iptc") or b"", "all"),
         texts=join_texts(texts, "all"),
+        colour_chunks=None if signal is None else signal.chunks,
     )
     if not is_deep:
         return Picture(np.asarray(samples, np.uint8), alpha, metadata=metadata)

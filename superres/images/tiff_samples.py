@@ -45,6 +45,16 @@ class TiffSamples:
     starts: list[bytes]
 
     @property
+    def has_alpha(self) -> bool:
+        """Whether there is transparency."""
+        return self.layout.alpha is not None
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether there are 16 bits per sample."""
+        return self.layout.is_deep
+
+    @property
     def keeps_profile(self) -> bool:
         """Whether the file's colour profile still applies to the pixels."""
         return self.layout.photometric not in {CMYK, LAB}

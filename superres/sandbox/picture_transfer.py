@@ -13,7 +13,7 @@ from superres.images.metadata import Metadata
 # Alignment of arrays, enough for any type.
 ALIGNMENT = 64
 ARRAYS = {"pixels": "uint8", "alpha": "uint8", "deep": "uint16"}
-BLOBS = ("icc_profile", "exif", "xmp", "iptc", "texts")
+BLOBS = ("icc_profile", "exif", "xmp", "iptc", "texts", "colour_chunks")
 # All pages at once: faulting them in one by one would cost a third of the encoding time.
 SHARED = mmap.MAP_SHARED | mmap.MAP_POPULATE
 # No process can shrink it under a reader, or change what was checked.

@@ -33,6 +33,7 @@ from superres.service.memory_estimate import (
 )
 from superres.service.sandboxed_codec import SandboxedCodec, share_picture
 from superres.store.stored_result import PayloadFile, ResultInfo, StoredResult
+from testkit.heif_files import deep_heic
 from testkit.hostile import save
 from testkit.kinds import rgb_profile
 from testkit.tiff_files import write_tiff
@@ -125,6 +126,14 @@ def write_layout(
     return write
 
 
+def write_heic(channels: int, dtype: type, **options: Any) -> Callable[[int, int], bytes]:
+    def write(height: int, width: int) -> bytes:
+        samples = draw_noise(height, width, channels, dtype).reshape(height, width, channels)
+        return deep_heic(samples, **options)
+
+    return write
+
+
 MB = 10**6
 
 
@@ -195,6 +204,15 @@ UPLOADS = {
     "BMP": write("BMP", "RGB"),
     "BMP, masks": write_masked_bmp,
     "GIF": write("GIF", "P"),
+    "HEIC": write_heic(3, EIGHT),
+    "HEIC, transparent": write_heic(4, EIGHT),
+    "HEIC, premultiplied": write_heic(4, EIGHT, is_premultiplied=True),
+    "HEIC, grey": write_heic(1, EIGHT),
+    "HEIC, tiles": write_heic(3, EIGHT, tile_size=512, chroma=420),
+    "HEIC, 10 bits": write_heic(3, SIXTEEN),
+    "HEIC, 10 bits, transparent": write_heic(4, SIXTEEN),
+    "HEIC, 10 bits, premultiplied": write_heic(4, SIXTEEN, is_premultiplied=True),
+    "HEIC, 10 bits, tiles": write_heic(3, SIXTEEN, tile_size=512),
     "AVIF": write("AVIF", "RGB", speed=10),
     "AVIF, transparent": write("AVIF", "RGBA", speed=10),
 }

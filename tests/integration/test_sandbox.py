@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from skimage import data
 
 from superres.engines.model_loader import ModelLoader
 from superres.engines.upscaler import Upscaler
 from superres.errors import Busy, ClientLeft, TooManyPixels, UndecodableImage, UnsupportedUpload
+from superres.images.code_points import PQ
 from superres.images.image_codec import Picture, decode_image
 from superres.images.metadata import Metadata
 from superres.images.options import Options
@@ -34,6 +36,8 @@ from superres.service.runner import Runner
 from superres.service.sandboxed_codec import SandboxedCodec, open_descriptor, share_picture
 from superres.service.upload import SPOOL_BYTES
 from superres.settings import Settings
+from testkit.coloured_files import avif, gama, heic_of, png
+from testkit.heif_files import heic, lying_heic, much_exif
 from testkit.hostile import ROOM, jpeg_segments, lying_avif, png_chunk, png_header, save
 from testkit.kinds import KINDS
 
@@ -185,11 +189,38 @@ def test_header_that_takes_memory_or_time_ends_with_its_process(content: bytes, 
 
 
 def test_picture_that_takes_more_than_its_header_says_is_refused(codec: SandboxedCodec) -> None:
-    file = BytesIO(lying_avif(6000, 16))
-    header = codec.read_header(file, MAX_PIXELS)
-    assert header.pixels == 256
+    for content in (lying_avif(6000, 16), lying_heic(3000, 16)):
+        file = BytesIO(content)
+        header = codec.read_header(file, MAX_PIXELS)
+        assert header.pixels == 256
+        with pytest.raises(UndecodableImage):
+            codec.decode(file, header)
+
+
+@pytest.mark.parametrize("tile_size", [0, 64], ids=["whole", "tiles"])
+def test_heic_is_decoded_without_files_or_helpers(codec: SandboxedCodec, tile_size: int) -> None:
+    photo = Image.fromarray(data.astronaut())
+    file = BytesIO(heic(photo, quality=95, tile_size=tile_size))
+    picture = codec.decode(file, codec.read_header(file, MAX_PIXELS))
+    assert np.abs(picture.pixels[:, :, ::-1].astype(int) - np.asarray(photo)).mean() < 3
+
+
+@pytest.mark.parametrize(
+    "content", [avif(9, PQ), heic_of(12, 13), png(gama(1.0))], ids=["AVIF", "HEIC", "PNG"]
+)
+def test_colours_without_a_profile_leave_the_sandbox(codec: SandboxedCodec, content: bytes) -> None:
+    file = BytesIO(content)
+    metadata = codec.decode(file, codec.read_header(file, MAX_PIXELS)).metadata
+    assert metadata == decode_image(BytesIO(content)).metadata
+    assert metadata.icc_profile is not None
+
+
+def test_exif_that_takes_gigabytes_ends_with_its_process() -> None:
+    codec = SandboxedCodec("safe")
     with pytest.raises(UndecodableImage):
-        codec.decode(file, header)
+        codec.read_header(BytesIO(much_exif(900, 10**7)), MAX_PIXELS)
+    assert codec.deaths == 1
+    codec.sandbox.close()
 
 
 def test_what_is_no_picture_is_told(codec: SandboxedCodec) -> None:

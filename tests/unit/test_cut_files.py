@@ -33,6 +33,7 @@ OTHERS: dict[str, dict[str, object]] = {
     "TIFF": {"compression": "tiff_lzw"},
     "WEBP": {"quality": 95},
     "AVIF": {"quality": 90},
+    "HEIC": {"quality": 90},
 }
 
 

@@ -44,7 +44,8 @@ def test_file_comes_back_as_the_same_picture(
     if case.depth == 16:
         before = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
         after = cv2.imdecode(np.frombuffer(result, np.uint8), cv2.IMREAD_UNCHANGED)
-        assert before is not None
+        if before is None:  # OpenCV reads no HEIC
+            before = DEEP[:, :, ::-1]
         assert after is not None
         assert after.dtype == np.uint16
         small = cv2.resize(after, (96, 72), interpolation=cv2.INTER_AREA)
@@ -174,7 +175,7 @@ def tagged_exif() -> Image.Exif:
 
 
 @pytest.mark.parametrize("image_format", ["png", "webp", "jpeg", "avif"])
-@pytest.mark.parametrize("source_format", ["JPEG", "PNG", "WEBP", "AVIF"])
+@pytest.mark.parametrize("source_format", ["JPEG", "PNG", "WEBP", "AVIF", "HEIC"])
 def test_safe_metadata_is_kept_and_orientation_applied(
     image_format: str, source_format: str, fake_super_resolution: Upscaler
 ) -> None:

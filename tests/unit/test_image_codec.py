@@ -11,6 +11,8 @@ from superres.images.encoders import encode_png, to_pil
 from superres.images.image_codec import Picture, decode_image, read_header
 from testkit.pictures import encode, make_png
 
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIC")
+
 
 def draw_corner_marks(width: int = 40, height: int = 24) -> Image.Image:
     """A grey image with a red, green, blue and white corner."""
@@ -198,7 +200,7 @@ def test_header_of_too_many_pixels_is_refused_before_decoding() -> None:
     [b"", b"hello", b"%PDF-1.7", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\x89PNG"],
 )
 def test_bytes_of_no_accepted_format_are_unsupported(content: bytes) -> None:
-    with pytest.raises(UnsupportedUpload, match="PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF"):
+    with pytest.raises(UnsupportedUpload, match="PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, HEIC"):
         read_header(BytesIO(content), 10**9)
 
 
@@ -215,7 +217,7 @@ def test_several_frames_are_refused_and_not_cut_to_the_first(image_format: str) 
         read_header(BytesIO(content), 10**9)
 
 
-@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF"])
+@pytest.mark.parametrize("image_format", FORMATS)
 def test_file_cut_short_is_undecodable_and_never_half_a_picture(image_format: str) -> None:
     content = encode(Image.fromarray(data.astronaut()[:128, :128]), image_format)
     for keep in (0.2, 0.5, 0.9):
@@ -249,7 +251,7 @@ def test_samples_of_32_bits_are_unsupported() -> None:
         decode(content)
 
 
-@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF"])
+@pytest.mark.parametrize("image_format", FORMATS)
 def test_damaged_bytes_give_a_picture_or_an_error_of_the_service(image_format: str) -> None:
     content = encode(Image.fromarray(data.astronaut()[:48, :48]), image_format)
     random = np.random.default_rng(7)

@@ -3,6 +3,7 @@ from dataclasses import replace
 from types import ModuleType
 
 import cv2
+import pi_heif
 import pytest
 from flask.testing import FlaskClient
 from PIL import _avif
@@ -151,6 +152,7 @@ def test_no_two_different_results_share_a_name(
         (cv2, "__version__", "0.0.1"),
         (zlib, "ZLIB_RUNTIME_VERSION", "0.0.1"),
         (_avif, "codec_versions", lambda: "aom 0.0.1"),
+        (pi_heif, "libheif_version", lambda: "0.0.1"),
     ],
 )
 def test_name_depends_on_the_versions_of_the_libraries(
