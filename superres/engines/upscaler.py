@@ -28,7 +28,7 @@ from superres.images.pixels import Pixels
 
 # Long enough that an encoder's seconds are no reason to expect twice the time. After a pause, the
 # first tiles of a job count for more than all that came before.
-SPEED_MEMORY_SECONDS = 20
+SPEED_MEMORY_SECONDS = 10
 
 
 class Upscaler:

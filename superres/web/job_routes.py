@@ -28,6 +28,8 @@ MAX_LONG_POLL_SECONDS = 30
 POLL_SECONDS = 0.2
 WAIT_PATTERN = re.compile(r"[0-9]{1,6}")
 OPEN_STATES = frozenset({"queued", "running"})
+# Decoding, and encoding and storing a PNG, take as long as computing this share of the pixels.
+ENCODING_SHARE = 0.04
 MAX_RETRY_SECONDS = 30
 
 
@@ -180,7 +182,8 @@ class JobRoutes:
         runner = self._runner
         seconds_left = 0.0
         if is_open(status):
-            seconds_left = status.pixels_ahead * runner.model_loader.get().speed.now
+            work = status.pixels_ahead + ENCODING_SHARE * status.pixels
+            seconds_left = work * runner.model_loader.get().speed.now
         problem = None
         if status.state == "failed" and status.problem is not None:
             problem = problem_members(**status.problem)
