@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import pillow_heif
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
@@ -128,6 +129,29 @@ def test_mode_changes_what_is_shown_and_downloaded(
         page.click("#download")
     assert event.value.suggested_filename == "photo_restored_x3.png"
     assert faults == []
+
+
+def test_result_is_shown_alone_if_the_browser_cannot_show_the_original(
+    page: Page, photo: Path, tmp_path: Path
+) -> None:
+    heic = tmp_path / "IMG_0042.HEIC"
+    pillow_heif.from_pillow(Image.open(photo)).save(heic, quality=90)
+    page.set_input_files("#files", heic)
+    wait_for_state(page, "done")
+    expect(page.locator("#viewer-name")).to_have_text("IMG_0042.HEIC")
+    page.wait_for_function("document.getElementById('after').naturalWidth == 600")
+    expect(page.locator("#before")).to_be_hidden()
+    expect(page.locator("#compare")).to_be_hidden()
+    expect(page.locator("#after")).to_have_css("clip-path", "none")
+    with page.expect_download() as event:
+        page.click("#download")
+    assert event.value.suggested_filename == "IMG_0042_x3.png"
+    page.set_input_files("#files", photo)
+    wait_for_state(page, "done", number=1)
+    page.locator("#queue button").filter(has_text="Show").nth(1).click()
+    expect(page.locator("#viewer-name")).to_have_text("photo.jpg")
+    expect(page.locator("#compare")).to_be_visible()
+    expect(page.locator("#before")).to_be_visible()
 
 
 def test_result_that_exists_is_not_uploaded_again(

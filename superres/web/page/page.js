@@ -340,6 +340,12 @@ async function copy({ target }) {
 }
 
 element("stage").addEventListener("pointerdown", startDrag);
+// Most browsers cannot show TIFF and HEIC: then there is only the result to see.
+for (const event of ["load", "error"]) {
+  element("before").addEventListener(event, () => {
+    element("viewer").classList.toggle("alone", event === "error");
+  });
+}
 element("zoom").addEventListener("change", layOut);
 element("compare").addEventListener("input", split);
 element("format").addEventListener("change", writeSnippets);
