@@ -49,8 +49,14 @@ def blur(image: Pixels, random: np.random.Generator, most: float) -> Pixels:
 
 def add_noise(image: Pixels, random: np.random.Generator, most: float) -> Pixels:
     """Add noise of up to `most` levels: grey or coloured, even or growing with brightness."""
+    height, width = image.shape[:2]
     channels = 1 if random.random() < 0.45 else 3
-    noise = random.normal(0, random.uniform(1, most), (*image.shape[:2], channels))
+    level = random.uniform(1, most)
+    if channels == 3 and random.random() < 0.3:  # colours have half the resolution in cameras
+        small = random.normal(0, level, (height // 2 + 1, width // 2 + 1, channels))
+        noise = cv2.resize(small, (width, height))
+    else:
+        noise = random.normal(0, level, (height, width, channels))
     if random.random() < 0.3:
         noise = noise * np.sqrt(np.maximum(image, 1) / MIDDLE_GREY)
     return to_levels((image + noise).astype(np.float32))
@@ -61,6 +67,13 @@ def sharpen(image: Pixels, random: np.random.Generator) -> Pixels:
     values = image.astype(np.float32)
     halo = values - cv2.GaussianBlur(values, (0, 0), random.uniform(0.7, 1.6))
     return to_levels(values + random.uniform(0.3, 1.4) * halo)
+
+
+def denoise(image: Pixels, random: np.random.Generator) -> Pixels:
+    """Denoise as telephones do in the dark: what remains are smears and blotches of colour."""
+    grey, colour = random.uniform(2, 7), random.uniform(4, 12)
+    kept = cv2.fastNlMeansDenoisingColored(image, None, grey, colour, 5, 11)
+    return np.asarray(kept, np.uint8)
 
 
 def dither(image: Pixels, random: np.random.Generator) -> Pixels:
@@ -94,6 +107,9 @@ def damage_badly(truth: Pixels, random: np.random.Generator, level: float) -> Pi
     image = resize(image, full * random.uniform(0.22, 1), random)
     if random.random() < 0.65:
         image = add_noise(image, random, 2 + 24 * level)
+        if random.random() < 0.3:
+            image = denoise(image, random)
+            image = sharpen(image, random) if random.random() < 0.6 else image
     if random.random() < 0.7:
         image = compress(image, random.uniform(lowest_quality, 95))
     if random.random() < 0.4:
