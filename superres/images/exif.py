@@ -1,15 +1,18 @@
 """EXIF: what of it a result keeps, and the orientation."""
 
 import contextlib
+import struct
 from collections.abc import Mapping
+from operator import itemgetter
 
 from PIL import Image
-from PIL.ExifTags import IFD, Base
+from PIL.ExifTags import GPS, IFD, Base
 from PIL.TiffImagePlugin import TiffImageFile
 
-# Larger EXIF does not fit into a JPEG, and cameras only exceed it with previews.
-MAX_EXIF_BYTES = 60_000
+# Cameras only exceed this with previews. A JPEG's segment has less room.
+MAX_EXIF_BYTES, MAX_SEGMENT_EXIF = 1024**2, 65_500
 XMP_TAG, IPTC_TAG, PHOTOSHOP_TAG, LAYERS_TAG = 700, 33723, 34377, 37724
+SUBJECT_AREA = 0x9214  # Pillow has no name for it
 # Exif 2.32, tag 37510; its UTF-16 is big-endian in what piexif, and so the generators, write.
 UNICODE = b"UNICODE\0"
 # Key in a PNG's info if its EXIF is a text chunk written by ImageMagick.
@@ -64,10 +67,27 @@ STALE_TAGS = frozenset(
         *(Base.Orientation, Base.JpegIFOffset, Base.JpegIFByteCount, Base.InterColorProfile),
         *(Base.XResolution, Base.YResolution, Base.ResolutionUnit, XMP_TAG),
         *(Base.ExifImageWidth, Base.ExifImageHeight, Base.MakerNote, Base.ExifOffset, Base.GPSInfo),
+        # in pixels of the original
+        *(SUBJECT_AREA, Base.SubjectLocation, Base.FocalPlaneXResolution),
+        *(Base.FocalPlaneYResolution, Base.FocalPlaneResolutionUnit),
         # of TIFF: IPTC and Photoshop's resources, which are read on their own, and its layers
         *(IPTC_TAG, PHOTOSHOP_TAG, LAYERS_TAG),
     }
 )
+
+# Types of TIFF (6.0, section 2), and tags for which Pillow writes another of the same size: BYTE
+# for any bytes, and RATIONAL for any number that is not negative.
+BYTE, RATIONAL, UNDEFINED, SIGNED_RATIONAL = 1, 5, 7, 10
+UNDEFINED_TAGS: frozenset[int] = frozenset(
+    {
+        *(Base.OECF, Base.ExifVersion, Base.ComponentsConfiguration, Base.UserComment),
+        *(Base.FlashPixVersion, Base.SpatialFrequencyResponse, Base.FileSource, Base.SceneType),
+        *(Base.CFAPattern, Base.DeviceSettingDescription),
+    }
+)
+SIGNED_TAGS = frozenset({Base.ShutterSpeedValue, Base.BrightnessValue, Base.ExposureBiasValue})
+UNDEFINED_GPS_TAGS: frozenset[int] = frozenset({GPS.GPSProcessingMethod, GPS.GPSAreaInformation})
+ENTRY = struct.Struct(">HHII")
 
 
 class RawText(str):
@@ -142,27 +162,98 @@ def read_exif(image: Image.Image, keep: str) -> bytes | None:
 
 
 def build_exif(
-    own: Mapping[int, object], camera: Mapping[int, object], place: Mapping[int, object]
+    own: Mapping[int, object],
+    camera: Mapping[int, object],
+    place: Mapping[int, object],
+    max_bytes: int = MAX_EXIF_BYTES,
 ) -> bytes | None:
-    """Write EXIF; None if it would be empty or too long.
+    """Write EXIF, big-endian; None if it would be empty.
 
     Parameters
     ----------
     own, camera, place : tags of the first directory, of the Exif one, and of the one for GPS
+    max_bytes : of the result; the longest values are left out
     """
-    made = Image.Exif()
-    for tag, value in own.items():
-        if tag not in {Base.ExifOffset, Base.GPSInfo}:
+    first = {tag: own[tag] for tag in own if tag not in {Base.ExifOffset, Base.GPSInfo}}
+    second, third = dict(camera), dict(place)
+    comment = second.get(Base.UserComment)
+    if isinstance(comment, bytes):
+        second[Base.UserComment] = order_comment(comment)
+    while first or second or third:
+        made = Image.Exif()
+        made.endian = ">"
+        for tag, value in first.items():
             made[tag] = as_it_was(value)
-    for directory, tags in ((IFD.Exif, camera), (IFD.GPSInfo, place)):
-        if tags:
-            made[directory] = {tag: as_it_was(value) for tag, value in tags.items()}
-    content = made.tobytes().removeprefix(b"Exif\x00\x00") if len(made) else b""
-    return content if 0 < len(content) <= MAX_EXIF_BYTES else None
+        for directory, tags in ((IFD.Exif, second), (IFD.GPSInfo, third)):
+            if tags:
+                made[directory] = {tag: as_it_was(value) for tag, value in tags.items()}
+        content = made.tobytes().removeprefix(b"Exif\0\0")
+        if len(content) <= max_bytes:
+            return correct_types(content)
+        _, tag, tags = max(
+            (
+                (measure_value(value), tag, tags)
+                for tags in (first, second, third)
+                for tag, value in tags.items()
+            ),
+            key=itemgetter(0),
+        )
+        del tags[tag]
+    return None
+
+
+def measure_value(value: object) -> int:
+    """Return how many bytes a value takes, roughly."""
+    if isinstance(value, tuple):
+        return 8 * len(value)
+    return len(value) if isinstance(value, str | bytes) else 8
+
+
+def order_comment(comment: bytes) -> bytes:
+    """Return a user comment with its UTF-16 big-endian, as the EXIF that is written."""
+    text = comment[len(UNICODE) :]
+    # Text in most scripts has a high byte of zero for each space, at least.
+    if comment.startswith(UNICODE) and text[1::2].count(0) > text[::2].count(0):
+        return UNICODE + text.decode("utf-16-le", "replace").encode("utf-16-be", "replace")
+    return comment
+
+
+def correct_types(content: bytes) -> bytes:
+    """Give the tags of written EXIF the types that Exif 2.32 states, of the same size."""
+    corrected = bytearray(content)
+    (offset,) = struct.unpack_from(">I", content, 4)
+    directories: list[tuple[int, frozenset[int]]] = [(offset, UNDEFINED_TAGS)]
+    for offset, undefined in directories:
+        (count,) = struct.unpack_from(">H", content, offset)
+        for at in range(offset + 2, offset + 2 + ENTRY.size * count, ENTRY.size):
+            tag, kind, _, value = ENTRY.unpack_from(content, at)
+            if tag == Base.ExifOffset:
+                directories.append((value, UNDEFINED_TAGS))
+            elif tag == Base.GPSInfo:
+                directories.append((value, UNDEFINED_GPS_TAGS))
+            elif kind == BYTE and tag in undefined:
+                struct.pack_into(">H", corrected, at + 2, UNDEFINED)
+            elif kind == RATIONAL and tag in SIGNED_TAGS and undefined is UNDEFINED_TAGS:
+                struct.pack_into(">H", corrected, at + 2, SIGNED_RATIONAL)
+    return bytes(corrected)
+
+
+def shorten_exif(exif: bytes, max_bytes: int) -> bytes | None:
+    """Leave out the longest values of EXIF that is longer than that.
+
+    Parameters
+    ----------
+    exif : as returned by `read_exif`
+    """
+    if len(exif) <= max_bytes:
+        return exif
+    known = Image.Exif()
+    known.load(exif)
+    return build_exif(known, known.get_ifd(IFD.Exif), known.get_ifd(IFD.GPSInfo), max_bytes)
 
 
 def add_user_comment(exif: bytes | None, words: str) -> bytes | None:
-    """Return EXIF with a user comment, unless it has one or would become too long.
+    """Return EXIF with a user comment, unless it has one.
 
     Parameters
     ----------
@@ -175,5 +266,4 @@ def add_user_comment(exif: bytes | None, words: str) -> bytes | None:
     if Base.UserComment in camera:
         return exif
     comment = UNICODE + words.encode("utf-16-be")
-    made = build_exif(known, camera | {Base.UserComment: comment}, known.get_ifd(IFD.GPSInfo))
-    return made or exif
+    return build_exif(known, camera | {Base.UserComment: comment}, known.get_ifd(IFD.GPSInfo))

@@ -3,7 +3,7 @@
 import struct
 from dataclasses import replace
 
-from superres.images.exif import add_user_comment
+from superres.images.exif import MAX_SEGMENT_EXIF, add_user_comment, shorten_exif
 from superres.images.iptc import PHOTOSHOP_HEAD, make_resource, read_words
 from superres.images.metadata import Metadata
 from superres.images.png_file import SIGNATURE, make_chunk, walk_chunks
@@ -76,6 +76,7 @@ def fit_metadata(metadata: Metadata, size: tuple[int, int], name: str) -> Metada
         exif = exif if prompt is None else add_user_comment(exif, prompt)
     if name == "jpeg":
         shorten_packet(packet, MAX_SEGMENT_XMP)
+        exif = None if exif is None else shorten_exif(exif, MAX_SEGMENT_EXIF)
     xmp = write_packet(packet) if packet.properties else None
     return replace(metadata, xmp=xmp, exif=exif, iptc=iptc)
 
