@@ -27,6 +27,8 @@ UNIT = 100_000
 # Programs that mean sRGB write its gamma as 1/2.2; libpng, too, ignores 5 %.
 SRGB_GAMMAS = 0.95 / 2.2, 1.05 / 2.2
 GAMMAS = 0.1, 10
+# Of the triangles between white and two primaries, doubled: sRGB's smallest has 0.02.
+LEAST_AREA = 0.0001
 # Of chromaticities that still count as sRGB's.
 TOLERANCE = 0.003
 
@@ -59,6 +61,11 @@ def read_png_signal(chunks: Mapping[bytes, bytes]) -> ColourSignal | None:
         for name, length in PNG_CHUNKS.items()
         if len(chunks.get(name, b"")) == length
     }
+    # As if they were not there, like those of another length.
+    if b"gAMA" in said and not GAMMAS[0] <= int.from_bytes(said[b"gAMA"]) / UNIT <= GAMMAS[1]:
+        del said[b"gAMA"]
+    if b"cHRM" in said and not is_triangle(said[b"cHRM"]):
+        del said[b"cHRM"]
     if not said:
         return None
     content = b"".join(make_chunk(*each) for each in said.items())
@@ -71,6 +78,17 @@ def read_png_signal(chunks: Mapping[bytes, bytes]) -> ColourSignal | None:
     return ColourSignal(colours, content)
 
 
+def is_triangle(chromaticities: bytes) -> bool:
+    """Tell whether the primaries of a cHRM chunk enclose its white, which has a brightness."""
+    points = np.array(struct.unpack(">8i", chromaticities)).reshape(4, 2) / UNIT
+    white, *corners = points
+    edges = [
+        np.linalg.det(np.stack([second - first, white - first]))
+        for first, second in zip(corners, [*corners[1:], corners[0]], strict=True)
+    ]
+    return bool(white[1] > 0 and (min(edges) > LEAST_AREA or max(edges) < -LEAST_AREA))
+
+
 def read_gamma(gamma: bytes, chromaticities: bytes | None) -> Colours | None:
     """Return the colours of a gAMA and a cHRM chunk; None if they are nearly sRGB's."""
     exponent = int.from_bytes(gamma) / UNIT
@@ -80,8 +98,6 @@ def read_gamma(gamma: bytes, chromaticities: bytes | None) -> Colours | None:
         found = (*others, white_x, white_y)
         if max(abs(np.subtract(found, SRGB_PRIMARIES))) > TOLERANCE:
             primaries = found
-    if not GAMMAS[0] <= exponent <= GAMMAS[1]:
-        return None
     if primaries == SRGB_PRIMARIES and SRGB_GAMMAS[0] < exponent < SRGB_GAMMAS[1]:
         return None
     return Colours(primaries, (1 / exponent,))

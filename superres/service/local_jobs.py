@@ -25,7 +25,7 @@ from superres.service.claimed_uploads import DOUBT_PAUSE_SECONDS, ClaimedUploads
 from superres.service.job import Failed, Job, Outcome, short_job_id
 from superres.service.job_claims import JobClaims, describe
 from superres.service.job_keeper import OwnedJob
-from superres.service.pipeline import Pipeline, estimate_cost
+from superres.service.pipeline import Pipeline
 from superres.service.resources import Resources
 from superres.service.upload import Upload
 
@@ -91,11 +91,12 @@ class LocalJobs:
         ServiceError
             The scheduler does not admit the image.
         """
+        # Outside the lock: a shared store may have to be asked.
+        cost = self._resources.estimate_cost(name, header, options, upload.size_bytes)
         with self._lock:
             job = self._find(name, keep)
             is_new = job is None
             if job is None:
-                cost = estimate_cost(header, options, upload.size_bytes)
                 place = self._scheduler.admit(cost)
                 job = Job(name, upload.take_file(), header, options, place, keep)
                 self._jobs[name, keep] = job
@@ -225,7 +226,8 @@ class LocalJobs:
         if progress.cancelled or self._adopt(claim):
             file.close()
             return None
-        cost = estimate_cost(header, options, file.seek(0, os.SEEK_END))
+        file_bytes = file.seek(0, os.SEEK_END)
+        cost = self._resources.estimate_cost(claim.name, header, options, file_bytes)
         job = Job(claim.name, file, header, options, self._scheduler.enter(cost))
         job.take_over_claim()
         with self._lock:

@@ -23,7 +23,8 @@ from superres.errors import (
 from superres.images.encoders import check_result_size
 from superres.images.enlargement import resample_picture
 from superres.images.image_codec import ImageHeader, Picture
-from superres.images.options import MODEL_SCALE, RESTORE, Options
+from superres.images.options import MODEL_SCALE, RESTORE
+from superres.service.cost_estimate import estimate_cost
 from superres.service.job import InMemory, Job, Outcome, Stored
 from superres.service.memory_admission import Claim
 from superres.service.memory_estimate import (
@@ -35,26 +36,10 @@ from superres.service.memory_estimate import (
 from superres.service.resources import Resources
 from superres.service.sandboxed_codec import share_picture
 from superres.service.upload import SPOOL_BYTES
-from superres.store.result_name import upload_key
 from superres.store.stored_result import ResultInfo, StoredResult
 from superres.temporary_files import move_to_disk
 
-# No honest file has as many. The slowest of `make hostile` take 0.2 microseconds a byte to decode,
-# and the network takes 4 a pixel.
-BYTES_A_PIXEL = 16
-
 logger = logging.getLogger(__name__)
-
-
-def estimate_cost(header: ImageHeader, options: Options, file_bytes: int) -> int:
-    """Return what an image costs, in input pixels of the network.
-
-    A result that is large for its input is charged by its own pixels: it is resampled and encoded.
-    A file that is large for its image is charged by its bytes: it may take seconds to decode.
-    """
-    width, height = options.result_size(header.width, header.height)
-    of_result = width * height // MODEL_SCALE**2
-    return max(header.cost_pixels, of_result, file_bytes // BYTES_A_PIXEL)
 
 
 class UnusableResult(Exception):
@@ -70,7 +55,7 @@ class Pipeline:
         self._cache = resources.cache
         self._codec = resources.codec
         self._memory = resources.memory
-        self._result_name = resources.result_name
+        self._name_enlarged = resources.name_enlarged
         self._counters = resources.counters
 
     def compute(self, job: Job) -> Outcome:
@@ -101,7 +86,7 @@ class Pipeline:
     @contextmanager
     def _open_enlarged(self, job: Job) -> Iterator[StoredResult | None]:
         """Open the PNG that has the network's output for a job's upload, if one is stored."""
-        name = self._result_name(upload_key(job.name), Options(mode=job.options.mode))
+        name = self._name_enlarged(job.name, job.options)
         stored = None
         if name != job.name:
             with suppress(StoreDown):
@@ -155,13 +140,14 @@ class Pipeline:
         """Decode a job's upload and upscale it."""
         with job.measure("decode"):
             picture = self._codec.decode(job.file, job.header, job.is_cancelled)
+        need = job.header, job.options, job.file.seek(0, os.SEEK_END)
         actual = ImageHeader(*picture.size, picture.alpha is not None, picture.deep is not None)
         # A file can have metadata after its pixels that the header check does not see, such as
         # an orientation; with a given width, that can make a result 1,600 times as large.
         if (
             computing_bytes(actual, job.options, 0) > claim.computing_bytes
             or peak_bytes(actual, job.options, 0) > claim.peak_bytes
-            or estimate_cost(actual, job.options, 0) > job.place.pixels
+            or estimate_cost(actual, job.options, 0) > estimate_cost(*need)
         ):
             raise UndecodableImage("The image's header does not match its content.")
         with job.measure("upscale"):

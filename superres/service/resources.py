@@ -1,10 +1,12 @@
 """What the parts of the service share: stores, jobs table, model, admission."""
 
 import os
+from contextlib import suppress
 from typing import BinaryIO
 
 from superres import machine
 from superres.engines.model_loader import ModelLoader
+from superres.errors import StoreDown
 from superres.images.encoders import check_result_size
 from superres.images.image_codec import CODEC_VERSION, ImageHeader
 from superres.images.libraries import list_libraries
@@ -12,6 +14,7 @@ from superres.images.options import DEFAULT_OPTIONS, MODEL_SCALE, Options
 from superres.jobs.databases import open_database
 from superres.jobs.jobs import Jobs
 from superres.jobs.jobs_schema import SCHEMA, make_owner
+from superres.service.cost_estimate import estimate_cost
 from superres.service.counters import Counters
 from superres.service.memory_admission import MemoryAdmission
 from superres.service.memory_estimate import peak_bytes
@@ -21,7 +24,7 @@ from superres.service.spool_hold import SpoolHold
 from superres.settings import Settings
 from superres.store.cache_limiter import CacheLimiter
 from superres.store.remote_store import RemoteStore
-from superres.store.result_name import ResultName
+from superres.store.result_name import ResultName, upload_key
 from superres.store.tiers import open_tiers
 
 # For requests, results being sent, and everything else that is not an image.
@@ -115,3 +118,18 @@ class Resources:
             f"metadata {self.settings.keep_metadata}",
         )
         return str(ResultName.make(key, ingredients, options.format))
+
+    def name_enlarged(self, name: str, options: Options) -> str:
+        """Return the name of the PNG that has the network's output for the upload of a result."""
+        return self.result_name(upload_key(name), Options(mode=options.mode))
+
+    def estimate_cost(
+        self, name: str, header: ImageHeader, options: Options, file_bytes: int
+    ) -> int:
+        """Return what a result costs now: see `cost_estimate.estimate_cost`."""
+        enlarged = self.name_enlarged(name, options)
+        needs_network = True
+        if enlarged != name:
+            with suppress(StoreDown):
+                needs_network = not self.cache.contains(enlarged)
+        return estimate_cost(header, options, file_bytes, needs_network)

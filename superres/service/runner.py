@@ -19,7 +19,7 @@ from superres.service.charges import FREE, Charge, Reservation
 from superres.service.job import Failed, InMemory, Job, Stored
 from superres.service.job_keeper import JobKeeper
 from superres.service.local_jobs import MAX_CLAIMED, LocalJobs
-from superres.service.pipeline import Pipeline, estimate_cost
+from superres.service.pipeline import Pipeline
 from superres.service.resources import Resources
 from superres.service.sandboxed_codec import HasLeft
 from superres.service.submissions import Submissions
@@ -195,7 +195,8 @@ class Runner:
         joined = self._local_jobs.join(name, keep)
         if joined is not None:
             return joined, None
-        reservation = charge.reserve(estimate_cost(header, options, upload.size_bytes))
+        cost = self.resources.estimate_cost(name, header, options, upload.size_bytes)
+        reservation = charge.reserve(cost)
         is_new = False
         try:
             job, is_new = self._local_jobs.start(name, upload, header, options, keep)

@@ -7,7 +7,6 @@ from superres.images.options import Options
 from superres.service.charges import FREE, Charge
 from superres.service.job_keeper import JobKeeper
 from superres.service.local_jobs import LocalJobs
-from superres.service.pipeline import estimate_cost
 from superres.service.resources import Resources
 from superres.service.sandboxed_codec import HasLeft
 from superres.service.upload import Upload
@@ -51,7 +50,7 @@ class Submissions:
             with self._resources.scheduler.checking_header():
                 header = self._resources.read_header(upload.file, options, has_left)
             name = self._resources.result_name(upload.key, options)
-            cost = estimate_cost(header, options, upload.size_bytes)
+            cost = self._resources.estimate_cost(name, header, options, upload.size_bytes)
             backlog = self._table.backlog(name)
             self._resources.spool_hold.check()
 

@@ -180,9 +180,17 @@ def test_nonsense_is_ignored(chunk: tuple[bytes, bytes]) -> None:
         (90000, 1, 64000, 33000, 30000, 60000, 15000, 6000),
     ],
 )
-def test_impossible_chromaticities_are_ignored(numbers: tuple[int, ...]) -> None:
+def test_impossible_chromaticities_are_ignored_and_the_gamma_counts(
+    numbers: tuple[int, ...],
+) -> None:
     content = png(gama(1.0), (b"cHRM", struct.pack(">8I", *numbers)))
-    assert decode_image(BytesIO(content)).metadata.icc_profile is None
+    alone = decode_image(BytesIO(png(gama(1.0)))).metadata
+    assert alone.icc_profile is not None
+    assert decode_image(BytesIO(content)).metadata == alone
+
+
+def test_impossible_gamma_is_not_copied() -> None:
+    assert decode_image(BytesIO(png(gama(0.0)))).metadata.colour_chunks is None
 
 
 def test_profiles_of_greys_are_grey() -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
+from limits import parse
 from PIL import Image, ImageOps
 from PIL.ExifTags import Base
 
+from superres.engines.speed_meter import Speed
 from superres.engines.upscaler import Upscaler
 from superres.images.encoders import encode_picture
 from superres.images.enlargement import resample_picture
@@ -19,7 +21,7 @@ from superres.service.runner import Runner
 from superres.settings import Settings
 from superres.store.result_name import generate_file_hash
 from superres.store.stored_result import ResultInfo
-from testkit.app_client import AppMaker, upload
+from testkit.app_client import AppMaker, assert_problem, upload
 from testkit.kinds import KINDS, PHOTO, SRGB
 from testkit.pictures import PNG, encode
 from testkit.waiting import wait_until
@@ -146,3 +148,24 @@ def test_jobs_use_it_too(client: FlaskClient) -> None:
     ticket = upload(client, headers={"Prefer": "respond-async"}, format="webp")
     wait_until(lambda: client.get(ticket.headers["Location"]).get_json()["state"] == "done")
     assert inferences(client) == 1
+
+
+def test_it_is_not_too_costly_for_a_request(
+    make_app: AppMaker, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app(replace(settings, max_sync_seconds=100))
+    scheduler = app.extensions["runner"].scheduler
+    monkeypatch.setattr(scheduler, "_measure_speed", lambda: Speed(1.0, 1.0))
+    client = app.test_client()
+    assert_problem(upload(client), 422, "too_costly_sync")  # 200 pixels
+    ticket = upload(client, headers={"Prefer": "respond-async"})
+    wait_until(lambda: client.get(ticket.headers["Location"]).get_json()["state"] == "done")
+    assert upload(client, format="webp").status_code == 200
+
+
+def test_its_pixels_are_charged_at_a_tenth(make_app: AppMaker, settings: Settings) -> None:
+    client = make_app(replace(settings, rate_limit_pixels=parse("250/hour"))).test_client()
+    assert upload(client).status_code == 200  # 200 pixels
+    assert upload(client, format="webp").status_code == 200
+    assert upload(client, format="jpeg").status_code == 200
+    assert_problem(upload(client, mode="restore"), 429, "rate_limited")

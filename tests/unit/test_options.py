@@ -13,8 +13,8 @@ from superres.errors import BadRequest
 from superres.images.image_codec import ImageHeader
 from superres.images.libraries import PILLOW_PARTS, list_libraries
 from superres.images.options import Options, read_options
+from superres.service.cost_estimate import estimate_cost
 from superres.service.memory_estimate import peak_bytes
-from superres.service.pipeline import estimate_cost
 from superres.service.runner import Runner
 from superres.settings import Settings
 from testkit.app_client import AppMaker, assert_problem
@@ -235,3 +235,10 @@ def test_json_is_weighed_against_the_format_that_was_asked_for(
         headers={"Accept": accept},
     )
     assert response.content_type == content_type
+
+
+def test_other_forms_of_a_stored_result_cost_a_tenth() -> None:
+    photo = ImageHeader(1000, 1000)
+    assert estimate_cost(photo, Options("webp"), 100, needs_network=False) == 100_000
+    assert estimate_cost(ImageHeader(1, 1), Options("webp"), 100, needs_network=False) == 6
+    assert estimate_cost(photo, Options(scale=None, width=6000), 1, needs_network=False) == 400_000
