@@ -35,7 +35,8 @@ def make_disposition(stem: str, suffix: str, is_download: bool) -> str:
     is_download : whether browsers save the image instead of showing it
     """
     kind = "attachment" if is_download else "inline"
-    if stem.isascii():
+    # Some browsers decode percent sequences in a plain file name (RFC 6266, appendix D).
+    if stem.isascii() and "%" not in stem:
         return f'{kind}; filename="{stem}{suffix}"'
     encoded = quote(stem + suffix, safe="")
     return f"{kind}; filename=\"image{suffix}\"; filename*=UTF-8''{encoded}"

@@ -59,6 +59,10 @@ def test_raw_body_gives_the_same_result_as_the_form(client: FlaskClient, content
     [
         ("photo.png", 'attachment; filename="photo_x3.png"'),
         (
+            "50%20off.png",
+            "attachment; filename=\"image_x3.png\"; filename*=UTF-8''50%2520off_x3.png",
+        ),
+        (
             "写真.png",
             "attachment; filename=\"image_x3.png\"; filename*=UTF-8''%E5%86%99%E7%9C%9F_x3.png",
         ),
