@@ -24,6 +24,7 @@ NAMESPACES = {
     "xmp": "http://ns.adobe.com/xap/1.0/",
     "tiff": "http://ns.adobe.com/tiff/1.0/",
     "exif": "http://ns.adobe.com/exif/1.0/",
+    "aux": "http://ns.adobe.com/exif/1.0/aux/",
     "plus": "http://ns.useplus.org/ldf/xmp/1.0/",
     "hdrgm": "http://ns.adobe.com/hdr-gain-map/1.0/",
     "GCamera": "http://ns.google.com/photos/1.0/camera/",
@@ -71,6 +72,48 @@ def test_properties_are_kept_by_policy() -> None:
     assert "<own:secret>Ulm</own:secret>" in everything
     assert '<own:thing rdf:parseType="Resource"><own:part>1</own:part></own:thing>' in everything
     assert keep(content, "none") == ""
+
+
+PRIVATE = 'exif:GPSLatitude="48,51.4933N" aux:SerialNumber="SN1234567"'
+PRIVATE_FIELDS = (
+    "<exif:GPSLatitude>48,51.4933N</exif:GPSLatitude>"
+    "<aux:SerialNumber><rdf:Bag><rdf:li>SN1234567</rdf:li></rdf:Bag></aux:SerialNumber>"
+)
+# With what is to be left of each under "safe".
+NESTED = {
+    f'<dc:title {PRIVATE}><rdf:Alt {PRIVATE}><rdf:li xml:lang="de" {PRIVATE}>Bild</rdf:li>'
+    "</rdf:Alt></dc:title>": '<dc:title><rdf:Alt><rdf:li xml:lang="de">Bild</rdf:li></rdf:Alt>'
+    "</dc:title>",
+    '<dc:creator><rdf:Seq><rdf:li rdf:parseType="Resource"><rdf:value>Anna</rdf:value>'
+    f"{PRIVATE_FIELDS}</rdf:li><rdf:li><rdf:Description {PRIVATE}/></rdf:li></rdf:Seq>"
+    "</dc:creator>": '<dc:creator><rdf:Seq><rdf:li rdf:parseType="Resource"><rdf:value>Anna'
+    "</rdf:value></rdf:li></rdf:Seq></dc:creator>",
+    f'<dc:rights><rdf:Description rdf:about="SN1234567" rdf:value="A" {PRIVATE}/></dc:rights>': (
+        '<dc:rights><rdf:Description rdf:value="A"/></dc:rights>'
+    ),
+    f'<exif:Flash exif:Fired="True" {PRIVATE}/>': '<exif:Flash exif:Fired="True"/>',
+    '<plus:ImageCreator><rdf:Seq><rdf:li rdf:parseType="Resource"><plus:ImageCreatorName>Anna'
+    "</plus:ImageCreatorName><plus:ImageCreatorID>SN1234567</plus:ImageCreatorID></rdf:li>"
+    "</rdf:Seq></plus:ImageCreator>": "<plus:ImageCreator><rdf:Seq><rdf:li rdf:parseType="
+    '"Resource"><plus:ImageCreatorName>Anna</plus:ImageCreatorName></rdf:li></rdf:Seq>'
+    "</plus:ImageCreator>",
+    f'<dc:date rdf:parseType="Resource">{PRIVATE_FIELDS}</dc:date>': "",
+    f"<aux:LensInfo><own:Lens>{PRIVATE_FIELDS}</own:Lens></aux:LensInfo>": "",
+    '<dc:language><rdf:Bag/></dc:language><dc:type xml:lang="de"/>': (
+        '<dc:language><rdf:Bag/></dc:language>\n<dc:type xml:lang="de"/>'
+    ),
+}
+
+
+@pytest.mark.parametrize("content", NESTED)
+def test_what_is_inside_a_safe_property_is_kept_by_policy_too(content: str) -> None:
+    found = keep(packet("", content))
+    assert "48,51" not in found
+    assert "SN1234567" not in found
+    assert f"\n{NESTED[content]}\n" in found if NESTED[content] else found == ""
+    assert keep(found.encode()) == found
+    if "SN1234567" in content:
+        assert "SN1234567" in keep(packet("", content), "all")
 
 
 def test_packet_is_recognised_by_its_namespaces_rather_than_prefixes() -> None:
