@@ -69,6 +69,7 @@ STALE_NAMESPACES = frozenset(
         *(
             "http://www.metadataworkinggroup.com/schemas/regions/",
             "http://ns.microsoft.com/photo/1.2/",
+            "http://ns.acdsee.com/regions/",
         ),
     }
 )
@@ -81,7 +82,9 @@ STALE_PROPERTIES = {
     TIFF: "BitsPerSample Compression NativeDigest PhotometricInterpretation PlanarConfiguration"
     " PrimaryChromaticities ReferenceBlackWhite SamplesPerPixel TransferFunction WhitePoint"
     " YCbCrCoefficients YCbCrPositioning YCbCrSubSampling",
-    EXIF: "ComponentsConfiguration CompressedBitsPerPixel MakerNote NativeDigest",
+    EXIF: "ComponentsConfiguration CompressedBitsPerPixel MakerNote NativeDigest SubjectArea"
+    " SubjectLocation FocalPlaneXResolution FocalPlaneYResolution FocalPlaneResolutionUnit",
+    IPTC_EXT: "ImageRegion",
 }
 STALE = list_names(STALE_PROPERTIES)
 

@@ -29,6 +29,10 @@ NAMESPACES = {
     "hdrgm": "http://ns.adobe.com/hdr-gain-map/1.0/",
     "GCamera": "http://ns.google.com/photos/1.0/camera/",
     "Container": "http://ns.google.com/photos/1.0/container/",
+    "Iptc4xmpExt": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
+    "mwg-rs": "http://www.metadataworkinggroup.com/schemas/regions/",
+    "MP": "http://ns.microsoft.com/photo/1.2/",
+    "acdsee-rs": "http://ns.acdsee.com/regions/",
     "own": "https://example.org/own/",
     "xmpNote": "http://ns.adobe.com/xmp/note/",
 }
@@ -72,6 +76,20 @@ def test_properties_are_kept_by_policy() -> None:
     assert "<own:secret>Ulm</own:secret>" in everything
     assert '<own:thing rdf:parseType="Resource"><own:part>1</own:part></own:thing>' in everything
     assert keep(content, "none") == ""
+
+
+@pytest.mark.parametrize("policy", ["safe", "all"])
+def test_positions_in_pixels_of_the_original_survive_in_no_case(policy: str) -> None:
+    area = "<rdf:Seq><rdf:li>48</rdf:li><rdf:li>36</rdf:li></rdf:Seq>"
+    stale = (
+        *("exif:SubjectArea", "exif:SubjectLocation", "exif:FocalPlaneXResolution"),
+        *("exif:FocalPlaneYResolution", "exif:FocalPlaneResolutionUnit"),
+        *("Iptc4xmpExt:ImageRegion", "mwg-rs:Regions", "MP:RegionInfo", "acdsee-rs:Regions"),
+    )
+    content = "".join(f"<{name}>{area}</{name}>" for name in stale)
+    found = keep(packet('exif:FNumber="2"', content), policy)
+    assert found == keep(packet('exif:FNumber="2"'), policy)
+    assert "<exif:FNumber>2</exif:FNumber>" in found
 
 
 PRIVATE = 'exif:GPSLatitude="48,51.4933N" aux:SerialNumber="SN1234567"'
