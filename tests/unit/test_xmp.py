@@ -157,6 +157,20 @@ def test_packet_is_read_in_each_encoding_and_written_alike_again(encoding: str) 
     assert keep(found.encode()) == found
 
 
+def test_bytes_that_are_not_utf_8_cost_no_other_property() -> None:
+    content = packet('dc:title="Jos?" dc:rights="A"').replace(b"Jos?", b"Jos\xe9")
+    found = keep(content)
+    assert "<dc:title>Jos\ufffd</dc:title>" in found
+    assert "<dc:rights>A</dc:rights>" in found
+
+
+def test_node_with_a_type_is_a_description() -> None:
+    content = packet('dc:rights="A"', "<dc:title>B</dc:title><own:city>Ulm</own:city>").decode()
+    typed = content.replace("rdf:Description", "own:Photo")
+    for policy in ("safe", "all"):
+        assert keep(typed.encode(), policy) == keep(content.encode(), policy) != ""
+
+
 SIZES = 'tiff:ImageWidth="96" tiff:ImageLength="72" exif:PixelXDimension="96"'
 RESOLUTION = 'tiff:XResolution="100/1" tiff:YResolution="100/1" tiff:ResolutionUnit="3"'
 
