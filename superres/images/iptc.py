@@ -5,7 +5,7 @@ among Photoshop's image resources.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 # Of a JPEG's segment with such resources.
 PHOTOSHOP_HEAD = b"Photoshop 3.0\0"
@@ -15,6 +15,8 @@ DATASET = 0x1C
 EXTENDED = 0x8000
 # As found, with previews; of the rest, which must fit into a segment of a JPEG.
 MAX_FOUND_BYTES, MAX_IPTC_BYTES = 1024**2, 60_000
+# All resources of a JPEG: paths, previews and so on.
+MAX_RESOURCES_BYTES = 4 * 1024**2
 ENVELOPE, APPLICATION = 1, 2
 CHARACTER_SET, UTF_8 = 90, b"\x1b%G"
 # Title, urgency, categories, keywords, instructions, dates, programs, author, headline, credit,
@@ -45,6 +47,31 @@ def walk_datasets(content: bytes) -> Iterator[Dataset]:
         position += length
 
 
+def join_segments(segments: Iterable[bytes]) -> bytes:
+    """Return the IPTC, or the resources, in a JPEG's segments; empty if there is none.
+
+    Resources that are too long for a segment go on in the next one, even within a resource. Other
+    programs write one segment after another, each of which is complete or damaged.
+
+    Parameters
+    ----------
+    segments : APP13 segments; others than Photoshop's are ignored
+    """
+    pieces: list[bytes] = []
+    room = MAX_RESOURCES_BYTES
+    for segment in segments:
+        room -= len(segment)
+        if room < 0:
+            break
+        if segment.startswith(PHOTOSHOP_HEAD):
+            pieces.append(segment[len(PHOTOSHOP_HEAD) :])
+    for resources in (b"".join(pieces), *pieces):
+        found = find_iptc(resources)
+        if any(walk_datasets(found)):
+            return found
+    return b""
+
+
 def find_iptc(resources: bytes) -> bytes:
     """Return the IPTC among Photoshop's image resources; empty if there is none."""
     position = 0
@@ -53,7 +80,7 @@ def find_iptc(resources: bytes) -> bytes:
         name = resources[position + 6]
         start = position + 6 + (name + 2) // 2 * 2 + 4
         length = int.from_bytes(resources[start - 4 : start])
-        if kind == IPTC_RESOURCE:
+        if kind == IPTC_RESOURCE and length:
             return resources[start : start + length]
         position = start + (length + 1) // 2 * 2
     return b""

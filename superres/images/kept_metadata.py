@@ -5,7 +5,7 @@ import contextlib
 from PIL import Image
 
 from superres.images.exif import IPTC_TAG, PHOTOSHOP_TAG, XMP_TAG, read_exif
-from superres.images.iptc import PHOTOSHOP_HEAD, RESOURCE, keep_iptc
+from superres.images.iptc import join_segments, keep_iptc
 from superres.images.metadata import Metadata, read_dpi
 from superres.images.picture_file import PictureFile
 from superres.images.png_file import make_chunk
@@ -72,10 +72,8 @@ def find_iptc(image: Image.Image, texts: list[Text], directory: Directory | None
     """Return an image's IPTC, or Photoshop's resources that may contain it."""
     if directory is not None:
         return read_tag(directory, IPTC_TAG) or read_tag(directory, PHOTOSHOP_TAG)
-    for _, content in getattr(image, "applist", ()):
-        if content.startswith(PHOTOSHOP_HEAD + RESOURCE):
-            return bytes(content[len(PHOTOSHOP_HEAD) :])
-    return find_raw_profile(texts, b"iptc", b"8bim") or b""
+    segments = (content for name, content in getattr(image, "applist", ()) if name == "APP13")
+    return join_segments(segments) or find_raw_profile(texts, b"iptc", b"8bim") or b""
 
 
 def read_tag(directory: Directory, tag: int) -> bytes:
