@@ -47,7 +47,7 @@ def test_iptc_is_found_among_other_resources(name: bytes) -> None:
 
 def resource(content: bytes) -> bytes:
     """A resource other than IPTC."""
-    return b"8BIM\x04\x25\0\0" + struct.pack(">I", len(content)) + content + bytes(len(content) % 2)
+    return b"8BIM\x03\xed\0\0" + struct.pack(">I", len(content)) + content + bytes(len(content) % 2)
 
 
 def jpeg(*pieces: bytes) -> bytes:
@@ -95,7 +95,29 @@ def test_too_much_iptc_is_left_out() -> None:
     assert len(keep_iptc(dataset(2, 120, bytes(29_000)) * 2, "all") or b"") < MAX_IPTC_BYTES
 
 
-def test_words_have_the_declared_encoding() -> None:
+def charset(escape: bytes) -> bytes:
+    return dataset(1, 90, escape)
+
+
+@pytest.mark.parametrize("declared", [UTF_8, charset(b"\x1b%/I"), charset(b"\x1b%G\0"), b""])
+def test_words_in_utf_8_are_read_whether_declared_or_not(declared: bytes) -> None:
     name = dataset(2, 80, "José".encode())
-    assert read_words(UTF_8 + name + CITY) == {80: ["José"], 90: ["Ulm"]}
-    assert read_words(dataset(2, 80, "José".encode("latin-1"))) == {80: ["José"]}
+    assert read_words(declared + name + CITY) == {80: ["José"], 90: ["Ulm"]}
+
+
+@pytest.mark.parametrize("declared", [b"", charset(b""), charset(b"\x1b.A"), UTF_8])
+def test_words_in_latin_1_are_read(declared: bytes) -> None:
+    name = dataset(2, 80, "José".encode("latin-1"))
+    assert read_words(declared + name + CITY) == {80: ["José"], 90: ["Ulm"]}
+
+
+def test_words_are_latin_1_if_they_say_so() -> None:
+    assert read_words(charset(b"\x1b-A") + dataset(2, 80, b"\xc3\xa9")) == {80: ["Ã©"]}
+
+
+def test_words_in_other_character_sets_are_left_out() -> None:
+    russian = dataset(2, 80, "Анна".encode("iso8859-5"))
+    assert read_words(charset(b"\x1b-L") + russian + CITY) == {90: ["Ulm"]}
+    japanese = "アンナ".encode("iso2022_jp")
+    assert read_words(dataset(2, 80, japanese) + CITY) == {90: ["Ulm"]}
+    assert read_words(charset(b"\x1b$B") + dataset(2, 80, japanese[3:-3]) + CITY) == {}
