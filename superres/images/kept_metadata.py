@@ -84,8 +84,13 @@ def read_tag(directory: Directory, tag: int) -> bytes:
 
 
 def read_comment(image: Image.Image) -> list[Text]:
-    """Return the comment of a JPEG or GIF as a text, unless it is too long to be written again."""
-    comment = image.info.get("comment", b"").rstrip(b"\0")
+    """Return the comment of a JPEG or GIF as a text, unless it is too long to be written again.
+
+    Of several in a JPEG it is the first, as in exiftool; Pillow's is the last.
+    """
+    found = [content for name, content in getattr(image, "applist", ()) if name == "COM"]
+    found.append(image.info.get("comment", b""))
+    comment = next(filter(None, (each.rstrip(b"\0") for each in found)), b"")
     if not 0 < len(comment) <= MAX_WORDS_BYTES:
         return []
     try:
