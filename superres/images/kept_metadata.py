@@ -5,7 +5,7 @@ import contextlib
 from PIL import Image
 
 from superres.images.exif import IPTC_TAG, PHOTOSHOP_TAG, XMP_TAG, read_exif
-from superres.images.iptc import PHOTOSHOP_HEAD, RESOURCE, keep_iptc
+from superres.images.iptc import join_segments, keep_iptc
 from superres.images.metadata import Metadata, read_dpi
 from superres.images.picture_file import PictureFile
 from superres.images.png_file import make_chunk
@@ -72,10 +72,8 @@ def find_iptc(image: Image.Image, texts: list[Text], directory: Directory | None
     """Return an image's IPTC, or Photoshop's resources that may contain it."""
     if directory is not None:
         return read_tag(directory, IPTC_TAG) or read_tag(directory, PHOTOSHOP_TAG)
-    for _, content in getattr(image, "applist", ()):
-        if content.startswith(PHOTOSHOP_HEAD + RESOURCE):
-            return bytes(content[len(PHOTOSHOP_HEAD) :])
-    return find_raw_profile(texts, b"iptc", b"8bim") or b""
+    segments = (content for name, content in getattr(image, "applist", ()) if name == "APP13")
+    return join_segments(segments) or find_raw_profile(texts, b"iptc", b"8bim") or b""
 
 
 def read_tag(directory: Directory, tag: int) -> bytes:
@@ -86,8 +84,13 @@ def read_tag(directory: Directory, tag: int) -> bytes:
 
 
 def read_comment(image: Image.Image) -> list[Text]:
-    """Return the comment of a JPEG or GIF as a text, unless it is too long to be written again."""
-    comment = image.info.get("comment", b"").rstrip(b"\0")
+    """Return the comment of a JPEG or GIF as a text, unless it is too long to be written again.
+
+    Of several in a JPEG it is the first, as in exiftool; Pillow's is the last.
+    """
+    found = [content for name, content in getattr(image, "applist", ()) if name == "COM"]
+    found.append(image.info.get("comment", b""))
+    comment = next(filter(None, (each.rstrip(b"\0") for each in found)), b"")
     if not 0 < len(comment) <= MAX_WORDS_BYTES:
         return []
     try:

@@ -1,4 +1,4 @@
-"""XMP: what of it a result keeps, and the properties that describe the result itself."""
+"""XMP: collects what of it a result keeps, and sets the properties that describe the result."""
 
 import re
 import struct
@@ -14,8 +14,17 @@ from superres.images.xmp_packet import (
     Node,
     Packet,
     read_packet,
-    split_name,
     write_packet,
+)
+from superres.images.xmp_policy import (
+    DC,
+    EXIF,
+    IPTC_CORE,
+    PHOTOSHOP,
+    TIFF,
+    XMP,
+    drop_unsafe_parts,
+    is_kept,
 )
 
 # Key in an image's info; Pillow would apply the orientation in XMP under its own keys.
@@ -24,76 +33,6 @@ XMP_AS_FOUND = "xmp as found"
 EXTENSION = b"http://ns.adobe.com/xmp/extension/\0"
 EXTENSION_HEAD = struct.Struct(">32sII")
 EXTENSION_NAME = re.compile(rb"HasExtendedXMP\s*[=>]\s*[\"']?\s*([0-9A-Fa-f]{32})")
-DC, PHOTOSHOP = "http://purl.org/dc/elements/1.1/", "http://ns.adobe.com/photoshop/1.0/"
-XMP, TIFF = "http://ns.adobe.com/xap/1.0/", "http://ns.adobe.com/tiff/1.0/"
-EXIF, EXIF_EX = "http://ns.adobe.com/exif/1.0/", "http://cipa.jp/exif/1.0/"
-RIGHTS, MEDIA = "http://ns.adobe.com/xap/1.0/rights/", "http://ns.adobe.com/xap/1.0/mm/"
-IPTC_CORE = "http://iptc.org/std/Iptc4xmpCore/1.0/xmlns/"
-IPTC_EXT = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
-
-
-def list_names(table: dict[str, str]) -> frozenset[str]:
-    """Return the full names of a table's properties."""
-    return frozenset(
-        f"{{{namespace}}}{name}" for namespace, names in table.items() for name in names.split()
-    )
-
-
-# Who made the image, when, with what and how, what it shows, and what may be done with it. Not: its
-# place, persons, contacts, identifiers, serial numbers, history, and what nobody has looked at: a
-# namespace of its own may hold anything.
-SAFE_PROPERTIES = {
-    DC: "title description creator contributor publisher rights subject date language type",
-    XMP: "CreateDate ModifyDate MetadataDate CreatorTool Rating Label",
-    RIGHTS: "Certificate Marked Owner UsageTerms WebStatement",
-    PHOTOSHOP: "AuthorsPosition CaptionWriter Category Credit DateCreated Headline Instructions"
-    " Source SupplementalCategories Urgency",
-    IPTC_CORE: "AltTextAccessibility ExtDescrAccessibility IntellectualGenre Scene SubjectCode",
-    IPTC_EXT: "AIPromptInformation AIPromptWriterName AISystemUsed AISystemVersionUsed"
-    " DigitalSourceType",
-    "http://ns.useplus.org/ldf/xmp/1.0/": "CopyrightOwner DataMining ImageCreator",
-    "http://creativecommons.org/ns#": "attributionName attributionURL license morePermissions",
-    TIFF: "Artist Copyright DateTime ImageDescription Make Model Software"
-    " ImageLength ImageWidth Orientation ResolutionUnit XResolution YResolution",
-    EXIF: "ApertureValue BrightnessValue DateTimeDigitized DateTimeOriginal ExposureBiasValue"
-    " ExposureProgram ExposureTime FNumber Flash FocalLength FocalLengthIn35mmFilm ISOSpeedRatings"
-    " LightSource MaxApertureValue MeteringMode ShutterSpeedValue UserComment WhiteBalance"
-    " PixelXDimension PixelYDimension",
-    EXIF_EX: "LensMake LensModel PhotographicSensitivity SensitivityType",
-    "http://ns.adobe.com/exif/1.0/aux/": "Lens LensInfo",
-}
-SAFE = list_names(SAFE_PROPERTIES)
-# Gain maps, depth maps and films that the result does not have, panoramas and faces in pixels of
-# the original, and where the rest of the packet was.
-STALE_NAMESPACES = frozenset(
-    {
-        "http://ns.adobe.com/xmp/note/",
-        *("http://ns.adobe.com/hdr-gain-map/1.0/", "http://ns.apple.com/HDRGainMap/1.0/"),
-        *(f"http://ns.google.com/photos/1.0/{name}/" for name in ("camera", "container")),
-        *(f"http://ns.google.com/photos/1.0/{name}/" for name in ("depthmap", "focus", "image")),
-        *(f"http://ns.google.com/photos/1.0/{name}/" for name in ("audio", "panorama")),
-        *(
-            "http://ns.google.com/photos/dd/1.0/device/",
-            "http://ns.google.com/photos/dd/1.0/image/",
-        ),
-        *(
-            "http://www.metadataworkinggroup.com/schemas/regions/",
-            "http://ns.microsoft.com/photo/1.2/",
-        ),
-    }
-)
-STALE_PROPERTIES = {
-    DC: "format",
-    XMP: "Thumbnails",
-    MEDIA: "InstanceID",
-    PHOTOSHOP: "ColorMode ICCProfile",
-    "http://purl.org/dc/terms/": "provenance",
-    TIFF: "BitsPerSample Compression NativeDigest PhotometricInterpretation PlanarConfiguration"
-    " PrimaryChromaticities ReferenceBlackWhite SamplesPerPixel TransferFunction WhitePoint"
-    " YCbCrCoefficients YCbCrPositioning YCbCrSubSampling",
-    EXIF: "ComponentsConfiguration CompressedBitsPerPixel MakerNote NativeDigest",
-}
-STALE = list_names(STALE_PROPERTIES)
 INCH = 2
 
 
@@ -103,19 +42,6 @@ def set_xmp_aside(image: Image.Image) -> None:
         found = image.info.pop(name, None)
         if isinstance(found, bytes):
             image.info[XMP_AS_FOUND] = found
-
-
-def is_kept(name: str, keep: str) -> bool:
-    """Tell whether a property is kept.
-
-    Parameters
-    ----------
-    name : `{namespace}name`
-    keep : "all" except what would be wrong in the result, "safe" properties only, or "none"
-    """
-    if keep == "all":
-        return name not in STALE and split_name(name)[0] not in STALE_NAMESPACES
-    return keep == "safe" and name in SAFE
 
 
 def keep_xmp(packets: Iterable[bytes], keep: str) -> bytes | None:
@@ -135,6 +61,8 @@ def keep_xmp(packets: Iterable[bytes], keep: str) -> bytes | None:
         if packet is not None:
             kept.properties = packet.properties | kept.properties
             kept.prefixes = packet.prefixes | kept.prefixes
+    if keep == "safe":
+        drop_unsafe_parts(kept)
     shorten_packet(kept, MAX_KEPT_BYTES)
     return write_packet(kept) if kept.properties else None
 

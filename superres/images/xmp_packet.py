@@ -18,7 +18,7 @@ LONG_ELEMENT = re.compile(rb"<[^<]{50000,}")
 MAX_DEPTH, MAX_NAMESPACES, MAX_NAMESPACE_LENGTH = 64, 256, 256
 XML = "http://www.w3.org/XML/1998/namespace"
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
-RDF_ROOT, DESCRIPTION = f"{{{RDF}}}RDF", f"{{{RDF}}}Description"
+RDF_ROOT = f"{{{RDF}}}RDF"
 # In text and attributes; a bare line end would be read as another one.
 ESCAPES = str.maketrans(
     {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"}
@@ -110,10 +110,10 @@ class PacketReader:
         if parent is not None:
             node = self._make(name, attributes)
             parent.children.append(node)
-        elif self._names[-2:] == [RDF_ROOT, DESCRIPTION]:
+        elif self._names[-2:-1] == [RDF_ROOT]:
             if self._is_wanted(name):
                 node = self.packet.properties[name] = self._make(name, attributes)
-        elif name == DESCRIPTION and self._names[-1:] == [RDF_ROOT]:
+        elif self._names[-1:] == [RDF_ROOT]:  # rdf:Description, or a type's name in its place
             for key, text in self._read_attributes(attributes):
                 if self._is_wanted(key):
                     self.packet.properties[key] = self._make(key, {}, text)
@@ -191,6 +191,8 @@ def read_packet(content: bytes, is_kept: Callable[[str], bool]) -> Packet | None
         return None
     if content.startswith((b"\xfe\xff", b"\xff\xfe")):
         content = content.decode("utf-16", "replace").encode()
+    else:  # a caption cut within a character, or in Latin-1, costs no other property
+        content = content.decode("utf-8", "replace").encode()
     if b"<!DOCTYPE" in content:  # no XMP has one, and only there can entities be defined
         return None
     if any(found[0].count(b"=") > MAX_KEPT for found in LONG_ELEMENT.finditer(content)):

@@ -244,6 +244,14 @@ def test_comments_are_kept_as_their_characters() -> None:
         assert kept_texts(content) == make_chunk(b"tEXt", b"Comment\0" + text.encode("latin-1"))
 
 
+def test_first_of_several_comments_is_kept() -> None:
+    content = encode(PHOTO, "JPEG", comment=b"second")
+    for comment in (b"first", b"\0"):
+        segment = b"\xff\xfe" + struct.pack(">H", 2 + len(comment)) + comment
+        content = content[:2] + segment + content[2:]
+    assert kept_texts(content) == make_chunk(b"tEXt", b"Comment\0first")
+
+
 def test_raw_profile_is_read_back() -> None:
     content = struct.pack(">100I", *range(100))
     assert find_raw_profile([make_raw_profile(b"iptc", content)], b"exif", b"iptc") == content

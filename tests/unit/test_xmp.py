@@ -24,10 +24,15 @@ NAMESPACES = {
     "xmp": "http://ns.adobe.com/xap/1.0/",
     "tiff": "http://ns.adobe.com/tiff/1.0/",
     "exif": "http://ns.adobe.com/exif/1.0/",
+    "aux": "http://ns.adobe.com/exif/1.0/aux/",
     "plus": "http://ns.useplus.org/ldf/xmp/1.0/",
     "hdrgm": "http://ns.adobe.com/hdr-gain-map/1.0/",
     "GCamera": "http://ns.google.com/photos/1.0/camera/",
     "Container": "http://ns.google.com/photos/1.0/container/",
+    "Iptc4xmpExt": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
+    "mwg-rs": "http://www.metadataworkinggroup.com/schemas/regions/",
+    "MP": "http://ns.microsoft.com/photo/1.2/",
+    "acdsee-rs": "http://ns.acdsee.com/regions/",
     "own": "https://example.org/own/",
     "xmpNote": "http://ns.adobe.com/xmp/note/",
 }
@@ -73,6 +78,62 @@ def test_properties_are_kept_by_policy() -> None:
     assert keep(content, "none") == ""
 
 
+@pytest.mark.parametrize("policy", ["safe", "all"])
+def test_positions_in_pixels_of_the_original_survive_in_no_case(policy: str) -> None:
+    area = "<rdf:Seq><rdf:li>48</rdf:li><rdf:li>36</rdf:li></rdf:Seq>"
+    stale = (
+        *("exif:SubjectArea", "exif:SubjectLocation", "exif:FocalPlaneXResolution"),
+        *("exif:FocalPlaneYResolution", "exif:FocalPlaneResolutionUnit"),
+        *("Iptc4xmpExt:ImageRegion", "mwg-rs:Regions", "MP:RegionInfo", "acdsee-rs:Regions"),
+    )
+    content = "".join(f"<{name}>{area}</{name}>" for name in stale)
+    found = keep(packet('exif:FNumber="2"', content), policy)
+    assert found == keep(packet('exif:FNumber="2"'), policy)
+    assert "<exif:FNumber>2</exif:FNumber>" in found
+
+
+PRIVATE = 'exif:GPSLatitude="48,51.4933N" aux:SerialNumber="SN1234567"'
+PRIVATE_FIELDS = (
+    "<exif:GPSLatitude>48,51.4933N</exif:GPSLatitude>"
+    "<aux:SerialNumber><rdf:Bag><rdf:li>SN1234567</rdf:li></rdf:Bag></aux:SerialNumber>"
+)
+# With what is to be left of each under "safe".
+NESTED = {
+    f'<dc:title {PRIVATE}><rdf:Alt {PRIVATE}><rdf:li xml:lang="de" {PRIVATE}>Bild</rdf:li>'
+    "</rdf:Alt></dc:title>": '<dc:title><rdf:Alt><rdf:li xml:lang="de">Bild</rdf:li></rdf:Alt>'
+    "</dc:title>",
+    '<dc:creator><rdf:Seq><rdf:li rdf:parseType="Resource"><rdf:value>Anna</rdf:value>'
+    f"{PRIVATE_FIELDS}</rdf:li><rdf:li><rdf:Description {PRIVATE}/></rdf:li></rdf:Seq>"
+    "</dc:creator>": '<dc:creator><rdf:Seq><rdf:li rdf:parseType="Resource"><rdf:value>Anna'
+    "</rdf:value></rdf:li></rdf:Seq></dc:creator>",
+    f'<dc:rights><rdf:Description rdf:about="SN1234567" rdf:value="A" {PRIVATE}/></dc:rights>': (
+        '<dc:rights><rdf:Description rdf:value="A"/></dc:rights>'
+    ),
+    f'<exif:Flash exif:Fired="True" {PRIVATE}/>': '<exif:Flash exif:Fired="True"/>',
+    '<plus:ImageCreator><rdf:Seq><rdf:li rdf:parseType="Resource"><plus:ImageCreatorName>Anna'
+    "</plus:ImageCreatorName><plus:ImageCreatorID>SN1234567</plus:ImageCreatorID></rdf:li>"
+    "</rdf:Seq></plus:ImageCreator>": "<plus:ImageCreator><rdf:Seq><rdf:li rdf:parseType="
+    '"Resource"><plus:ImageCreatorName>Anna</plus:ImageCreatorName></rdf:li></rdf:Seq>'
+    "</plus:ImageCreator>",
+    f'<dc:date rdf:parseType="Resource">{PRIVATE_FIELDS}</dc:date>': "",
+    f"<aux:LensInfo><own:Lens>{PRIVATE_FIELDS}</own:Lens></aux:LensInfo>": "",
+    '<dc:language><rdf:Bag/></dc:language><dc:type xml:lang="de"/>': (
+        '<dc:language><rdf:Bag/></dc:language>\n<dc:type xml:lang="de"/>'
+    ),
+}
+
+
+@pytest.mark.parametrize("content", NESTED)
+def test_what_is_inside_a_safe_property_is_kept_by_policy_too(content: str) -> None:
+    found = keep(packet("", content))
+    assert "48,51" not in found
+    assert "SN1234567" not in found
+    assert f"\n{NESTED[content]}\n" in found if NESTED[content] else found == ""
+    assert keep(found.encode()) == found
+    if "SN1234567" in content:
+        assert "SN1234567" in keep(packet("", content), "all")
+
+
 def test_packet_is_recognised_by_its_namespaces_rather_than_prefixes() -> None:
     content = packet().replace(b"xmlns:dc=", b"xmlns:a=").replace(b"xmlns:exif=", b"xmlns:x=")
     content = content.replace(
@@ -94,6 +155,20 @@ def test_packet_is_read_in_each_encoding_and_written_alike_again(encoding: str) 
     found = keep(content)
     assert "größer 图 &#10;&#9;&#13;&quot;" in found
     assert keep(found.encode()) == found
+
+
+def test_bytes_that_are_not_utf_8_cost_no_other_property() -> None:
+    content = packet('dc:title="Jos?" dc:rights="A"').replace(b"Jos?", b"Jos\xe9")
+    found = keep(content)
+    assert "<dc:title>Jos\ufffd</dc:title>" in found
+    assert "<dc:rights>A</dc:rights>" in found
+
+
+def test_node_with_a_type_is_a_description() -> None:
+    content = packet('dc:rights="A"', "<dc:title>B</dc:title><own:city>Ulm</own:city>").decode()
+    typed = content.replace("rdf:Description", "own:Photo")
+    for policy in ("safe", "all"):
+        assert keep(typed.encode(), policy) == keep(content.encode(), policy) != ""
 
 
 SIZES = 'tiff:ImageWidth="96" tiff:ImageLength="72" exif:PixelXDimension="96"'
