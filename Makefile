@@ -22,7 +22,7 @@ define install_locked
 	$(BIN)/pip install --quiet --require-hashes --requirement $(VENV)/locked.txt
 endef
 
-.PHONY: run run-fast install lock check test lint format stock-model bench bench-tiles bench-memory bench-jobs \
+.PHONY: run run-fast install lock check test lint format stock-model bench bench-tiles bench-memory bench-jobs bench-forms bench-eta \
 	bench-encoders bench-fidelity bench-sandbox fuzz faults hostile soak cluster audit audit-packages models clean
 .DELETE_ON_ERROR:
 
@@ -116,6 +116,12 @@ bench-memory: $(VENV)/test-installed
 
 bench-jobs: $(VENV)/test-installed
 	$(BIN)/python -m bench.jobs
+
+bench-forms: $(VENV)/test-installed
+	$(BIN)/python -m bench.forms
+
+bench-eta: $(VENV)/test-installed
+	$(BIN)/python -m bench.eta
 
 bench-encoders: $(VENV)/test-installed
 	$(BIN)/python -m bench.encoders

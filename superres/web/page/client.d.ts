@@ -32,7 +32,7 @@ export interface EnhanceProgress {
 
 export interface EnhanceResult {
   blob: Blob;
-  /** The result's permanent URL; null if it could not be stored. */
+  /** The result's permanent URL; null if it could not be stored. With ?download=1, browsers save it. */
   url: string | null;
   /** Whether the result already existed. */
   cacheHit: boolean;
