@@ -129,7 +129,7 @@ def write_layout(
 def write_heic(channels: int, dtype: type, **options: Any) -> Callable[[int, int], bytes]:
     def write(height: int, width: int) -> bytes:
         samples = draw_noise(height, width, channels, dtype).reshape(height, width, channels)
-        return deep_heic(samples, **options)
+        return deep_heic(samples, enc_params={"preset": "ultrafast"}, **options)
 
     return write
 
