@@ -77,9 +77,19 @@ class LocalJobs:
         return None if job is not None and isinstance(job.outcome, Failed) else job
 
     def start(
-        self, name: str, upload: Upload, header: ImageHeader, options: Options, keep: bool
+        self,
+        name: str,
+        upload: Upload,
+        header: ImageHeader,
+        options: Options,
+        keep: bool,
+        cost: int,
     ) -> tuple[Job, bool]:
         """Start the job that makes a result, with a request as its first waiter.
+
+        Parameters
+        ----------
+        cost : see `Resources.estimate_cost`
 
         Returns
         -------
@@ -91,8 +101,6 @@ class LocalJobs:
         ServiceError
             The scheduler does not admit the image.
         """
-        # Outside the lock: a shared store may have to be asked.
-        cost = self._resources.estimate_cost(name, header, options, upload.size_bytes)
         with self._lock:
             job = self._find(name, keep)
             is_new = job is None

@@ -107,7 +107,10 @@ class Pipeline:
         """
         claim = self._choose_claim(job, stored)
         with self._memory.hold(claim, job.is_cancelled):
-            enlarged = self._upscale(job, claim) if stored is None else self._derive(job, stored)
+            if stored is None:
+                enlarged = self._upscale(job, claim)
+            else:
+                enlarged = self._derive(job, claim, stored)
             width, height = enlarged.size
             self._memory.grow(claim, job.is_cancelled)
             with job.measure("encode"), share_picture(enlarged, job.options) as shared:
@@ -161,7 +164,7 @@ class Pipeline:
         self._counters.add("inference_seconds", job.stage_seconds["upscale"])
         return enlarged
 
-    def _derive(self, job: Job, stored: StoredResult) -> Picture:
+    def _derive(self, job: Job, claim: Claim, stored: StoredResult) -> Picture:
         """Decode a stored result and resample it.
 
         Raises
@@ -171,8 +174,8 @@ class Pipeline:
         width, height = job.header.width, job.header.height
         with job.measure("decode"):
             try:
-                limit = deriving_bytes(job.header, job.options, stored.info.length)
-                enlarged = self._codec.decode_result(stored, limit, job.is_cancelled)
+                memory_bytes = claim.computing_bytes
+                enlarged = self._codec.decode_result(stored, memory_bytes, job.is_cancelled)
             except UndecodableImage:
                 raise UnusableResult from None
         if enlarged.size != (width * MODEL_SCALE, height * MODEL_SCALE):

@@ -199,7 +199,7 @@ class Runner:
         reservation = charge.reserve(cost)
         is_new = False
         try:
-            job, is_new = self._local_jobs.start(name, upload, header, options, keep)
+            job, is_new = self._local_jobs.start(name, upload, header, options, keep, cost)
         finally:
             if not is_new:
                 reservation.give_back()
