@@ -24,12 +24,24 @@ from superres.errors import ModelError
 from superres.images.options import MODEL_SCALE
 from superres.images.pixels import Pixels
 
+
+@dataclass(frozen=True)
+class BatchShape:
+    """The shape of all batches: so many tiles, of at most so many pixels a side."""
+
+    size: int
+    tile: int
+
+    @property
+    def lanes(self) -> int:
+        """How many tiles to have on their way: one batch is gathered while another is computed."""
+        return 2 * self.size
+
+
 # Half a million pixels, some ten milliseconds of a large GPU, beside which the time to launch the
-# kernels is small. Not measured on one yet: `bench/gpu.py` does.
-TILE = 256
-BATCH_SIZE = 8
-# One batch is computed while the next is gathered.
-LANES = 2 * BATCH_SIZE
+# kernels is small. Not measured on one yet: `bench/gpu.py` does. A CPU, which would take seconds,
+# is only for tests.
+SHAPES = {"cuda": BatchShape(8, 256), "cpu": BatchShape(4, 64)}
 # A lane's tile, and its result before that is copied into the picture.
 LANE_BYTES = 4 * 1024**2
 # Per pixel of a batch: five layers' outputs of 64 half-precision channels at a time, 27 channels as
@@ -101,17 +113,18 @@ class TorchNetwork:
     Parameters
     ----------
     layers : see `read_convolutions`
+    device, dtype : where, and in which precision
     """
 
     def __init__(
-        self, torch: ModuleType, layers: Mapping[str, tuple[Floats, Floats]], device: str
+        self,
+        torch: ModuleType,
+        layers: Mapping[str, tuple[Floats, Floats]],
+        device: str,
+        dtype: Any,
     ) -> None:
         self._torch = torch
-        # Kernels for float32 are what CPUs have; half precision doubles a GPU's speed, at least.
-        self._kind = {
-            "device": torch.device(device),
-            "dtype": torch.float16 if device == "cuda" else torch.float32,
-        }
+        self._kind = {"device": torch.device(device), "dtype": dtype}
         self._layers = {
             name: (
                 torch.from_numpy(weight).to(**self._kind, memory_format=torch.channels_last),
@@ -168,13 +181,14 @@ class TorchNetwork:
 class Slot:
     """A batch's memory on the host, from which and to which a GPU copies while it computes."""
 
-    def __init__(self, torch: ModuleType, batch_size: int, tile: int, is_pinned: bool) -> None:
+    def __init__(self, torch: ModuleType, shape: BatchShape, is_pinned: bool) -> None:
         def allocate(*shape: int, dtype: Any = torch.uint8) -> Any:
             return torch.zeros(shape, dtype=dtype, pin_memory=is_pinned)
 
-        self.pixels = allocate(batch_size, tile, tile, 3)
-        self.sizes = allocate(batch_size, 2, dtype=torch.int64)
-        self.result = allocate(batch_size, tile * MODEL_SCALE, tile * MODEL_SCALE, 3)
+        side = shape.tile * MODEL_SCALE
+        self.pixels = allocate(shape.size, shape.tile, shape.tile, 3)
+        self.sizes = allocate(shape.size, 2, dtype=torch.int64)
+        self.result = allocate(shape.size, side, side, 3)
 
 
 @dataclass(frozen=True)
@@ -206,20 +220,19 @@ class TorchModel:
     Parameters
     ----------
     device : cuda or cpu
-    tile : longest side of a tile
     """
 
-    def __init__(
-        self, torch: ModuleType, model_path: Path, device: str, tile: int, batch_size: int
-    ) -> None:
+    def __init__(self, torch: ModuleType, model_path: Path, device: str, shape: BatchShape) -> None:
         # Otherwise cuDNN would choose algorithms by timing them, and some add in any order.
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
-        self.batch_size = batch_size
+        self.batch_size = shape.size
         self._torch = torch
         self._device = device
-        self._network = TorchNetwork(torch, read_convolutions(model_path), device)
-        self._slots = [Slot(torch, batch_size, tile, device == "cuda") for _ in range(2)]
+        # Half precision is what GPUs are fast at, and CPUs slow.
+        dtype = torch.float16 if device == "cuda" else torch.float32
+        self._network = TorchNetwork(torch, read_convolutions(model_path), device, dtype)
+        self._slots = [Slot(torch, shape, device == "cuda") for _ in range(2)]
 
     def start(self, tiles: Sequence[Pixels]) -> TorchBatch:
         """Start to compute tiles, (H, W, 3) uint8, BGR."""
@@ -255,7 +268,8 @@ def find_device_fault(torch: ModuleType, device: str) -> str | None:
         return None
     if not torch.cuda.is_available():
         return "PyTorch finds no GPU"
-    needed = BATCH_SIZE * TILE**2 * DEVICE_BYTES_PER_PIXEL
+    shape = SHAPES[device]
+    needed = shape.size * shape.tile**2 * DEVICE_BYTES_PER_PIXEL
     free, _ = torch.cuda.mem_get_info()
     if free < needed:
         return f"{free >> 20} MB of the GPU's memory are free, of {needed >> 20} that it needs"
@@ -285,14 +299,15 @@ def choose_torch_engine(model_path: Path, device: str) -> Engine:
     """
     torch = import_torch()
     exact = make_opencv_engine(model_path)
+    shape = SHAPES[device]
     read_convolutions(model_path)
     cv2.setNumThreads(1)
     try:
         fault = find_device_fault(torch, device)
         if fault is None:
-            batcher = Batcher(TorchModel(torch, model_path, device, TILE, BATCH_SIZE))
+            batcher = Batcher(TorchModel(torch, model_path, device, shape))
             fault = find_result_fault(batcher, load_network(model_path))
-            variant = f"{describe_device(torch, device)} batch {BATCH_SIZE}"
+            variant = f"{describe_device(torch, device)} batch {shape.size}"
     except Exception as error:
         # Whatever a driver, a library or a sandbox does not allow.
         logger.error("PyTorch fails: %s", " ".join(str(error).split()))
@@ -304,9 +319,9 @@ def choose_torch_engine(model_path: Path, device: str) -> Engine:
         exact.profile,
         engine="torch",
         variant=variant,
-        tile=TILE,
+        tile=shape.tile,
         lane_bytes=LANE_BYTES,
         golden_tolerance=LARGEST_DIFFERENCE,
     )
     # Wall-clock time: the GPU's is none of a thread's.
-    return Engine(lambda _: batcher, profile, time.perf_counter, LANES, spare=exact)
+    return Engine(lambda _: batcher, profile, time.perf_counter, shape.lanes, spare=exact)

@@ -36,9 +36,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 def draw_tiles(count: int) -> list[Pixels]:
     random = np.random.default_rng(0)
-    return [
-        random.integers(0, 256, (8 + index, 20 - index, 3), np.uint8) for index in range(count)
-    ]
+    return [random.integers(0, 256, (8 + index, 20 - index, 3), np.uint8) for index in range(count)]
 
 
 def test_every_thread_gets_its_own_tile(batcher: Batcher, pool: ThreadPoolExecutor) -> None:

@@ -152,6 +152,8 @@ def test_accepted_job_is_computed_anew(
     assert first_pixel(client.get(status["result"]).data) == EXACT
     assert status["result"].endswith(runner.result_name(make_upload(7).key, Options(scale=scale)))
     assert open_rows(settings) == spooled(settings) == []
+    attempts = runner.jobs.database.execute("SELECT attempts FROM jobs WHERE state = 'done'")
+    assert attempts == [(1,)]  # it is not the job's fault
 
 
 def test_accepted_job_that_a_request_waits_for_is_computed_once(
@@ -271,4 +273,3 @@ def test_lanes_of_a_gpu_and_of_the_cpus_are_not_shared(
     model = Upscaler(tmp_path / "fake.pb", engine, beside=fake_super_resolution)
     assert model._lanes is not fake_super_resolution._lanes
     model.close()
-
