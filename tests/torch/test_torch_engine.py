@@ -43,9 +43,15 @@ MODELS = {
 SHAPE = SHAPES["cpu"]
 
 
+def make_engine(path: Path = EMBEDDED_MODEL_PATH) -> Engine:
+    engine = choose_torch_engine(path, "cpu")
+    assert engine.fallback_reason is None
+    return engine
+
+
 @pytest.fixture
 def engine() -> Engine:
-    return choose_torch_engine(EMBEDDED_MODEL_PATH, "cpu")
+    return make_engine()
 
 
 @pytest.fixture
@@ -71,7 +77,7 @@ def noise(height: int, width: int, seed: int) -> Pixels:
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("pixels", [photo(150, 170), noise(90, 130, 1)], ids=["photo", "noise"])
 def test_pictures_come_out_as_from_opencv(path: Path, pixels: Pixels) -> None:
-    model = Upscaler(path, choose_torch_engine(path, "cpu"))
+    model = Upscaler(path, make_engine(path))
     assert model.matches_golden_tile()
     computed = model.upscale(pixels)
     model.close()
@@ -132,7 +138,7 @@ def test_weights_are_those_that_were_exported(tmp_path: Path) -> None:
     path = tmp_path / "small.pb"
     path.write_bytes(build_graph(weights).SerializeToString(deterministic=True))
     tile = photo(30, 40)
-    network = choose_torch_engine(path, "cpu").load(path)
+    network = make_engine(path).load(path)
     assert_close(load_network(path)(tile), network(tile), 1)
 
 
