@@ -55,7 +55,7 @@ test: lint
 	# that has nothing left takes tests over from another.
 	$(BIN)/pytest --numprocesses 4 --dist worksteal
 
-# What needs PyTorch; on the CPU. Not their folders' conftest.py, which needs packages of make test.
+# What needs PyTorch, on the CPU; without tests/conftest.py, which needs what make test installs.
 test-torch: $(TRAINING)/installed
 	$(TRAINING)/bin/python -m pytest --confcutdir=tests/torch tests/torch
 
