@@ -22,10 +22,9 @@ from superres.engines.torch_engine import (
     LARGEST_DIFFERENCE,
     SHAPES,
     TorchModel,
-    TorchNetwork,
     choose_torch_engine,
-    read_convolutions,
 )
+from superres.engines.torch_network import TorchNetwork, read_convolutions
 from superres.engines.upscaler import Upscaler
 from superres.images.options import FAITHFUL, RESTORE
 from superres.images.pixels import Pixels

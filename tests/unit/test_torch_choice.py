@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from app import load_model
-from superres.engines import torch_engine
+from superres.engines import torch_network
 from superres.engines.opencv_engine import EMBEDDED_PROFILE, load_network
 from superres.engines.torch_engine import (
     choose_torch_engine,
     find_result_fault,
-    read_convolutions,
 )
+from superres.engines.torch_network import read_convolutions
 from superres.errors import ConfigError, ModelError
 from superres.images.pixels import Pixels
 from superres.paths import EMBEDDED_MODEL_PATH
@@ -94,7 +94,7 @@ def test_other_networks_are_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_mean_is_the_one_of_the_training() -> None:
-    assert torch_engine.MEAN_BGR == MEAN_BGR
+    assert torch_network.MEAN_BGR == MEAN_BGR
 
 
 @pytest.mark.parametrize(
