@@ -38,7 +38,8 @@ WEBP_METHOD = 4
 # For lossless WebP, Pillow's quality is the compression effort.
 WEBP_LOSSLESS_EFFORT = 50
 WHITE = 255
-BAND_ROWS = 64
+# At a time, on their way to Pillow.
+BAND_PIXELS = 2**16
 
 
 def check_result_size(width: int, height: int, options: Options, max_pixels: int) -> None:
@@ -167,8 +168,9 @@ def make_image(picture: Picture, has_alpha: bool) -> Image.Image:
     """
     width, height = picture.size
     image = None
-    for top in range(0, height, BAND_ROWS):
-        rows = slice(top, min(top + BAND_ROWS, height))
+    band_rows = max(1, BAND_PIXELS // width)
+    for top in range(0, height, band_rows):
+        rows = slice(top, min(top + band_rows, height))
         alpha = None if picture.alpha is None else picture.alpha[rows]
         part = Picture(picture.pixels[rows], alpha)
         band = make_band(part if has_alpha else flatten(part))

@@ -78,7 +78,7 @@ def make_data_chunks(picture: Picture) -> Iterator[bytes]:
             yield make_chunk(b"IDAT", head + strip.packed)
             head, adler = b"", join_checksums(adler, strip.adler, strip.length)
             # The next strip's first row is predicted from the last of this one.
-            picture.forget_rows(max(top - 1, 0), top + rows - 1)
+            picture.forget_rows(max(top - 1, 0), min(top + rows, height) - 1)
     yield make_chunk(b"IDAT", LAST_BLOCK + adler.to_bytes(4, "big"))
 
 
