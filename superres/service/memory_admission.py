@@ -71,9 +71,9 @@ class MemoryQueue:
     for what was admitted before it, plus as much work as its own.
 
     Most formats take more memory to encode than computing does, but for seconds instead of
-    minutes: an image of 14 megapixels holds half a gigabyte while it is computed, and four gigabytes
-    while it becomes a WebP. There is always room for one image to grow; here, too, smaller ones
-    overtake the first for a while.
+    minutes: an image of 14 megapixels holds half a gigabyte while it is computed, and eight times
+    that while it becomes a WebP. There is always room for one image to grow; here, too, smaller
+    ones overtake the first for a while.
 
     Parameters
     ----------
