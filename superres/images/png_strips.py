@@ -158,7 +158,8 @@ def measure_runs(filtered: Pixels) -> float:
     rows = filtered[::-SAMPLED_ROWS]
     equal = rows[:, 1:] == rows[:, :-1]
     runs = equal[:, 2:] & equal[:, 1:-1] & equal[:, :-2]
-    return int(np.count_nonzero(runs)) / max(runs.size, 1)
+    share: float = np.count_nonzero(runs) / max(runs.size, 1)
+    return share
 
 
 def deflate(rows: Pixels, level: int, strategy: int) -> Strip:
