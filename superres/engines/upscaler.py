@@ -25,6 +25,7 @@ from superres.images.enlargement import enlarge_picture, resample_picture
 from superres.images.image_codec import Picture
 from superres.images.options import DEFAULT_OPTIONS, MODEL_SCALE, Options
 from superres.images.pixels import Pixels
+from superres.images.shared_arrays import allocate
 
 # Long enough that an encoder's seconds are no reason to expect twice the time. After a pause, the
 # first tiles of a job count for more than all that came before.
@@ -156,7 +157,7 @@ class Upscaler:
 
         Returns
         -------
-        (3 H, 3 W, 3) or (3 H, 3 W) uint8 for each
+        (3 H, 3 W, 3) or (3 H, 3 W) uint8 for each, in shared memory
 
         Raises
         ------
@@ -167,9 +168,7 @@ class Upscaler:
         equal_tiles: dict[bytes, list[tuple[Tile, Pixels, Pixels]]] = {}
         for image in images:
             height, width = image.shape[:2]
-            output = np.empty(
-                (height * MODEL_SCALE, width * MODEL_SCALE, *image.shape[2:]), np.uint8
-            )
+            output = allocate((height * MODEL_SCALE, width * MODEL_SCALE, *image.shape[2:]))
             outputs.append(output)
             for tile in split_image(height, width, self.profile.tile, self.profile.halo):
                 digest = hashlib.blake2b(tile.crop(image).data, digest_size=16).digest()

@@ -125,9 +125,11 @@ class Pipeline:
                 enlarged = self._derive(job, claim, stored)
             width, height = enlarged.size
             self._memory.grow(claim, job.is_cancelled)
-            with job.measure("encode"), share_picture(enlarged, job.options) as shared:
-                del enlarged
+            with job.measure("encode"):
+                shared = share_picture(enlarged, job.options)
+                del enlarged  # what was copied, and 16 bits that are not encoded
                 payload = self._codec.encode(shared, job.options, job.is_cancelled)
+                del shared
             info = ResultInfo.describe(payload, width, height)
             outcome: Stored | InMemory = InMemory(info, payload)
             if job.keep:
