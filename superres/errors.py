@@ -54,10 +54,16 @@ class ModeUnavailable(ServiceError):
 
 
 class Unauthorized(ServiceError):
-    """The request has no valid API key."""
+    """The request has no API key."""
 
     status = 401
     code = "unauthorized"
+
+
+class InvalidKey(Unauthorized):
+    """The request's API key is wrong, or was revoked."""
+
+    code = "invalid_key"
 
 
 class ForeignOrigin(ServiceError):
