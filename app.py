@@ -20,6 +20,7 @@ from superres.temporary_files import keep_temporary_files_on_disk
 from superres.web.access import install_access
 from superres.web.addresses import Addresses
 from superres.web.api_docs import install_api_docs
+from superres.web.capabilities import install_capabilities
 from superres.web.enhance_routes import EnhanceRoutes
 from superres.web.forms import FormRequest
 from superres.web.job_routes import JobRoutes
@@ -78,6 +79,7 @@ def create_app(settings: Settings | None = None, model_loader: ModelLoader | Non
     jobs.install(app)
     ResultRoutes(runner, addresses).install(app)
     StatusRoutes(runner, __version__).install(app)
+    install_capabilities(app, runner)
     install_web_pages(app, settings)
     install_api_docs(app)
     return app

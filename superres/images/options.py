@@ -71,6 +71,11 @@ class Options:
         return max(round(width * self.height / height), 1), self.height
 
 
+def list_scales(mode: str) -> tuple[int, ...]:
+    """Return how many times larger a result of a mode can be."""
+    return (CLEANING_SCALE, *SCALES) if mode == RESTORE else SCALES
+
+
 DEFAULT_OPTIONS = Options()
 OPTION_NAMES = (*(field.name for field in fields(Options)), "lossless")
 
@@ -167,7 +172,7 @@ def read_options(
         raise BadRequest(f"mode must be one of {', '.join(MODES)}.")
     width, height = number("width", 1, 10**MAX_DIGITS), number("height", 1, 10**MAX_DIGITS)
     scale = number("scale", CLEANING_SCALE, max(SCALES))
-    if scale == CLEANING_SCALE and mode != RESTORE:
+    if scale is not None and scale not in list_scales(mode):
         raise BadRequest(f"scale={CLEANING_SCALE} is for mode={RESTORE}: it cleans an image.")
     if width is None and height is None:
         scale = scale or MODEL_SCALE

@@ -52,8 +52,8 @@ PUBLIC_REQUEST_HEADERS = (
     "If-Range",
 )
 GUARDED_METHODS = frozenset({"POST", "DELETE"})
-# For monitoring and load balancers, which have no key.
-OPEN_PATHS = frozenset({"/api/health", "/api/ready"})
+# For monitoring and load balancers, which have no key, and for pages, which learn of it here.
+OPEN_PATHS = frozenset({"/api/health", "/api/ready", "/api/capabilities"})
 
 
 def install_cors(app: Flask, settings: Settings) -> None:

@@ -17,14 +17,14 @@ from werkzeug.exceptions import ClientDisconnected
 from werkzeug.wrappers import Request
 
 from superres.errors import BadRequest, Busy, UnsupportedUpload, UploadTimeout, UploadTooLarge
-from superres.images.file_kinds import ACCEPTED_NAMES
+from superres.images.input_formats import INPUT_NAMES
 from superres.service.upload import SPOOL_BYTES, Upload
 from superres.store.result_name import READ_CHUNK_BYTES, hash_file
 from superres.web.forms import DEFAULT_NAME, FIELD, is_picture_type
 from superres.web.slow_clients import UploadTransfer, watch
 
 HOW_TO_UPLOAD = (
-    f"Send an image ({ACCEPTED_NAMES}) as multipart/form-data in the field '{FIELD}' "
+    f"Send an image ({INPUT_NAMES}) as multipart/form-data in the field '{FIELD}' "
     f"(curl -F {FIELD}=@photo.jpg), or as the body with its own Content-Type "
     "(curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg')."
 )
