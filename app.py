@@ -25,6 +25,7 @@ from superres.web.enhance_routes import EnhanceRoutes
 from superres.web.forms import FormRequest
 from superres.web.job_routes import JobRoutes
 from superres.web.metrics import install_metrics
+from superres.web.preview_routes import PreviewRoutes
 from superres.web.problems import install_problems
 from superres.web.rate_limits import RateLimits
 from superres.web.request_log import install_request_log
@@ -63,6 +64,7 @@ def create_app(settings: Settings | None = None, model_loader: ModelLoader | Non
     rate_limits = RateLimits(settings)
     jobs = JobRoutes(runner, addresses)
     EnhanceRoutes(runner, jobs, addresses, rate_limits.charge).install(app)
+    PreviewRoutes(runner, rate_limits.charge).install(app)
     install_metrics(
         app,
         runner,

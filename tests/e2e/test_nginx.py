@@ -396,12 +396,19 @@ def assert_problem(response: httpx.Response, status: int, code: str) -> None:
     assert body["request_id"] == response.headers["X-Request-ID"]
 
 
-def test_upload_over_the_limit_is_413_and_never_502(client: httpx.Client) -> None:
+@pytest.mark.parametrize("path", ["/api/enhance", "/api/preview"])
+def test_upload_over_the_limit_is_413_and_never_502(client: httpx.Client, path: str) -> None:
     for size in (16 * 1024**2 + 65 * 1024, 40 * 1024**2):
-        response = client.post(
-            "/api/enhance", content=b"x" * size, headers={"Content-Type": "image/png"}
-        )
+        response = client.post(path, content=b"x" * size, headers={"Content-Type": "image/png"})
         assert_problem(response, 413, "too_large")
+
+
+def test_preview_of_a_large_file_passes(client: httpx.Client) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (300, 300, 3), np.uint8)
+    tiff = encode(Image.fromarray(noise), "TIFF")
+    response = client.post("/api/preview", files={"image": ("a.tiff", tiff)})
+    assert response.headers["Cache-Control"] == "no-store"
+    np.testing.assert_array_equal(np.asarray(Image.open(BytesIO(response.content))), noise)
 
 
 def test_upload_within_the_limit_of_nginx_and_over_the_services_is_its_413(
