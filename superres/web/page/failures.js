@@ -1,0 +1,49 @@
+/** What went wrong with an image, as data that can be kept, and in words. */
+
+import { EnhanceError } from "./client.js";
+import { formatBytes, hasText, text } from "./texts.js";
+
+// While the service starts, or a proxy in front of it finds it gone.
+const OUTAGES = new Set(["not_ready", "unavailable", "timed_out"]);
+const KEY_CODES = new Set(["unauthorized", "invalid_key"]);
+
+/** Whether an error means that the service is away, so that waiting helps. */
+export function isOutage(error) {
+  if (error instanceof EnhanceError) return OUTAGES.has(error.code) || [502, 504].includes(error.status);
+  return error instanceof TypeError; // fetch's, for any failure of the connection
+}
+
+/** Turn an error into what is kept of it: { code, words, exceeded }. */
+export function toFailure(error) {
+  if (error instanceof EnhanceError) {
+    return { code: error.code, words: error.message, exceeded: error.exceeded };
+  }
+  if (isOutage(error)) return { code: "network" };
+  return { code: "unreadable" }; // a folder, or the file changed or disappeared after it was chosen
+}
+
+export function needsKey(failure) {
+  return KEY_CODES.has(failure?.code);
+}
+
+function describeExceeded({ name, limit, actual }) {
+  if (name === "upload_bytes") {
+    return text("errorTooLarge", { actual: formatBytes(actual), limit: formatBytes(limit) });
+  }
+  const key = `error${toPascalCase(name)}`;
+  if (!hasText(key)) return null;
+  const unit = name.endsWith("_pixels") ? 1e6 : 1;
+  return text(key, { actual: actual / unit, limit: limit / unit });
+}
+
+function toPascalCase(name) {
+  return name.replace(/(^|_)(\w)/g, (_, __, letter) => letter.toUpperCase());
+}
+
+/** Say in the person's language what went wrong. */
+export function describeFailure({ code, words, exceeded }) {
+  const described = exceeded && describeExceeded(exceeded);
+  if (described) return described;
+  const key = `error${toPascalCase(code)}`;
+  return hasText(key) ? text(key) : text("errorOther", { words: words ?? code });
+}

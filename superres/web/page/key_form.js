@@ -1,0 +1,31 @@
+/** Asks for an API key where the service requires one. */
+
+import { needsKey } from "./failures.js";
+import { text } from "./texts.js";
+
+const element = (id) => document.getElementById(id);
+
+export function installKeyForm(queue) {
+  const { service } = queue;
+  const form = element("key-form");
+
+  function render() {
+    const refused = queue.items.filter(({ state, failure }) => state === "failed" && needsKey(failure));
+    const isMissing = service.capabilities?.api_key_required && !service.apiKey;
+    const isWrong = refused.some(({ failure }) => failure.code === "invalid_key");
+    element("key-text").textContent = text(isWrong ? "keyWrong" : "key");
+    const wasHidden = form.hidden;
+    form.hidden = !isMissing && refused.length === 0;
+    if (wasHidden && !form.hidden && refused.length) element("key").focus();
+  }
+
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    service.apiKey = element("key").value.trim();
+    form.reset();
+    queue.start(queue.items.filter(({ state, failure }) => state === "failed" && needsKey(failure)));
+    render();
+  });
+  queue.addEventListener("change", render);
+  service.addEventListener("change", render);
+}

@@ -1,0 +1,202 @@
+/** The images: what was chosen for each, and how far it is. */
+
+import { follow, submit, withdraw } from "./client.js";
+import { areSame, endingOf, findExceeded, toRequest } from "./estimate.js";
+import { isOutage, needsKey, toFailure } from "./failures.js";
+
+const PARALLEL = 3;
+const MAX_INTERRUPTIONS = 5; // without any progress in between
+
+/**
+ * One image.
+ *
+ * state: "ready" (not asked for yet), "waiting" (for its turn), "working", "done" or "failed".
+ * options: what was chosen; result.options: what was chosen for the result that there is.
+ */
+class Item {
+  file = null;
+  size = null; // { width, height } of the original, as soon as it is known
+  state = "ready";
+  statusUrl = null; // of its job
+  progress = null; // of its job, as client.js reports it
+  result = null; // { url, blob, bytes, options }
+  failure = null;
+  interruptions = 0;
+
+  constructor(record) {
+    Object.assign(this, record);
+  }
+
+  get record() {
+    const { name, order, size, options, statusUrl, result, failure, state } = this;
+    const kept = state === "working" ? "waiting" : state;
+    return { name, order, size, options, statusUrl, result, failure, state: kept };
+  }
+
+  /** The file name of its result. */
+  get resultName() {
+    const { mode, scale, width } = this.result.options;
+    const stem = this.name.replace(/\.[^.]*$/, "") + (mode === "restore" ? "_restored" : "");
+    return `${stem}_${width ? `${width}w` : `x${scale}`}.${endingOf(this.result.options)}`;
+  }
+
+  /** The address of its result; one that could not be stored has one in this page only. */
+  get resultUrl() {
+    if (this.result.url) return this.result.url;
+    this.objectUrl ??= URL.createObjectURL(this.result.blob);
+    return this.objectUrl;
+  }
+}
+
+/** Dispatches "change", with the item in `detail`, or null if items came or went. */
+export class Queue extends EventTarget {
+  items = [];
+  #controllers = new Map();
+
+  constructor(service, store) {
+    super();
+    this.service = service;
+    this.store = store;
+    service.addEventListener("change", () => this.#startNext());
+  }
+
+  /** Fetch what the tab had before it was reloaded, and go on with it. */
+  async restore() {
+    this.items = (await this.store.load()).map((record) => new Item(record));
+    this.#announce(null);
+    this.#startNext();
+  }
+
+  add(files, options) {
+    const now = Date.now();
+    const added = Array.from(files, (file, index) => {
+      const id = `${now.toString(36)}-${index}-${Math.random().toString(36).slice(2, 8)}`;
+      return new Item({ id, file, name: file.name, order: now + index / 1e4, options: { ...options } });
+    });
+    this.items.push(...added);
+    this.#announce(null);
+    for (const item of added) {
+      this.store.put(item.id, item.record);
+      this.store.putFile(item);
+    }
+    return added;
+  }
+
+  remove(...items) {
+    for (const item of items) {
+      this.cancel(item);
+      if (item.objectUrl) URL.revokeObjectURL(item.objectUrl);
+    }
+    this.items = this.items.filter((item) => !items.includes(item));
+    this.store.remove(...items.map(({ id }) => id));
+    this.#announce(null);
+  }
+
+  /** Change an item; what is to survive a reload is kept. */
+  change(item, changes) {
+    Object.assign(item, changes);
+    if (!("progress" in changes) || "state" in changes) this.store.put(item.id, item.record);
+    this.#announce(item);
+  }
+
+  /** Choose options for items; those that are being made are left alone. */
+  choose(items, options) {
+    for (const item of items) {
+      if (item.state === "working" || item.state === "waiting") continue;
+      const isDone = item.result && areSame(options, item.result.options);
+      this.change(item, { options: { ...options }, state: isDone ? "done" : "ready", failure: null });
+    }
+  }
+
+  /** Make what is not made yet. */
+  start(items) {
+    for (const item of items) {
+      if (!["ready", "failed"].includes(item.state)) continue;
+      const { capabilities } = this.service;
+      const exceeded =
+        capabilities && findExceeded(capabilities, item.options, item.file, item.size);
+      if (exceeded) this.change(item, { state: "failed", failure: { code: "exceeded", exceeded } });
+      else this.change(item, { state: "waiting", failure: null, interruptions: 0 });
+    }
+    this.#startNext();
+  }
+
+  /** Stop making an item; its job is cancelled. */
+  cancel(item) {
+    this.#controllers.get(item)?.abort();
+    if (item.statusUrl) withdraw(item.statusUrl, this.service);
+    if (["waiting", "working"].includes(item.state)) {
+      this.change(item, { state: "ready", statusUrl: null, progress: null });
+    }
+  }
+
+  /** Items whose failure a key may repair. */
+  get withoutKey() {
+    return this.items.filter((item) => item.state === "failed" && needsKey(item.failure));
+  }
+
+  #announce(item) {
+    this.dispatchEvent(new CustomEvent("change", { detail: item }));
+  }
+
+  #startNext() {
+    if (!this.service.isUp) return;
+    const waiting = this.items.filter((item) => item.state === "waiting");
+    const free = PARALLEL - this.items.filter((item) => item.state === "working").length;
+    for (const item of waiting.slice(0, Math.max(free, 0))) this.#run(item);
+  }
+
+  async #run(item) {
+    const controller = new AbortController();
+    const { signal } = controller;
+    this.#controllers.set(item, controller);
+    this.change(item, { state: "working" });
+    try {
+      const result = await this.#make(item, signal);
+      signal.throwIfAborted();
+      this.change(item, { state: "done", result, statusUrl: null, progress: null, interruptions: 0 });
+    } catch (error) {
+      if (!signal.aborted) this.#fail(item, error);
+    }
+    this.#controllers.delete(item);
+    this.#startNext();
+  }
+
+  async #make(item, signal) {
+    const options = { ...item.options };
+    const onProgress = (progress) => {
+      if (signal.aborted) return;
+      const isMoving = progress.state === "queued" || progress.state === "running";
+      this.change(item, { progress, ...(isMoving && { interruptions: 0 }) });
+    };
+    const asked = { ...toRequest(options), apiKey: this.service.apiKey, signal, onProgress };
+    let { statusUrl } = item;
+    let answer = {};
+    if (!statusUrl) {
+      if (!item.file) return Promise.reject(Object.assign(new Error(), { code: "no_file" }));
+      answer = await submit(item.file, asked);
+      ({ statusUrl = null } = answer);
+      if (signal.aborted && statusUrl) withdraw(statusUrl, this.service);
+      signal.throwIfAborted();
+      this.change(item, { statusUrl });
+    }
+    const url = statusUrl ? await follow(statusUrl, asked) : answer.url;
+    if (!url) return { url: null, blob: answer.blob, bytes: answer.blob.size, options };
+    const head = await fetch(url, { method: "HEAD", signal });
+    return { url, blob: null, bytes: Number(head.headers.get("Content-Length")), options };
+  }
+
+  #fail(item, error) {
+    const interruptions = item.interruptions + 1;
+    if (error.code === "job_not_found" && interruptions < MAX_INTERRUPTIONS) {
+      // Tickets expire, and a service may have lost its table: the image is sent again.
+      this.change(item, { state: "waiting", statusUrl: null, progress: null, interruptions });
+    } else if (isOutage(error) && interruptions < MAX_INTERRUPTIONS) {
+      this.change(item, { state: "waiting", progress: null, interruptions });
+      this.service.lose();
+    } else {
+      const failure = error.code === "no_file" ? { code: "no_file" } : toFailure(error);
+      this.change(item, { state: "failed", failure, statusUrl: null, progress: null });
+    }
+  }
+}

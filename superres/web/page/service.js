@@ -1,0 +1,47 @@
+/** The service as this page sees it: whether it answers, what it can do, and the key that it wants. */
+
+const CHECK_SECONDS = 3;
+const KEY_NAME = "api-key"; // for as long as the tab is open
+
+/** Dispatches "change" when it is lost, when it is back, and when its capabilities have changed. */
+export class Service extends EventTarget {
+  /** What GET /api/capabilities answers; null until it has. */
+  capabilities = null;
+  isUp = true;
+
+  get apiKey() {
+    return sessionStorage.getItem(KEY_NAME);
+  }
+
+  set apiKey(key) {
+    sessionStorage.setItem(KEY_NAME, key);
+  }
+
+  /** Ask for its capabilities: what it can do, and how fast it is now. */
+  async refresh() {
+    try {
+      const response = await fetch("api/capabilities");
+      if (!response.ok) throw new TypeError(`status ${response.status}`);
+      this.capabilities = await response.json();
+      this.isUp = true;
+      this.dispatchEvent(new Event("change"));
+    } catch {
+      this.lose();
+    }
+  }
+
+  /** Take it for away, and ask until it answers. */
+  lose() {
+    if (!this.isUp) return;
+    this.isUp = false;
+    this.dispatchEvent(new Event("change"));
+    this.#check();
+  }
+
+  async #check() {
+    while (!this.isUp) {
+      await new Promise((resolve) => setTimeout(resolve, 1000 * CHECK_SECONDS));
+      await this.refresh();
+    }
+  }
+}
