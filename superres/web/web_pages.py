@@ -65,14 +65,6 @@ def list_languages(files: dict[str, WebFile]) -> str:
     return "".join(options)
 
 
-def list_modules(files: dict[str, WebFile]) -> str:
-    """Return links to the page's modules, so that a browser need not find them one by one."""
-    modules = [path for path in files if path.endswith(".js") and "/" not in path]
-    return "\n    ".join(
-        f'<link rel="modulepreload" href="static/VERSION/{path}">' for path in modules
-    )
-
-
 def content_security_policy(settings: Settings) -> str:
     """Return what the page may load: its own files, results, the API (CSP level 3)."""
     public = urlsplit(settings.public_url)
@@ -108,9 +100,8 @@ def install_web_pages(app: Flask, settings: Settings) -> None:
     version = digest.hexdigest()[:12]
     index = files.pop("index.html")
     # Versioned URLs, so that the files can be cached: each version has its own.
-    html = index.content.replace(b"MODULES", list_modules(files).encode())
+    html = index.content.replace(b"VERSION", version.encode())
     html = html.replace(b"LANGUAGES", list_languages(files).encode())
-    html = html.replace(b"VERSION", version.encode())
     page = WebFile(html, index.content_type)
     policy = content_security_policy(settings)
 

@@ -8,15 +8,16 @@ const element = (id) => document.getElementById(id);
 export function installKeyForm(queue) {
   const { service } = queue;
   const form = element("key-form");
+  let wereRefused = false;
 
   function render() {
     const refused = queue.items.filter(({ state, failure }) => state === "failed" && needsKey(failure));
     const isMissing = service.capabilities?.api_key_required && !service.apiKey;
     const isWrong = refused.some(({ failure }) => failure.code === "invalid_key");
     element("key-text").textContent = text(isWrong ? "keyWrong" : "key");
-    const wasHidden = form.hidden;
     form.hidden = !isMissing && refused.length === 0;
-    if (wasHidden && !form.hidden && refused.length) element("key").focus();
+    if (refused.length && !wereRefused) element("key").focus();
+    wereRefused = refused.length > 0;
   }
 
   form.addEventListener("submit", (event) => {

@@ -36,7 +36,7 @@ class Row {
     this.element = make("li");
     this.thumb = make("button", { type: "button", className: "thumb" });
     this.thumb.textContent = item.name.split(".").pop().slice(0, 4).toUpperCase();
-    this.thumb.addEventListener("click", () => list.view(item));
+    this.thumb.addEventListener("click", () => list.work.view(item));
     this.state = make("div", { className: "row-state" });
     this.bar = make("progress", { max: 1, hidden: true });
     this.bar.setAttribute("aria-label", item.name);
@@ -128,11 +128,10 @@ export class List {
   #element = document.getElementById("list");
   #observer = new IntersectionObserver((entries) => this.#see(entries));
 
-  /** `view` is called with the item that the person wants to look at. */
-  constructor(queue, originals, view) {
+  constructor(queue, originals, work) {
     this.queue = queue;
     this.originals = originals;
-    this.view = view;
+    this.work = work;
     queue.addEventListener("change", ({ detail }) => (detail ? this.#rows.get(detail)?.render() : this.#sync()));
     queue.service.addEventListener("change", () => this.render());
     this.#element.addEventListener("click", (event) => this.#act(event));

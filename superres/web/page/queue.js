@@ -60,9 +60,9 @@ export class Queue extends EventTarget {
     service.addEventListener("change", () => this.#startNext());
   }
 
-  /** Fetch what the tab had before it was reloaded, and go on with it. */
-  async restore() {
-    this.items = (await this.store.load()).map((record) => new Item(record));
+  /** Go on with what the tab had before it was reloaded. */
+  restore(records) {
+    this.items = records.map((record) => new Item(record));
     this.#announce(null);
     this.#startNext();
   }

@@ -24,15 +24,11 @@ export function writeSnippets(options, name) {
     `    answer = requests.post(\n        "${url}",\n        files={"image": image},\n` +
     `        data={${data.join(", ")}},\n    )\n` +
     `answer.raise_for_status()\n` +
-    `open("result.${ending}", "wb").write(answer.content)`;
+    `with open("result.${ending}", "wb") as result:\n    result.write(answer.content)`;
 }
 
-/** Let the dialog open, close and copy; `write` fills in the code. */
-export function installSnippets(write) {
-  element("show-code").addEventListener("click", () => {
-    write();
-    element("code-dialog").showModal();
-  });
+/** Let the dialog close by a click beside it, and its texts be copied. */
+export function installCopying() {
   element("code-dialog").addEventListener("click", ({ target }) => {
     if (target === element("code-dialog")) target.close(); // beside it
   });

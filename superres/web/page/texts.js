@@ -71,7 +71,7 @@ function format(value, options) {
 }
 
 export function formatNumber(value) {
-  return format(value, { maximumFractionDigits: 1 });
+  return format(value, { maximumFractionDigits: 2 });
 }
 
 export function formatPercent(share) {

@@ -7,8 +7,7 @@ import { Transform } from "./transform.js";
 
 /** Load an image and decode it off the main thread, so that it is never drawn half. */
 async function decode(url) {
-  const image = new Image();
-  image.src = url;
+  const image = Object.assign(new Image(), { alt: "", src: url });
   await image.decode();
   return image;
 }
@@ -48,7 +47,7 @@ export class Viewer extends EventTarget {
     const result = this.#result;
     const images = await Promise.all([this.#decodeOriginal(item), result && this.#decodeResult(item)]);
     if (this.item !== item || this.#result !== result) return; // another one was chosen meanwhile
-    images.forEach((image, index) => this.panes[index].replaceChildren(image || document.createElement("img")));
+    images.forEach((image, index) => this.panes[index].replaceChildren(image || Object.assign(new Image(), { alt: "" })));
     const [hasOriginal, hasResult] = images.map(Boolean);
     const both = hasOriginal ? "both" : "enhanced";
     this.stage.dataset.shows = hasResult ? both : hasOriginal ? "original" : "nothing";
