@@ -204,7 +204,7 @@ def test_limit_is_named_before_anything_is_sent(
         page = context.new_page()
         open_page(page, service.url)
         page.set_input_files("#files", photo)
-        wait_for_words(page, r"^0\.03 megapixels; at most 0\.02 are accepted\.$")
+        wait_for_words(page, r"^0\.03 megapixels; at most 0\.02 megapixels are accepted\.$")
         page.click("#start")
         wait_for_state(page, "failed")
         assert "POST /api/enhance" not in service.log

@@ -1,7 +1,7 @@
 /** What went wrong with an image, as data that can be kept, and in words. */
 
 import { EnhanceError } from "./client.js";
-import { formatBytes, hasText, text } from "./texts.js";
+import { formatBytes, formatNumber, formatPixels, hasText, text } from "./texts.js";
 
 // While the service starts, or a proxy in front of it finds it gone.
 const OUTAGES = new Set(["not_ready", "unavailable", "timed_out"]);
@@ -27,13 +27,11 @@ export function needsKey(failure) {
 }
 
 function describeExceeded({ name, limit, actual }) {
-  if (name === "upload_bytes") {
-    return text("errorTooLarge", { actual: formatBytes(actual), limit: formatBytes(limit) });
-  }
   const key = `error${toPascalCase(name)}`;
   if (!hasText(key)) return null;
-  const unit = name.endsWith("_pixels") ? 1e6 : 1;
-  return text(key, { actual: actual / unit, limit: limit / unit });
+  const formats = { bytes: formatBytes, pixels: formatPixels, side: formatNumber };
+  const format = formats[name.split("_")[1]];
+  return text(key, { actual: format(actual), limit: format(limit) });
 }
 
 function toPascalCase(name) {

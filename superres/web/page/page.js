@@ -4,7 +4,7 @@ import { Divider } from "./divider.js";
 import { installIntake } from "./intake.js";
 import { Service } from "./service.js";
 import { Store } from "./store.js";
-import { formatBytes, startTexts, text } from "./texts.js";
+import { formatBytes, formatPixels, startTexts, text } from "./texts.js";
 
 const element = (id) => document.getElementById(id);
 const service = new Service();
@@ -29,7 +29,7 @@ function renderFacts() {
   element("accepted").textContent = text("accepted", {
     formats: inputs.map(({ name }) => name).join(", "),
     bytes: formatBytes(limits.upload_bytes),
-    megapixels: limits.input_pixels / 1e6,
+    pixels: formatPixels(limits.input_pixels),
   });
   element("privacy").textContent = text("privacy", { days: retention.result_days });
 }

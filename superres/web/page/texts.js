@@ -91,6 +91,12 @@ export function formatSeconds(seconds, display = "short") {
   return format(Math.max(Math.round(value), 1), { style: "unit", unit, unitDisplay: display });
 }
 
+/** A number of pixels: megapixels, or as the language counts large numbers. */
+export function formatPixels(count) {
+  const compact = format(count, { notation: "compact", maximumFractionDigits: 2 });
+  return text("megapixels", { millions: count / 1e6, compact });
+}
+
 export function formatSize({ width, height }) {
   return `${width} × ${height}`;
 }
