@@ -50,10 +50,11 @@ def wait_for_words(page: Page, pattern: str, number: int = 0) -> None:
 
 def enhance(page: Page, *files: Path) -> None:
     """Choose files and have them enhanced."""
+    before = page.locator("#list li").count()
     choose(page, *files)
     page.click("#start")
-    for number in range(page.locator("#list li").count()):
-        wait_for_state(page, "done", number)
+    for number in range(len(files)):
+        wait_for_state(page, "done", before + number)
 
 
 def wait_for_comparison(page: Page) -> None:

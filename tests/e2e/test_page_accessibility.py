@@ -30,7 +30,13 @@ def expect_no_finding(page: Page, state: str) -> None:
 @pytest.mark.parametrize("form", ["desktop", "phone"])
 @pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
 def test_accessibility_checker_finds_nothing_in_any_state(
-    browser: Browser, light_service: Service, photo: Path, tmp_path: Path, scheme: Any, form: str, locale: str
+    browser: Browser,
+    light_service: Service,
+    photo: Path,
+    tmp_path: Path,
+    scheme: Any,
+    form: str,
+    locale: str,
 ) -> None:
     # The checker is a separate script, which the page's policy would block.
     options = PHONE if form == "phone" else {}

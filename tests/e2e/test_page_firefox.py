@@ -133,4 +133,6 @@ def test_file_is_dropped(tab: FirefoxTab, photo: Path) -> None:
             document.body.dispatchEvent(new DragEvent("drop", {{ ...options, dataTransfer: data }}));
         }})()"""
     )
-    wait_for(tab, 'document.querySelector("#list .row-state")?.textContent.slice(0, 9)', "200 × 160")
+    wait_for(
+        tab, 'document.querySelector("#list .row-state")?.textContent.slice(0, 9)', "200 × 160"
+    )

@@ -198,6 +198,13 @@ def test_holding_the_button_shows_the_original_alone(viewer: Page) -> None:
     expect(viewer.locator("#stage .pane.enhanced")).to_be_visible()
 
 
+def test_viewer_fills_the_screen(viewer: Page) -> None:
+    viewer.click("#fullscreen")
+    viewer.locator("#viewer:fullscreen").wait_for()
+    viewer.click("#fullscreen")
+    expect(viewer.locator("#viewer:fullscreen")).to_have_count(0)
+
+
 def test_lens_enlarges_the_spot_under_the_pointer_in_both(viewer: Page) -> None:
     viewer.click("#full-size")
     viewer.click("#use-lens")

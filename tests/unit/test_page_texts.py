@@ -12,7 +12,10 @@ from superres.web.web_pages import PAGE_DIR
 LANGUAGES = sorted((PAGE_DIR / "languages").glob("*.json"))
 ENGLISH: dict[str, Any] = json.loads((PAGE_DIR / "languages" / "en.json").read_text())
 # Parts of keys that are put together from what the service or the form says.
-BUILT = re.compile(r"^error[A-Z]|Hint$|^(hashing|uploading|cancel|remove|retry|download|language|direction)$")
+BUILT = re.compile(
+    "^error[A-Z]|^(faithful|restore)Hint$"
+    "|^(hashing|uploading|cancel|remove|retry|download|language|direction)$"
+)
 
 
 def forms(text: str | dict[str, str]) -> dict[str, str]:

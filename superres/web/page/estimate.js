@@ -40,6 +40,11 @@ export function estimateSeconds(capabilities, options, size) {
   return size && perPixel ? perPixel * workPixels(options, size) : null;
 }
 
+/** How many seconds pass before it is the turn of the next image. */
+export function estimateQueue({ seconds_per_pixel: perPixel, queued_pixels: pixels }) {
+  return (perPixel ?? 0) * pixels;
+}
+
 /**
  * The first limit that an image exceeds, { name, limit, actual }, as the service's errors have it;
  * null if there is none, or if the size is not known.

@@ -1,7 +1,7 @@
 /** The list of images: a row for each, with how far it is and what can be done with it. */
 
 import { save } from "./downloads.js";
-import { estimateSeconds, findExceeded, resultSize } from "./estimate.js";
+import { estimateSeconds, resultSize } from "./estimate.js";
 import { describeFailure } from "./failures.js";
 import { formatBytes, formatPercent, formatSeconds, formatSize, text } from "./texts.js";
 
@@ -90,9 +90,7 @@ class Row {
 
   render() {
     const { item } = this;
-    const { capabilities } = this.list.queue.service;
-    const exceeded =
-      item.state === "ready" && capabilities && findExceeded(capabilities, item.options, item.file, item.size);
+    const exceeded = item.state === "ready" && this.list.queue.findExceeded(item);
     this.element.dataset.state = exceeded ? "failed" : item.state;
     const words = exceeded ? describeFailure({ code: "exceeded", exceeded }) : this.describe();
     if (this.state.textContent !== words) this.state.textContent = words;

@@ -111,14 +111,16 @@ export class Queue extends EventTarget {
   /** Make what is not made yet. */
   start(items) {
     for (const item of items) {
-      if (!["ready", "failed"].includes(item.state)) continue;
-      const { capabilities } = this.service;
-      const exceeded =
-        capabilities && findExceeded(capabilities, item.options, item.file, item.size);
-      if (exceeded) this.change(item, { state: "failed", failure: { code: "exceeded", exceeded } });
-      else this.change(item, { state: "waiting", failure: null, interruptions: 0 });
+      if (!["ready", "failed"].includes(item.state) || this.findExceeded(item)) continue;
+      this.change(item, { state: "waiting", failure: null, interruptions: 0 });
     }
     this.#startNext();
+  }
+
+  /** The limit that an item exceeds, so that it need not be sent; see estimate.js. */
+  findExceeded({ options, file, size }) {
+    const { capabilities } = this.service;
+    return capabilities && findExceeded(capabilities, options, file, size);
   }
 
   /** Stop making an item; its job is cancelled. */

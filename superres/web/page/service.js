@@ -1,6 +1,6 @@
 /** The service as this page sees it: whether it answers, what it can do, and the key that it wants. */
 
-const CHECK_SECONDS = 3;
+const CHECK_MILLISECONDS = 3000;
 const KEY_NAME = "api-key"; // for as long as the tab is open
 
 /** Dispatches "change" when it is lost, when it is back, and when its capabilities have changed. */
@@ -25,8 +25,17 @@ export class Service extends EventTarget {
       this.capabilities = await response.json();
       this.isUp = true;
       this.dispatchEvent(new Event("change"));
+      // It knows its speed as soon as it has loaded its model.
+      if (this.capabilities.seconds_per_pixel === null) setTimeout(() => this.refresh(), CHECK_MILLISECONDS);
     } catch {
       this.lose();
+    }
+  }
+
+  /** Resolve as soon as its capabilities are known. */
+  async known() {
+    while (!this.capabilities) {
+      await new Promise((resolve) => this.addEventListener("change", resolve, { once: true }));
     }
   }
 
@@ -40,7 +49,7 @@ export class Service extends EventTarget {
 
   async #check() {
     while (!this.isUp) {
-      await new Promise((resolve) => setTimeout(resolve, 1000 * CHECK_SECONDS));
+      await new Promise((resolve) => setTimeout(resolve, CHECK_MILLISECONDS));
       await this.refresh();
     }
   }

@@ -1,7 +1,7 @@
 /** All images together: what is to be done next, how far it is, and that it is done. */
 
 import { save, saveAll } from "./downloads.js";
-import { estimateSeconds } from "./estimate.js";
+import { estimateQueue, estimateSeconds } from "./estimate.js";
 import { formatPercent, formatSeconds, text } from "./texts.js";
 
 const element = (id) => document.getElementById(id);
@@ -42,16 +42,18 @@ export class Summary {
   }
 
   render() {
+    const { queue } = this;
     const [ready, busy, done, failed] = [
-      this.#in("ready"),
+      this.#in("ready").filter((item) => !queue.findExceeded(item)),
       this.#in("waiting", "working"),
       this.#in("done"),
       this.#in("failed"),
     ];
     const seconds = this.#secondsFor(ready);
     const start = text("enhance", { count: ready.length });
-    element("start").textContent = seconds
-      ? `${start} · ${text("about", { time: formatSeconds(seconds) })}`
+    const withQueue = seconds && seconds + estimateQueue(queue.service.capabilities);
+    element("start").textContent = withQueue
+      ? `${start} · ${text("about", { time: formatSeconds(withQueue) })}`
       : start;
     element("start").hidden = ready.length === 0;
     element("retry").textContent = text("retryAll", { count: failed.length });
@@ -77,17 +79,17 @@ export class Summary {
     element("total-text").textContent = busy.length ? words : "";
   }
 
-  /** The seconds that items will take in all; null if not all of them can be estimated. */
+  /** The seconds that items will take in all, as far as that can be told. */
   #secondsFor(items) {
     const { capabilities } = this.queue.service;
-    const all = items.map(({ options, size }) => estimateSeconds(capabilities, options, size));
-    return all.includes(null) ? null : all.reduce((sum, seconds) => sum + seconds, 0);
+    const all = items.map(({ options, size }) => estimateSeconds(capabilities, options, size) ?? 0);
+    return all.reduce((sum, seconds) => sum + seconds, 0);
   }
 
   #secondsLeft(busy) {
     const running = busy.map(({ progress }) => progress?.etaSeconds ?? 0);
     const others = this.#secondsFor(busy.filter(({ progress }) => progress?.etaSeconds === undefined));
-    return others === null ? null : others + Math.max(0, ...running);
+    return others + Math.max(0, ...running);
   }
 
   #finish(done, failed) {

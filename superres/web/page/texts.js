@@ -79,7 +79,8 @@ export function formatPercent(share) {
 }
 
 export function formatBytes(count) {
-  const [unit, size] = count < 1e6 ? ["kilobyte", 1e3] : count < 1e9 ? ["megabyte", 1e6] : ["gigabyte", 1e9];
+  const units = [["byte", 1], ["kilobyte", 1e3], ["megabyte", 1e6], ["gigabyte", 1e9]];
+  const [unit, size] = units.findLast(([, least]) => count >= least) ?? units[0];
   const value = count / size;
   return format(value, { style: "unit", unit, maximumFractionDigits: value < 100 ? 1 : 0 });
 }

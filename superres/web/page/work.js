@@ -48,7 +48,9 @@ export class Work {
     this.viewer.show(this.queue.items[0]);
   }
 
-  add(files) {
+  async add(files) {
+    await this.service.known();
+    this.service.refresh(); // how fast it is now
     const added = this.queue.add(files, this.#options);
     this.originals.measureAll(added);
     if (this.viewer.item === null) this.viewer.show(added[0]);
@@ -62,7 +64,8 @@ export class Work {
     this.controls.open();
   }
 
-  showCode() {
+  async showCode() {
+    await this.service.known();
     const options = this.#isForOne ? this.viewer.item.options : this.#options;
     writeSnippets(options, this.viewer.item?.name ?? "photo.jpg");
     element("code-dialog").showModal();
