@@ -1,4 +1,4 @@
-"""Fixtures for the tests of the page at /: a quick service, browsers, and a tab that listens for faults."""
+"""Fixtures for the tests of the page at /: a quick service, a browser, and a tab."""
 
 from collections.abc import Iterator
 from pathlib import Path

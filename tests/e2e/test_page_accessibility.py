@@ -78,7 +78,7 @@ def test_accessibility_checker_finds_nothing_in_any_state(
 def test_keyboard_alone_is_enough(page: Page, photo: Path) -> None:
     def focused() -> str:
         name: str = page.evaluate(
-            "document.activeElement.id || document.activeElement.name || document.activeElement.className"
+            "(({ id, name, className }) => id || name || className)(document.activeElement)"
         )
         return name
 

@@ -128,9 +128,10 @@ def test_file_is_dropped(tab: FirefoxTab, photo: Path) -> None:
     tab.evaluate(
         f"""(() => {{
             const data = new DataTransfer();
-            const options = {{ bubbles: true, cancelable: true }};
-            data.items.add(new File([new Uint8Array({content})], "a.jpg", {{ type: "image/jpeg" }}));
-            document.body.dispatchEvent(new DragEvent("drop", {{ ...options, dataTransfer: data }}));
+            const options = {{ bubbles: true, cancelable: true, dataTransfer: data }};
+            const file = new File([new Uint8Array({content})], "a.jpg", {{ type: "image/jpeg" }});
+            data.items.add(file);
+            document.body.dispatchEvent(new DragEvent("drop", options));
         }})()"""
     )
     wait_for(

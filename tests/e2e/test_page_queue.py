@@ -265,8 +265,8 @@ def drop(page: Page, script: str) -> None:
             const data = new DataTransfer();
             {script}
             for (const type of ["dragover", "drop"]) {{
-                const event = new DragEvent(type, {{ bubbles: true, cancelable: true, dataTransfer: data }});
-                document.body.dispatchEvent(event);
+                const options = {{ bubbles: true, cancelable: true, dataTransfer: data }};
+                document.body.dispatchEvent(new DragEvent(type, options));
             }}
         }})()"""
     )
@@ -421,7 +421,9 @@ def test_notification_tells_that_all_is_done_when_the_tab_is_not_seen(
     page.check("#notify")
     page.evaluate(
         """globalThis.told = [];
-        globalThis.Notification = class { constructor(title, { body }) { told.push([title, body]); } };
+        globalThis.Notification = class {
+            constructor(title, { body }) { told.push([title, body]); }
+        };
         Object.defineProperty(document, "hidden", { value: true });"""
     )
     page.click("#start")

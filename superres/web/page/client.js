@@ -1,6 +1,6 @@
-/**
- * The service's reference client: upscale an image, follow its progress, cancel it.
- *
+/** The service's reference client: upscale an image, follow its progress, cancel it. */
+
+/*
  *   import { enhance } from "https://sr.example/static/client.js";
  *   const { blob } = await enhance(file, { format: "webp", onProgress: console.log });
  *

@@ -1,6 +1,6 @@
-/**
- * Keeps the list of images in IndexedDB, so that a reloaded tab has it again.
- *
+/** Keeps the list of images in IndexedDB, so that a reloaded tab has it again. */
+
+/*
  * The list belongs to the tab, whose session is named in sessionStorage. Lists of tabs that are gone
  * are deleted when the page is next opened, but for the one that the person had remembered.
  */
