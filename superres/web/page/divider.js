@@ -1,4 +1,4 @@
-/** The line between original and result, at a share of a stage's width: left of it is the original. */
+/** The line between original and result, at a share of a stage's width. */
 
 const STEP = 0.01;
 const LARGE_STEP = 0.1;
@@ -32,7 +32,8 @@ export class Divider {
     // The handle keeps its distance from the pointer; anything else makes the line jump to it.
     const offset = target === this.handle ? down.clientX - box.left - this.#share * box.width : 0;
     const follow = (move) => {
-      if (move.pointerId === down.pointerId) this.share = (move.clientX - box.left - offset) / box.width;
+      if (move.pointerId === down.pointerId)
+        this.share = (move.clientX - box.left - offset) / box.width;
     };
     target.setPointerCapture(down.pointerId);
     target.addEventListener("pointermove", follow);

@@ -1,4 +1,4 @@
-/** What a result will be: its size, its time, its name, and whether a limit forbids it. Knows no DOM. */
+/** What a result will be: its size, time and name, and whether a limit forbids it. */
 
 const MODEL_PIXELS = 9; // of the result, for each of the input
 

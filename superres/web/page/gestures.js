@@ -17,7 +17,9 @@ export class Gestures {
       stage.addEventListener(name, (event) => this.#pointers.delete(event.pointerId));
     }
     stage.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
-    stage.addEventListener("dblclick", (event) => this.viewer.toggleFullSize(...this.#locate(event)));
+    stage.addEventListener("dblclick", (event) =>
+      this.viewer.toggleFullSize(...this.#locate(event)),
+    );
   }
 
   /** Where an event is, in the window of one pane. */
@@ -57,7 +59,8 @@ export class Gestures {
 
   #wheel(event) {
     event.preventDefault();
-    const pixels = event.deltaMode === WheelEvent.DOM_DELTA_LINE ? LINE_PIXELS * event.deltaY : event.deltaY;
+    const pixels =
+      event.deltaMode === WheelEvent.DOM_DELTA_LINE ? LINE_PIXELS * event.deltaY : event.deltaY;
     const factor = Math.exp(-pixels * (event.ctrlKey ? PINCH_ZOOM : WHEEL_ZOOM));
     this.viewer.zoomBy(factor, ...this.#locate(event));
   }

@@ -17,7 +17,11 @@ async function readFolder(folder) {
   const files = [];
   const reader = folder.createReader();
   // A browser may give a folder's entries in several parts; the last is empty.
-  for (let entries = await readEntries(reader); entries.length; entries = await readEntries(reader)) {
+  for (
+    let entries = await readEntries(reader);
+    entries.length;
+    entries = await readEntries(reader)
+  ) {
     for (const entry of entries) {
       if (entry.isDirectory) files.push(...(await readFolder(entry)));
       else if (IMAGE_NAME.test(entry.name)) files.push(await getFile(entry));

@@ -10,8 +10,11 @@ export function installKeyForm(queue) {
   const form = element("key-form");
   let wereRefused = false;
 
+  const findRefused = () =>
+    queue.items.filter(({ state, failure }) => state === "failed" && needsKey(failure));
+
   function render() {
-    const refused = queue.items.filter(({ state, failure }) => state === "failed" && needsKey(failure));
+    const refused = findRefused();
     const isMissing = service.capabilities?.api_key_required && !service.apiKey;
     const isWrong = refused.some(({ failure }) => failure.code === "invalid_key");
     element("key-text").textContent = text(isWrong ? "keyWrong" : "key");
@@ -24,7 +27,7 @@ export function installKeyForm(queue) {
     event.preventDefault();
     service.apiKey = element("key").value.trim();
     form.reset();
-    queue.start(queue.items.filter(({ state, failure }) => state === "failed" && needsKey(failure)));
+    queue.start(findRefused());
     render();
   });
   queue.addEventListener("change", render);

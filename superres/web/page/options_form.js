@@ -34,13 +34,21 @@ export class OptionsForm extends EventTarget {
     if (isFirst) {
       const labels = formats.map(({ name }, index) => {
         const label = document.createElement("label");
-        const input = Object.assign(document.createElement("input"), { type: "radio", name: "format", value: name });
+        const input = Object.assign(document.createElement("input"), {
+          type: "radio",
+          name: "format",
+          value: name,
+        });
         input.checked = input.defaultChecked = index === 0;
-        const text = Object.assign(document.createElement("span"), { textContent: name === "webp" ? "WebP" : name.toUpperCase() });
+        const text = Object.assign(document.createElement("span"), {
+          textContent: name === "webp" ? "WebP" : name.toUpperCase(),
+        });
         label.append(input, text);
         return label;
       });
-      element("format").querySelector("legend").after(...labels);
+      element("format")
+        .querySelector("legend")
+        .after(...labels);
     }
     this.#adapt();
   }
@@ -82,9 +90,12 @@ export class OptionsForm extends EventTarget {
       if (!isOffered && input.checked) scale.value = "3";
     }
     element("width").hidden = scale.value !== "width";
-    const { quality, has_lossless: hasLossless, has_alpha: hasAlpha, name } = this.#formats.find(
-      (each) => each.name === format.value,
-    );
+    const {
+      quality,
+      has_lossless: hasLossless,
+      has_alpha: hasAlpha,
+      name,
+    } = this.#formats.find((each) => each.name === format.value);
     element("lossless").hidden = !quality || !hasLossless;
     element("quality").hidden = !quality || (hasLossless && lossless.checked);
     element("format-hint").hidden = hasAlpha;

@@ -26,7 +26,8 @@ export class Originals {
 
   /** Find out the sizes of items, so that their results' sizes and times can be told. */
   measureAll(items) {
-    for (const item of items) if (item.file && !item.size) this.#afterOthers(() => this.#measure(item));
+    for (const item of items)
+      if (item.file && !item.size) this.#afterOthers(() => this.#measure(item));
   }
 
   /**
@@ -95,7 +96,10 @@ export class Originals {
     for (const [item, loading] of this.#shown) {
       if (this.queue.items.includes(item)) continue;
       this.#shown.delete(item);
-      loading.then(({ url }) => URL.revokeObjectURL(url), () => {});
+      loading.then(
+        ({ url }) => URL.revokeObjectURL(url),
+        () => {},
+      );
     }
   }
 }

@@ -44,7 +44,7 @@ installIntake(async (files) => {
 element("show-code").addEventListener("click", async () => (await startWork()).showCode());
 // Once somebody is here, it comes before it is needed.
 for (const name of ["pointerdown", "pointermove", "keydown", "dragenter"]) {
-  addEventListener(name, () => startWork(), { once: true });
+  addEventListener(name, () => startWork().catch(() => {}), { once: true });
 }
 
 const sample = new Divider(document.querySelector("#sample .stage"));

@@ -1,57 +1,17 @@
-/** The images: what was chosen for each, and how far it is. */
+/** The images: has them made, a few at a time, and keeps what is to survive a reload. */
 
 import { follow, submit, withdraw } from "./client.js";
-import { areSame, endingOf, findExceeded, toRequest } from "./estimate.js";
-import { isOutage, needsKey, toFailure } from "./failures.js";
+import { areSame, findExceeded, toRequest } from "./estimate.js";
+import { isLostJob, isOutage, MissingFile, toFailure } from "./failures.js";
+import { Item } from "./item.js";
 
 const PARALLEL = 3;
 const MAX_INTERRUPTIONS = 5; // without any progress in between
 
-/**
- * One image.
- *
- * state: "ready" (not asked for yet), "waiting" (for its turn), "working", "done" or "failed".
- * options: what was chosen; result.options: what was chosen for the result that there is.
- */
-class Item {
-  file = null;
-  size = null; // { width, height } of the original, as soon as it is known
-  state = "ready";
-  statusUrl = null; // of its job
-  progress = null; // of its job, as client.js reports it
-  result = null; // { url, blob, bytes, options }
-  failure = null;
-  interruptions = 0;
-
-  constructor(record) {
-    Object.assign(this, record);
-  }
-
-  get record() {
-    const { name, order, size, options, statusUrl, result, failure, state } = this;
-    const kept = state === "working" ? "waiting" : state;
-    return { name, order, size, options, statusUrl, result, failure, state: kept };
-  }
-
-  /** The file name of its result. */
-  get resultName() {
-    const { mode, scale, width } = this.result.options;
-    const stem = this.name.replace(/\.[^.]*$/, "") + (mode === "restore" ? "_restored" : "");
-    return `${stem}_${width ? `${width}w` : `x${scale}`}.${endingOf(this.result.options)}`;
-  }
-
-  /** The address of its result; one that could not be stored has one in this page only. */
-  get resultUrl() {
-    if (this.result.url) return this.result.url;
-    this.objectUrl ??= URL.createObjectURL(this.result.blob);
-    return this.objectUrl;
-  }
-}
-
 /** Dispatches "change", with the item in `detail`, or null if items came or went. */
 export class Queue extends EventTarget {
   items = [];
-  #controllers = new Map();
+  #controllers = new WeakMap(); // item -> of its last run
 
   constructor(service, store) {
     super();
@@ -71,7 +31,13 @@ export class Queue extends EventTarget {
     const now = Date.now();
     const added = Array.from(files, (file, index) => {
       const id = `${now.toString(36)}-${index}-${Math.random().toString(36).slice(2, 8)}`;
-      return new Item({ id, file, name: file.name, order: now + index / 1e4, options: { ...options } });
+      return new Item({
+        id,
+        file,
+        name: file.name,
+        order: now + index / 1e4,
+        options: { ...options },
+      });
     });
     this.items.push(...added);
     this.#announce(null);
@@ -104,7 +70,11 @@ export class Queue extends EventTarget {
     for (const item of items) {
       if (item.state === "working" || item.state === "waiting") continue;
       const isDone = item.result && areSame(options, item.result.options);
-      this.change(item, { options: { ...options }, state: isDone ? "done" : "ready", failure: null });
+      this.change(item, {
+        options: { ...options },
+        state: isDone ? "done" : "ready",
+        failure: null,
+      });
     }
   }
 
@@ -132,11 +102,6 @@ export class Queue extends EventTarget {
     }
   }
 
-  /** Items whose failure a key may repair. */
-  get withoutKey() {
-    return this.items.filter((item) => item.state === "failed" && needsKey(item.failure));
-  }
-
   #announce(item) {
     this.dispatchEvent(new CustomEvent("change", { detail: item }));
   }
@@ -156,11 +121,16 @@ export class Queue extends EventTarget {
     try {
       const result = await this.#make(item, signal);
       signal.throwIfAborted();
-      this.change(item, { state: "done", result, statusUrl: null, progress: null, interruptions: 0 });
+      this.change(item, {
+        state: "done",
+        result,
+        statusUrl: null,
+        progress: null,
+        interruptions: 0,
+      });
     } catch (error) {
       if (!signal.aborted) this.#fail(item, error);
     }
-    this.#controllers.delete(item);
     this.#startNext();
   }
 
@@ -175,7 +145,7 @@ export class Queue extends EventTarget {
     let { statusUrl } = item;
     let answer = {};
     if (!statusUrl) {
-      if (!item.file) return Promise.reject(Object.assign(new Error(), { code: "no_file" }));
+      if (!item.file) throw new MissingFile();
       answer = await submit(item.file, asked);
       ({ statusUrl = null } = answer);
       if (signal.aborted && statusUrl) withdraw(statusUrl, this.service);
@@ -190,14 +160,13 @@ export class Queue extends EventTarget {
 
   #fail(item, error) {
     const interruptions = item.interruptions + 1;
-    if (error.code === "job_not_found" && interruptions < MAX_INTERRUPTIONS) {
-      // Tickets expire, and a service may have lost its table: the image is sent again.
+    if (isLostJob(error) && interruptions < MAX_INTERRUPTIONS) {
       this.change(item, { state: "waiting", statusUrl: null, progress: null, interruptions });
     } else if (isOutage(error) && interruptions < MAX_INTERRUPTIONS) {
       this.change(item, { state: "waiting", progress: null, interruptions });
       this.service.lose();
     } else {
-      const failure = error.code === "no_file" ? { code: "no_file" } : toFailure(error);
+      const failure = toFailure(error);
       this.change(item, { state: "failed", failure, statusUrl: null, progress: null });
     }
   }

@@ -1,4 +1,4 @@
-/** The service as this page sees it: whether it answers, what it can do, and the key that it wants. */
+/** The service as this page sees it: whether it answers, what it can do, the key it wants. */
 
 const CHECK_MILLISECONDS = 3000;
 const KEY_NAME = "api-key"; // for as long as the tab is open
@@ -26,7 +26,8 @@ export class Service extends EventTarget {
       this.isUp = true;
       this.dispatchEvent(new Event("change"));
       // It knows its speed as soon as it has loaded its model.
-      if (this.capabilities.seconds_per_pixel === null) setTimeout(() => this.refresh(), CHECK_MILLISECONDS);
+      if (this.capabilities.seconds_per_pixel === null)
+        setTimeout(() => this.refresh(), CHECK_MILLISECONDS);
     } catch {
       this.lose();
     }

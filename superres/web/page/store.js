@@ -37,7 +37,9 @@ export class Store {
   /** Return what was kept of each image, in the order in which they were added. */
   async load() {
     const all = await this.#try(() => entries(KEPT), []);
-    const seen = new Map(all.filter(([[kind]]) => kind === "seen").map(([[, who], when]) => [who, when]));
+    const seen = new Map(
+      all.filter(([[kind]]) => kind === "seen").map(([[, who], when]) => [who, when]),
+    );
     const isGone = (session) => {
       if (session === this.#session || session === localStorage.getItem(SESSION)) return false;
       return Date.now() - (seen.get(session) ?? 0) > 1000 * FORGOTTEN_SECONDS;
@@ -47,7 +49,9 @@ export class Store {
     this.#giveSignOfLife();
     setInterval(() => this.#giveSignOfLife(), 1000 * SIGN_OF_LIFE_SECONDS);
     const own = all.filter(([[, session]]) => session === this.#session);
-    const files = new Map(own.filter(([[kind]]) => kind === "file").map(([[, , id], file]) => [id, file]));
+    const files = new Map(
+      own.filter(([[kind]]) => kind === "file").map(([[, , id], file]) => [id, file]),
+    );
     return own
       .filter(([[kind]]) => kind === "image")
       .map(([[, , id], record]) => ({ ...record, id, file: files.get(id) ?? null }))

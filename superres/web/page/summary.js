@@ -14,7 +14,10 @@ export class Summary {
     this.queue = queue;
     queue.addEventListener("change", () => this.#renderSoon());
     queue.service.addEventListener("change", () => this.#renderSoon());
-    for (const [id, state] of [["start", "ready"], ["retry", "failed"]]) {
+    for (const [id, state] of [
+      ["start", "ready"],
+      ["retry", "failed"],
+    ]) {
       element(id).addEventListener("click", () => {
         queue.start(this.#in(state));
         element("actions").focus({ preventScroll: true }); // the button disappears
@@ -59,8 +62,10 @@ export class Summary {
     element("retry").textContent = text("retryAll", { count: failed.length });
     element("retry").hidden = failed.length === 0;
     element("save-all").hidden = done.length === 0;
-    element("save-all").classList.toggle("primary", ready.length === 0);
-    element("save-all").lastElementChild.textContent = text(done.length > 1 ? "downloadAll" : "download");
+    element("save-all").classList.toggle("primary", !ready.length && !busy.length);
+    element("save-all").lastElementChild.textContent = text(
+      done.length > 1 ? "downloadAll" : "download",
+    );
     element("total").hidden = busy.length === 0;
     this.#renderProgress(busy, done);
     if (this.#wasBusy && busy.length === 0) this.#finish(done, failed);
@@ -69,13 +74,16 @@ export class Summary {
 
   #renderProgress(busy, done) {
     const count = busy.length + done.length;
-    const share = busy.reduce((sum, { progress }) => sum + (progress?.progress ?? 0), done.length) / count;
+    const share =
+      busy.reduce((sum, { progress }) => sum + (progress?.progress ?? 0), done.length) / count;
     const name = text("name");
     document.title = busy.length ? `${formatPercent(share)} · ${name}` : name;
     element("total").value = busy.length ? share : 0;
     const values = { done: done.length, count };
     const left = this.#secondsLeft(busy);
-    const words = left ? text("totalLeft", { ...values, time: formatSeconds(left) }) : text("total", values);
+    const words = left
+      ? text("totalLeft", { ...values, time: formatSeconds(left) })
+      : text("total", values);
     element("total-text").textContent = busy.length ? words : "";
   }
 
@@ -88,7 +96,9 @@ export class Summary {
 
   #secondsLeft(busy) {
     const running = busy.map(({ progress }) => progress?.etaSeconds ?? 0);
-    const others = this.#secondsFor(busy.filter(({ progress }) => progress?.etaSeconds === undefined));
+    const others = this.#secondsFor(
+      busy.filter(({ progress }) => progress?.etaSeconds === undefined),
+    );
     return others + Math.max(0, ...running);
   }
 

@@ -6,14 +6,14 @@ let texts = {};
 let language = "en";
 let plurals;
 
-/** The languages that there are: those of the page's menu. */
-export function listLanguages() {
-  return Array.from(element.options, (option) => option.value);
-}
-
+/** The language of the page's menu that was chosen by hand, or that the browser asks for first. */
 function chooseLanguage() {
-  const asked = [localStorage.getItem(KEPT), ...navigator.languages.map((tag) => tag.split("-")[0])];
-  return asked.find((tag) => listLanguages().includes(tag)) ?? "en";
+  const languages = Array.from(element.options, (option) => option.value);
+  const asked = [
+    localStorage.getItem(KEPT),
+    ...navigator.languages.map((tag) => tag.split("-")[0]),
+  ];
+  return asked.find((tag) => languages.includes(tag)) ?? "en";
 }
 
 async function load(name) {
@@ -47,7 +47,8 @@ export function hasText(key) {
 
 /** Fill in what the HTML leaves to the language: data-text, and data-label for buttons of icons. */
 export function translate(root) {
-  for (const node of root.querySelectorAll("[data-text]")) node.textContent = text(node.dataset.text);
+  for (const node of root.querySelectorAll("[data-text]"))
+    node.textContent = text(node.dataset.text);
   for (const node of root.querySelectorAll("[data-label]")) {
     node.setAttribute("aria-label", text(node.dataset.label));
     if (node.localName === "button") node.title = text(node.dataset.label);
@@ -79,7 +80,12 @@ export function formatPercent(share) {
 }
 
 export function formatBytes(count) {
-  const units = [["byte", 1], ["kilobyte", 1e3], ["megabyte", 1e6], ["gigabyte", 1e9]];
+  const units = [
+    ["byte", 1],
+    ["kilobyte", 1e3],
+    ["megabyte", 1e6],
+    ["gigabyte", 1e9],
+  ];
   const [unit, size] = units.findLast(([, least]) => count >= least) ?? units[0];
   const value = count / size;
   return format(value, { style: "unit", unit, maximumFractionDigits: value < 100 ? 1 : 0 });
@@ -88,7 +94,12 @@ export function formatBytes(count) {
 /** `display`: "short" or "narrow", as in Intl.NumberFormat. */
 export function formatSeconds(seconds, display = "short") {
   const minutes = seconds / 60;
-  const [value, unit] = minutes < 1.5 ? [seconds, "second"] : minutes < 90 ? [minutes, "minute"] : [minutes / 60, "hour"];
+  const [value, unit] =
+    minutes < 1.5
+      ? [seconds, "second"]
+      : minutes < 90
+        ? [minutes, "minute"]
+        : [minutes / 60, "hour"];
   return format(Math.max(Math.round(value), 1), { style: "unit", unit, unitDisplay: display });
 }
 

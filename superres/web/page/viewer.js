@@ -45,9 +45,14 @@ export class Viewer extends EventTarget {
     }
     if (item === null) return;
     const result = this.#result;
-    const images = await Promise.all([this.#decodeOriginal(item), result && this.#decodeResult(item)]);
+    const images = await Promise.all([
+      this.#decodeOriginal(item),
+      result && this.#decodeResult(item),
+    ]);
     if (this.item !== item || this.#result !== result) return; // another one was chosen meanwhile
-    images.forEach((image, index) => this.panes[index].replaceChildren(image || Object.assign(new Image(), { alt: "" })));
+    images.forEach((image, index) =>
+      this.panes[index].replaceChildren(image || Object.assign(new Image(), { alt: "" })),
+    );
     const [hasOriginal, hasResult] = images.map(Boolean);
     const both = hasOriginal ? "both" : "enhanced";
     this.stage.dataset.shows = hasResult ? both : hasOriginal ? "original" : "nothing";
@@ -65,7 +70,7 @@ export class Viewer extends EventTarget {
 
   // --- how it is shown
 
-  /** Whether a drag anywhere moves the divider: while the image is seen whole, there is nothing to pan. */
+  /** Whether a drag anywhere moves the divider: a whole image leaves nothing to pan. */
   get dividesOnDrag() {
     return this.stage.classList.contains("divided") && this.transform.isWhole;
   }

@@ -87,7 +87,8 @@ export class ViewerControls {
       "side-by-side": isBeside,
       "use-lens": lens.isOn,
     };
-    for (const [id, isPressed] of Object.entries(pressed)) element(id).setAttribute("aria-pressed", isPressed);
+    for (const [id, isPressed] of Object.entries(pressed))
+      element(id).setAttribute("aria-pressed", isPressed);
   }
 
   /** For as long as the button is held, by pointer or key, the original is seen alone. */

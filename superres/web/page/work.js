@@ -108,7 +108,8 @@ export class Work {
     element("work").hidden = items.length === 0;
     element("scope").hidden = items.length < 2 || item === null;
     element("scope-one").textContent = text("scopeOne", { name: item?.name ?? "" });
-    if (this.service.capabilities) this.#form.options = this.#isForOne ? item.options : this.#options;
+    if (this.service.capabilities)
+      this.#form.options = this.#isForOne ? item.options : this.#options;
     element("mode-hint").textContent = text(`${element("options").elements.mode.value}Hint`);
   }
 
