@@ -191,11 +191,14 @@ def test_page_says_that_the_service_is_away_and_that_it_is_back(
         open_page(page, service.url)
         expect(page.locator("#accepted")).to_contain_text("PNG")
         service.kill()
-        choose(page, photo)
-        page.click("#start")
-        wait_for_words(page, "^Waiting for the server$")
+        # Not even the working screen's modules have been loaded.
+        page.set_input_files("#files", photo)
+        expect(page.locator("#offline")).to_be_visible(timeout=TIMEOUT)
         service.restart()
         wait_until_ready(service)
+        wait_for_words(page, "^200 × 160 → 600 × 480")
+        expect(page.locator("#offline")).to_be_hidden()
+        page.click("#start")
         wait_for_state(page, "done")
 
 

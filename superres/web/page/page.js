@@ -9,18 +9,28 @@ import { formatBytes, formatPixels, startTexts, text } from "./texts.js";
 const element = (id) => document.getElementById(id);
 const service = new Service();
 const store = new Store();
+const MAX_ATTEMPTS = 3;
 let work = null; // promise of the working screen
 
-async function startWork() {
-  work ??= import("./work.js").then(({ Work }) => new Work(service, store));
-  try {
-    return await work;
-  } catch (error) {
-    work = null;
-    await service.refresh();
-    if (service.isUp) location.reload(); // it has a newer page by now
-    throw error;
+async function loadWork() {
+  for (let attempt = 1; attempt <= MAX_ATTEMPTS; attempt++) {
+    try {
+      // Chromium remembers that an address could not be imported.
+      const { Work } = await import(attempt === 1 ? "./work.js" : `./work.js?${attempt}`);
+      return new Work(service, store);
+    } catch (error) {
+      console.warn("not loaded:", error);
+      service.lose();
+      await service.until(() => service.isUp);
+    }
   }
+  location.reload(); // the service has a newer page by now
+  return null;
+}
+
+function startWork() {
+  work ??= loadWork();
+  return work;
 }
 
 function renderFacts() {
@@ -44,7 +54,7 @@ installIntake(async (files) => {
 element("show-code").addEventListener("click", async () => (await startWork()).showCode());
 // Once somebody is here, it comes before it is needed.
 for (const name of ["pointerdown", "pointermove", "keydown", "dragenter"]) {
-  addEventListener(name, () => startWork().catch(() => {}), { once: true });
+  addEventListener(name, startWork, { once: true });
 }
 
 const sample = new Divider(document.querySelector("#sample .stage"));

@@ -33,9 +33,9 @@ export class Service extends EventTarget {
     }
   }
 
-  /** Resolve as soon as its capabilities are known. */
-  async known() {
-    while (!this.capabilities) {
+  /** Resolve as soon as a condition holds, such as that its capabilities are known. */
+  async until(condition) {
+    while (!condition()) {
       await new Promise((resolve) => this.addEventListener("change", resolve, { once: true }));
     }
   }

@@ -49,7 +49,7 @@ export class Work {
   }
 
   async add(files) {
-    await this.service.known();
+    await this.service.until(() => this.service.capabilities);
     this.service.refresh(); // how fast it is now
     const added = this.queue.add(files, this.#options);
     this.originals.measureAll(added);
@@ -65,7 +65,7 @@ export class Work {
   }
 
   async showCode() {
-    await this.service.known();
+    await this.service.until(() => this.service.capabilities);
     const options = this.#isForOne ? this.viewer.item.options : this.#options;
     writeSnippets(options, this.viewer.item?.name ?? "photo.jpg");
     element("code-dialog").showModal();
