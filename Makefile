@@ -23,7 +23,7 @@ define install_locked
 	$(BIN)/pip install --quiet --require-hashes --requirement $(VENV)/locked.txt
 endef
 
-.PHONY: run run-fast install lock check test test-torch lint format stock-model bench bench-tiles bench-memory bench-jobs bench-forms bench-eta \
+.PHONY: run run-fast install vendor lock check test test-torch lint format stock-model bench bench-tiles bench-memory bench-jobs bench-forms bench-eta \
 	bench-encoders bench-fidelity bench-sandbox fuzz faults hostile soak cluster audit audit-packages models clean
 .DELETE_ON_ERROR:
 
@@ -88,6 +88,13 @@ $(VENV)/test-installed: uv.lock $(VENV)/run-installed
 
 install: $(VENV)/run-installed
 	$(call install_locked,$(addprefix --extra ,$(EXTRAS)))
+
+# The page's libraries, as npm has them; their licences are in vendor/licences.txt.
+vendor:
+	rm -rf data/vendor && mkdir -p data/vendor
+	cd data/vendor && npm pack --silent client-zip@2.5.1 idb-keyval@6.3.0
+	tar -xOf data/vendor/client-zip-2.5.1.tgz package/index.js > superres/web/page/vendor/client-zip.js
+	tar -xOf data/vendor/idb-keyval-6.3.0.tgz package/dist/index.js > superres/web/page/vendor/idb-keyval.js
 
 # The newest versions that pyproject.toml allows.
 lock: $(VENV)/test-installed

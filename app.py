@@ -21,10 +21,12 @@ from superres.temporary_files import keep_temporary_files_on_disk
 from superres.web.access import install_access
 from superres.web.addresses import Addresses
 from superres.web.api_docs import install_api_docs
+from superres.web.capabilities import install_capabilities
 from superres.web.enhance_routes import EnhanceRoutes
 from superres.web.forms import FormRequest
 from superres.web.job_routes import JobRoutes
 from superres.web.metrics import install_metrics
+from superres.web.preview_routes import PreviewRoutes
 from superres.web.problems import install_problems
 from superres.web.rate_limits import RateLimits
 from superres.web.request_log import install_request_log
@@ -63,6 +65,7 @@ def create_app(settings: Settings | None = None, model_loader: ModelLoader | Non
     rate_limits = RateLimits(settings)
     jobs = JobRoutes(runner, addresses)
     EnhanceRoutes(runner, jobs, addresses, rate_limits.charge).install(app)
+    PreviewRoutes(runner, rate_limits.charge).install(app)
     install_metrics(
         app,
         runner,
@@ -79,6 +82,7 @@ def create_app(settings: Settings | None = None, model_loader: ModelLoader | Non
     jobs.install(app)
     ResultRoutes(runner, addresses).install(app)
     StatusRoutes(runner, __version__).install(app)
+    install_capabilities(app, runner)
     install_web_pages(app, settings)
     install_api_docs(app)
     return app

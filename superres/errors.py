@@ -2,6 +2,8 @@
 
 from typing import Self
 
+from superres.excess import Excess
+
 
 class StartupError(Exception):
     """The service cannot start; the text tells the operator why."""
@@ -24,19 +26,26 @@ class ServiceError(Exception):
     code : short stable name for programs
     message : text for humans; never an exception's text
     retry_after_seconds : when to retry, or None
+    excess : the limit that the request exceeds, if it is one that programs can act on
     """
 
     status = 500
     code = "internal_error"
 
-    def __init__(self, message: str, retry_after_seconds: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        retry_after_seconds: int | None = None,
+        excess: Excess | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.retry_after_seconds = retry_after_seconds
+        self.excess = excess
 
     def renew(self) -> Self:
         """Return the same error without its traceback, whose frames keep whole images alive."""
-        return type(self)(self.message, self.retry_after_seconds)
+        return type(self)(self.message, self.retry_after_seconds, self.excess)
 
 
 class BadRequest(ServiceError):
@@ -54,10 +63,16 @@ class ModeUnavailable(ServiceError):
 
 
 class Unauthorized(ServiceError):
-    """The request has no valid API key."""
+    """The request has no API key."""
 
     status = 401
     code = "unauthorized"
+
+
+class InvalidKey(Unauthorized):
+    """The request's API key is wrong, or was revoked."""
+
+    code = "invalid_key"
 
 
 class ForeignOrigin(ServiceError):
@@ -122,6 +137,12 @@ class UnsupportedUpload(ServiceError):
 
     status = 415
     code = "unsupported_media_type"
+
+
+class UnsupportedVariant(UnsupportedUpload):
+    """The format is supported, but not this kind of it: an animation, unusual samples."""
+
+    code = "unsupported_variant"
 
 
 class UndecodableImage(ServiceError):

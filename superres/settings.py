@@ -173,7 +173,8 @@ class Settings:
         None,
         parse_rate,
         "pixels computed for one client, such as 20000000/hour: the upload's, or a ninth of the "
-        "result's if that is more, and a tenth of that for another form of a stored result; "
+        "result's if that is more, and a tenth of that for another form of a stored result, or a "
+        "preview; "
         "empty: no limit",
     )
     rate_limit_store: str = setting(

@@ -11,11 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from superres.images.formats import FORMATS
+from superres.images.input_formats import INPUT_FORMATS
 
-ENDINGS = frozenset(
-    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".dib"}
-    | {".gif", ".avif", ".heic", ".heif", ".hif"}
-)
+ENDINGS = frozenset(f".{ending}" for each in INPUT_FORMATS for ending in each.endings)
 RESULT_NAME = re.compile(
     rf"_(?:x\d|\d+x\d+|\d+[wh])\.(?:{'|'.join(each.ending for each in FORMATS.values())})"
 )

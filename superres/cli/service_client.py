@@ -205,7 +205,7 @@ class RemoteEnhancer:
                 retry_after = answer.headers.get("Retry-After", "")
                 if retry_after.isdecimal():
                     if answer.status_code == 429 and int(retry_after) > MAX_PAUSE_SECONDS:
-                        raise EnhanceError(f"{words} Try again in {retry_after} seconds.")
+                        raise EnhanceError(words)
                     pause = min(float(retry_after), MAX_PAUSE_SECONDS)
             if attempt < MAX_ATTEMPTS - 1:
                 self._stopping.wait(pause)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile
 
-from superres.errors import UnsupportedUpload
+from superres.errors import UnsupportedVariant
 
 FILE_HEADER_BYTES = 14
 # Sizes of the headers that may have masks: Windows' version 3 (followed by the masks), 2 and 3 with
@@ -35,7 +35,7 @@ class MaskedBmp(ImageFile.ImageFile):
         header = start[FILE_HEADER_BYTES:] + self.fp.read(size - 4 + 16)
         width, height, _, bits, packing = struct.unpack_from("<iiHHI", header, 4)
         if packing in {JPEG, PNG}:
-            raise UnsupportedUpload(
+            raise UnsupportedVariant(
                 "BMPs that contain a JPEG or PNG are not accepted; save it as JPEG or PNG."
             )
         if packing not in {BITFIELDS, ALPHA_BITFIELDS} or bits not in {16, 32}:

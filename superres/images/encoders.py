@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from superres.errors import TooManyPixels
+from superres.excess import Excess, compare
 from superres.images.formats import FORMATS
 from superres.images.image_codec import Picture
 from superres.images.metadata import Metadata, greys_in_srgb
@@ -50,15 +51,19 @@ def check_result_size(width: int, height: int, options: Options, max_pixels: int
     TooManyPixels
         More than `max_pixels`, or a side that is too long for the format.
     """
-    longest = FORMATS[options.format].max_side
     if width * height > max_pixels:
+        found, allowed = compare(width * height, max_pixels, "pixels")
         raise TooManyPixels(
-            f"The result would have {width} x {height} pixels; at most {max_pixels:,} are allowed."
+            f"The result would have {found} ({width:,} x {height:,}); at most {allowed} are "
+            "allowed. Choose a smaller scale, width or height.",
+            excess=Excess("output_pixels", max_pixels, width * height),
         )
-    if max(width, height) > longest:
+    most, longest = FORMATS[options.format].max_side, max(width, height)
+    if longest > most:
         raise TooManyPixels(
-            f"The result would have {width} x {height} pixels; "
-            f"{options.format} has at most {longest:,} per side."
+            f"A side of the result would have {longest:,} pixels; {options.format} has at most "
+            f"{most:,}. Choose another format, such as png, or a smaller size.",
+            excess=Excess("output_side", most, longest),
         )
 
 

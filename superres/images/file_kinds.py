@@ -2,7 +2,8 @@
 
 import re
 
-ACCEPTED_NAMES = "PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, HEIC"
+from superres.images.input_formats import INPUT_NAMES
+
 # Enough of a file to identify it: XML may begin with long comments.
 START_BYTES = 4096
 BRANDS_AT, BRAND_BYTES = 8, 4
@@ -11,7 +12,7 @@ HEIF_BRANDS = frozenset(
     {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
     | {b"mif2", b"miaf", b"avci", b"avcs", b"jpeg", b"vvic"}
 )
-REFUSED = f"The file is not an image in a supported format ({ACCEPTED_NAMES})"
+REFUSED = f"The file is not an image in a supported format ({INPUT_NAMES})"
 CONVERT = "open it in a program that supports it, and save it as PNG or JPEG"
 RAW = "a camera raw file", "develop it and export it as TIFF, PNG or JPEG"
 VIDEO = "a video", "save one frame of it as PNG"

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pi_heif
 from PIL import Image
 
-from superres.errors import UndecodableImage, UnsupportedUpload
+from superres.errors import UndecodableImage, UnsupportedVariant
 from superres.images.cut_files import IS_DAMAGED, explain_cut
-from superres.images.file_kinds import CONVERT, describe
+from superres.images.file_kinds import CONVERT
 from superres.images.heif_boxes import MAX_ITEMS, DamagedBoxes, Items, find_box, read_items
 from superres.images.pixels import DeepPixels, Pixels
 from superres.images.tiff_samples import divide, to_bytes
@@ -31,7 +31,10 @@ OTHERS = {
     b"unci": "an uncompressed image",
     b"vvc1": "a VVC image",
 }
-SEQUENCE = "an image sequence or a video, without a still image", "save one frame of it as PNG"
+SEQUENCE = (
+    "A HEIF file with an image sequence or a video, without a still image, is not accepted; save "
+    "one frame of it as PNG."
+)
 # Tiles extend past the edges of small images; their pixels are decoded one tile at a time.
 MOST_TILED, FREE_PIXELS = 4, 2**20
 WHITE_BITS = 16
@@ -149,7 +152,7 @@ def open_heif(file: BinaryIO) -> tuple[Image.Image, HeifSamples]:
 
     Raises
     ------
-    UnsupportedUpload
+    UnsupportedVariant
         It has no still image, or one that is not coded as HEVC.
     UndecodableImage
         Its tiles do not match its size.
@@ -159,7 +162,7 @@ def open_heif(file: BinaryIO) -> tuple[Image.Image, HeifSamples]:
     items = read_items(file)
     if items is None:
         if find_box(file, b"moov") is not None:
-            raise UnsupportedUpload(describe(SEQUENCE))
+            raise UnsupportedVariant(SEQUENCE)
         raise DamagedBoxes("no image")
     check_items(items)
     file.seek(0)
@@ -180,7 +183,7 @@ def check_items(items: Items) -> None:
 
     Raises
     ------
-    UnsupportedUpload, UndecodableImage
+    UnsupportedVariant, UndecodableImage
         As `open_heif`.
     """
     width, height = items.by_number[items.primary].size
@@ -189,7 +192,9 @@ def check_items(items: Items) -> None:
         for count, item in enumerate(items.coded(number)):
             if item.kind not in HEVC:
                 content = OTHERS.get(item.kind, "an image of an unknown kind")
-                raise UnsupportedUpload(describe((f"a HEIF file with {content} in it", CONVERT)))
+                raise UnsupportedVariant(
+                    f"A HEIF file with {content} in it is not accepted; {CONVERT}."
+                )
             columns, rows = item.size
             room -= columns * rows
             if room < 0 or count >= MAX_ITEMS:

@@ -12,7 +12,8 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 from PIL import Image
 
-from superres.errors import TooManyPixels, UndecodableImage, UnsupportedUpload
+from superres.errors import TooManyPixels, UndecodableImage, UnsupportedVariant
+from superres.excess import Excess, compare
 from superres.images.bit_depth import (
     DEEP_BITS,
     find_transparent_pixels,
@@ -49,6 +50,7 @@ from superres.images.tiff_directory import read_form
 CODEC_VERSION = "6"
 # libpng's limit of 1,000,000 for a result's side, divided by the scale.
 MAX_SIDE = 333_333
+MAKE_SMALLER = "Make it smaller, or cut it into parts."
 # EXIF orientations that swap width and height.
 TURNED = frozenset({5, 6, 7, 8})
 GREY_MODES = frozenset({"1", "L", "LA", "La"})
@@ -143,7 +145,7 @@ def open_image(file: BinaryIO, with_pixels: bool = False) -> PictureFile:
     with translate_decoder_errors(HEADER_IS_DAMAGED):
         # MPO is Pillow's name for the multi-picture JPEG of phones: its first image is the photo.
         if getattr(image, "is_animated", False) and image.format != "MPO":
-            raise UnsupportedUpload(
+            raise UnsupportedVariant(
                 "Animations and multi-page files are not accepted; send a single image."
             )
     return picture
@@ -155,7 +157,7 @@ def read_header(file: BinaryIO, max_pixels: int) -> ImageHeader:
     Raises
     ------
     TooManyPixels
-        More than `max_pixels`, or a side too long for any result.
+        See `refuse_size`.
     UnsupportedUpload, UndecodableImage
         As `open_image`.
     """
@@ -164,11 +166,7 @@ def read_header(file: BinaryIO, max_pixels: int) -> ImageHeader:
     width, height = image.size
     if width < 1 or height < 1:
         raise UndecodableImage("The image has no pixels.")
-    if width * height > max_pixels or max(width, height) > MAX_SIDE:
-        raise TooManyPixels(
-            f"The image has {width} x {height} pixels; at most {max_pixels:,} are accepted, "
-            f"and {MAX_SIDE:,} per side."
-        )
+    refuse_size(width, height, max_pixels)
     with translate_decoder_errors(HEADER_IS_DAMAGED):
         # Pillow swaps a TIFF's width and height itself.
         if read_orientation(image) in TURNED and image.format != "TIFF":
@@ -178,6 +176,30 @@ def read_header(file: BinaryIO, max_pixels: int) -> ImageHeader:
         is_deep = read_depth(image, file) == DEEP_BITS or image.mode.startswith("I;16")
         has_alpha = image.has_transparency_data or find_small_frame(image) is not None
         return ImageHeader(width, height, has_alpha, is_deep)
+
+
+def refuse_size(width: int, height: int, max_pixels: int) -> None:
+    """Reject an upload that is too large.
+
+    Raises
+    ------
+    TooManyPixels
+        More than `max_pixels`, or a side longer than `MAX_SIDE`.
+    """
+    if width * height > max_pixels:
+        found, allowed = compare(width * height, max_pixels, "pixels")
+        raise TooManyPixels(
+            f"The image has {found} ({width:,} x {height:,}); at most {allowed} are accepted. "
+            f"{MAKE_SMALLER}",
+            excess=Excess("input_pixels", max_pixels, width * height),
+        )
+    longest = max(width, height)
+    if longest > MAX_SIDE:
+        raise TooManyPixels(
+            f"A side of the image has {longest:,} pixels; at most {MAX_SIDE:,} are accepted. "
+            f"{MAKE_SMALLER}",
+            excess=Excess("input_side", MAX_SIDE, longest),
+        )
 
 
 def turn_upright(array: Samples, orientation: int) -> Samples:

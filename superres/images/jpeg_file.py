@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from PIL import Image, ImageChops
 
-from superres.errors import UndecodableImage, UnsupportedUpload
+from superres.errors import UndecodableImage, UnsupportedVariant
 from superres.images.cut_files import cut_words
 
 START, END = b"\xff\xd8", b"\xff\xd9"
@@ -71,7 +71,7 @@ def read_jpeg(content: bytes) -> JpegFile:
 
     Raises
     ------
-    UnsupportedUpload
+    UnsupportedVariant
         A kind of JPEG that neither the service nor browsers can read.
     """
     jpeg = JpegFile(end=len(content))
@@ -108,7 +108,7 @@ def read_jpeg(content: bytes) -> JpegFile:
 def note_frame(jpeg: JpegFile, code: int, segment: bytes) -> None:
     """Record what the frame's header says."""
     if code in OTHER_FRAMES or segment[:1] != b"\x08":
-        raise UnsupportedUpload(
+        raise UnsupportedVariant(
             "Lossless JPEGs and those of more than 8 bits are not accepted; save it as PNG."
         )
     # With a wrong count, 16,000 coefficients would be looked through for each of a thousand scans.

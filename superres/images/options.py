@@ -71,6 +71,11 @@ class Options:
         return max(round(width * self.height / height), 1), self.height
 
 
+def list_scales(mode: str) -> tuple[int, ...]:
+    """Return how many times larger a result of a mode can be."""
+    return (CLEANING_SCALE, *SCALES) if mode == RESTORE else SCALES
+
+
 DEFAULT_OPTIONS = Options()
 OPTION_NAMES = (*(field.name for field in fields(Options)), "lossless")
 
@@ -108,7 +113,9 @@ def read_whole_number(name: str, text: str, least: int, most: int) -> int:
     return number
 
 
-def refuse_unknown(names: Iterable[str], besides: Collection[str] = ()) -> None:
+def refuse_unknown(
+    names: Iterable[str], known: Sequence[str], besides: Collection[str] = ()
+) -> None:
     """Reject unknown options: a misspelt one would silently give a different result.
 
     Names that begin with `_` pass; libraries add them to queries, and forms do (`_charset_`).
@@ -119,9 +126,44 @@ def refuse_unknown(names: Iterable[str], besides: Collection[str] = ()) -> None:
         An option does not exist; the message names it, and those that do.
     """
     for name in names:
-        if name not in OPTION_NAMES and name not in besides and not name.startswith("_"):
-            known = ", ".join(OPTION_NAMES)
-            raise BadRequest(f"There is no option {name[:40]!r}; the options are {known}.")
+        if name not in known and name not in besides and not name.startswith("_"):
+            raise BadRequest(
+                f"There is no option {name[:40]!r}; the options are {', '.join(known)}."
+            )
+
+
+def read_texts(
+    values: Mapping[str, Sequence[str]],
+    files: Collection[str],
+    known: Sequence[str],
+    besides: Collection[str] = (),
+) -> dict[str, str]:
+    """Return the text of each option that is given.
+
+    Parameters
+    ----------
+    values : texts of form fields and query parameters by name
+    files : names of fields that were sent as files, which options must not be
+    known : names of the options
+    besides : names that are allowed but are not options
+
+    Raises
+    ------
+    BadRequest
+        An option does not exist, is given twice, or was sent as a file.
+    """
+    refuse_unknown([*values, *files], known, besides)
+    for name in (*known, *besides):
+        if name in files:
+            raise BadRequest(f"{name} was sent as a file; send it as text.")
+    given: dict[str, str] = {}
+    for name in known:
+        texts = values.get(name, ())
+        if len(texts) > 1:
+            raise BadRequest(f"{name} is given {len(texts)} times.")
+        if texts and texts[0]:  # an empty form field counts as not given
+            given[name] = texts[0].lower()
+    return given
 
 
 def read_options(
@@ -129,31 +171,15 @@ def read_options(
     files: Collection[str] = (),
     besides: Collection[str] = (),
 ) -> Options:
-    """Read the options from form fields or query parameters.
-
-    Parameters
-    ----------
-    values : texts of form fields and query parameters by name
-    files : names of fields that were sent as files, which options must not be
-    besides : names that are allowed but are not options
+    """Read the options from form fields or query parameters: see `read_texts`.
 
     Raises
     ------
     BadRequest
-        An option does not exist; or a value is invalid, given twice, or cannot be combined with
-        another; the message names the field.
+        As there; or a value is invalid, or cannot be combined with another; the message names the
+        field.
     """
-    refuse_unknown([*values, *files], besides)
-    for name in (*OPTION_NAMES, *besides):
-        if name in files:
-            raise BadRequest(f"{name} was sent as a file; send it as text.")
-    given: dict[str, str] = {}
-    for name in OPTION_NAMES:
-        texts = values.get(name, ())
-        if len(texts) > 1:
-            raise BadRequest(f"{name} is given {len(texts)} times.")
-        if texts and texts[0]:  # an empty form field counts as not given
-            given[name] = texts[0].lower()
+    given = read_texts(values, files, OPTION_NAMES, besides)
 
     def number(name: str, least: int, most: int) -> int | None:
         return read_whole_number(name, given[name], least, most) if name in given else None
@@ -167,7 +193,7 @@ def read_options(
         raise BadRequest(f"mode must be one of {', '.join(MODES)}.")
     width, height = number("width", 1, 10**MAX_DIGITS), number("height", 1, 10**MAX_DIGITS)
     scale = number("scale", CLEANING_SCALE, max(SCALES))
-    if scale == CLEANING_SCALE and mode != RESTORE:
+    if scale is not None and scale not in list_scales(mode):
         raise BadRequest(f"scale={CLEANING_SCALE} is for mode={RESTORE}: it cleans an image.")
     if width is None and height is None:
         scale = scale or MODEL_SCALE

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, BinaryIO
 
-from superres.errors import UndecodableImage, UnsupportedUpload
+from superres.errors import UndecodableImage, UnsupportedVariant
 from superres.images.exif import EXIF_IS_TEXT
 from superres.images.metadata import MAX_PROFILE_BYTES
 from superres.images.png_text import (
@@ -81,7 +81,7 @@ def read_png(file: BinaryIO) -> PngFile:
     ------
     UndecodableImage
         A chunk that the pixels need has a wrong checksum; libpng rejects such images, too.
-    UnsupportedUpload
+    UnsupportedVariant
         It is an iOS-optimized PNG.
     """
     file.seek(0)
@@ -167,7 +167,7 @@ def collect_chunks(content: bytes) -> tuple[dict[bytes, bytes], list[Text], byte
                 room -= end - start
                 texts.append((name, content[start:end]))
         elif name == b"CgBI":
-            raise UnsupportedUpload(
+            raise UnsupportedVariant(
                 "It is an iOS-optimized PNG (CgBI); open it on a Mac and export it as PNG."
             )
         elif name.isalpha() and name[:1].isupper() and name not in CRITICAL_CHUNKS:

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from superres.errors import UnsupportedUpload
+from superres.errors import UnsupportedVariant
 
 Values = npt.NDArray[np.unsignedinteger[Any]]
 
@@ -213,7 +213,7 @@ def find_picture(file: BinaryIO, form: Form) -> Directory:
 
     Raises
     ------
-    UnsupportedUpload
+    UnsupportedVariant
         There are several images, or only reduced copies.
     ValueError
         The first directory is damaged.
@@ -223,7 +223,7 @@ def find_picture(file: BinaryIO, form: Form) -> Directory:
     for number, directory in enumerate(read_directories(file, form)):
         first = first or directory
         if number == MAX_DIRECTORIES or (picture is not None and not directory.is_secondary):
-            raise UnsupportedUpload(
+            raise UnsupportedVariant(
                 "Multi-page files are not accepted; send each page as a separate file."
             )
         if not directory.is_secondary:
@@ -231,7 +231,7 @@ def find_picture(file: BinaryIO, form: Form) -> Directory:
     if first is None:
         raise ValueError("no directory")
     if picture is None and len(first.values(SUB_DIRECTORIES)):
-        raise UnsupportedUpload(
+        raise UnsupportedVariant(
             "The TIFF contains only a preview, like a camera raw file; export the image as TIFF, "
             "PNG or JPEG and send that."
         )

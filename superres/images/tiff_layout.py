@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from superres.errors import UndecodableImage, UnsupportedUpload
+from superres.errors import UndecodableImage, UnsupportedVariant
 from superres.images.tiff_directory import Directory
 
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 262, 266
@@ -155,7 +155,7 @@ def read_layout(directory: Directory) -> Layout:
 
     Raises
     ------
-    UnsupportedUpload
+    UnsupportedVariant
         Its samples or its compression are not supported.
     UndecodableImage
         Its tiles are damaged.
@@ -210,7 +210,7 @@ def refuse_unreadable(
     """Reject samples and compressions that neither this service nor Pillow reads correctly."""
     if compression not in READABLE:
         name = COMPRESSIONS.get(compression, f"number {compression}")
-        raise UnsupportedUpload(
+        raise UnsupportedVariant(
             f"The TIFF's compression is not accepted ({name}); save it with LZW or Deflate, or "
             "without compression."
         )
@@ -219,21 +219,21 @@ def refuse_unreadable(
     odd = formats - {UNSIGNED, UNDEFINED} - ({SIGNED} if photometric == LAB else set())
     if odd or max(bits) > 16:
         kind = f"{NUMBERS.get(min(odd), 'unknown')} samples" if odd else "samples"
-        raise UnsupportedUpload(
+        raise UnsupportedVariant(
             f"A TIFF with {kind} of {max(bits)} bits is not accepted: {ADVICE}."
         )
     if samples > MAX_SAMPLES:
-        raise UnsupportedUpload(
+        raise UnsupportedVariant(
             f"The TIFF has {samples} samples per pixel; at most {MAX_SAMPLES} are accepted: "
             f"{ADVICE}."
         )
     if photometric == CMYK and directory.value(INK_SET, INK_SET_CMYK) != INK_SET_CMYK:
-        raise UnsupportedUpload(f"The TIFF has inks other than CMYK: {ADVICE}.")
+        raise UnsupportedVariant(f"The TIFF has inks other than CMYK: {ADVICE}.")
 
 
-def refuse_layout(layout: Layout) -> UnsupportedUpload:
+def refuse_layout(layout: Layout) -> UnsupportedVariant:
     """Return the error for a layout that Pillow does not support."""
-    return UnsupportedUpload(
+    return UnsupportedVariant(
         f"A TIFF with this sample layout is not accepted ({layout.name}): {ADVICE}."
     )
 

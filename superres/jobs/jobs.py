@@ -71,7 +71,9 @@ class Jobs(JobsUpkeep):
         )
         if not given:
             raise Busy(
-                "There are too many tickets, for this image or in total.", TICKETS_RETRY_SECONDS
+                f"This image has {MAX_TICKETS_OF_JOB:,} tickets, or all have {MAX_ROWS:,}, as many "
+                "as may: withdraw some (DELETE), or send it again when they have expired.",
+                TICKETS_RETRY_SECONDS,
             )
         rows = self.database.execute(
             f"""INSERT INTO jobs (name, state, options, pixels, spool, created, updated)

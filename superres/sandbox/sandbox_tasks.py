@@ -17,9 +17,10 @@ import numpy as np
 from PIL import Image
 
 from superres.errors import ServiceError, TooManyPixels
+from superres.excess import Excess, compare
 from superres.images.encoders import encode_picture, write_picture
 from superres.images.formats import FORMATS
-from superres.images.image_codec import Picture, decode_image, read_header
+from superres.images.image_codec import MAKE_SMALLER, Picture, decode_image, read_header
 from superres.images.metadata import Metadata, convert_to_srgb
 from superres.images.options import Options
 from superres.images.png_file import make_chunk
@@ -55,8 +56,11 @@ def check_header(task: dict[str, Any], descriptors: list[int]) -> dict[str, Any]
         with os.fdopen(descriptors[0], "rb") as file:
             return asdict(read_header(file, max_pixels))
     except Image.DecompressionBombError:
+        # Pillow tolerates twice as many.
+        found, allowed = compare(2 * max_pixels, max_pixels, "pixels")
         raise TooManyPixels(
-            f"The image has more than twice the {max_pixels:,} pixels that are accepted."
+            f"The image has more than {found}; at most {allowed} are accepted. {MAKE_SMALLER}",
+            excess=Excess("input_pixels", max_pixels, None),
         ) from None
 
 
@@ -149,7 +153,8 @@ def perform(
     try:
         reply["result"] = TASKS[task["name"]](task, descriptors)
     except ServiceError as error:
-        reply["refused"] = type(error).__name__, error.message
+        excess = None if error.excess is None else asdict(error.excess)
+        reply["refused"] = type(error).__name__, error.message, excess
     except MemoryError:
         reply["out_of_memory"] = True
     # A small task stays below the peak of the process's start while it maps more of a library.

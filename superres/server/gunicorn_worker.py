@@ -53,12 +53,12 @@ REST_SECONDS = 0.1
 CLOSES_AT_ONCE = 16
 # Status, code and message for what gunicorn cannot parse; `MALFORMED` is for everything else.
 PROBLEMS = {
-    LimitRequestLine: (414, "uri_too_long", "The request line is too long."),
+    LimitRequestLine: (414, "uri_too_long", "The request line has more than 4,094 bytes."),
     ExpectationFailed: (417, "expectation_failed", "Only Expect: 100-continue is supported."),
     LimitRequestHeaders: (
         431,
         "headers_too_large",
-        "There are too many headers, or they are too long.",
+        "The request has more than 100 headers, or one of more than 8,190 bytes.",
     ),
     UnsupportedTransferCoding: (
         501,

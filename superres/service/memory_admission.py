@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from superres.disk import MEGABYTE
 from superres.engines.lanes import CANCEL_POLL_SECONDS
 from superres.errors import Busy, JobCancelled, TooLargeForMemory
+from superres.excess import Excess, show_amount
 
 # Each image leaves this share of its own size free, so that there is always room for smaller ones:
 # no image is so large that all smaller ones must wait for it.
 HEADROOM_SHARE = 1 / 6
-MEGABYTE = 1024**2
 # An image that does not fit although no other holds memory is given up after this.
 PATIENCE_SECONDS, RETRY_SECONDS = 10.0, 60
 RECENT_SECONDS = 60.0
@@ -244,11 +245,14 @@ class MemoryAdmission:
         """
         largest = self.largest_bytes
         if size_bytes > largest:
-            fitting = pixels * largest // size_bytes
+            # An estimate, of which decimals would say nothing.
+            needed, available = -(-size_bytes // MEGABYTE), largest // MEGABYTE
+            fitting = show_amount(pixels * largest // size_bytes, "pixels")
             raise TooLargeForMemory(
-                f"This result needs about {size_bytes // MEGABYTE:,} MB of memory; this service "
-                f"has {largest // MEGABYTE:,}. About {fitting:,} pixels would fit; of the formats, "
-                "png and jpeg need the least."
+                f"This result needs about {needed:,} MB of memory; this service has {available:,}. "
+                f"An image of about {fitting} would fit; of the formats, png and jpeg need the "
+                "least.",
+                excess=Excess("memory_bytes", largest, size_bytes),
             )
 
     @contextmanager

@@ -6,7 +6,7 @@ Measured on noise, which is incompressible, by `tests/integration/test_memory_es
 from superres.images.formats import FORMATS
 from superres.images.image_codec import ImageHeader
 from superres.images.metadata import MAX_PROFILE_BYTES
-from superres.images.options import MODEL_SCALE, Options
+from superres.images.options import DEFAULT_OPTIONS, MODEL_SCALE, Options
 from superres.images.png_strips import MAX_THREADS, STRIP_BYTES
 from superres.images.png_text import MAX_TEXT_BYTES
 from superres.images.xmp_packet import MAX_KEPT_BYTES
@@ -146,6 +146,18 @@ def result_bytes(header: ImageHeader, options: Options, file_bytes: int) -> int:
     shape = options.result_size(header.width, header.height)
     metadata_bytes = min(file_bytes, MAX_METADATA_BYTES)
     return encoding_bytes(*shape, options, header.has_alpha, header.is_deep, metadata_bytes)
+
+
+def preview_bytes(header: ImageHeader, file_bytes: int) -> int:
+    """Return the memory that a preview takes: decoded, and encoded beside that."""
+    samples = DEEP_SAMPLE_BYTES if header.is_deep else SAMPLE_BYTES
+    encoding = encoding_bytes(
+        *(header.width, header.height, DEFAULT_OPTIONS, header.has_alpha),
+        is_deep=False,
+        metadata_bytes=min(file_bytes, MAX_PROFILE_BYTES),
+    )
+    decoded = header.pixels * samples[header.has_alpha]
+    return max(decoding_bytes(header, file_bytes), decoded + encoding)
 
 
 def peak_bytes(header: ImageHeader, options: Options, file_bytes: int) -> int:

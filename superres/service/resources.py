@@ -89,6 +89,12 @@ class Resources:
         for_pictures = max(int(available) - kept, 0)
         return min(self.settings.max_decoded_bytes or for_pictures, for_pictures)
 
+    @property
+    def max_input_pixels(self) -> int:
+        """Most pixels of an upload: whatever a result's size, the network upscales x3."""
+        settings = self.settings
+        return min(settings.max_input_pixels, settings.max_output_pixels // MODEL_SCALE**2)
+
     def read_header(
         self, file: BinaryIO, options: Options, has_left: HasLeft = lambda: False
     ) -> ImageHeader:
@@ -99,12 +105,9 @@ class Resources:
         ServiceError
             The image is rejected.
         """
-        max_output = self.settings.max_output_pixels
-        # Whatever the final size, the network upscales x3.
-        max_input = min(self.settings.max_input_pixels, max_output // MODEL_SCALE**2)
-        header = self.codec.read_header(file, max_input, has_left)
+        header = self.codec.read_header(file, self.max_input_pixels, has_left)
         size = options.result_size(header.width, header.height)
-        check_result_size(*size, options, max_output)
+        check_result_size(*size, options, self.settings.max_output_pixels)
         self.memory.check(peak_bytes(header, options, file.seek(0, os.SEEK_END)), header.pixels)
         return header
 

@@ -20,6 +20,7 @@ from superres.service.job import Failed, InMemory, Job, Stored
 from superres.service.job_keeper import JobKeeper
 from superres.service.local_jobs import MAX_CLAIMED, LocalJobs
 from superres.service.pipeline import Pipeline
+from superres.service.previews import Previews
 from superres.service.resources import Resources
 from superres.service.sandboxed_codec import HasLeft
 from superres.service.submissions import Submissions
@@ -55,6 +56,7 @@ class Runner:
     Attributes
     ----------
     submissions : accepts uploads whose clients do not wait
+    previews : shows uploads
     """
 
     def __init__(self, settings: Settings, model_loader: ModelLoader) -> None:
@@ -77,6 +79,7 @@ class Runner:
             self.jobs, self.spool, settings.job_ttl_seconds, executor=self._local_jobs
         )
         self.submissions = Submissions(resources, self._local_jobs, self.keeper)
+        self.previews = Previews(resources)
 
     def start(self) -> None:
         """Load the model and start on queued jobs; must not be called before the server forks.

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from superres import errors
 from superres.errors import Busy, ClientLeft, JobCancelled, ServiceError, UndecodableImage
+from superres.excess import Excess
 from superres.images.formats import PNG
 from superres.images.image_codec import MAX_SIDE, ImageHeader, Picture
 from superres.images.options import Options
@@ -49,7 +50,7 @@ DECODER_CPU_SECONDS, DECODER_SECONDS_PER_MEGAPIXEL, DECODER_BYTES_A_SECOND = 1, 
 ENCODER_CPU_SECONDS, ENCODER_SECONDS_PER_MEGAPIXEL = 5, 5
 REFUSALS = {
     name: getattr(errors, name)
-    for name in ("UnsupportedUpload", "UndecodableImage", "TooManyPixels")
+    for name in ("UnsupportedUpload", "UnsupportedVariant", "UndecodableImage", "TooManyPixels")
 }
 RETRY_SECONDS = 10
 ALL_LOCKS = {"landlock", "rlimit", "seccomp"}
@@ -219,8 +220,8 @@ class SandboxedCodec:
         if ending.words:
             logger.warning("%s: %s", task["name"], ending.words)
         if "refused" in reply:
-            name, message = reply["refused"]
-            raise REFUSALS[name](message)
+            name, message, excess = reply["refused"]
+            raise REFUSALS[name](message, excess=excess and Excess(**excess))
         if ending.exit_code == 0 and "result" in reply:
             result: dict[str, Any] = reply["result"]
             return result

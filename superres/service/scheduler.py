@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from superres.engines.lanes import OLDEST_EVERY
 from superres.engines.speed_meter import Speed
 from superres.errors import Busy, TooCostly
+from superres.excess import Excess, compare
 from superres.settings import DRAINS_AT_ONCE, Settings
 
 UPLOADS_RETRY_SECONDS = 5
+ASYNCHRONOUS = "Prefer: respond-async"
 
 
 @dataclass(eq=False)
@@ -66,7 +68,7 @@ class Scheduler:
         Busy
             Too many uploads are being read.
         """
-        return take_upload_slot(self._reading)
+        return self._take_upload_slot(self._reading)
 
     def checking_header(self) -> AbstractContextManager[None]:
         """Count an upload whose header is checked; crafted ones could take every thread.
@@ -76,7 +78,20 @@ class Scheduler:
         Busy
             Too many are being checked.
         """
-        return take_upload_slot(self._checking)
+        return self._take_upload_slot(self._checking)
+
+    @contextmanager
+    def _take_upload_slot(self, slots: threading.BoundedSemaphore) -> Iterator[None]:
+        """Hold a slot until the block ends; raise Busy if there is none."""
+        with take_slot(slots) as has_slot:
+            if not has_slot:
+                most = self._settings.max_uploads_at_once
+                raise Busy(
+                    f"Too many uploads are in progress: {most}, as many as may. Send the image "
+                    "again in some seconds.",
+                    UPLOADS_RETRY_SECONDS,
+                )
+            yield
 
     def draining(self) -> AbstractContextManager[bool]:
         """Count a rejected upload that is drained; yields False if it must not be."""
@@ -96,8 +111,12 @@ class Scheduler:
             Too many requests are waiting.
         """
         with self._state:
-            if self.waiting_requests >= self._settings.max_waiting_requests:
-                raise self.busy("Too many requests are waiting.")
+            most = self._settings.max_waiting_requests
+            if self.waiting_requests >= most:
+                raise self.busy(
+                    f"Too many requests are waiting: {most}, as many as may. Send the image again "
+                    f"later, or with the header '{ASYNCHRONOUS}'."
+                )
             self.waiting_requests += 1
         try:
             yield
@@ -123,21 +142,26 @@ class Scheduler:
         """
         max_seconds = self._settings.max_sync_seconds
         # As on an idle machine: its load is no reason to call an image too costly for ever.
-        seconds_alone = pixels * self._measure_speed().alone
+        seconds_alone = math.ceil(pixels * self._measure_speed().alone)
         if seconds_alone > max_seconds:
             raise TooCostly(
-                f"Computing this image takes about {seconds_alone:.0f} seconds; a request may "
-                f"take {max_seconds}. Send it with the header 'Prefer: respond-async'."
+                f"Computing this image takes about {seconds_alone} seconds; a request may take "
+                f"{max_seconds}. Send it with the header '{ASYNCHRONOUS}'.",
+                excess=Excess("sync_seconds", max_seconds, seconds_alone),
             )
         with self._state:
             # An empty queue accepts any image that may be computed at all.
             waited_for = sum(place.pixels for place in self._places if place.is_waited_for)
-            excess = waited_for + pixels - self._settings.max_queue_pixels
-            if excess > 0 and waited_for:
-                raise self.busy("The queue is full.", excess)
-            late_seconds = self._predict_seconds(pixels) - max_seconds
-            if late_seconds > 0:
-                raise Busy("The queue is too long for this image.", math.ceil(late_seconds))
+            if waited_for:
+                self._check_queue("The queue", waited_for + pixels)
+            seconds = math.ceil(self._predict_seconds(pixels))
+            if seconds > max_seconds:
+                raise Busy(
+                    "The queue is too long for this image: it would be ready in about "
+                    f"{seconds} seconds; a request may take {max_seconds}. Send it again later, "
+                    f"or with the header '{ASYNCHRONOUS}'.",
+                    seconds - max_seconds,
+                )
             return self._add(pixels, is_waited_for=True)
 
     def _predict_seconds(self, pixels: int) -> float:
@@ -162,11 +186,26 @@ class Scheduler:
         open_pixels : input pixels of all queued and running jobs, here or elsewhere
         open_jobs : their number
         """
-        if open_jobs >= self._settings.max_queue_jobs:
-            raise self.busy("The queue of asynchronous jobs is full.", open_pixels // open_jobs)
-        excess = open_pixels + pixels - self._settings.max_queue_pixels
-        if excess > 0 and open_pixels > 0:
-            raise self.busy("The queue of asynchronous jobs is full.", excess)
+        most = self._settings.max_queue_jobs
+        if open_jobs >= most:
+            raise self.busy(
+                f"The queue of asynchronous jobs is full: it has {open_jobs:,}; at most {most:,} "
+                "are allowed. Send the image again later.",
+                open_pixels // open_jobs,
+            )
+        if open_pixels > 0:
+            self._check_queue("The queue of asynchronous jobs", open_pixels + pixels)
+
+    def _check_queue(self, name: str, pixels: int) -> None:
+        """Raise Busy if a queue with another image would have too many pixels."""
+        most = self._settings.max_queue_pixels
+        if pixels > most:
+            found, allowed = compare(pixels, most, "pixels")
+            raise self.busy(
+                f"{name} is full: with this image it would have {found}; at most {allowed} are "
+                "allowed. Send the image again later.",
+                pixels - most,
+            )
 
     def enter(self, pixels: int) -> Place:
         """Add an asynchronous job's image to the queue here, until its place is released."""
@@ -199,12 +238,3 @@ def take_slot(slots: threading.BoundedSemaphore) -> Iterator[bool]:
     finally:
         if has_slot:
             slots.release()
-
-
-@contextmanager
-def take_upload_slot(slots: threading.BoundedSemaphore) -> Iterator[None]:
-    """Hold a slot until the block ends; raise Busy if there is none."""
-    with take_slot(slots) as has_slot:
-        if not has_slot:
-            raise Busy("Too many uploads are in progress.", UPLOADS_RETRY_SECONDS)
-        yield

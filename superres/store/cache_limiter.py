@@ -8,6 +8,7 @@ from pathlib import Path
 
 from superres.disk import MEGABYTE, DiskSpace, free_bytes
 from superres.errors import ResultTooLarge
+from superres.excess import compare
 from superres.store.eviction import SECONDS_A_DAY, choose_doomed, remove_files
 from superres.store.result_cache import ResultCache
 
@@ -92,10 +93,12 @@ class CacheLimiter(DiskSpace):
         ResultTooLarge
             There can never be enough space.
         """
-        if is_result and size_bytes > MOST_WITH_SPARED * self._max_bytes:
+        most = int(MOST_WITH_SPARED * self._max_bytes)
+        if is_result and size_bytes > most:
+            found, allowed = compare(size_bytes, most, "bytes")
             raise ResultTooLarge(
-                f"The result has {size_bytes / MEGABYTE:.0f} MB, more than can be stored here; "
-                "send the image without 'Prefer: respond-async'."
+                f"The result has {found}; at most {allowed} can be stored here. Send the image "
+                "without 'Prefer: respond-async', or choose another format or a smaller size."
             )
         with self._lock:
             if self._size_bytes is None:

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from superres.disk import MEGABYTE
 from superres.errors import Busy, UploadTooLarge
+from superres.excess import Excess, compare
 
 # No client may take more of the space than this, so that one cannot lock out all others.
 CLIENT_SHARE = 1 / 4
@@ -51,18 +51,26 @@ class SpoolBudget:
         """
         share = int(self.max_bytes * CLIENT_SHARE)
         if size_bytes > share:
+            found, allowed = compare(size_bytes, share, "bytes")
             raise UploadTooLarge(
-                f"An asynchronous upload may have at most {share / MEGABYTE:.0f} MB; {SYNCHRONOUS}."
+                f"The upload has {found}; an asynchronous one may have {allowed}: {SYNCHRONOUS}.",
+                excess=Excess("job_upload_bytes", share, size_bytes),
             )
         with self._lock:
             if client and self._of_client[client] + size_bytes > share:
+                found, allowed = compare(self._of_client[client] + size_bytes, share, "bytes")
                 raise Busy(
-                    "Your queued uploads already take as much space as one client may use; send "
-                    f"it again later, or {SYNCHRONOUS}.",
+                    f"With this one your queued uploads would have {found}; at most {allowed} are "
+                    f"kept for one client: send it again later, or {SYNCHRONOUS}.",
                     FULL_RETRY_SECONDS,
                 )
             if self.used_bytes + size_bytes > self.max_bytes:
-                raise full()
+                found, allowed = compare(self.used_bytes + size_bytes, self.max_bytes, "bytes")
+                raise Busy(
+                    f"With this one all queued uploads would have {found}; at most {allowed} are "
+                    f"kept: send it again later, or {SYNCHRONOUS}.",
+                    FULL_RETRY_SECONDS,
+                )
             self._add(name, KeptUpload(size_bytes, client, is_whole=False))
 
     def settle(self, name: str) -> None:
@@ -110,7 +118,7 @@ class SpoolBudget:
 
 
 def full() -> Busy:
-    """Make the error for a spool that is full."""
+    """Make the error for a disk that is full."""
     return Busy(
         f"There is no room on the disk for more queued uploads; send it again later, or "
         f"{SYNCHRONOUS}.",

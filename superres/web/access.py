@@ -6,7 +6,7 @@ from flask import Flask, Response, g, request
 from flask_cors import CORS
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from superres.errors import ForeignOrigin, Unauthorized
+from superres.errors import ForeignOrigin, InvalidKey, Unauthorized
 from superres.origins import serialize_origin
 from superres.settings import Settings
 from superres.web.api_keys import ApiKeys
@@ -52,8 +52,8 @@ PUBLIC_REQUEST_HEADERS = (
     "If-Range",
 )
 GUARDED_METHODS = frozenset({"POST", "DELETE"})
-# For monitoring and load balancers, which have no key.
-OPEN_PATHS = frozenset({"/api/health", "/api/ready"})
+# For monitoring and load balancers, which have no key, and for pages, which learn of it here.
+OPEN_PATHS = frozenset({"/api/health", "/api/ready", "/api/capabilities"})
 
 
 def install_cors(app: Flask, settings: Settings) -> None:
@@ -147,21 +147,27 @@ def require_key(keys: ApiKeys) -> None:
     Raises
     ------
     Unauthorized
-        It has no key, or one that is not in the file.
+        It has no key.
+    InvalidKey
+        Its key is not in the file.
     """
     if not is_guarded():
         return
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-    name = keys.find(key.strip()) if scheme.lower() == "bearer" else None
-    if name is None:
+    if scheme.lower() != "bearer" or not key.strip():
         raise Unauthorized("Send an API key: 'Authorization: Bearer KEY'.")
+    name = keys.find(key.strip())
+    if name is None:
+        raise InvalidKey("This API key is wrong, or was revoked; ask the operator for another.")
     g.api_key_name = name
 
 
 def ask_for_key(response: Response) -> Response:
-    """State how to authenticate in every 401 (RFC 6750)."""
+    """State how to authenticate in every 401 (RFC 6750, section 3)."""
     if response.status_code == 401:
-        response.headers["WWW-Authenticate"] = 'Bearer realm="super-resolution"'
+        # Not to a request without a key (3.1).
+        error = ', error="invalid_token"' if g.problem_code == InvalidKey.code else ""
+        response.headers["WWW-Authenticate"] = f'Bearer realm="super-resolution"{error}'
     return response
 
 

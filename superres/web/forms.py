@@ -103,7 +103,7 @@ class FormDecoder(MultipartDecoder):
             return f"The boundary of the Content-Type, {name!r}, is not in the form. {LET_CLIENT}"
         if isinstance(error, RequestEntityTooLarge):
             if self.state is State.PART:
-                return "A part of the form has headers that are too long."
+                return f"A part of the form has more than {MAX_HEADER_BYTES:,} bytes of headers."
             return f"The form has more than {self.max_parts} fields."
         if self.state is State.PART and (
             not self.complete or self.buffer.startswith((b"\r", b"\n"))
@@ -203,8 +203,9 @@ class FormParser(FormDataParser):
                 texts = [each.content.tell() for each in parts if each.file_name is None]
                 if part.file_name is None and sum(texts) > MAX_TEXT_BYTES:
                     raise BadRequest(
-                        f"The text field {part.name[:40]!r} is too long; a file needs a file name, "
-                        "or a Content-Type such as image/png."
+                        f"With the text field {part.name[:40]!r} the form's text has more than "
+                        f"{MAX_TEXT_BYTES:,} bytes; a file needs a file name, or a Content-Type "
+                        "such as image/png."
                     )
 
     def _begin_part(self, event: Field | File, content_length: int | None, is_first: bool) -> Part:

@@ -1,20 +1,21 @@
 """Every error as application/problem+json (RFC 9457), without revealing internals."""
 
 import logging
+from dataclasses import asdict
 from datetime import UTC, datetime
 from http import HTTPStatus
 
 from flask import Flask, Response, g, has_app_context, jsonify
 from werkzeug.exceptions import HTTPException
 
-from superres.errors import BadRequest, ResultNotFound, ServiceError, UploadTooLarge
+from superres.errors import BadRequest, ResultNotFound, ServiceError
+from superres.excess import Excess
 
 # Code and message for errors of Flask and Werkzeug, whose own messages may reveal internals.
 REFUSALS = {
     400: (BadRequest.code, "The request is malformed or was cut short."),
     404: (ResultNotFound.code, "There is nothing at this address."),
     405: ("method_not_allowed", "This address does not support this method."),
-    413: (UploadTooLarge.code, "The upload is too large."),
 }
 
 logger = logging.getLogger(__name__)
@@ -40,10 +41,11 @@ def problem_members(status: int, code: str, message: str) -> dict[str, str | int
     }
 
 
-def make_problem(status: int, code: str, message: str) -> Response:
+def make_problem(status: int, code: str, message: str, excess: Excess | None = None) -> Response:
     """Make a problem response."""
     g.problem_code = code
-    response = jsonify(problem_members(status, code, message))
+    exceeded = {} if excess is None else {"exceeded": asdict(excess)}
+    response = jsonify(problem_members(status, code, message) | exceeded)
     response.status_code = status
     response.mimetype = "application/problem+json"
     return response
@@ -51,7 +53,7 @@ def make_problem(status: int, code: str, message: str) -> Response:
 
 def answer_service_error(error: ServiceError) -> Response:
     """Respond to one of the service's own errors."""
-    response = make_problem(error.status, error.code, error.message)
+    response = make_problem(error.status, error.code, error.message, error.excess)
     if error.retry_after_seconds is not None:
         response.headers["Retry-After"] = str(error.retry_after_seconds)
     return response

@@ -21,6 +21,7 @@ from limits.storage.base import SlidingWindowCounterSupport
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from superres.errors import ConfigError, RateLimited
+from superres.excess import show_amount
 from superres.service.charges import FREE, Charge, Reservation
 from superres.settings import Settings
 from superres.web.access import is_guarded
@@ -104,6 +105,15 @@ class Limit:
     def policy(self) -> str:
         """The limit, as in `RateLimit-Policy`."""
         return f'"{self.name}";q={self._item.amount};w={self._item.get_expiry()}'
+
+    def explain(self, amount: int) -> str:
+        """Return what a client may have, and what it asks for."""
+        multiples, unit = self._item.multiples, self._item.GRANULARITY.name
+        window = f"per {unit}" if multiples == 1 else f"in {multiples} {unit}s"
+        if self.name != "pixels":
+            return f"One client may send {self._item.amount:,} {self.name} {window}."
+        allowed, asked = show_amount(self._item.amount, "pixels"), show_amount(amount, "pixels")
+        return f"One client may have {allowed} computed {window}; this image counts {asked}."
 
     def describe(self) -> str:
         """Return what is left, and in how many seconds all will be, as in `RateLimit`."""
@@ -252,4 +262,5 @@ class RateLimits:
 
 def refuse(limit: Limit, amount: int) -> RateLimited:
     """Make the error for a client that exceeds a limit."""
-    return RateLimited(f"Too many {limit.name}; slow down.", limit.wait(amount))
+    seconds = limit.wait(amount)
+    return RateLimited(f"{limit.explain(amount)} Try again in {seconds} seconds.", seconds)

@@ -13,18 +13,19 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 
 from gunicorn.http.errors import ParseException
-from werkzeug.exceptions import ClientDisconnected
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from werkzeug.wrappers import Request
 
 from superres.errors import BadRequest, Busy, UnsupportedUpload, UploadTimeout, UploadTooLarge
-from superres.images.file_kinds import ACCEPTED_NAMES
+from superres.excess import Excess, compare, show_amount
+from superres.images.input_formats import INPUT_NAMES
 from superres.service.upload import SPOOL_BYTES, Upload
 from superres.store.result_name import READ_CHUNK_BYTES, hash_file
 from superres.web.forms import DEFAULT_NAME, FIELD, is_picture_type
 from superres.web.slow_clients import UploadTransfer, watch
 
 HOW_TO_UPLOAD = (
-    f"Send an image ({ACCEPTED_NAMES}) as multipart/form-data in the field '{FIELD}' "
+    f"Send an image ({INPUT_NAMES}) as multipart/form-data in the field '{FIELD}' "
     f"(curl -F {FIELD}=@photo.jpg), or as the body with its own Content-Type "
     "(curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg')."
 )
@@ -35,7 +36,10 @@ MAX_STEM_BYTES = 200
 # make a name appear to have another extension.
 UNWANTED = re.compile('[\x00-\x1f\x7f-\x9f"\\\\\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]')
 LEAST_BYTES_PER_SECOND = 32 * 1024
-TOO_SLOW = "The upload takes too long."
+TOO_SLOW = (
+    f"The upload takes too long: less than {LEAST_BYTES_PER_SECOND // 1024} KB/s arrived on "
+    "average. Send a smaller file, or over a faster connection."
+)
 # The connection broke, or gunicorn found a malformed chunk.
 BROKEN_BODY = (OSError, ParseException)
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -116,12 +120,16 @@ def read_upload(request: Request, max_bytes: int, timeout_seconds: float) -> Upl
                 file, name = spool_body(request), ""
             else:
                 raise UnsupportedUpload(HOW_TO_UPLOAD)
+    except RequestEntityTooLarge:
+        raise too_large(max_bytes, request.content_length) from None
     except ClientDisconnected as error:
         # Werkzeug's error for whatever goes wrong with the connection.
         if is_too_slow():
             raise UploadTimeout(TOO_SLOW) from None
         if isinstance(error.__context__, TimeoutError):
-            raise UploadTimeout(f"Nothing was sent for {timeout_seconds} seconds.") from None
+            raise UploadTimeout(
+                f"Nothing was sent for {timeout_seconds} seconds; send the file again."
+            ) from None
         raise
     except (*BROKEN_BODY, BadRequest) as error:
         if is_too_slow():
@@ -129,18 +137,34 @@ def read_upload(request: Request, max_bytes: int, timeout_seconds: float) -> Upl
         if isinstance(error, BadRequest):
             raise
         if isinstance(error, OSError) and error.errno in NO_ROOM:
-            raise Busy("There is no room for an upload now.", NO_ROOM_RETRY_SECONDS) from error
+            raise Busy(
+                "There is no room on the disk for an upload now; send it again later.",
+                NO_ROOM_RETRY_SECONDS,
+            ) from error
         raise BadRequest("The upload was cut short or is malformed.") from None
     try:
         size = file.seek(0, 2)
         if size > max_bytes:
-            raise UploadTooLarge(f"The file has more than {max_bytes:,} bytes.")
+            raise too_large(max_bytes, size)
         if size == 0:
             raise BadRequest("The file is empty.")
         return Upload(file, hash_file(file), file_stem(name))
     except BaseException:
         file.close()
         raise
+
+
+def too_large(max_bytes: int, size_bytes: int | None) -> UploadTooLarge:
+    """Make the error for an upload that is too large; its size is None if it is not known."""
+    if size_bytes is None:
+        words = f"The upload has more than {show_amount(max_bytes, 'bytes')}, the most accepted."
+    else:
+        found, allowed = compare(size_bytes, max_bytes, "bytes")
+        words = f"The upload has {found}; at most {allowed} are accepted."
+    return UploadTooLarge(
+        f"{words} Save the image as JPEG, WebP or HEIC, or make it smaller.",
+        excess=Excess("upload_bytes", max_bytes, size_bytes),
+    )
 
 
 def take_form_file(request: Request) -> tuple[BinaryIO, str]:

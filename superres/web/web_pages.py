@@ -1,6 +1,7 @@
 """The page at / and its files, and the client module for other sites."""
 
 import hashlib
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,13 @@ CONTENT_TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".ts": "text/plain; charset=utf-8",
+    ".json": "application/json",
+    ".webmanifest": "application/manifest+json",
+    ".txt": "text/plain; charset=utf-8",
     ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".webp": "image/webp",
 }
 # Other sites import these from a permanent URL, so each use revalidates them.
 UNVERSIONED = frozenset({"client.js", "client.d.ts"})
@@ -39,25 +46,38 @@ class WebFile:
 
 
 def read_files(folder: Path) -> dict[str, WebFile]:
-    """Read the page's files: name -> file."""
+    """Read the page's files: path below the folder -> file."""
     return {
-        path.name: WebFile(path.read_bytes(), CONTENT_TYPES[path.suffix])
-        for path in sorted(folder.iterdir())
+        path.relative_to(folder).as_posix(): WebFile(path.read_bytes(), CONTENT_TYPES[path.suffix])
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
     }
 
 
+def list_languages(files: dict[str, WebFile]) -> str:
+    """Return the choice of languages as HTML: one for each file in `languages/`."""
+    options = []
+    for path, file in files.items():
+        if path.startswith("languages/"):
+            code = path.removeprefix("languages/").removesuffix(".json")
+            name = json.loads(file.content)["language"]
+            options.append(f'<option value="{code}" lang="{code}">{name}</option>')
+    return "".join(options)
+
+
 def content_security_policy(settings: Settings) -> str:
-    """Return what the page may load: its own files, blobs of results, the API (CSP level 3)."""
+    """Return what the page may load: its own files, results, the API (CSP level 3)."""
     public = urlsplit(settings.public_url)
     # Results are linked at the public URL, which may be a CDN's.
-    api = f"'self' {public.scheme}://{public.netloc}" if settings.public_url else "'self'"
+    own = f"'self' {public.scheme}://{public.netloc}" if settings.public_url else "'self'"
     return "; ".join(
         [
             "default-src 'none'",
             "script-src 'self'",
             "style-src 'self'",
-            "img-src 'self' blob:",
-            f"connect-src {api}",
+            f"img-src {own} blob:",
+            f"connect-src {own}",
+            "manifest-src 'self'",
             "base-uri 'none'",
             "form-action 'none'",
             "frame-ancestors 'none'",
@@ -80,7 +100,9 @@ def install_web_pages(app: Flask, settings: Settings) -> None:
     version = digest.hexdigest()[:12]
     index = files.pop("index.html")
     # Versioned URLs, so that the files can be cached: each version has its own.
-    page = WebFile(index.content.replace(b"VERSION", version.encode()), index.content_type)
+    html = index.content.replace(b"VERSION", version.encode())
+    html = html.replace(b"LANGUAGES", list_languages(files).encode())
+    page = WebFile(html, index.content_type)
     policy = content_security_policy(settings)
 
     @app.get("/")
@@ -97,7 +119,7 @@ def install_web_pages(app: Flask, settings: Settings) -> None:
             raise ResultNotFound("There is nothing at this address.")
         return send(files[name])
 
-    @app.get("/static/<asked_version>/<name>")
+    @app.get("/static/<asked_version>/<path:name>")
     def send_file(asked_version: str, name: str) -> Response:
         if asked_version != version or name not in files:
             raise ResultNotFound("There is nothing at this address.")

@@ -1,11 +1,13 @@
 """Headless Firefox ESR, controlled with WebDriver BiDi, which is built in."""
 
+import base64
 import json
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from websockets.exceptions import InvalidMessage
@@ -93,6 +95,48 @@ class FirefoxTab:
 
     def close(self) -> None:
         self._firefox.call("browsingContext.close", context=self._context)
+
+    def set_files(self, selector: str, *paths: Path) -> None:
+        """Choose files in a file picker."""
+        found = self._firefox.call(
+            "browsingContext.locateNodes",
+            context=self._context,
+            locator={"type": "css", "value": selector},
+        )
+        element = {"sharedId": found["nodes"][0]["sharedId"]}
+        self._firefox.call(
+            "input.setFiles",
+            context=self._context,
+            element=element,
+            files=[str(path) for path in paths],
+        )
+
+    def drag(self, pointer: str, *points: tuple[float, float]) -> None:
+        """Press a "mouse" or put down a "touch" at the first point, and drag it to the others."""
+        first, *others = [{"type": "pointerMove", "x": round(x), "y": round(y)} for x, y in points]
+        steps = [first, {"type": "pointerDown", "button": 0}, *others]
+        source = {"type": "pointer", "id": pointer, "parameters": {"pointerType": pointer}}
+        self._act(source, [*steps, {"type": "pointerUp", "button": 0}])
+
+    def scroll(self, x: float, y: float, pixels: int) -> None:
+        """Turn the wheel over a point."""
+        step = {"type": "scroll", "x": round(x), "y": round(y), "deltaX": 0, "deltaY": pixels}
+        self._act({"type": "wheel", "id": "wheel"}, [step])
+
+    def press(self, *keys: str) -> None:
+        """Press keys, one after the other; see WebDriver's table for those without a character."""
+        kinds = ("keyDown", "keyUp")
+        steps = [{"type": kind, "value": key} for key in keys for kind in kinds]
+        self._act({"type": "key", "id": "keyboard"}, steps)
+
+    def _act(self, source: dict[str, Any], steps: list[dict[str, Any]]) -> None:
+        actions = [source | {"actions": steps}]
+        self._firefox.call("input.performActions", context=self._context, actions=actions)
+
+    def screenshot(self) -> bytes:
+        """Return what the window shows, as a PNG."""
+        taken = self._firefox.call("browsingContext.captureScreenshot", context=self._context)
+        return base64.b64decode(taken["data"])
 
 
 def wait_and_connect(port: int, process: subprocess.Popen[bytes]) -> ClientConnection:

@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 from superres.paths import PROJECT_DIR
+from superres.settings import Settings
 from superres.web.job_routes import MAX_LONG_POLL_SECONDS
 from testkit.pictures import encode
 from testkit.service import Service, find_free_port, run_light_service, run_service
@@ -396,12 +397,21 @@ def assert_problem(response: httpx.Response, status: int, code: str) -> None:
     assert body["request_id"] == response.headers["X-Request-ID"]
 
 
-def test_upload_over_the_limit_is_413_and_never_502(client: httpx.Client) -> None:
+@pytest.mark.parametrize("path", ["/api/enhance", "/api/preview"])
+def test_upload_over_the_limit_is_413_and_never_502(client: httpx.Client, path: str) -> None:
     for size in (16 * 1024**2 + 65 * 1024, 40 * 1024**2):
-        response = client.post(
-            "/api/enhance", content=b"x" * size, headers={"Content-Type": "image/png"}
-        )
+        response = client.post(path, content=b"x" * size, headers={"Content-Type": "image/png"})
         assert_problem(response, 413, "too_large")
+        limit = Settings.max_upload_bytes // 1024**2
+        assert f"The upload has more than {limit} MB, the most" in response.json()["error"]
+
+
+def test_preview_of_a_large_file_passes(client: httpx.Client) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (300, 300, 3), np.uint8)
+    tiff = encode(Image.fromarray(noise), "TIFF")
+    response = client.post("/api/preview", files={"image": ("a.tiff", tiff)})
+    assert response.headers["Cache-Control"] == "no-store"
+    np.testing.assert_array_equal(np.asarray(Image.open(BytesIO(response.content))), noise)
 
 
 def test_upload_within_the_limit_of_nginx_and_over_the_services_is_its_413(
@@ -411,7 +421,7 @@ def test_upload_within_the_limit_of_nginx_and_over_the_services_is_its_413(
         "/api/enhance", content=b"x" * (16 * 1024**2 + 1), headers={"Content-Type": "image/png"}
     )
     assert response.status_code == 413
-    assert response.json()["error"].startswith("The file has more than")
+    assert response.json()["error"].startswith("The upload has 16.000001 MB; at most 16 ")
 
 
 def test_service_that_is_down_is_502(tmp_path: Path) -> None:

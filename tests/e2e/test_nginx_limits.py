@@ -154,7 +154,7 @@ def body_file_bytes(nginx: Nginx) -> int:
 
 
 PATHS = ("/", "/api/stats", "/api/enhance/", "/api/jobs/a", "/cache/a.png", "/static/client.js",
-         "/health", "/metrics", "/docs/", "/no/such/page")  # fmt: skip
+         "/health", "/metrics", "/docs/", "/api/previews")  # fmt: skip
 
 
 def test_stalled_bodies_to_anything_but_uploads_are_refused_and_hold_no_file(nginx: Nginx) -> None:

@@ -40,24 +40,24 @@ def test_known_key_opens_the_api(guarded: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "headers",
-    [
-        {},
-        bearer(""),
-        bearer(make_key()),
-        bearer(KEY[:-1]),
-        bearer(hash_key(KEY)),
-        {"Authorization": KEY},
-        {"Authorization": f"Basic {KEY}"},
-        {"Authorization": "Bearer ä\x7f"},
-    ],
+    "headers", [{}, bearer(""), {"Authorization": KEY}, {"Authorization": f"Basic {KEY}"}]
 )
-def test_anything_else_is_refused_before_it_costs_anything(
+def test_without_a_key_one_is_asked_for_before_it_costs_anything(
     guarded: FlaskClient, headers: dict[str, str]
 ) -> None:
     response = upload(guarded, headers=headers)
     assert_problem(response, 401, "unauthorized")
     assert response.headers["WWW-Authenticate"] == 'Bearer realm="super-resolution"'
+    assert guarded.get("/api/stats", headers=bearer(KEY)).get_json()["cache_misses"] == 0
+
+
+@pytest.mark.parametrize("key", [make_key(), KEY[:-1], hash_key(KEY), "ä\x7f"])
+def test_wrong_key_is_told_from_a_missing_one(guarded: FlaskClient, key: str) -> None:
+    response = upload(guarded, headers=bearer(key))
+    assert_problem(response, 401, "invalid_key")
+    assert response.headers["WWW-Authenticate"] == (
+        'Bearer realm="super-resolution", error="invalid_token"'
+    )
     assert guarded.get("/api/stats", headers=bearer(KEY)).get_json()["cache_misses"] == 0
 
 
@@ -92,9 +92,9 @@ def test_file_is_read_again_when_it_changes(keys_file: Path, guarded: FlaskClien
     other = make_key()
     keys_file.write_text(f"bert:{hash_key(other)}\n")
     assert upload(guarded, headers=bearer(other)).status_code == 200
-    assert_problem(upload(guarded, headers=bearer(KEY)), 401, "unauthorized")
+    assert_problem(upload(guarded, headers=bearer(KEY)), 401, "invalid_key")
     keys_file.write_text("")
-    assert_problem(upload(guarded, headers=bearer(other)), 401, "unauthorized")
+    assert_problem(upload(guarded, headers=bearer(other)), 401, "invalid_key")
 
 
 def test_replaced_file_is_noticed_even_with_the_same_time_and_size(keys_file: Path) -> None:

@@ -76,7 +76,11 @@ def test_requests_beyond_the_limit_are_told_when_to_return(limited: FlaskClient)
         assert remaining(response.headers)["requests"] == left
     response = limited.get("/api/stats")
     assert_problem(response, 429, "rate_limited")
-    assert 0 < int(response.headers["Retry-After"]) <= 3600
+    seconds = response.headers["Retry-After"]
+    assert 0 < int(seconds) <= 3600
+    assert response.get_json()["error"] == (
+        f"One client may send {REQUESTS} requests per hour. Try again in {seconds} seconds."
+    )
     policy = response.headers["RateLimit-Policy"]
     assert policy == f'"requests";q={REQUESTS};w=3600, "pixels";q={PIXELS};w=3600'
 
@@ -89,7 +93,10 @@ def test_pixels_beyond_the_limit_are_not_computed(
     tiles = fake_model.tiles
     response = send(limited, 3)
     assert_problem(response, 429, "rate_limited")
-    assert "pixels" in response.get_json()["error"]
+    words = (
+        f"may have {PIXELS} pixels computed per hour; this image counts {PICTURE_PIXELS} pixels."
+    )
+    assert words in response.get_json()["error"]
     assert fake_model.tiles == tiles
     assert_problem(send(limited, 3, prefer="respond-async"), 429, "rate_limited")
 

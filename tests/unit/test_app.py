@@ -341,7 +341,15 @@ def test_file_of_exactly_the_limit_passes_and_one_byte_more_does_not(
     assert upload(exact).status_code == 200
     tight = make_app(replace(settings, max_upload_bytes=len(PNG) - 1)).test_client()
     assert_problem(upload(tight), 413, "too_large")
-    assert_problem(tight.post("/api/enhance", data=PNG, content_type="image/png"), 413, "too_large")
+    refused = tight.post("/api/enhance", data=PNG, content_type="image/png")
+    assert_problem(refused, 413, "too_large")
+    assert refused.get_json()["exceeded"] == {
+        "name": "upload_bytes",
+        "limit": len(PNG) - 1,
+        "actual": len(PNG),
+    }
+    words = f"The upload has {len(PNG)} bytes; at most {len(PNG) - 1} are accepted."
+    assert words in refused.get_json()["error"]
 
 
 @pytest.mark.parametrize("content_type", ["multipart/form-data; boundary=x", "image/png"])
@@ -351,6 +359,7 @@ def test_body_over_the_limit_is_too_large(
     client = make_app(replace(settings, max_upload_bytes=1000)).test_client()
     response = client.post("/api/enhance", data=b"x" * 100_000, content_type=content_type)
     assert_problem(response, 413, "too_large")
+    assert "The upload has 100,000 bytes; at most 1,000 are" in response.get_json()["error"]
 
 
 def test_too_many_pixels_in_or_out_is_unprocessable(settings: Settings, make_app: AppMaker) -> None:
@@ -361,6 +370,35 @@ def test_too_many_pixels_in_or_out_is_unprocessable(settings: Settings, make_app
         assert_problem(upload(make_app(tight).test_client()), 422, "too_many_pixels")
     fitting = replace(settings, max_input_pixels=1800, max_output_pixels=9 * 200)
     assert upload(make_app(fitting).test_client()).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "name", "limit", "actual"),
+    [
+        ({"max_input_pixels": 199}, {}, "input_pixels", 199, 200),
+        ({"max_output_pixels": 9 * 199}, {}, "input_pixels", 199, 200),
+        ({"max_output_pixels": 1999}, {"width": "100"}, "output_pixels", 1999, 5000),
+        ({}, {"width": "16384", "height": "1", "format": "webp"}, "output_side", 16383, 16384),
+    ],
+)
+def test_exceeded_limit_is_told_in_numbers(
+    settings: Settings,
+    make_app: AppMaker,
+    given: dict[str, Any],
+    options: dict[str, str],
+    name: str,
+    limit: int,
+    actual: int,
+) -> None:
+    client = make_app(replace(settings, **given)).test_client()
+    response = client.post("/api/enhance", data=PNG, content_type="image/png", query_string=options)
+    assert_problem(response, 422, "too_many_pixels")
+    expected = {"name": name, "limit": limit, "actual": actual}
+    assert response.get_json()["exceeded"] == expected
+
+
+def test_other_errors_exceed_nothing(client: FlaskClient) -> None:
+    assert "exceeded" not in upload(client, content=b"hello").get_json()
 
 
 def test_busy_service_says_when_to_return(settings: Settings, make_app: AppMaker) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from superres.errors import UndecodableImage, UnsupportedUpload
+from superres.errors import UndecodableImage, UnsupportedVariant
 from superres.images.image_codec import Picture, decode_image, read_header
 
 WIDTH, HEIGHT = 23, 11
@@ -153,5 +153,5 @@ def test_cut_bmp_with_masks_tells_how_much_is_there() -> None:
 
 @pytest.mark.parametrize("packing", [4, 5])
 def test_jpeg_or_png_in_a_bmp_is_named(packing: int) -> None:
-    with pytest.raises(UnsupportedUpload, match="contain a JPEG or PNG"):
+    with pytest.raises(UnsupportedVariant, match="contain a JPEG or PNG"):
         read_header(BytesIO(make_bmp(*MASKS["BGRA"], packing=packing)), 10**6)

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from superres.errors import UndecodableImage, UnsupportedUpload
-from superres.images.file_kinds import ACCEPTED_NAMES, REFUSED, START_BYTES
+from superres.images.file_kinds import REFUSED, START_BYTES
 from superres.images.image_codec import decode_image, read_header
+from superres.images.input_formats import INPUT_NAMES
 from testkit.hostile import tiff, tiff_picture
 from testkit.pictures import encode
 
@@ -59,7 +60,7 @@ def test_kind_is_named_with_what_to_do(kind: str) -> None:
             read(BytesIO(content))
         message = refused.value.message
         assert name in message
-        assert ACCEPTED_NAMES in message
+        assert INPUT_NAMES in message
         assert message.startswith(f"{REFUSED}: ")
         assert "; " in message
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageOps
 from skimage import data
 
-from superres.errors import TooManyPixels, UndecodableImage, UnsupportedUpload
+from superres.errors import TooManyPixels, UndecodableImage, UnsupportedVariant
 from superres.images.encoders import to_pil
 from superres.images.image_codec import Picture, decode_image, read_header
 from testkit.heif_files import (
@@ -192,13 +192,15 @@ def test_depth_map_is_not_transparency() -> None:
 )
 def test_other_codecs_are_refused_by_name(kind: bytes, name: str) -> None:
     content = heic(PHOTO).replace(b"hvc1", kind)
-    with pytest.raises(UnsupportedUpload, match=f"it is a HEIF file with {name} in it; open it"):
+    with pytest.raises(
+        UnsupportedVariant, match=f"A HEIF file with {name} in it is not accepted; open it"
+    ):
         read_header(BytesIO(content), 10**6)
 
 
 def test_overlay_is_refused() -> None:
     content = heic(PHOTO, tile_size=64).replace(b"grid", b"iovl")
-    with pytest.raises(UnsupportedUpload, match="an overlay of several images"):
+    with pytest.raises(UnsupportedVariant, match="an overlay of several images"):
         read_header(BytesIO(content), 10**6)
 
 
@@ -206,14 +208,14 @@ def test_transparency_of_another_codec_is_refused() -> None:
     content = bytearray(heic(soft_disc()))
     at = content.rindex(b"hvc1")
     content[at : at + 4] = b"av01"
-    with pytest.raises(UnsupportedUpload, match="an AV1 image"):
+    with pytest.raises(UnsupportedVariant, match="an AV1 image"):
         read_header(BytesIO(content), 10**6)
 
 
 @pytest.mark.parametrize("start", [(b"hevc", b"msf1"), (b"msf1", b"hevc"), (b"heis", b"msf1")])
 def test_sequence_without_a_still_image_is_refused(start: tuple[bytes, ...]) -> None:
     content = brands(*start) + box(b"mdat", bytes(99)) + box(b"moov", bytes(99))
-    with pytest.raises(UnsupportedUpload, match="an image sequence or a video, without a still"):
+    with pytest.raises(UnsupportedVariant, match="an image sequence or a video, without a still"):
         read_header(BytesIO(content), 10**6)
 
 

@@ -6,7 +6,13 @@ import pytest
 from PIL import Image, ImageCms, ImageOps
 from skimage import data
 
-from superres.errors import ServiceError, TooManyPixels, UndecodableImage, UnsupportedUpload
+from superres.errors import (
+    ServiceError,
+    TooManyPixels,
+    UndecodableImage,
+    UnsupportedUpload,
+    UnsupportedVariant,
+)
 from superres.images.encoders import encode_png, to_pil
 from superres.images.image_codec import Picture, decode_image, read_header
 from testkit.pictures import encode, make_png
@@ -191,7 +197,7 @@ def test_header_gives_size_and_transparency_without_decoding() -> None:
 def test_header_of_too_many_pixels_is_refused_before_decoding() -> None:
     bomb = encode(Image.new("1", (20_000, 20_000)), "PNG")
     assert len(bomb) < 100_000
-    with pytest.raises(TooManyPixels, match="20000 x 20000"):
+    with pytest.raises(TooManyPixels, match=r"400 megapixels \(20,000 x 20,000\); at most 16 "):
         read_header(BytesIO(bomb), max_pixels=16_000_000)
 
 
@@ -213,7 +219,7 @@ def test_format_that_pillow_reads_and_the_service_does_not_take_is_unsupported()
 def test_several_frames_are_refused_and_not_cut_to_the_first(image_format: str) -> None:
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
     content = encode(frames[0], image_format, save_all=True, append_images=frames[1:])
-    with pytest.raises(UnsupportedUpload, match=r"Animations|[Mm]ulti-page"):
+    with pytest.raises(UnsupportedVariant, match=r"Animations|[Mm]ulti-page"):
         read_header(BytesIO(content), 10**9)
 
 
@@ -238,7 +244,7 @@ def test_tiff_of_a_small_picture_in_a_huge_tile_is_refused_before_decoding() -> 
 
 def test_side_that_no_png_can_have_is_refused_before_computing() -> None:
     content = encode(Image.new("L", (333_334, 1)), "PNG")
-    with pytest.raises(TooManyPixels, match="per side"):
+    with pytest.raises(TooManyPixels, match="A side of the image has 333,334 pixels"):
         read_header(BytesIO(content), 10**9)
     assert (
         read_header(BytesIO(encode(Image.new("L", (333_333, 1)), "PNG")), 10**9).pixels == 333_333

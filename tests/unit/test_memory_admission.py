@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from superres.errors import Busy, JobCancelled, TooLargeForMemory
+from superres.excess import Excess
 from superres.service import memory_admission
 from superres.service.memory_admission import HEADROOM_SHARE, Claim, MemoryAdmission, MemoryQueue
 
@@ -236,9 +237,11 @@ def test_who_is_cancelled_while_waiting_leaves_the_queue() -> None:
 def test_what_never_fits_is_refused_at_once_and_told_what_would() -> None:
     memory = MemoryAdmission(lambda: LIMIT)
     memory.check(memory.largest_bytes, 10)
-    with pytest.raises(TooLargeForMemory, match="About 8,000,000 pixels would fit") as refusal:
+    with pytest.raises(TooLargeForMemory, match="about 8 megapixels would fit") as refusal:
         memory.check(2 * memory.largest_bytes, 16_000_000)
     assert f"{memory.largest_bytes // MEGABYTE:,}" in refusal.value.message
+    expected = Excess("memory_bytes", memory.largest_bytes, 2 * memory.largest_bytes)
+    assert refusal.value.excess == expected
 
 
 def test_what_fits_at_other_times_is_not_refused() -> None:

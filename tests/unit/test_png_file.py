@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from superres.errors import UndecodableImage, UnsupportedUpload
+from superres.errors import UndecodableImage, UnsupportedVariant
 from superres.images.image_codec import Picture, decode_image, read_header
 from superres.images.metadata import MAX_PROFILE_BYTES, Metadata
 from superres.images.png_file import make_chunk, read_png, walk_chunks
@@ -199,7 +199,7 @@ def test_animation_of_one_frame_is_a_picture_and_of_two_is_refused() -> None:
     one, two = (make_chunk(b"acTL", struct.pack(">II", frames, 0)) for frames in (1, 2))
     assert_same_pixels(decode(with_chunks(one, control)))
     for several in ((two, control), (one,)):  # the second shows its default image, then its frame
-        with pytest.raises(UnsupportedUpload, match="Animations"):
+        with pytest.raises(UnsupportedVariant, match="Animations"):
             decode(with_chunks(*several))
 
 
@@ -240,7 +240,7 @@ def test_chunk_that_nobody_knows_is_an_error_only_where_it_is_needed() -> None:
         assert decode_image(BytesIO(content[:33] + make_chunk(name, b"1") + content[33:]))
     with pytest.raises(UndecodableImage, match="unknown types"):
         decode_image(BytesIO(content[:33] + make_chunk(b"ABCD", b"1") + content[33:]))
-    with pytest.raises(UnsupportedUpload, match="CgBI"):
+    with pytest.raises(UnsupportedVariant, match="CgBI"):
         decode_image(BytesIO(content[:8] + make_chunk(b"CgBI", bytes(4)) + content[8:]))
 
 

@@ -10,6 +10,7 @@ from superres.errors import ClientLeft, ServiceError
 from superres.images.formats import AVIF, JPEG, WEBP
 from superres.paths import PROJECT_DIR
 from superres.settings import Settings
+from superres.web.web_pages import PAGE_DIR
 
 DOCS = PROJECT_DIR / "docs"
 
@@ -60,6 +61,14 @@ def test_links_lead_somewhere() -> None:
 def anchors_of(page: Path) -> set[str]:
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
     return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+def test_architecture_lists_every_module_of_the_page_with_its_first_comment() -> None:
+    text = (DOCS / "architecture.md").read_text()
+    listed = dict(re.findall(r"^\| `(\w+\.js)` \| (.+) \|$", text, re.M))
+    lines = {path.name: path.read_text().splitlines()[0] for path in PAGE_DIR.glob("*.js")}
+    comments = {name: line.removeprefix("/** ").removesuffix(" */") for name, line in lines.items()}
+    assert {name: words.replace("`", "") for name, words in listed.items()} == comments
 
 
 def test_architecture_lists_every_module_with_the_first_words_of_its_docstring() -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from superres.engines.speed_meter import Speed
 from superres.errors import Busy, TooCostly
+from superres.excess import Excess
 from superres.service.scheduler import Scheduler
 from superres.settings import Settings
 
@@ -99,8 +100,9 @@ def test_asynchronous_queue_is_bounded_in_number() -> None:
 
 def test_picture_that_alone_outlasts_a_request_is_too_costly() -> None:
     scheduler = make_scheduler(seconds_per_pixel=0.01, max_sync_seconds=10)
-    with pytest.raises(TooCostly, match=r"20 seconds.*Prefer: respond-async"):
+    with pytest.raises(TooCostly, match=r"20 seconds.*Prefer: respond-async") as caught:
         scheduler.admit(2000)
+    assert caught.value.excess == Excess("sync_seconds", 10, 20)
     assert scheduler.queued_pixels == 0
 
 

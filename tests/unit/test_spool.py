@@ -7,6 +7,7 @@ import pytest
 
 from superres.disk import MEGABYTE, DiskSpace
 from superres.errors import Busy, UploadTooLarge
+from superres.excess import Excess
 from superres.settings import Settings
 from superres.store.spool import FolderSpool
 
@@ -42,7 +43,9 @@ def fill(spool: FolderSpool, client: str) -> list[str]:
 
 def test_client_has_a_quarter_at_most(spool: FolderSpool) -> None:
     first, _ = fill(spool, "a")
-    with pytest.raises(Busy, match="Your queued uploads") as caught:
+    with pytest.raises(
+        Busy, match="your queued uploads would have 45,056 bytes; at most 40,960 "
+    ) as caught:
         spool.store(upload(), "table", "a")
     assert caught.value.retry_after_seconds
     spool.store(upload(), "table", "b")
@@ -53,7 +56,7 @@ def test_client_has_a_quarter_at_most(spool: FolderSpool) -> None:
 def test_all_together_have_the_bound_at_most(spool: FolderSpool) -> None:
     for client in "abcd":
         fill(spool, client)
-    with pytest.raises(Busy, match="no room on the disk") as caught:
+    with pytest.raises(Busy, match="would have 167,936 bytes; at most 163,840 ") as caught:
         spool.store(upload(), "table", "e")
     assert caught.value.retry_after_seconds
     assert spool.used_bytes == size_on_disk(spool) == ROOM
@@ -67,8 +70,9 @@ def test_small_uploads_take_blocks(spool: FolderSpool) -> None:
 
 
 def test_upload_that_never_fits_is_told_so(spool: FolderSpool) -> None:
-    with pytest.raises(UploadTooLarge):
+    with pytest.raises(UploadTooLarge) as caught:
         spool.store(upload(11), "table", "a")
+    assert caught.value.excess == Excess("job_upload_bytes", 10 * BLOCK, 11 * BLOCK)
     assert spool.used_bytes == 0
 
 
@@ -96,7 +100,7 @@ def test_removed_uploads_give_their_room_back_once(spool: FolderSpool) -> None:
 def test_uploads_outlive_a_restart_and_count(spool: FolderSpool) -> None:
     names = [name for client in "abcd" for name in fill(spool, client)]
     again = FolderSpool(spool.folder, ROOM, DiskSpace())
-    with pytest.raises(Busy, match="no room on the disk"):
+    with pytest.raises(Busy, match="all queued uploads"):
         again.store(upload(), "e")
     again.remove(names[0])
     again.store(upload(5), "a")

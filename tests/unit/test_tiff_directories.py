@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from superres.errors import UnsupportedUpload
+from superres.errors import UnsupportedVariant
 from superres.images.image_codec import read_header
 from testkit.tiff_files import (
     COLOUR,
@@ -99,7 +99,7 @@ def test_reduced_picture_is_taken_where_there_is_no_other() -> None:
 
 def test_preview_of_a_raw_file_is_no_picture() -> None:
     content = write_pages((PHOTO[::2, ::2], {**COLOUR, **REDUCED, "subifds": 1}), FULL)
-    with pytest.raises(UnsupportedUpload, match="preview"):
+    with pytest.raises(UnsupportedVariant, match="preview"):
         read_header(BytesIO(content), 10**6)
 
 
@@ -113,7 +113,7 @@ def test_preview_of_a_raw_file_is_no_picture() -> None:
     ],
 )
 def test_true_pages_are_refused(pages: list[Page]) -> None:
-    with pytest.raises(UnsupportedUpload, match="Multi-page"):
+    with pytest.raises(UnsupportedVariant, match="Multi-page"):
         read_header(BytesIO(write_pages(*pages)), 10**6)
 
 
@@ -135,5 +135,5 @@ def test_pointer_to_nowhere_and_a_loop_end_the_directories() -> None:
 
 def test_endless_overviews_are_refused() -> None:
     pages = [FULL, *[(PHOTO[:16, :16], COLOUR | REDUCED)] * 100]
-    with pytest.raises(UnsupportedUpload, match="Multi-page"):
+    with pytest.raises(UnsupportedVariant, match="Multi-page"):
         read_header(BytesIO(write_pages(*pages)), 10**6)

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from superres.errors import ServiceError, UndecodableImage, UnsupportedUpload
+from superres.errors import ServiceError, UndecodableImage, UnsupportedVariant
 from superres.images.image_codec import decode_image, read_header
 from testkit.hostile import tiff, tiff_picture
 from testkit.pictures import encode
@@ -50,7 +50,7 @@ def test_samples_that_are_not_accepted_are_named(
 ) -> None:
     content = BytesIO(write_pages((pixels, options)))
     for refusing in (lambda: read_header(content, 10**6), lambda: decode_image(content)):
-        with pytest.raises(UnsupportedUpload, match=words) as refused:
+        with pytest.raises(UnsupportedVariant, match=words) as refused:
             refusing()
         assert (
             "save it as RGB, grey, CMYK or Lab with 8 or 16 bits per sample"
@@ -73,7 +73,7 @@ def test_layouts_that_are_not_accepted_are_named(tag: str, value: Any, words: st
     buffer = BytesIO(write_tiff(PHOTO, "rgb", compression="zlib"))
     with tifffile.TiffFile(buffer, mode="r+") as reader:
         reader.pages.first.tags[tag].overwrite(value)
-    with pytest.raises(UnsupportedUpload, match=words):
+    with pytest.raises(UnsupportedVariant, match=words):
         read_header(BytesIO(buffer.getvalue()), 10**6)
 
 
@@ -91,7 +91,7 @@ def test_reversed_bytes_are_read_or_named(
     content = tiff([(tag, kind, n, values.get(tag, value)) for tag, kind, n, value in entries])
     content = content.ljust(190, b"\0") + b"\xf0\x55" + bytes(200)
     if isinstance(row, str):
-        with pytest.raises(UnsupportedUpload, match=f"{row}, 1 x {bits} bits, reversed bit order"):
+        with pytest.raises(UnsupportedVariant, match=f"{row}, 1 x {bits} bits, reversed bit order"):
             decode(content)
         return
     ones = [int(bit) for bit in f"{0x0FAA:016b}"]
@@ -101,13 +101,13 @@ def test_reversed_bytes_are_read_or_named(
 
 def test_other_inks_and_subsampled_colours_are_refused_and_not_guessed() -> None:
     inks = write_tiff(draw(4, np.uint8), "separated", extratags=[(332, "H", 1, 2, True)])
-    with pytest.raises(UnsupportedUpload, match="inks other than CMYK"):
+    with pytest.raises(UnsupportedVariant, match="inks other than CMYK"):
         decode(inks)
     for planar, compression in ((False, None), (True, None), (True, "zlib")):
         buffer = BytesIO(write_tiff(PHOTO, "ycbcr", planar=planar, compression=compression))
         with tifffile.TiffFile(buffer, mode="r+") as reader:
             reader.pages.first.tags["YCbCrSubSampling"].overwrite((2, 2))
-        with pytest.raises(UnsupportedUpload, match="subsampled YCbCr, 3 x 8 bits"):
+        with pytest.raises(UnsupportedVariant, match="subsampled YCbCr, 3 x 8 bits"):
             decode(buffer.getvalue())
 
 
@@ -139,7 +139,7 @@ def test_planes_of_jpegs_are_put_together(photometric: str) -> None:
 
 
 def test_subsampled_planes_of_jpegs_are_not_called_damaged() -> None:
-    with pytest.raises(UnsupportedUpload, match="subsampled YCbCr, 3 x 8 bits, planar"):
+    with pytest.raises(UnsupportedVariant, match="subsampled YCbCr, 3 x 8 bits, planar"):
         decode(jpeg_planes("ycbcr", 2))
 
 
@@ -175,6 +175,7 @@ def test_damaged_tiff_gives_a_picture_or_an_error_of_the_service() -> None:
         "a picture",
         "undecodable_image",
         "unsupported_media_type",
+        "unsupported_variant",
         "too_many_pixels",
     }
 
@@ -233,7 +234,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_impossible_layout_is_an_error_of_the_service(name: str) -> None:
-    assert read_outcome(HOSTILE[name]) in {"undecodable_image", "unsupported_media_type"}
+    assert read_outcome(HOSTILE[name]) in {"undecodable_image", "unsupported_variant"}
 
 
 def test_start_alone_is_undecodable() -> None:

@@ -44,6 +44,31 @@ export class EnhanceError extends Error {
   readonly code: string;
   readonly status: number;
   readonly requestId: string | null;
+  /** The limit that was exceeded, if one was: input_pixels, upload_bytes, ... */
+  readonly exceeded: { name: string; limit: number; actual: number } | null;
 }
 
 export function enhance(file: Blob, options?: EnhanceOptions): Promise<EnhanceResult>;
+
+/** A result that is ready, or a job to `follow`. */
+export type Submission =
+  | { url: string | null; blob?: Blob; cacheHit: boolean }
+  | { statusUrl: string };
+
+/** The first half of `enhance`: the job goes on when the page is left, and can be followed later. */
+export function submit(file: Blob, options?: EnhanceOptions): Promise<Submission>;
+
+/** The second half: resolves to the result's URL. Aborting leaves the job running. */
+export function follow(
+  statusUrl: string,
+  options?: Pick<EnhanceOptions, "signal" | "onProgress" | "apiKey">,
+): Promise<string>;
+
+/** Cancel a job. */
+export function withdraw(statusUrl: string, options?: Pick<EnhanceOptions, "apiKey">): void;
+
+/** The upload as a PNG, at most `maxSide` pixels long: for formats that browsers cannot show. */
+export function preview(
+  file: Blob,
+  options?: Pick<EnhanceOptions, "signal" | "baseUrl" | "apiKey"> & { maxSide?: number },
+): Promise<Blob>;

@@ -1,6 +1,6 @@
-/**
- * The service's reference client: upscale an image, follow its progress, cancel it.
- *
+/** The service's reference client: upscale an image, follow its progress, cancel it. */
+
+/*
  *   import { enhance } from "https://sr.example/static/client.js";
  *   const { blob } = await enhance(file, { format: "webp", onProgress: console.log });
  *
@@ -26,6 +26,7 @@ export class EnhanceError extends Error {
     this.code = problem.code ?? "unknown";
     this.status = status;
     this.requestId = problem.request_id ?? null;
+    this.exceeded = problem.exceeded ?? null;
   }
 }
 
@@ -84,39 +85,34 @@ async function fetchResult(url, options) {
   return { blob: await response.blob(), url };
 }
 
-/** Follow a job to its end. */
-async function follow(status, { signal, onProgress, authorization }) {
-  while (status.state === "queued" || status.state === "running") {
-    onProgress?.({
-      state: status.state,
-      progress: status.progress,
-      position: status.position,
-      etaSeconds: status.eta_seconds,
-    });
-    const asked = Date.now();
-    const headers = { Prefer: `wait=${POLL_SECONDS}`, ...authorization };
-    const next = await (await ask(status.status_url, { headers, signal })).json();
-    const isSame = next.state === status.state && next.tiles_done === status.tiles_done;
-    const early = MIN_POLL_SECONDS - (Date.now() - asked) / 1000;
-    if (isSame && early > 0) await pause(early, signal);
-    status = next;
-  }
-  if (status.state === "done" && status.result) return status.result;
-  throw new EnhanceError(status.problem ?? { code: status.state }, status.problem?.status ?? 500);
+/** For the API only: results are fetched without it. */
+function authorize(apiKey) {
+  return apiKey ? { Authorization: `Bearer ${apiKey}` } : {};
+}
+
+function upload(file, apiKey) {
+  return {
+    method: "POST",
+    body: file,
+    headers: {
+      // For other kinds of file, a PDF say, the service's error then names the kind.
+      "Content-Type": file.type.startsWith("image/") ? file.type : "application/octet-stream",
+      ...authorize(apiKey),
+    },
+  };
 }
 
 /**
- * Upscale an image.
+ * Upload an image, unless its result exists.
  *
- * Aborting the signal cancels the job and rejects with the signal's reason.
+ * Resolves to { url, cacheHit } if the result is ready, with its `blob` if that came along (the only
+ * one if it could not be stored: then `url` is null); otherwise to { statusUrl }, for `follow`.
  */
-export async function enhance(
+export async function submit(
   file,
   { signal, onProgress, baseUrl = HOME, apiKey, ...options } = {},
 ) {
   signal?.throwIfAborted();
-  // For the API only: results are fetched without it.
-  const authorization = apiKey ? { Authorization: `Bearer ${apiKey}` } : {};
   const parameters = new URLSearchParams();
   for (const name of OPTION_NAMES) {
     if (options[name] !== undefined && options[name] !== null) parameters.set(name, options[name]);
@@ -127,37 +123,71 @@ export async function enhance(
   if (key !== null) {
     const query = new URLSearchParams([["sha256", key], ...parameters]);
     const url = new URL(`api/result?${query}`, baseUrl);
-    const found = await (await ask(url, { headers: authorization, signal })).json();
-    if (found.exists) return { ...(await fetchResult(found.url, { signal })), cacheHit: true };
+    const found = await (await ask(url, { headers: authorize(apiKey), signal })).json();
+    if (found.exists) return { url: found.url, cacheHit: true };
   }
   onProgress?.({ state: "uploading", progress: 0 });
-  const answer = await ask(new URL(`api/enhance?${parameters}`, baseUrl), {
-    method: "POST",
-    body: file,
-    headers: {
-      // For other kinds of file, a PDF say, the service's error then names the kind.
-      "Content-Type": file.type.startsWith("image/") ? file.type : "application/octet-stream",
-      Prefer: `respond-async, wait=${FIRST_WAIT_SECONDS}`,
-      ...authorization,
-    },
-    signal,
-  });
+  const request = upload(file, apiKey);
+  request.headers.Prefer = `respond-async, wait=${FIRST_WAIT_SECONDS}`;
+  const answer = await ask(new URL(`api/enhance?${parameters}`, baseUrl), { ...request, signal });
   if (answer.status === 200) {
     const link = /<([^>]*)>/.exec(answer.headers.get("Link") ?? "");
     const cacheHit = answer.headers.get("X-Cache-Hit") === "true";
     return { blob: await answer.blob(), url: link ? link[1] : null, cacheHit };
   }
-  let status = null;
+  return { statusUrl: (await answer.json()).status_url };
+}
+
+/** Follow a job to its end; resolves to the result's URL. Aborting the signal leaves it running. */
+export async function follow(statusUrl, { signal, onProgress, apiKey } = {}) {
+  const headers = authorize(apiKey);
+  let status = await (await ask(statusUrl, { headers, signal })).json();
+  headers.Prefer = `wait=${POLL_SECONDS}`;
+  while (status.state === "queued" || status.state === "running") {
+    onProgress?.({
+      state: status.state,
+      progress: status.progress,
+      position: status.position,
+      etaSeconds: status.eta_seconds,
+    });
+    const asked = Date.now();
+    const next = await (await ask(statusUrl, { headers, signal })).json();
+    const isSame = next.state === status.state && next.tiles_done === status.tiles_done;
+    const early = MIN_POLL_SECONDS - (Date.now() - asked) / 1000;
+    if (isSame && early > 0) await pause(early, signal);
+    status = next;
+  }
+  if (status.state === "done" && status.result) return status.result;
+  throw new EnhanceError(status.problem ?? { code: status.state }, status.problem?.status ?? 500);
+}
+
+/** Cancel a job; it is not waited for, and survives the page being closed. */
+export function withdraw(statusUrl, { apiKey } = {}) {
+  const headers = authorize(apiKey);
+  fetch(statusUrl, { method: "DELETE", headers, keepalive: true }).catch(() => {});
+}
+
+/** Get an upload as a PNG of its own size, or smaller: for formats that browsers cannot show. */
+export async function preview(file, { signal, maxSide, baseUrl = HOME, apiKey } = {}) {
+  const query = maxSide ? `?max_side=${maxSide}` : "";
+  const url = new URL(`api/preview${query}`, baseUrl);
+  return (await ask(url, { ...upload(file, apiKey), signal })).blob();
+}
+
+/**
+ * Upscale an image.
+ *
+ * Aborting the signal cancels the job and rejects with the signal's reason.
+ */
+export async function enhance(file, options = {}) {
+  const { signal, apiKey } = options;
+  const answer = await submit(file, options);
+  if (answer.blob) return answer;
   try {
-    status = await answer.json();
-    const url = await follow(status, { signal, onProgress, authorization });
-    return { ...(await fetchResult(url, { signal })), cacheHit: false };
+    const url = answer.url ?? (await follow(answer.statusUrl, options));
+    return { ...(await fetchResult(url, { signal })), cacheHit: answer.cacheHit ?? false };
   } catch (error) {
-    if (signal?.aborted && status !== null) {
-      // keepalive: survives the page being closed.
-      const headers = authorization;
-      fetch(status.status_url, { method: "DELETE", headers, keepalive: true }).catch(() => {});
-    }
+    if (signal?.aborted && answer.statusUrl) withdraw(answer.statusUrl, { apiKey });
     throw error;
   }
 }

@@ -1,0 +1,114 @@
+/** The page's texts in the person's language, and figures as that language writes them. */
+
+const KEPT = "language";
+const element = document.getElementById("language");
+let texts = {};
+let language = "en";
+let plurals;
+
+/** The language of the page's menu that was chosen by hand, or that the browser asks for first. */
+function chooseLanguage() {
+  const languages = Array.from(element.options, (option) => option.value);
+  const asked = [
+    localStorage.getItem(KEPT),
+    ...navigator.languages.map((tag) => tag.split("-")[0]),
+  ];
+  return asked.find((tag) => languages.includes(tag)) ?? "en";
+}
+
+async function load(name) {
+  const response = await fetch(new URL(`languages/${name}.json`, import.meta.url));
+  texts = await response.json();
+  language = name;
+  plurals = new Intl.PluralRules(name);
+  document.documentElement.lang = name;
+  document.documentElement.dir = texts.direction;
+  element.value = name;
+  translate(document);
+}
+
+/**
+ * Return a text, with {names} replaced by values.
+ *
+ * A text with plural forms, an object from "one", "other" and so on, is chosen by values.count.
+ */
+export function text(key, values = {}) {
+  let found = texts[key];
+  if (typeof found === "object") found = found[plurals.select(values.count)] ?? found.other;
+  return found.replace(/\{(\w+)\}/g, (_, name) => {
+    const value = values[name];
+    return typeof value === "number" ? formatNumber(value) : value;
+  });
+}
+
+export function hasText(key) {
+  return key in texts;
+}
+
+/** Fill in what the HTML leaves to the language: data-text, and data-label for buttons of icons. */
+export function translate(root) {
+  for (const node of root.querySelectorAll("[data-text]"))
+    node.textContent = text(node.dataset.text);
+  for (const node of root.querySelectorAll("[data-label]")) {
+    node.setAttribute("aria-label", text(node.dataset.label));
+    if (node.localName === "button") node.title = text(node.dataset.label);
+  }
+}
+
+/** Load the texts, and call `render` each time the person chooses another language. */
+export async function startTexts(render) {
+  await load(chooseLanguage());
+  element.addEventListener("change", async () => {
+    localStorage.setItem(KEPT, element.value);
+    await load(element.value);
+    render();
+  });
+}
+
+// --- figures
+
+function format(value, options) {
+  return new Intl.NumberFormat(language, options).format(value);
+}
+
+export function formatNumber(value) {
+  return format(value, { maximumFractionDigits: 2 });
+}
+
+export function formatPercent(share) {
+  return format(share, { style: "percent", maximumFractionDigits: 0 });
+}
+
+export function formatBytes(count) {
+  const units = [
+    ["byte", 1],
+    ["kilobyte", 1e3],
+    ["megabyte", 1e6],
+    ["gigabyte", 1e9],
+  ];
+  const [unit, size] = units.findLast(([, least]) => count >= least) ?? units[0];
+  const value = count / size;
+  return format(value, { style: "unit", unit, maximumFractionDigits: value < 100 ? 1 : 0 });
+}
+
+/** `display`: "short" or "narrow", as in Intl.NumberFormat. */
+export function formatSeconds(seconds, display = "short") {
+  const minutes = seconds / 60;
+  const [value, unit] =
+    minutes < 1.5
+      ? [seconds, "second"]
+      : minutes < 90
+        ? [minutes, "minute"]
+        : [minutes / 60, "hour"];
+  return format(Math.max(Math.round(value), 1), { style: "unit", unit, unitDisplay: display });
+}
+
+/** A number of pixels: megapixels, or as the language counts large numbers. */
+export function formatPixels(count) {
+  const compact = format(count, { notation: "compact", maximumFractionDigits: 2 });
+  return text("megapixels", { millions: count / 1e6, compact });
+}
+
+export function formatSize({ width, height }) {
+  return `${width} × ${height}`;
+}

@@ -1,0 +1,140 @@
+"""The page at / for people who use a keyboard, a screen reader, or other colours."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from testkit.service import Service
+from tests.e2e.page import (
+    choose,
+    enhance,
+    open_page,
+    pick,
+    share,
+    wait_for_comparison,
+    wait_for_state,
+)
+
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+
+
+def expect_no_finding(page: Page, state: str) -> None:
+    results = Axe().run(page)
+    assert results.violations_count == 0, f"{state}: {results.generate_report()}"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("form", ["desktop", "phone"])
+@pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
+def test_accessibility_checker_finds_nothing_in_any_state(
+    browser: Browser,
+    light_service: Service,
+    photo: Path,
+    tmp_path: Path,
+    scheme: Any,
+    form: str,
+    locale: str,
+) -> None:
+    # The checker is a separate script, which the page's policy would block.
+    options = PHONE if form == "phone" else {}
+    context = browser.new_context(color_scheme=scheme, bypass_csp=True, locale=locale, **options)  # type: ignore[arg-type]
+    page = context.new_page()
+    open_page(page, light_service.url)
+    expect_no_finding(page, "first screen")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    choose(page, photo, broken)
+    pick(page, "scale", "width")
+    pick(page, "format", "webp")
+    expect_no_finding(page, "options")
+    page.route("**/api/enhance*", lambda route: route.abort())
+    page.route("**/api/capabilities", lambda route: route.abort())
+    page.route("**/api/result*", lambda route: route.abort())
+    page.click("#start")
+    expect(page.locator("#offline")).to_be_visible()
+    expect_no_finding(page, "the service is away")
+    for path in ("enhance*", "capabilities", "result*"):
+        page.unroute(f"**/api/{path}")
+    wait_for_state(page, "done")
+    wait_for_state(page, "failed", 1)
+    expect(page.locator("#offline")).to_be_hidden()
+    expect_no_finding(page, "one done, one failed")
+    page.locator(".thumb").first.click()
+    wait_for_comparison(page)
+    expect_no_finding(page, "comparison")
+    page.click("#side-by-side")
+    page.click("#use-lens")
+    expect_no_finding(page, "side by side, with the lens")
+    if form == "phone":
+        page.click("#close-viewer")
+    page.click("#show-code")
+    expect_no_finding(page, "code")
+    context.close()
+
+
+def test_keyboard_alone_is_enough(page: Page, photo: Path) -> None:
+    def focused() -> str:
+        name: str = page.evaluate(
+            "(({ id, name, className }) => id || name || className)(document.activeElement)"
+        )
+        return name
+
+    def tab_to(name: str) -> None:
+        for _ in range(40):
+            if focused() == name:
+                return
+            page.keyboard.press("Tab")
+        pytest.fail(f"{name} is not reached")
+
+    tab_to("files")
+    choose(page, photo)
+    expect(page.locator("#start")).to_be_focused()
+    page.keyboard.press("Enter")
+    wait_for_state(page, "done")
+    wait_for_comparison(page)
+    assert focused() == "actions"  # the button is gone; the focus is not lost
+    tab_to("stage")
+    page.keyboard.press("Tab")
+    assert focused() == "divider"
+    page.keyboard.press("ArrowRight")
+    assert share(page) == 51
+    for name in ("zoom-in", "fit", "full-size", "hold", "side-by-side", "use-lens"):
+        tab_to(name)
+    page.keyboard.press("Space")
+    expect(page.locator(".lens")).to_be_visible()
+
+
+def test_removed_row_gives_the_focus_to_the_next(page: Page, photo: Path) -> None:
+    choose(page, photo, photo)
+    page.locator('[data-action="remove"]').first.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#list li")).to_have_count(1)
+    assert page.evaluate("document.activeElement.className") == "thumb"
+    page.locator('[data-action="remove"]').focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "files"
+
+
+def test_what_happens_is_announced(page: Page, photo: Path) -> None:
+    enhance(page, photo)
+    expect(page.locator("#announcement")).to_have_text("1 image enhanced")
+
+
+def test_nothing_moves_by_itself(page: Page, photo: Path) -> None:
+    enhance(page, photo)
+    wait_for_comparison(page)
+    assert page.evaluate("document.getAnimations().length") == 0
+
+
+def test_text_may_be_twice_as_large(browser: Browser, light_service: Service, photo: Path) -> None:
+    # WCAG 1.4.10: 320 px wide, as at 400 % on a desktop, without scrolling in two directions.
+    context = browser.new_context(viewport={"width": 320, "height": 640})
+    page = context.new_page()
+    open_page(page, light_service.url)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    enhance(page, photo)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    context.close()
