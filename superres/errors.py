@@ -208,6 +208,10 @@ class JobCancelled(ServiceError):
     code = "cancelled"
 
 
+class EngineLost(JobCancelled):
+    """What computed the tiles has failed for good; the job starts anew with another engine."""
+
+
 class NotStored(ServiceError):
     """The result was computed, but cannot be stored under a URL."""
 

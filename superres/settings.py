@@ -56,9 +56,15 @@ class Settings:
     )
     engine: str = setting(
         "opencv",
-        one_of("opencv", "openvino"),
-        "opencv, or openvino: several times faster on processors with VNNI or AMX, for the "
-        "embedded models only; needs the extra openvino",
+        one_of("opencv", "openvino", "torch"),
+        "opencv; openvino: several times faster on processors with VNNI or AMX, for the embedded "
+        "models only, needs the extra openvino; torch: on a GPU, for models of the embedded "
+        "ones' network, needs the extra gpu",
+    )
+    device: str = setting(
+        "cuda",
+        one_of("cuda", "cpu"),
+        "where torch computes: cuda, a GPU, or cpu, which is only for tests",
     )
     restore_model_path: Path | None = setting(
         RESTORE_MODEL_PATH,
@@ -254,8 +260,11 @@ class Settings:
         )
         for name in unknown:  # perhaps another program's; perhaps misspelt
             logger.warning("%s is not a setting of this service", name)
-        if values.get("dask_scheduler") and values.get("engine") == "openvino":
-            faults.append("SR_DASK_SCHEDULER: cannot be combined with SR_ENGINE=openvino")
+        engine = values.get("engine", cls.engine)
+        if values.get("dask_scheduler") and engine != "opencv":
+            faults.append(f"SR_DASK_SCHEDULER: cannot be combined with SR_ENGINE={engine}")
+        if values.get("device") and engine != "torch":
+            faults.append("SR_DEVICE: needs SR_ENGINE=torch")
         if values.get("restore_preload") and values.get("restore_model_path", "") is None:
             faults.append("SR_RESTORE_PRELOAD: cannot be combined with SR_RESTORE_MODEL_PATH=none")
         if faults:

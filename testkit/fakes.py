@@ -1,6 +1,8 @@
 """A fake model that costs nothing, and small real ones."""
 
+import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +33,49 @@ class FakeModel:
         if self.error is not None:
             raise self.error
         self.tiles += 1
-        return image.repeat(MODEL_SCALE, axis=0).repeat(MODEL_SCALE, axis=1)
+        return repeat_pixels(image)
+
+
+class FakeBatch:
+    """A batch of `FakeDevice`."""
+
+    def __init__(self, device: "FakeDevice", tiles: Sequence[Pixels]) -> None:
+        self._device = device
+        self._tiles = tiles
+
+    def is_done(self) -> bool:
+        return self._device.may_go_on.is_set()
+
+    def collect(self) -> list[Pixels]:
+        assert self._device.may_go_on.wait(30)
+        if len(self._device.batches) > self._device.good_batches:
+            raise RuntimeError("CUDA error: secret")
+        return [255 - repeat_pixels(tile) for tile in self._tiles]
+
+
+class FakeDevice:
+    """Stands in for a model on a GPU: negatives of repeated pixels; can wait, or fail.
+
+    Attributes
+    ----------
+    batches : numbers of tiles of all batches
+    good_batches : after these, all fail
+    """
+
+    def __init__(self, batch_size: int = 4) -> None:
+        self.batch_size = batch_size
+        self.batches: list[int] = []
+        self.good_batches = sys.maxsize
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+
+    def start(self, tiles: Sequence[Pixels]) -> FakeBatch:
+        self.batches.append(len(tiles))
+        return FakeBatch(self, tiles)
+
+
+def repeat_pixels(image: Pixels) -> Pixels:
+    return image.repeat(MODEL_SCALE, axis=0).repeat(MODEL_SCALE, axis=1)
 
 
 def write_small_model(folder: Path) -> Path:

@@ -220,5 +220,5 @@ def load_on_cluster(scheduler: str, model_path: Path, lanes: int = 0) -> Upscale
     cluster = Cluster(scheduler, model_path)
     lanes = lanes or TILES_A_THREAD * cluster.threads or choose_lanes(cluster.profile)
     # Wall-clock time, since the CPU time is spent elsewhere.
-    engine = Engine(lambda _: cluster, cluster.profile, time.perf_counter)
-    return Upscaler(model_path, engine, lanes)
+    engine = Engine(lambda _: cluster, cluster.profile, time.perf_counter, lanes)
+    return Upscaler(model_path, engine)

@@ -52,11 +52,17 @@ class Engine:
     load : makes a network from a model file; raises ModelError or `cv2.error` if it cannot
     profile : constants of the model in this engine
     clock : measures computing, in seconds; defaults to the calling thread's CPU time
+    lanes : tiles computed at once; 0 for as many as CPUs and memory allow
+    spare : computes from when a network raises EngineLost
+    fallback_reason : why this engine computes in place of the one that was asked for
     """
 
     load: Callable[[Path], Network]
     profile: ModelProfile
     clock: Callable[[], float] = time.thread_time
+    lanes: int = 0
+    spare: "Engine | None" = None
+    fallback_reason: str | None = None
 
 
 def choose_lanes(profile: ModelProfile) -> int:

@@ -212,10 +212,11 @@ def choose_fastest_engine(model_path: Path) -> Engine:
         fault = find_fault(load_quantised(model_path), exact.load(model_path), exact.profile)
     except RuntimeError as error:
         # It generates machine code at run time, which systemd's MemoryDenyWriteExecute= forbids.
-        fault = f"it fails: {' '.join(str(error).split())}"
+        logger.error("OpenVINO fails: %s", " ".join(str(error).split()))
+        fault = "it fails; the log says how"
     if fault is not None:
         logger.warning("OpenVINO is not used on this machine: %s", fault)
-        return exact
+        return replace(exact, fallback_reason=f"openvino is not used: {fault}")
     # Within 5 % of the least time per kept pixel, with AMX (at 224) and with VNNI (256); larger
     # tiles leave lanes idle at the end of an image (`bench/tiles.py`).
     profile = replace(

@@ -20,11 +20,12 @@ from superres.engines.lanes import Lanes, Progress, Task
 from superres.engines.model_files import hash_model, read_golden_tile
 from superres.engines.speed_meter import Speed, SpeedMeter
 from superres.engines.tiling import Tile, split_image
-from superres.errors import ModelError
+from superres.errors import EngineLost, ModelError
 from superres.images.enlargement import enlarge_picture, resample_picture
 from superres.images.image_codec import Picture
 from superres.images.options import DEFAULT_OPTIONS, MODEL_SCALE, Options
 from superres.images.pixels import Pixels
+from superres.images.shared_arrays import allocate
 
 # Long enough that an encoder's seconds are no reason to expect twice the time. After a pause, the
 # first tiles of a job count for more than all that came before.
@@ -39,7 +40,12 @@ class Upscaler:
     model_path : frozen TensorFlow graph of an EDSR x3
     engine : computes the tiles
     lanes : tiles computed at once; 0 for as many as CPUs and memory allow
-    beside : another model on this machine, whose lanes this one shares
+    beside : another model on this machine, whose lanes this one shares if it computes on the same
+        kind of device
+
+    Attributes
+    ----------
+    is_lost : whether the engine has failed for good; its spare can take over
 
     Raises
     ------
@@ -52,11 +58,16 @@ class Upscaler:
     ) -> None:
         self.model_path = model_path
         self.model_sha256 = hash_model(model_path)
+        self.engine = engine
         self.profile = engine.profile
-        self.lanes: int = beside.lanes if beside else lanes or choose_lanes(engine.profile)
+        self.is_lost = False
+        if beside and beside.engine.lanes != engine.lanes:
+            beside = None  # a cluster's or GPU's lanes are not one per CPU
+        self.lanes: int = (
+            beside.lanes if beside else lanes or engine.lanes or choose_lanes(engine.profile)
+        )
 
         cv2.setNumThreads(1)
-        self._clock = engine.clock
         self._cpu_meter = SpeedMeter(SPEED_MEMORY_SECONDS)
         self._wall_meter = SpeedMeter(SPEED_MEMORY_SECONDS)
         try:
@@ -86,11 +97,11 @@ class Upscaler:
     @contextmanager
     def _measure(self, pixels: int) -> Iterator[None]:
         """Measure a tile's CPU time, and its time by the wall clock."""
-        started, computing = time.perf_counter(), self._clock()
+        started, computing = time.perf_counter(), self.engine.clock()
         yield
         # Small tiles are mostly overhead; they would make large images look slow.
         if 2 * pixels >= self.profile.kept_pixels:
-            self._cpu_meter.record(self._clock() - computing, pixels)
+            self._cpu_meter.record(self.engine.clock() - computing, pixels)
             self._wall_meter.record(time.perf_counter() - started, pixels)
 
     @property
@@ -146,20 +157,18 @@ class Upscaler:
 
         Returns
         -------
-        (3 H, 3 W, 3) or (3 H, 3 W) uint8 for each
+        (3 H, 3 W, 3) or (3 H, 3 W) uint8 for each, in shared memory
 
         Raises
         ------
         JobCancelled
-            `progress.cancelled` was set.
+            `progress.cancelled` was set, or the engine is lost (EngineLost).
         """
         outputs = []
         equal_tiles: dict[bytes, list[tuple[Tile, Pixels, Pixels]]] = {}
         for image in images:
             height, width = image.shape[:2]
-            output = np.empty(
-                (height * MODEL_SCALE, width * MODEL_SCALE, *image.shape[2:]), np.uint8
-            )
+            output = allocate((height * MODEL_SCALE, width * MODEL_SCALE, *image.shape[2:]))
             outputs.append(output)
             for tile in split_image(height, width, self.profile.tile, self.profile.halo):
                 digest = hashlib.blake2b(tile.crop(image).data, digest_size=16).digest()
@@ -172,7 +181,11 @@ class Upscaler:
                 len(group),
             )
 
-        self._lanes.run(map(make_task, equal_tiles.values()), progress or Progress())
+        try:
+            self._lanes.run(map(make_task, equal_tiles.values()), progress or Progress())
+        except EngineLost:
+            self.is_lost = True
+            raise
         return outputs
 
     def _compute_tile(self, network: Network, group: list[tuple[Tile, Pixels, Pixels]]) -> None:

@@ -15,6 +15,7 @@ from superres.images.options import MODEL_SCALE
 from superres.images.pixels import Pixels
 from superres.images.png_file import METRES_AN_INCH
 from superres.images.resampling import add_detail, resize, resize_deep, to_levels
+from superres.images.shared_arrays import allocate
 from superres.images.transparency import OPAQUE, bleed_colours, keep_extremes
 
 # The most that JPEG can state.
@@ -34,7 +35,10 @@ def enlarge_picture(picture: Picture, upscale: Upscale) -> Picture:
     pixels, alpha = picture.pixels, picture.alpha
     if alpha is None or (alpha == OPAQUE).all():
         (enlarged,) = upscale([pixels])
-        opacity = None if alpha is None else np.full(enlarged.shape[:2], OPAQUE, np.uint8)
+        opacity = None
+        if alpha is not None:
+            opacity = allocate(enlarged.shape[:2])
+            opacity[:] = OPAQUE
     else:
         if picture.is_grey:
             pixels = bleed_colours(np.repeat(pixels[:, :, np.newaxis], 3, axis=2), alpha)[:, :, 0]
@@ -45,7 +49,7 @@ def enlarge_picture(picture: Picture, upscale: Upscale) -> Picture:
     deep = None
     if picture.deep is not None:
         deep = add_detail(picture.deep, np.atleast_3d(enlarged))
-        enlarged = to_levels(deep).reshape(enlarged.shape)
+        to_levels(deep, np.atleast_3d(enlarged))
     dpi = scale_resolution(picture.metadata.dpi, MODEL_SCALE, MODEL_SCALE)
     return Picture(enlarged, opacity, deep, replace(picture.metadata, dpi=dpi))
 
@@ -72,7 +76,8 @@ def resample_picture(picture: Picture, width: int, height: int) -> Picture:
         pixels = resize(picture.pixels, width, height)
     else:
         deep = resize_deep(picture.deep, width, height)
-        pixels = to_levels(deep).reshape(height, width, *picture.pixels.shape[2:])
+        pixels = to_levels(deep, allocate(deep.shape))
+        pixels = pixels.reshape(height, width, *picture.pixels.shape[2:])
     dpi = scale_resolution(picture.metadata.dpi, width / columns, height / rows)
     return Picture(pixels, alpha, deep, replace(picture.metadata, dpi=dpi))
 

@@ -14,7 +14,8 @@ class Format:
     ending : extension of users' files; clients may call the format by this, too
     max_side : longest side in pixels that it, or its usual library, supports
     encoder_bytes : memory needed to encode a pixel of the result, opaque and transparent, with the
-        result itself and its file included (`tests/integration/test_memory_estimate.py`)
+        result itself, which is given back as it is read, and its file included
+        (`tests/integration/test_memory_estimate.py`)
     has_alpha : whether it supports transparency
     has_lossless : whether it can be lossless
     default_quality : from 1 to 100; None if it is always lossless
@@ -35,7 +36,7 @@ PNG = Format(
     media_type="image/png",
     ending="png",
     max_side=1_000_000,
-    encoder_bytes=(9, 18),
+    encoder_bytes=(4, 5),
     has_lossless=True,
 )
 WEBP = Format(
@@ -52,7 +53,7 @@ JPEG = Format(
     media_type="image/jpeg",
     ending="jpg",
     max_side=65_500,
-    encoder_bytes=(9, 22),
+    encoder_bytes=(6, 6),
     has_alpha=False,
     default_quality=92,
 )

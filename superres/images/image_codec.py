@@ -47,7 +47,7 @@ from superres.images.tiff_directory import read_form
 
 # Changes whenever this code may produce different bytes for the same upload: it is part of every
 # result's name, like the libraries' versions (libraries.py).
-CODEC_VERSION = "5"
+CODEC_VERSION = "6"
 # libpng's limit of 1,000,000 for a result's side, divided by the scale.
 MAX_SIDE = 333_333
 MAKE_SMALLER = "Make it smaller, or cut it into parts."
@@ -116,6 +116,9 @@ class Picture:
     def is_grey(self) -> bool:
         """Whether it has one sample per pixel."""
         return self.pixels.ndim == 2
+
+    def forget_rows(self, start: int, stop: int) -> None:
+        """Learn that rows are not needed any more, and all above: see `ReceivedPicture`."""
 
 
 def open_image(file: BinaryIO, with_pixels: bool = False) -> PictureFile:

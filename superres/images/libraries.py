@@ -6,8 +6,9 @@ from importlib import import_module
 import cv2
 import pi_heif
 from PIL import features
+from zlib_ng import zlib_ng
 
-# Bundled in Pillow's wheels. PNG results are compressed by Python's zlib, which is the system's.
+# Bundled in Pillow's wheels. Python's zlib, which is the system's, compresses metadata.
 PILLOW_PARTS = ("pil", "libjpeg_turbo", "zlib_ng", "webp", "avif", "libtiff", "littlecms2")
 
 
@@ -19,6 +20,7 @@ def list_libraries() -> tuple[str, ...]:
     return (
         f"opencv {cv2.__version__}",
         f"zlib {zlib.ZLIB_RUNTIME_VERSION}",
+        f"zlib-ng {zlib_ng.ZLIBNG_RUNTIME_VERSION}",
         f"av1 {av1}",
         f"heif {pi_heif.libheif_version()}, {hevc}",
         *(f"{part} {features.version(part)}" for part in PILLOW_PARTS),

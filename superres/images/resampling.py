@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from superres.images.pixels import DeepPixels, Pixels
+from superres.images.shared_arrays import allocate
 
 LANCZOS, BICUBIC = Image.Resampling.LANCZOS, Image.Resampling.BICUBIC
 Floats = npt.NDArray[np.float32]
@@ -27,7 +28,7 @@ def resize(pixels: Pixels, width: int, height: int) -> Pixels:
     if pixels.shape[:2] == (height, width):
         return pixels
     channels = np.atleast_3d(pixels)
-    resized = np.empty((height, width, channels.shape[2]), np.uint8)
+    resized: Pixels = allocate((height, width, channels.shape[2]))
     for channel in range(channels.shape[2]):
         plane = Image.fromarray(np.ascontiguousarray(channels[:, :, channel]))
         resized[:, :, channel] = np.asarray(plane.resize((width, height), LANCZOS))
@@ -37,7 +38,7 @@ def resize(pixels: Pixels, width: int, height: int) -> Pixels:
 def resize_deep(deep: DeepPixels, width: int, height: int) -> DeepPixels:
     """Resample (H, W, C) uint16 to an exact size with Lanczos, antialiased."""
     channels = deep.shape[2]
-    resized = np.empty((height, width, channels), np.uint16)
+    resized: DeepPixels = allocate((height, width, channels), np.uint16)
     for channel in range(channels):
         plane = Image.fromarray(deep[:, :, channel].astype(np.float32))
         for rows, box in split_rows(deep.shape, height):
@@ -47,9 +48,10 @@ def resize_deep(deep: DeepPixels, width: int, height: int) -> DeepPixels:
     return resized
 
 
-def to_levels(deep: DeepPixels) -> Pixels:
-    """Round 16-bit samples to 8 bits."""
-    levels = np.empty(deep.shape, np.uint8)
+def to_levels(deep: DeepPixels, levels: Pixels | None = None) -> Pixels:
+    """Round 16-bit samples to 8 bits, in an array of the same shape or a new one."""
+    if levels is None:
+        levels = np.empty(deep.shape, np.uint8)
     for start in range(0, len(deep), STRIP_ROWS):
         strip = deep[start : start + STRIP_ROWS].astype(np.uint32)
         levels[start : start + STRIP_ROWS] = (strip + DEEP_PER_LEVEL // 2) // DEEP_PER_LEVEL
@@ -72,7 +74,7 @@ def add_detail(deep: DeepPixels, enlarged: Pixels) -> DeepPixels:
     (h, w, C) uint16
     """
     height, width, channels = enlarged.shape
-    result = np.empty((height, width, channels), np.uint16)
+    result: DeepPixels = allocate((height, width, channels), np.uint16)
     for channel in range(channels):
         samples = deep[:, :, channel]
         exact = Image.fromarray(samples.astype(np.float32))

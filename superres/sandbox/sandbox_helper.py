@@ -18,6 +18,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from contextlib import suppress
@@ -39,6 +40,7 @@ URGENT_SECONDS = 0.05
 PATIENT_NICENESS = 15
 GREATEST_NICENESS = 19
 LOOK_SECONDS = 0.03
+STACK_BYTES = 1024**2
 
 
 def is_slow(process: int) -> bool:
@@ -182,6 +184,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     service = socket.socket(fileno=int(sys.argv[1]))
+    # Of address space, which is limited, each thread would reserve 8 MB.
+    threading.stack_size(STACK_BYTES)
     warm_up()
     helper = Helper(service)
     # The children share these pages as long as nothing writes to them.

@@ -18,7 +18,7 @@ from PIL import Image
 
 from superres.errors import ServiceError, TooManyPixels
 from superres.excess import Excess, compare
-from superres.images.encoders import encode_picture
+from superres.images.encoders import encode_picture, write_picture
 from superres.images.formats import FORMATS
 from superres.images.image_codec import MAKE_SMALLER, Picture, decode_image, read_header
 from superres.images.metadata import Metadata, convert_to_srgb
@@ -26,9 +26,11 @@ from superres.images.options import Options
 from superres.images.png_file import make_chunk
 from superres.images.png_result import decode_png_result
 from superres.images.png_text import make_text
+from superres.images.shared_arrays import map_memory
 from superres.images.xmp_packet import Node, Packet, write_packet
+from superres.sandbox import picture_transfer
 from superres.sandbox.confinement import Confinement, Limits
-from superres.sandbox.picture_transfer import SHARED, read_picture, write_picture
+from superres.sandbox.picture_transfer import read_picture
 
 # A damaged file may make a decoder warn a hundred thousand times.
 MAX_WARNINGS_SHOWN = 3
@@ -65,24 +67,27 @@ def check_header(task: dict[str, Any], descriptors: list[int]) -> dict[str, Any]
 def decode(task: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
     """Decode the file in the first descriptor into the shared memory of the second."""
     with os.fdopen(descriptors[0], "rb") as file:
-        return write_picture(decode_image(file, task["keep_metadata"]), descriptors[1])
+        return picture_transfer.write_picture(
+            decode_image(file, task["keep_metadata"]), descriptors[1]
+        )
 
 
 def decode_result(_task: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
     """Decode the service's own PNG in the first descriptor, as `decode` does an upload."""
     with os.fdopen(descriptors[0], "rb") as file:
-        return write_picture(decode_png_result(file.read()), descriptors[1])
+        return picture_transfer.write_picture(decode_png_result(file.read()), descriptors[1])
 
 
 def encode(task: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-    """Encode the image in the first descriptor into the shared memory of the second."""
-    source, target = descriptors
-    memory = mmap.mmap(source, os.fstat(source).st_size, SHARED, mmap.PROT_READ)
-    picture = read_picture(memory, task["picture"])
-    payload = encode_picture(picture, Options(**task["options"]))
-    view = memoryview(payload).cast("B")
-    while view:
-        view = view[os.write(target, view) :]
+    """Encode the image in the other descriptors into the shared memory of the last.
+
+    Where the image's rows have been read, its memory is given back.
+    """
+    *sources, target = descriptors
+    memories = [map_memory(each, protection=mmap.PROT_READ | mmap.PROT_WRITE) for each in sources]
+    picture = read_picture(memories, task["picture"])
+    with os.fdopen(target, "wb") as file:
+        write_picture(picture, Options(**task["options"]), file)
     return {}
 
 

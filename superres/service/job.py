@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from superres.engines.lanes import Progress
-from superres.errors import JobCancelled, ServiceError
+from superres.errors import EngineLost, JobCancelled, ServiceError
 from superres.images.image_codec import ImageHeader
 from superres.images.options import Options
 from superres.service.scheduler import Place
+from superres.service.upload import Upload
 from superres.store.stored_result import ResultInfo
 
 
@@ -55,6 +56,11 @@ class Failed:
         """Whether the job was only cancelled here: another attempt may succeed."""
         return isinstance(self.error, JobCancelled)
 
+    @property
+    def lost_engine(self) -> bool:
+        """Whether its engine failed: another will compute it, under the name that goes with it."""
+        return isinstance(self.error, EngineLost)
+
 
 Outcome = Stored | InMemory | Failed
 
@@ -74,6 +80,7 @@ class Job:
     is_asynchronous : whether its upload is spooled, so that it continues when nobody waits
     is_claimed : whether this process owns it in the jobs table
     waiters : number of waiting requests
+    upload : that of the request which has started it, if one has
     outcome : how it ended; None until then
     ended : set once there is an outcome
     """
@@ -95,6 +102,7 @@ class Job:
         self.keep = keep
         self.is_asynchronous = self.is_claimed = False
         self.waiters = 0
+        self.upload: Upload | None = None
         self.progress = Progress()
         self.outcome: Outcome | None = None
         self.ended = threading.Event()

@@ -7,6 +7,7 @@ from typing import Any
 from superres.errors import (
     Busy,
     DatabaseDown,
+    EngineLost,
     JobCancelled,
     NoRoom,
     NotStored,
@@ -91,9 +92,9 @@ class JobClaims:
         error = outcome.error
         try:
             if isinstance(error, (Busy, NotStored, JobCancelled)):
-                # It may succeed later, or elsewhere, if its upload is kept. A store that is down or
-                # a full disk is not the job's fault.
-                counts = not isinstance(error, (NoRoom, StoreDown))
+                # It may succeed later, or elsewhere, if its upload is kept. A store that is down, a
+                # full disk or a GPU that fails is not the job's fault.
+                counts = not isinstance(error, (EngineLost, NoRoom, StoreDown))
                 self._table.requeue(job.name, counts)
             else:
                 problem = describe(error) if error else None

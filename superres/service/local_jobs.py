@@ -107,6 +107,7 @@ class LocalJobs:
             if job is None:
                 place = self._scheduler.admit(cost)
                 job = Job(name, upload.take_file(), header, options, place, keep)
+                job.upload = upload
                 self._jobs[name, keep] = job
                 job.waiters = 1
                 # With the request's ID, for log messages.
@@ -285,7 +286,10 @@ class LocalJobs:
         """Run a job until it succeeds or fails; called on a thread of the pool."""
         outcome = job.outcome = self._find_outcome(job)
         try:
-            job.file.close()
+            if job.upload is not None and isinstance(outcome, Failed) and outcome.lost_engine:
+                job.upload.give_back()  # its request starts another job with it
+            else:
+                job.file.close()
             job.place.release()
             self._claims.record_end(job, outcome)
         finally:

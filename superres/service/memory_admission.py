@@ -71,9 +71,10 @@ class MemoryQueue:
     is reserved for it, and only images that fit next to it are admitted: no image waits longer than
     for what was admitted before it, plus as much work as its own.
 
-    Encoding takes more memory than computing, but for seconds instead of minutes: an image of 14
-    megapixels holds half a gigabyte while it is computed, and twice that at its end. There is
-    always room for one image to grow; here, too, smaller ones overtake the first for a while.
+    Most formats take more memory to encode than computing does, but for seconds instead of
+    minutes: an image of 14 megapixels holds half a gigabyte while it is computed, and eight times
+    that while it becomes a WebP. There is always room for one image to grow; here, too, smaller
+    ones overtake the first for a while.
 
     Parameters
     ----------

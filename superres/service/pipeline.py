@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from superres.errors import (
     ClientLeft,
+    EngineLost,
     JobCancelled,
     NoRoom,
     NotStored,
@@ -36,6 +37,7 @@ from superres.service.memory_estimate import (
 from superres.service.resources import Resources
 from superres.service.sandboxed_codec import share_picture
 from superres.service.upload import SPOOL_BYTES
+from superres.store.result_name import upload_key
 from superres.store.stored_result import ResultInfo, StoredResult
 from superres.temporary_files import move_to_disk
 
@@ -56,6 +58,7 @@ class Pipeline:
         self._codec = resources.codec
         self._memory = resources.memory
         self._name_enlarged = resources.name_enlarged
+        self._result_name = resources.result_name
         self._counters = resources.counters
 
     def compute(self, job: Job) -> Outcome:
@@ -78,10 +81,19 @@ class Pipeline:
 
     def _make(self, job: Job) -> Outcome:
         with self._open_enlarged(job) as stored:
+            self._check_name(job)
             if stored is not None:
                 with suppress(UnusableResult):
                     return self._make_from(job, stored)
         return self._make_from(job, None)
+
+    def _check_name(self, job: Job) -> None:
+        """Raise EngineLost if another engine computes since the job was given its name.
+
+        To be called after the engine was chosen: no change is ever undone.
+        """
+        if self._result_name(upload_key(job.name), job.options) != job.name:
+            raise EngineLost("The engine was replaced.")
 
     @contextmanager
     def _open_enlarged(self, job: Job) -> Iterator[StoredResult | None]:
@@ -113,9 +125,11 @@ class Pipeline:
                 enlarged = self._derive(job, claim, stored)
             width, height = enlarged.size
             self._memory.grow(claim, job.is_cancelled)
-            with job.measure("encode"), share_picture(enlarged, job.options) as shared:
-                del enlarged
+            with job.measure("encode"):
+                shared = share_picture(enlarged, job.options)
+                del enlarged  # what was copied, and 16 bits that are not encoded
                 payload = self._codec.encode(shared, job.options, job.is_cancelled)
+                del shared
             info = ResultInfo.describe(payload, width, height)
             outcome: Stored | InMemory = InMemory(info, payload)
             if job.keep:
@@ -157,6 +171,7 @@ class Pipeline:
             size = job.options.result_size(*picture.size)
             check_result_size(*size, job.options, self._settings.max_output_pixels)
             model = self._model_loader.get(job.options.mode)
+            self._check_name(job)
             enlarged = model.enlarge(picture, job.options, job.progress)
         self._counters.add("inferences")
         self._counters.add("inferences_restore", job.options.mode == RESTORE)

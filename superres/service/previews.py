@@ -55,8 +55,9 @@ class Previews:
                 charge.reserve(cost)
                 picture = resources.codec.decode(upload.file, header, has_left)
                 preview = make_preview(picture, max_side)
-                with share_picture(preview, DEFAULT_OPTIONS) as shared:
-                    return resources.codec.encode(shared, DEFAULT_OPTIONS, has_left)
+                shared = share_picture(preview, DEFAULT_OPTIONS)
+                del picture, preview
+                return resources.codec.encode(shared, DEFAULT_OPTIONS, has_left)
         finally:
             upload.close()
 

@@ -161,14 +161,17 @@ class Runner:
             self.model_loader.refuse_unsound(options.mode)
             with self.scheduler.checking_header():
                 header = self.resources.read_header(upload.file, options, has_left)
-            name = self.result_name(upload.key, options)
             with self.scheduler.waiting_request():
                 while True:
+                    name = self.result_name(upload.key, options)
                     job, reservation = self._join_or_start(
                         name, upload, header, options, keep, charge
                     )
                     self._wait(job, has_left)
-                    if reservation is not None:
+                    lost_engine = isinstance(job.outcome, Failed) and job.outcome.lost_engine
+                    if reservation is not None and lost_engine:
+                        reservation.give_back()  # and the job has given the upload back
+                    elif reservation is not None:
                         if isinstance(job.outcome, Stored) and job.outcome.payload is None:
                             # Another process has computed it in the meantime.
                             reservation.give_back()

@@ -6,7 +6,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from io import UnsupportedOperation
 from typing import Any, BinaryIO
 
@@ -16,14 +16,16 @@ from superres.excess import Excess
 from superres.images.formats import PNG
 from superres.images.image_codec import MAX_SIDE, ImageHeader, Picture
 from superres.images.options import Options
+from superres.images.shared_arrays import make_shared_memory
 from superres.paths import EMBEDDED_MODEL_PATH
+from superres.sandbox import picture_transfer
 from superres.sandbox.confinement import Limits
 from superres.sandbox.picture_transfer import (
-    Description,
-    make_shared_memory,
+    SEALS,
+    SIZE_SEALS,
+    SharedPicture,
     map_sealed,
     read_picture,
-    write_picture,
 )
 from superres.sandbox.sandbox import Ending, Sandbox
 from superres.service.memory_admission import Claim, MemoryAdmission
@@ -56,23 +58,6 @@ ALL_LOCKS = {"landlock", "rlimit", "seccomp"}
 logger = logging.getLogger(__name__)
 
 HasLeft = Callable[[], bool]
-
-
-@dataclass(frozen=True)
-class SharedPicture:
-    """An image in shared memory, for a child to encode."""
-
-    descriptor: int
-    description: Description
-    width: int
-    height: int
-    has_alpha: bool
-    is_deep: bool
-
-    @property
-    def metadata_bytes(self) -> int:
-        """Length of its metadata."""
-        return sum(part.get("length", 0) for part in self.description["parts"].values())
 
 
 class SandboxedCodec:
@@ -182,28 +167,34 @@ class SandboxedCodec:
         megapixels = stored.info.width * stored.info.height // 10**6
         cpu_seconds = DECODER_CPU_SECONDS + DECODER_SECONDS_PER_MEGAPIXEL * megapixels
         limits = choose_limits(limits_bytes, cpu_seconds)
-        return self._decode({"name": "decode_result"}, stored.file, limits, has_left)
+        # It may become a result as it is, whose memory is given back while it is encoded.
+        return self._decode({"name": "decode_result"}, stored.file, limits, has_left, SIZE_SEALS)
 
     def _decode(
-        self, task: dict[str, Any], file: BinaryIO, limits: Limits, has_left: HasLeft
+        self,
+        task: dict[str, Any],
+        file: BinaryIO,
+        limits: Limits,
+        has_left: HasLeft,
+        seals: int = SEALS,
     ) -> Picture:
         with shared_memory() as memory, open_descriptor(file) as descriptor:
             result = self._run(task, [descriptor, memory], limits, has_left)
-            mapped = map_sealed(memory)
+            mapped = map_sealed(memory, seals)
         assert mapped is not None
-        return read_picture(mapped, result)
+        return read_picture([mapped], result)
 
     def encode(
         self, picture: SharedPicture, options: Options, has_left: HasLeft = lambda: False
     ) -> memoryview:
-        """Encode a result: see `encoders.encode_picture`.
+        """Encode a result, which is lost: see `encoders.write_picture`.
 
         Raises
         ------
         ServiceError
             As `read_header`.
         """
-        width, height = picture.width, picture.height
+        width, height = picture.size
         memory_bytes = encoding_bytes(
             *(width, height, options, picture.has_alpha, picture.is_deep), picture.metadata_bytes
         )
@@ -216,7 +207,7 @@ class SandboxedCodec:
             "picture": picture.description,
         }
         with shared_memory() as memory:
-            self._run(task, [picture.descriptor, memory], limits, has_left)
+            self._run(task, [*picture.descriptors, memory], limits, has_left)
             mapped = map_sealed(memory)
         assert mapped is not None
         return memoryview(mapped)
@@ -277,17 +268,11 @@ def shared_memory() -> Iterator[int]:
         os.close(descriptor)
 
 
-@contextmanager
-def share_picture(picture: Picture, options: Options) -> Iterator[SharedPicture]:
-    """Copy an image to shared memory, so that its own memory can be freed before encoding."""
+def share_picture(picture: Picture, options: Options) -> SharedPicture:
+    """Describe a result for `encode`; see `picture_transfer.share_picture`."""
     if options.format != PNG.name:
         picture = replace(picture, deep=None)  # no other format has 16 bits
-    has_alpha, is_deep = picture.alpha is not None, picture.deep is not None
-    with shared_memory() as memory:
-        description = write_picture(picture, memory)
-        width, height = picture.size
-        del picture
-        yield SharedPicture(memory, description, width, height, has_alpha, is_deep)
+    return picture_transfer.share_picture(picture)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ class Upload:
     key: str
     stem: str
     _is_taken: bool = field(default=False, init=False)
+    _is_closed: bool = field(default=False, init=False)
 
     @property
     def size_bytes(self) -> int:
@@ -30,12 +31,19 @@ class Upload:
         return self.file.seek(0, os.SEEK_END)
 
     def take_file(self) -> BinaryIO:
-        """Hand the file over to the caller, who must close it."""
+        """Hand the file over to the caller, who must close it or give it back."""
         assert not self._is_taken
         self._is_taken = True
         return self.file
 
+    def give_back(self) -> None:
+        """Return a file that was taken; on any thread, and even after `close`."""
+        self._is_taken = False
+        if self._is_closed:
+            self.file.close()
+
     def close(self) -> None:
         """Close the file, unless it has been taken."""
+        self._is_closed = True
         if not self._is_taken:
             self.file.close()

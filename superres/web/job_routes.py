@@ -29,7 +29,7 @@ POLL_SECONDS = 0.2
 WAIT_PATTERN = re.compile(r"[0-9]{1,6}")
 OPEN_STATES = frozenset({"queued", "running"})
 # Decoding, and encoding and storing a PNG, take as long as computing this share of the pixels.
-ENCODING_SHARE = 0.04
+ENCODING_SHARE = 0.02
 MAX_RETRY_SECONDS = 30
 
 

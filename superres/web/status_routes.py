@@ -43,6 +43,7 @@ class StatusRoutes:
             model=settings.model_path.name,
             model_sha256=model.model_sha256 if model else None,
             engine=model.profile.engine if model else None,
+            engine_fallback=model.engine.fallback_reason if model else None,
             restore_model=path.name if path else None,
             restore_model_sha256=restoring.model_sha256 if restoring else None,
             sandbox=self._runner.resources.codec.sandbox.locks,

@@ -22,10 +22,10 @@ from superres.images.code_points import PQ
 from superres.images.image_codec import Picture, decode_image
 from superres.images.metadata import Metadata
 from superres.images.options import Options
+from superres.images.shared_arrays import make_shared_memory
 from superres.paths import EMBEDDED_MODEL_PATH
 from superres.sandbox.confinement import Limits
 from superres.sandbox.picture_transfer import (
-    make_shared_memory,
     map_sealed,
     read_picture,
     write_picture,
@@ -62,8 +62,8 @@ def encode(
     options: Options,
     has_left: Callable[[], bool] = lambda: False,
 ) -> memoryview:
-    with share_picture(picture, options) as shared:
-        return codec.encode(shared, options, has_left)
+    shared = share_picture(picture, options)
+    return codec.encode(shared, options, has_left)
 
 
 def read_and_decode(codec: SandboxedCodec, content: bytes) -> Picture:
@@ -415,7 +415,7 @@ def test_shared_picture_comes_out_as_it_went_in() -> None:
     description = write_picture(picture, descriptor)
     memory = map_sealed(descriptor)
     assert memory is not None
-    found = read_picture(memory, description)
+    found = read_picture([memory], description)
     for name in ("pixels", "alpha", "deep"):
         assert np.array_equal(getattr(found, name), getattr(picture, name))
     assert found.metadata == picture.metadata

@@ -52,7 +52,8 @@ def test_project_asks_for_every_package_that_it_imports() -> None:
     missing = {
         name
         for name in imported - sys.stdlib_module_names - ours
-        if not {owner.lower().replace("_", "-") for owner in owners[name]} & asked
+        # The extra gpu is not installed for the tests; torch's package has its name.
+        if not {owner.lower().replace("_", "-") for owner in owners.get(name, [name])} & asked
     }
     assert missing == set()
 

@@ -8,6 +8,7 @@ import pytest
 from flask.testing import FlaskClient
 from PIL import _avif
 from werkzeug.datastructures import MultiDict
+from zlib_ng import zlib_ng
 
 from superres.errors import BadRequest
 from superres.images.image_codec import ImageHeader
@@ -153,6 +154,7 @@ def test_no_two_different_results_share_a_name(
         (zlib, "ZLIB_RUNTIME_VERSION", "0.0.1"),
         (_avif, "codec_versions", lambda: "aom 0.0.1"),
         (pi_heif, "libheif_version", lambda: "0.0.1"),
+        (zlib_ng, "ZLIBNG_RUNTIME_VERSION", "0.0.1"),
     ],
 )
 def test_name_depends_on_the_versions_of_the_libraries(

@@ -1,0 +1,1 @@
+"""Tests that need PyTorch, which takes gigabytes: `make test-torch`, not `make test`."""
