@@ -11,7 +11,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from superres.images.pixels import Pixels
 
-TIMEOUT = 60_000
+TIMEOUT = 180_000  # on a machine that does much else, images take their time
 
 
 def open_page(page: Page, url: str) -> None:

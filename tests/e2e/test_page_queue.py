@@ -314,7 +314,7 @@ def test_many_files_are_listed_and_enhanced(page: Page, tmp_path: Path) -> None:
     expect(page.locator("#total-text")).to_have_text(re.compile(rf"^\d+ of {MANY}"))
     expect(page).to_have_title(re.compile(r"^\d+% · "))
     done = page.locator('#list [data-state="done"]')
-    expect(done).to_have_count(MANY, timeout=3 * TIMEOUT)
+    expect(done).to_have_count(MANY, timeout=TIMEOUT)
     expect(page.locator("#announcement")).to_have_text(f"{MANY} images enhanced")
     expect(page).to_have_title("Super-resolution")
     # Only the rows that were seen have thumbnails.

@@ -51,11 +51,11 @@ def tab(context: BrowserContext, service: Service) -> Page:
 
 @pytest.fixture
 def large(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """An image that takes some ten seconds; another one in each test."""
+    """An image that takes some seconds; another one in each test."""
     seed = list(request.node.name.encode())
     noise = np.random.default_rng(seed).integers(0, 256, (90, 90, 3), np.uint8)
     path = tmp_path / "large.jpg"
-    path.write_bytes(encode(Image.fromarray(noise).resize((1300, 1300)), "JPEG", quality=60))
+    path.write_bytes(encode(Image.fromarray(noise).resize((1000, 1000)), "JPEG", quality=60))
     return path
 
 
@@ -87,7 +87,7 @@ def test_everything_comes_back_in_the_same_tab(tab: Page, photo: Path, large: Pa
     pick(tab, "format", "png")
     wait_for_state(tab, "done", 0)
     wait_for_words(tab, "^600 × 480, ", 0)
-    wait_for_words(tab, "^1300 × 1300 → ", 1)
+    wait_for_words(tab, "^1000 × 1000 → ", 1)
     wait_for_comparison(tab)
     with tab.expect_download() as event:
         row(tab).locator('[data-action="download"]').click()

@@ -1,5 +1,6 @@
 """The viewer of the page at /: what is left and right of the divider, and how it is moved."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +234,9 @@ def test_transparent_parts_show_a_chequerboard_on_both_sides(page: Page, tmp_pat
     enhance(page, path)
     wait_for_comparison(page)
     page.click("#full-size")
+    for side in ("original", "enhanced"):
+        pane = page.locator(f"#stage .pane.{side}")
+        expect(pane).to_have_css("clip-path", re.compile("inset"))
     shown = photograph(page)
     middle = shown.shape[0] // 2
     band = shown[middle - 20 : middle + 20]
