@@ -15,7 +15,7 @@ MAX_BYTES = 120_000
 
 def test_first_screen_says_what_the_service_does(page: Page, faults: list[str]) -> None:
     expect(page.locator("#accepted")).to_have_text(
-        "PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, HEIC. Up to 16.8 MB and 16 megapixels each."
+        "PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, HEIC. Up to 16 MB and 16 megapixels each."
     )
     expect(page.locator("#privacy")).to_contain_text("30 days")
     for image in page.locator("#sample img").all():

@@ -79,12 +79,13 @@ export function formatPercent(share) {
   return format(share, { style: "percent", maximumFractionDigits: 0 });
 }
 
+/** In powers of 1024, as the service's errors and settings count. */
 export function formatBytes(count) {
   const units = [
     ["byte", 1],
-    ["kilobyte", 1e3],
-    ["megabyte", 1e6],
-    ["gigabyte", 1e9],
+    ["kilobyte", 1024],
+    ["megabyte", 1024 ** 2],
+    ["gigabyte", 1024 ** 3],
   ];
   const [unit, size] = units.findLast(([, least]) => count >= least) ?? units[0];
   const value = count / size;
