@@ -21,7 +21,7 @@ from superres.images.encoders import encode_picture, to_pil
 from superres.images.image_codec import Picture
 from superres.images.options import Options
 
-REPEATS = 3
+REPEATS = 9
 
 
 def save_with_pillow(picture: Picture, level: int) -> bytes:
