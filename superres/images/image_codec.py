@@ -47,7 +47,7 @@ from superres.images.tiff_directory import read_form
 
 # Changes whenever this code may produce different bytes for the same upload: it is part of every
 # result's name, like the libraries' versions (libraries.py).
-CODEC_VERSION = "6"
+CODEC_VERSION = "7"
 # libpng's limit of 1,000,000 for a result's side, divided by the scale.
 MAX_SIDE = 333_333
 MAKE_SMALLER = "Make it smaller, or cut it into parts."

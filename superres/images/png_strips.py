@@ -32,11 +32,16 @@ ADLER_BASE = 65_521
 FILTER_NONE, FILTER_PAETH = 0, 4
 # OpenCV has blue first.
 CHANNELS = {1: [0, 0], 2: [0, 0, 1, 1], 3: [2, 0, 1, 1, 0, 2], 4: [2, 0, 1, 1, 0, 2, 3, 3]}
-# Shares of filtered bytes that equal the three before, and how a strip with so many is best
-# compressed; chosen on photographs, scans and drawings, up to 11 % smaller than by the next best.
-FLAT_SHARE, DRAWN_SHARE = 0.3, 0.5
+# Ways to compress: level and strategy. Runs take half as long again as Huffman codes alone, strings
+# four times as long: each must make a sample of a strip smaller by so much.
+HUFFMAN = (1, zlib_ng.Z_HUFFMAN_ONLY)
+RUNS, RUNS_GAIN = (1, zlib_ng.Z_RLE), 0.98
+STRINGS, STRINGS_GAIN = (4, zlib_ng.Z_DEFAULT_STRATEGY), 0.95
+SAMPLES, SAMPLE_BYTES = 4, 2**11
+# Share of filtered bytes that equal the three before, from which a strip is mostly drawn: its
+# strings are too far apart for a sample.
+DRAWN_SHARE = 0.5
 SAMPLED_ROWS = 4
-DRAWN_LEVEL = 4
 
 
 @dataclass(frozen=True)
@@ -86,16 +91,19 @@ def pack_rows(picture: Picture, top: int, bottom: int) -> Strip:
     """Filter and compress some rows."""
     bytes_a_pixel, samples = read_samples(picture, top, bottom)
     filtered = filter_paeth(samples, bytes_a_pixel)
-    share = measure_runs(filtered)
-    if share <= DRAWN_SHARE:
-        strategy = zlib_ng.Z_RLE if share > FLAT_SHARE else zlib_ng.Z_HUFFMAN_ONLY
-        return deflate(filtered, 1, strategy)
-    # Equal shapes in flat areas are best left as they are, gradients are not.
-    strips = (
-        deflate(rows, DRAWN_LEVEL, zlib_ng.Z_DEFAULT_STRATEGY)
-        for rows in (filtered, add_filter_type(samples[1:, bytes_a_pixel:], FILTER_NONE))
+    sample = take_sample(filtered)
+    by_huffman, by_runs, by_strings = (
+        len(deflate(sample, *each).packed) for each in (HUFFMAN, RUNS, STRINGS)
     )
-    return min(strips, key=lambda strip: len(strip.packed))
+    if (
+        by_strings >= STRINGS_GAIN * min(by_huffman, by_runs)
+        and measure_runs(filtered) <= DRAWN_SHARE
+    ):
+        return deflate(filtered, *(RUNS if by_runs < RUNS_GAIN * by_huffman else HUFFMAN))
+    # Equal shapes in flat areas are best left unfiltered, gradients are not.
+    unfiltered = add_filter_type(samples[1:, bytes_a_pixel:], FILTER_NONE)
+    ways = (filtered, RUNS if by_runs < by_strings else STRINGS), (unfiltered, STRINGS)
+    return min((deflate(rows, *way) for rows, way in ways), key=lambda strip: len(strip.packed))
 
 
 def read_samples(picture: Picture, top: int, bottom: int) -> tuple[int, Pixels]:
@@ -153,6 +161,12 @@ def add_filter_type(rows: Pixels, filter_type: int) -> Pixels:
     return typed
 
 
+def take_sample(filtered: Pixels) -> Pixels:
+    """Return the first bytes of each quarter."""
+    quarters = filtered.ravel()[: filtered.size // SAMPLES * SAMPLES].reshape(SAMPLES, -1)
+    return np.ascontiguousarray(quarters[:, :SAMPLE_BYTES])
+
+
 def measure_runs(filtered: Pixels) -> float:
     """Return the share of bytes that equal the three before them, in some of the rows."""
     rows = filtered[::-SAMPLED_ROWS]
@@ -163,7 +177,7 @@ def measure_runs(filtered: Pixels) -> float:
 
 
 def deflate(rows: Pixels, level: int, strategy: int) -> Strip:
-    """Compress filtered rows.
+    """Compress filtered bytes.
 
     The result is the same on all CPUs: zlib-ng 2.3 hashes alike with and without SIMD, and Huffman
     coding and runs need no hashes.

@@ -49,6 +49,11 @@ class SharedPicture:
         return [memory.descriptor for memory in self.memories]
 
     @property
+    def mapped_bytes(self) -> int:
+        """Length of its memories, of which parts may be unused, or given back."""
+        return sum(map(len, self.memories))
+
+    @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels."""
         height, width, *_ = self.description["parts"]["pixels"]["shape"]
@@ -133,8 +138,11 @@ def share_picture(picture: Picture) -> SharedPicture:
         if found is None or is_sealed(found[0]):
             others[name] = array
         else:
-            parts[name] = {"memory": len(memories), "offset": found[1], "shape": array.shape}
-            memories.append(found[0])
+            memory, offset = found
+            if memory not in memories:
+                memories.append(memory)
+            number = memories.index(memory)
+            parts[name] = {"memory": number, "offset": offset, "shape": array.shape}
     descriptor = make_shared_memory()
     try:
         parts |= write_parts(others, picture.metadata, descriptor, len(memories))

@@ -199,8 +199,10 @@ class SandboxedCodec:
             *(width, height, options, picture.has_alpha, picture.is_deep), picture.metadata_bytes
         )
         cpu_seconds = ENCODER_CPU_SECONDS + ENCODER_SECONDS_PER_MEGAPIXEL * width * height // 10**6
-        # libaom reserves a fifth more address space than it uses, for drawn images the most.
-        limits = choose_limits(memory_bytes, cpu_seconds, slack_bytes=memory_bytes // 4)
+        # libaom reserves a fifth more address space than it uses, for drawn images the most. The
+        # image keeps its addresses while its memory is given back.
+        slack_bytes = memory_bytes // 4 + picture.mapped_bytes
+        limits = choose_limits(memory_bytes, cpu_seconds, slack_bytes)
         task = {
             "name": "encode",
             "options": options.as_dict(),

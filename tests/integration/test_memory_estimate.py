@@ -23,6 +23,7 @@ from superres.images.metadata import MAX_PROFILE_BYTES, Metadata
 from superres.images.options import Options
 from superres.images.png_file import make_chunk
 from superres.images.png_text import MAX_TEXT_BYTES
+from superres.images.resampling import to_levels
 from superres.images.xmp_packet import Node, Packet, write_packet
 from superres.sandbox.confinement import Limits
 from superres.sandbox.picture_transfer import SharedPicture
@@ -345,6 +346,22 @@ def test_reading_a_result_takes_no_more_than_estimated(
         assert picture.size == (3 * width, 3 * height)
         least = 9 * header.pixels if header.pixels > MB / 9 else 0
         assert least <= sandbox.peak_bytes <= estimate
+
+
+@pytest.mark.parametrize("options", RESULTS, ids=lambda each: f"{each.format}-{each.quality}")
+def test_large_result_of_many_parts_is_encoded_from_a_stored_one(
+    codec: SandboxedCodec, options: Options
+) -> None:
+    """All parts are in one memory, which takes addresses even where a format needs none of it."""
+    side = 2700
+    gradient = np.add.outer(np.arange(side), np.arange(side)).astype(SIXTEEN)
+    deep = np.dstack([gradient] * 3) * 11
+    picture = Picture(to_levels(deep), (gradient // 23).astype(EIGHT), deep)
+    content = bytes(encode_png(picture))
+    estimate = deriving_bytes(ImageHeader(side // 3, side // 3, True, True), options, len(content))
+    stored = read_result(codec, content, side, side, estimate)
+    direct = codec.encode(share_picture(picture, options), options)
+    assert bytes(codec.encode(share_picture(stored, options), options)) == bytes(direct)
 
 
 def test_reading_a_results_metadata_takes_no_more_than_estimated(

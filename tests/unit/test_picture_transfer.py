@@ -95,6 +95,20 @@ def test_rows_that_share_a_page_with_others_stay() -> None:
             assert np.array_equal(rows, getattr(picture, name)[height // 2 :])
 
 
+def test_memory_of_several_arrays_is_passed_once() -> None:
+    descriptor = make_shared_memory()
+    pixels = np.array(draw(30, 40, 3))
+    description = write_picture(Picture(pixels, pixels[:, :, 0]), descriptor)
+    memory = map_memory(descriptor)
+    os.close(descriptor)
+    shared = share_picture(read_picture([memory], description))
+    assert shared.memories[:-1] == [memory]
+    received = receive(shared)
+    assert np.array_equal(received.pixels, pixels)
+    assert received.alpha is not None
+    assert np.array_equal(received.alpha, pixels[:, :, 0])
+
+
 def test_sealed_image_is_copied_and_stays() -> None:
     descriptor = make_shared_memory()
     pixels = np.array(draw(300, 400, 3))

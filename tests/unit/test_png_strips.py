@@ -199,6 +199,30 @@ def test_rows_are_forgotten_only_when_they_have_been_read(options: Options, is_d
     assert (forgetful.pixels[:600] == 99).all()
 
 
+@pytest.mark.parametrize("is_deep", [False, True], ids=["8 bits", "16 bits"])
+@pytest.mark.parametrize("has_alpha", [False, True], ids=["opaque", "transparent"])
+@pytest.mark.parametrize("is_grey", [False, True], ids=["colour", "grey"])
+def test_gradient_is_about_as_small_as_libpngs(
+    is_grey: bool, has_alpha: bool, is_deep: bool
+) -> None:
+    """Its filtered samples repeat, but no three bytes in a row are equal."""
+    ramp = np.add.outer(np.arange(600) * 11, np.arange(700) * 23).astype(SIXTEEN)
+    channels = [ramp, ramp // 2, ramp // 3]
+    deep = np.ascontiguousarray(np.dstack(channels[:1] if is_grey else channels))
+    levels = to_levels(deep)
+    pixels = levels[:, :, 0] if is_grey else levels
+    alpha = (ramp[::-1] // 257).astype(EIGHT) if has_alpha else None
+    samples = [*cv2.split(deep if is_deep else levels)]
+    if alpha is not None:
+        # OpenCV writes no grey with transparency.
+        samples = 3 * samples if is_grey else samples
+        samples.append(alpha.astype(SIXTEEN) * 257 if is_deep else alpha)
+    settings = [cv2.IMWRITE_PNG_COMPRESSION, 4, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_ALL_FILTERS]
+    _, by_libpng = cv2.imencode(".png", cv2.merge(samples), settings)
+    content = encode_png(Picture(pixels, alpha, deep if is_deep else None))
+    assert len(content) < 1.25 * len(by_libpng)
+
+
 def test_drawn_png_is_about_as_small_as_pillows() -> None:
     pixels = draw_graphics()
     by_pillow = encode(Image.fromarray(pixels[:, :, ::-1]), "PNG")
