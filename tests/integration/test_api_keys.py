@@ -51,7 +51,11 @@ def test_without_a_key_one_is_asked_for_before_it_costs_anything(
     assert guarded.get("/api/stats", headers=bearer(KEY)).get_json()["cache_misses"] == 0
 
 
-@pytest.mark.parametrize("key", [make_key(), KEY[:-1], hash_key(KEY), "ä\x7f"])
+@pytest.mark.parametrize(
+    "key",
+    [make_key(), KEY[:-1], hash_key(KEY), "ä\x7f"],
+    ids=["other", "cut short", "hash", "not ASCII"],
+)
 def test_wrong_key_is_told_from_a_missing_one(guarded: FlaskClient, key: str) -> None:
     response = upload(guarded, headers=bearer(key))
     assert_problem(response, 401, "invalid_key")
