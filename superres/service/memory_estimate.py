@@ -7,7 +7,7 @@ from superres.images.formats import FORMATS
 from superres.images.image_codec import ImageHeader
 from superres.images.metadata import MAX_PROFILE_BYTES
 from superres.images.options import DEFAULT_OPTIONS, MODEL_SCALE, Options
-from superres.images.png_strips import MAX_THREADS, STRIP_BYTES
+from superres.images.png_strips import STRIP_BYTES, count_threads
 from superres.images.png_text import MAX_TEXT_BYTES
 from superres.images.xmp_packet import MAX_KEPT_BYTES
 
@@ -38,8 +38,8 @@ SAMPLE_BYTES, DEEP_SAMPLE_BYTES = (3, 4), (9, 10)
 # Per pixel of the result, opaque and transparent, where `Format.encoder_bytes` is too low.
 LOSSLESS_WEBP_BYTES = (64, 66)
 DEEP_PNG_BYTES = (10, 11)
-# Of each strip of a PNG that is being compressed.
-STRIP_COPIES = 14
+# Of each strip of a PNG that is being compressed, and what zlib-ng takes.
+STRIP_COPIES = 11
 # Per pixel of the longer side: libaom keeps rows of superblocks, however short they are.
 AVIF_SIDE_BYTES = 1700
 # Of a result's metadata, and its most.
@@ -82,7 +82,7 @@ def encoding_bytes(
     per_pixel = FORMATS[options.format].encoder_bytes
     if options.format == "png":
         row_bytes = width * (4 if has_alpha else 3) * (2 if is_deep else 1)
-        strips_bytes = MAX_THREADS * max(STRIP_BYTES, row_bytes)
+        strips_bytes = count_threads() * max(STRIP_BYTES, row_bytes)
         fixed += STRIP_COPIES * min(strips_bytes, height * row_bytes)
         if is_deep:
             per_pixel = DEEP_PNG_BYTES

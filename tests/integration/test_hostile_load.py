@@ -63,7 +63,7 @@ def test_smaller_pictures_go_before_large_ones_in_every_format(
     tmp_path: Path, as_jobs: bool
 ) -> None:
     # Room for one large image but, while it is encoded, not also for 220x180 as lossless WebP.
-    with run_in_cgroup(tmp_path, max_decoded_bytes=80_000_000) as watch:
+    with run_in_cgroup(tmp_path, max_decoded_bytes=73_000_000) as watch:
         seconds = check_order(watch, 0.5, ((220, 180), (30, 20)), as_jobs)
         assert len(seconds) == 11
         wait_until_idle(watch)
