@@ -1,7 +1,9 @@
 """The Flask application: `create_app` assembles its parts, and `python app.py` serves it."""
 
+import logging
 import os
 import time
+from dataclasses import replace
 
 from flask import Flask, Response, g, request
 
@@ -15,6 +17,7 @@ from superres.engines.opencv_engine import make_opencv_engine
 from superres.engines.openvino_engine import choose_fastest_engine
 from superres.engines.torch_engine import choose_torch_engine
 from superres.engines.upscaler import Upscaler
+from superres.errors import ModelError
 from superres.service.runner import Runner
 from superres.settings import Settings
 from superres.temporary_files import keep_temporary_files_on_disk
@@ -33,6 +36,8 @@ from superres.web.request_log import install_request_log
 from superres.web.result_routes import ResultRoutes
 from superres.web.status_routes import StatusRoutes
 from superres.web.web_pages import install_web_pages
+
+logger = logging.getLogger(__name__)
 
 # A form has the image and a few options.
 MAX_FORM_PARTS = 32
@@ -99,7 +104,13 @@ def find_models(settings: Settings) -> ModelLoader:
         if settings.engine == "openvino" and engine.profile.golden_output:
             engine = choose_fastest_engine(path)
         elif beside.profile.engine == "torch":  # and its GPU has not failed since
-            engine = choose_torch_engine(path, settings.device)
+            try:
+                engine = choose_torch_engine(path, settings.device)
+            except ModelError as error:  # another network, which only OpenCV can run
+                logger.warning("%s", error)
+                engine = replace(engine, fallback_reason=str(error))
+        else:  # they share the reason, too
+            engine = replace(engine, fallback_reason=beside.engine.fallback_reason)
         return Upscaler(path, engine, beside=beside)
 
     hash_model(path)  # a path that is wrong is told at start

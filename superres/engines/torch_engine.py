@@ -200,6 +200,8 @@ def choose_torch_engine(model_path: Path, device: str) -> Engine:
         if fault is None:
             batcher = Batcher(TorchModel(torch, model_path, device, shape))
             fault = find_result_fault(batcher, load_network(model_path))
+            if fault is not None:
+                batcher.close()  # and give its memory back
             variant = f"{describe_device(torch, device)} batch {shape.size}"
     except Exception as error:
         # Whatever a driver, a library or a sandbox does not allow.

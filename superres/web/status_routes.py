@@ -44,6 +44,8 @@ class StatusRoutes:
             model_sha256=model.model_sha256 if model else None,
             engine=model.profile.engine if model else None,
             engine_fallback=model.engine.fallback_reason if model else None,
+            restore_engine=restoring.profile.engine if restoring else None,
+            restore_engine_fallback=restoring.engine.fallback_reason if restoring else None,
             restore_model=path.name if path else None,
             restore_model_sha256=restoring.model_sha256 if restoring else None,
             sandbox=self._runner.resources.codec.sandbox.locks,

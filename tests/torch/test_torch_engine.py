@@ -1,6 +1,7 @@
 """The GPU's engine, on the CPU: as exact as OpenCV, and the same alone and in a crowd."""
 
 import logging
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -46,6 +47,10 @@ def make_engine(path: Path = EMBEDDED_MODEL_PATH) -> Engine:
     engine = choose_torch_engine(path, "cpu")
     assert engine.fallback_reason is None
     return engine
+
+
+def count_batchers() -> int:
+    return sum(thread.name == "batcher" for thread in threading.enumerate())
 
 
 @pytest.fixture
@@ -150,10 +155,12 @@ def test_engine_that_computes_something_else_is_not_used(
         return layers | {"upsample": (weight * 1.5, bias)}
 
     monkeypatch.setattr(torch_engine, "read_convolutions", read_wrongly)
+    before = count_batchers()
     engine = choose_torch_engine(EMBEDDED_MODEL_PATH, "cpu")
     assert engine.profile.engine == "cv2.dnn"
     assert "levels from OpenCV's" in str(engine.fallback_reason)
     assert "PyTorch is not used on this machine" in caplog.text
+    assert count_batchers() == before  # the device's memory is given back
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

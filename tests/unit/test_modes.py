@@ -10,15 +10,17 @@ import pytest
 from flask.testing import FlaskClient
 from PIL import Image
 
+import app
 from app import find_models
 from super_resolution import SuperResolution
+from superres.engines.engine import Engine
 from superres.engines.model_loader import ModelLoader
 from superres.engines.opencv_engine import RESTORE_PROFILE, load_network, make_opencv_engine
 from superres.engines.upscaler import Upscaler
 from superres.errors import ConfigError, ModelError, NotReady
 from superres.images.options import FAITHFUL, RESTORE, Options
 from superres.images.pixels import Pixels
-from superres.paths import RESTORE_MODEL_PATH
+from superres.paths import EMBEDDED_MODEL_PATH, RESTORE_MODEL_PATH
 from superres.service.runner import Runner
 from superres.settings import Settings
 from superres.store.result_name import generate_file_hash
@@ -109,6 +111,38 @@ def test_model_that_is_not_there_is_told_at_start(settings: Settings, tmp_path: 
     with pytest.raises(ModelError, match="cannot read the model"):
         find_models(replace(settings, restore_model_path=tmp_path / "none.pb"))
     assert find_models(replace(settings, restore_model_path=None)).modes == (FAITHFUL,)
+
+
+@pytest.mark.parametrize(
+    ("engine", "reason"),
+    [("torch", "another network"), ("cv2.dnn", "no GPU")],
+    ids=["another network", "no GPU"],
+)
+def test_restoring_model_that_cannot_be_on_a_gpu_is_in_opencv_and_says_why(
+    engine: str,
+    reason: str,
+    make_app: AppMaker,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_path: Path, _device: str) -> Engine:
+        raise ModelError("another network")
+
+    monkeypatch.setattr(app, "choose_torch_engine", refuse)
+    opencv = make_opencv_engine(EMBEDDED_MODEL_PATH)
+    chosen = replace(opencv, fallback_reason=None if engine == "torch" else reason)
+    profile = replace(opencv.profile, engine=engine)
+    model = Upscaler(EMBEDDED_MODEL_PATH, replace(chosen, profile=profile), lanes=1)
+    monkeypatch.setattr(app, "load_model", lambda _settings: model)
+    loader = find_models(replace(settings, engine="torch", restore_model_path=RESTORE_MODEL_PATH))
+    restoring = loader.get(RESTORE)
+    assert restoring.profile == RESTORE_PROFILE
+    application = make_app()
+    application.extensions["runner"].model_loader.models[RESTORE] = restoring
+    health = application.test_client().get("/api/health").get_json()
+    assert health["restore_engine"] == "cv2.dnn"
+    assert health["restore_engine_fallback"] == reason
+    model.close()
 
 
 def test_loading_a_model_at_start_that_is_left_out_is_a_wrong_setting() -> None:
