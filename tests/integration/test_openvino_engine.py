@@ -333,7 +333,7 @@ def test_service_says_what_it_computes_with(tmp_path: Path, photo_jpeg: bytes) -
             health = httpx.get(f"{service.url}/api/health").json()
             for mode in ("faithful", "restore"):
                 form: dict[str, Any] = {"files": {"image": photo_jpeg}, "data": {"mode": mode}}
-                answer = httpx.post(f"{service.url}/api/enhance", **form)
+                answer = httpx.post(f"{service.url}/api/enhance", **form, timeout=60)
                 assert answer.status_code == 200
                 name = answer.links["canonical"]["url"].rpartition("/")[2]
                 names.setdefault(health["engine"], set()).add(name)
