@@ -52,9 +52,9 @@ test: lint
 	./install_package.sh imagemagick identify -version
 	./install_package.sh postgresql sh -c 'ls /usr/lib/postgresql/*/bin/initdb'
 	./install_package.sh pgbouncer pgbouncer --version
-	# Tests spend much of their time waiting for their own servers, so six run at once; a process
+	# Tests spend much of their time waiting for their own servers, so four run at once; a process
 	# that has nothing left takes tests over from another.
-	$(BIN)/pytest --numprocesses 6 --dist worksteal
+	$(BIN)/pytest --numprocesses 4 --dist worksteal
 
 # What needs PyTorch, on the CPU; without tests/conftest.py, which needs what make test installs.
 test-torch: $(TRAINING)/installed
