@@ -35,6 +35,7 @@ from superres.engines.torch_engine import (
     describe_device,
     import_torch,
 )
+from superres.engines.torch_network import read_convolutions
 from superres.engines.upscaler import Upscaler
 from superres.images.pixels import Pixels
 from superres.paths import EMBEDDED_MODEL_PATH
@@ -71,7 +72,7 @@ def measure_batches(
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     try:
-        model = TorchModel(torch, EMBEDDED_MODEL_PATH, device, shape)
+        model = TorchModel(torch, read_convolutions(EMBEDDED_MODEL_PATH), device, shape)
         model.start(tiles).collect()  # warms up
         started, batches = time.perf_counter(), 1
         running = model.start(tiles)
@@ -117,9 +118,9 @@ def measure_http(folder: Path, device: str, megapixels: float) -> dict[str, floa
                 uploads.append(buffer.getvalue())
 
             def enhance(upload: bytes, name: str = name) -> None:
-                form = {"files": {"image": upload}, "data": {"format": name}}
+                form: dict[str, Any] = {"files": {"image": upload}, "data": {"format": name}}
                 url = f"{service.url}/api/enhance"
-                httpx.post(url, **form, timeout=300).raise_for_status()  # type: ignore[arg-type]
+                httpx.post(url, **form, timeout=300).raise_for_status()
 
             started = time.perf_counter()
             list(pool.map(enhance, uploads))

@@ -19,7 +19,7 @@ from superres.engines.batcher import Batcher
 from superres.engines.engine import Engine, Network
 from superres.engines.model_files import read_golden_tile
 from superres.engines.opencv_engine import load_network, make_opencv_engine
-from superres.engines.torch_network import TorchNetwork, read_convolutions
+from superres.engines.torch_network import Layers, TorchNetwork, read_convolutions
 from superres.errors import ModelError
 from superres.images.options import MODEL_SCALE
 from superres.images.pixels import Pixels
@@ -49,7 +49,6 @@ LANE_BYTES = 4 * 1024**2
 DEVICE_BYTES_PER_PIXEL = 2 * 1024
 # On the golden tile, compared with `cv2.dnn_superres`: 1 level in half precision.
 LARGEST_DIFFERENCE = 3
-
 
 logger = logging.getLogger(__name__)
 
@@ -112,10 +111,11 @@ class TorchModel:
 
     Parameters
     ----------
+    layers : see `read_convolutions`
     device : cuda or cpu
     """
 
-    def __init__(self, torch: ModuleType, model_path: Path, device: str, shape: BatchShape) -> None:
+    def __init__(self, torch: ModuleType, layers: Layers, device: str, shape: BatchShape) -> None:
         # Otherwise cuDNN would choose algorithms by timing them, and some add in any order.
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
@@ -124,7 +124,7 @@ class TorchModel:
         self._device = device
         # Half precision is what GPUs are fast at, and CPUs slow.
         dtype = torch.float16 if device == "cuda" else torch.float32
-        self._network = TorchNetwork(torch, read_convolutions(model_path), device, dtype)
+        self._network = TorchNetwork(torch, layers, device, dtype)
         self._slots = [Slot(torch, shape, device == "cuda") for _ in range(2)]
 
     def start(self, tiles: Sequence[Pixels]) -> TorchBatch:
@@ -193,12 +193,12 @@ def choose_torch_engine(model_path: Path, device: str) -> Engine:
     torch = import_torch()
     exact = make_opencv_engine(model_path)
     shape = SHAPES[device]
-    read_convolutions(model_path)
+    layers = read_convolutions(model_path)
     cv2.setNumThreads(1)
     try:
         fault = find_device_fault(torch, device)
         if fault is None:
-            batcher = Batcher(TorchModel(torch, model_path, device, shape))
+            batcher = Batcher(TorchModel(torch, layers, device, shape))
             fault = find_result_fault(batcher, load_network(model_path))
             if fault is not None:
                 batcher.close()  # and give its memory back

@@ -1,6 +1,5 @@
 """The models' network in PyTorch, with the weights of a .pb."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,9 +15,11 @@ from superres.images.options import MODEL_SCALE
 MEAN_BGR = (103.1545782, 111.561547, 114.35629928)
 
 Floats = npt.NDArray[np.float32]
+# Name -> weight (O, I, 3, 3) and bias (O,).
+Layers = dict[str, tuple[Floats, Floats]]
 
 
-def read_convolutions(model_path: Path) -> dict[str, tuple[Floats, Floats]]:
+def read_convolutions(model_path: Path) -> Layers:
     """Read the 3x3 convolutions of a graph that `training/export.py` wrote.
 
     Returns
@@ -62,7 +63,7 @@ class TorchNetwork:
     def __init__(
         self,
         torch: ModuleType,
-        layers: Mapping[str, tuple[Floats, Floats]],
+        layers: Layers,
         device: str,
         dtype: Any,
     ) -> None:

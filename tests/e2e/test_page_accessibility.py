@@ -39,8 +39,8 @@ def test_accessibility_checker_finds_nothing_in_any_state(
     locale: str,
 ) -> None:
     # The checker is a separate script, which the page's policy would block.
-    options = PHONE if form == "phone" else {}
-    context = browser.new_context(color_scheme=scheme, bypass_csp=True, locale=locale, **options)  # type: ignore[arg-type]
+    options: dict[str, Any] = PHONE if form == "phone" else {}
+    context = browser.new_context(color_scheme=scheme, bypass_csp=True, locale=locale, **options)
     page = context.new_page()
     open_page(page, light_service.url)
     expect_no_finding(page, "first screen")

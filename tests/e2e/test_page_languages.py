@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from superres.settings import Settings
 from superres.web import web_pages
@@ -56,7 +56,7 @@ def test_right_to_left_language_needs_a_file_alone(
 
 
 def test_page_is_mirrored_but_not_the_comparison(page: Page, photo: Path) -> None:
-    def answer(route) -> None:  # type: ignore[no-untyped-def]
+    def answer(route: Route) -> None:
         texts = route.fetch().json()
         route.fulfill(json=texts | {"direction": "rtl"})
 

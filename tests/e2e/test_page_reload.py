@@ -8,7 +8,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from testkit.pictures import encode
 from testkit.service import Service, run_service, wait_until_ready
@@ -208,10 +208,10 @@ def test_job_that_the_service_has_lost_is_sent_again(tab: Page, large: Path) -> 
     wait_for_words(tab, RUNNING)
     lost = []
 
-    def lose(route: object) -> None:
+    def lose(route: Route) -> None:
         lost.append(route)
         problem = {"code": "job_not_found", "error": "There is no such job."}
-        route.fulfill(status=404, json=problem)  # type: ignore[attr-defined]
+        route.fulfill(status=404, json=problem)
 
     tab.route("**/api/jobs/*", lose, times=1)
     tab.reload()

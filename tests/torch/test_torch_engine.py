@@ -111,7 +111,7 @@ def test_golden_tile_comes_out_in_both_precisions(path: Path, dtype: torch.dtype
 
 
 def test_tile_has_the_same_bytes_in_every_place_of_every_batch() -> None:
-    model = TorchModel(torch, EMBEDDED_MODEL_PATH, "cpu", SHAPE)
+    model = TorchModel(torch, read_convolutions(EMBEDDED_MODEL_PATH), "cpu", SHAPE)
     tile = photo(50, 60)
     (alone,) = model.start([tile]).collect()
     for place in range(SHAPE.size):
@@ -121,7 +121,7 @@ def test_tile_has_the_same_bytes_in_every_place_of_every_batch() -> None:
 
 
 def test_batch_is_computed_while_another_is_collected() -> None:
-    model = TorchModel(torch, EMBEDDED_MODEL_PATH, "cpu", SHAPE)
+    model = TorchModel(torch, read_convolutions(EMBEDDED_MODEL_PATH), "cpu", SHAPE)
     first, second = model.start([photo(50, 60)]), model.start([noise(64, 64, 1)])
     (result,) = first.collect()
     assert second.is_done()
@@ -163,8 +163,8 @@ def test_engine_that_computes_something_else_is_not_used(
     assert count_batchers() == before  # the device's memory is given back
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_machine_without_a_gpu_computes_with_opencv() -> None:
+def test_machine_without_a_gpu_computes_with_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     engine = choose_torch_engine(EMBEDDED_MODEL_PATH, "cuda")
     assert engine.profile.engine == "cv2.dnn"
     assert engine.fallback_reason == "torch is not used: PyTorch finds no GPU"
