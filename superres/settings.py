@@ -13,11 +13,14 @@ from superres.errors import ConfigError
 from superres.origins import parse_origins
 from superres.paths import DEFAULT_DATA_DIR, EMBEDDED_MODEL_PATH, RESTORE_MODEL_PATH
 from superres.setting_parsers import (
+    Network,
     one_of,
     parse_boolean,
     parse_database_url,
     parse_hosts,
+    parse_keys,
     parse_model_path,
+    parse_networks,
     parse_non_negative,
     parse_path,
     parse_positive,
@@ -35,6 +38,10 @@ PIXELS_OF_A_SMALL_JOB = 6400
 MIN_QUEUE_JOBS = 100
 # Rejected uploads drained at once; the clients of others may see a connection reset.
 DRAINS_AT_ONCE = 8
+# Requests that wait at once for an image at another server: a page or two, each with thirty.
+SOURCE_REQUESTS_AT_ONCE = 64
+# Never shown, however wrong they are.
+SECRET = frozenset({"url_key"})
 
 logger = logging.getLogger(__name__)
 
@@ -177,6 +184,16 @@ class Settings:
         "preview; "
         "empty: no limit",
     )
+    rate_limit_image_requests: RateLimitItem | None = setting(
+        None,
+        parse_rate,
+        "requests of one client to /image/, such as 600/minute; empty: no limit",
+    )
+    rate_limit_image_pixels: RateLimitItem | None = setting(
+        None,
+        parse_rate,
+        "pixels computed for /image/ in all, counted as above; empty: no limit",
+    )
     rate_limit_store: str = setting(
         "memory://",
         str.strip,
@@ -192,6 +209,25 @@ class Settings:
     )
     cors_max_age_seconds: int = setting(
         86400, parse_non_negative, "how long browsers may remember a preflight"
+    )
+    url_key: tuple[str, ...] = setting(
+        (),
+        parse_keys,
+        "secret that signs addresses below /image/, of 32 characters or more (`openssl rand -hex "
+        "32`); two, separated by a comma, while one replaces the other, and the first signs; "
+        "empty: there are no such addresses",
+    )
+    source_max_age: int = setting(
+        3600,
+        parse_non_negative,
+        "seconds after which the source of an image below /image/ is asked again, if its server "
+        "does not say",
+    )
+    source_networks: tuple[Network, ...] = setting(
+        (),
+        parse_networks,
+        "networks that such sources may be in although they are not public, separated by commas: "
+        "10.1.0.0/16",
     )
     public_url: str = setting(
         "", parse_public_url, "URL of the service as clients see it; empty: from the request"
@@ -250,7 +286,7 @@ class Settings:
                 values[item.name] = item.metadata["parse"](text)
             except ValueError as error:
                 # A value that may contain a password is not shown.
-                shown = "..." if "@" in text else repr(text)
+                shown = "..." if "@" in text or item.name in SECRET else repr(text)
                 faults.append(f"{variable}={shown}: {error}")
         if "data_dir" in values:
             values.setdefault("cache_dir", values["data_dir"] / "cache")
