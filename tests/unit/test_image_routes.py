@@ -16,8 +16,8 @@ from werkzeug.test import TestResponse
 
 from superres.errors import DatabaseDown, TooCostly
 from superres.service import sources as sources_module
-from superres.settings import Settings
 from superres.setting_parsers import parse_networks
+from superres.settings import Settings
 from superres.sources.signed_address import (
     AUTO,
     ImageRequest,
