@@ -2,7 +2,7 @@
 
 The signature is HMAC-SHA-256 (RFC 2104) over what follows it, `<options>/<source>.<format>`, and
 `<source>` is the address of the image to be enhanced; both are base64url without padding (RFC 4648,
-section 5). So only who has a key chooses sources and sizes.
+section 5). So only who has a key chooses sources and sizes. docs/images.md has the whole form.
 """
 
 import binascii
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from superres.errors import AddressExpired, BadRequest, BadSignature
 from superres.images.formats import AVIF, FORMATS, JPEG, PNG, WEBP, Format, find_format
 from superres.images.options import OPTION_NAMES, Options, read_options
+from superres.sources.source_url import parse_source
 
 PREFIX = "/image/"
 # The best that the client can show; not a format that an upload can ask for.
@@ -68,13 +69,16 @@ class ImageRequest:
         return {name: [text] for name, text in texts.items()}
 
     def check(self) -> None:
-        """Check the options.
+        """Check the options, and the form of the source's address.
 
         Raises
         ------
         BadRequest
-            They are invalid; the message names the one.
+            An option is invalid; the message names it.
+        SourceRefused
+            The source's address is not one that can be fetched.
         """
+        parse_source(self.source)
         if self.format == AUTO and "lossless" in self.texts:
             raise BadRequest("lossless cannot be combined with auto, which may choose JPEG.")
         for each in (AVIF, PNG) if self.format == AUTO else ():
@@ -88,8 +92,8 @@ def sign_address(key: str, request: ImageRequest) -> str:
 
     Raises
     ------
-    BadRequest
-        The options are invalid.
+    BadRequest, SourceRefused
+        See `ImageRequest.check`.
     """
     request.check()
     texts = dict(request.texts)
@@ -110,13 +114,13 @@ def find_ending(format_name: str) -> str:
     return AUTO if found is None else found.ending
 
 
-def read_address(keys: Sequence[str], signature: str, options: str, source: str) -> ImageRequest:
+def read_address(keys: Sequence[str], signature: str, options: str, file: str) -> ImageRequest:
     """Read the parts of a path, after checking its signature.
 
     Parameters
     ----------
     keys : any of them may have signed it
-    signature, options, source : the path's segments; the last has the format's ending
+    signature, options, file : the path's segments; the last is the source and the format's ending
 
     Raises
     ------
@@ -124,10 +128,10 @@ def read_address(keys: Sequence[str], signature: str, options: str, source: str)
         It was not signed with any of the keys.
     AddressExpired
         It was valid until now.
-    BadRequest
+    BadRequest, SourceRefused
         What was signed is malformed.
     """
-    signed = f"{options}/{source}"
+    signed = f"{options}/{file}"
     given = signature.encode()
     if not any(hmac.compare_digest(given, make_signature(key, signed).encode()) for key in keys):
         raise BadSignature(
@@ -139,10 +143,10 @@ def read_address(keys: Sequence[str], signature: str, options: str, source: str)
     fallback = texts.pop(FALLBACK, None)
     if fallback not in {None, TO_SOURCE}:
         raise BadRequest(f"{FALLBACK} must be {TO_SOURCE}.")
-    encoded, _, ending = source.rpartition(".")
+    encoded, _, ending = file.rpartition(".")
     wanted = AUTO if ending == AUTO else name_format(find_format(ending))
     if expires is not None and not UNIX_TIME.fullmatch(expires):
-        raise BadRequest(f"{EXPIRES} must be a time in seconds since 1970.")
+        raise BadRequest(f"{EXPIRES} must be a Unix time in seconds, of at most 10 digits.")
     until = None if expires is None else int(expires)
     request = ImageRequest(decode_base64(encoded), wanted, texts, until, fallback is not None)
     request.check()
