@@ -114,13 +114,13 @@ def find_ending(format_name: str) -> str:
     return AUTO if found is None else found.ending
 
 
-def read_address(keys: Sequence[str], signature: str, options: str, file: str) -> ImageRequest:
+def read_address(keys: Sequence[str], signature: str, options: str, source: str) -> ImageRequest:
     """Read the parts of a path, after checking its signature.
 
     Parameters
     ----------
     keys : any of them may have signed it
-    signature, options, file : the path's segments; the last is the source and the format's ending
+    signature, options, source : the path's segments; the last has the format's ending
 
     Raises
     ------
@@ -129,9 +129,9 @@ def read_address(keys: Sequence[str], signature: str, options: str, file: str) -
     AddressExpired
         It was valid until now.
     BadRequest, SourceRefused
-        What was signed is malformed.
+        What was signed is malformed; the source's address is none from which images are fetched.
     """
-    signed = f"{options}/{file}"
+    signed = f"{options}/{source}"
     given = signature.encode()
     if not any(hmac.compare_digest(given, make_signature(key, signed).encode()) for key in keys):
         raise BadSignature(
@@ -143,7 +143,7 @@ def read_address(keys: Sequence[str], signature: str, options: str, file: str) -
     fallback = texts.pop(FALLBACK, None)
     if fallback not in {None, TO_SOURCE}:
         raise BadRequest(f"{FALLBACK} must be {TO_SOURCE}.")
-    encoded, _, ending = file.rpartition(".")
+    encoded, _, ending = source.rpartition(".")
     wanted = AUTO if ending == AUTO else name_format(find_format(ending))
     if expires is not None and not UNIX_TIME.fullmatch(expires):
         raise BadRequest(f"{EXPIRES} must be a Unix time in seconds, of at most 10 digits.")
