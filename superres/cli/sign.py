@@ -10,7 +10,13 @@ from superres.cli.result_options import FORMAT_NAMES, read_chosen, result_option
 from superres.errors import BadRequest, SourceRefused
 from superres.images.formats import find_format
 from superres.setting_parsers import parse_keys, parse_public_url
-from superres.sources.signed_address import AUTO, TO_SOURCE, ImageRequest, sign_address
+from superres.sources.signed_address import (
+    AUTO,
+    MAX_TIME_DIGITS,
+    TO_SOURCE,
+    ImageRequest,
+    sign_address,
+)
 
 Value = TypeVar("Value")
 
@@ -58,7 +64,8 @@ def read_variable(name: str, parse: Callable[[str], Value], default: Value) -> V
 @result_options
 @click.option(
     "--expires",
-    type=click.IntRange(min=1),
+    # Not milliseconds, as JavaScript has them.
+    type=click.IntRange(1, 10**MAX_TIME_DIGITS - 1),
     metavar="UNIX_TIME",
     help="When the address ends, such as $(date -d tomorrow +%s); never by default.",
 )

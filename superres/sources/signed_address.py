@@ -24,7 +24,8 @@ AUTO = "auto"
 EXPIRES, FALLBACK = "expires", "fallback"
 TO_SOURCE = "source"
 NAMES = (*(name for name in OPTION_NAMES if name != "format"), EXPIRES, FALLBACK)
-UNIX_TIME = re.compile(r"[0-9]{1,10}")
+MAX_TIME_DIGITS = 10
+UNIX_TIME = re.compile(rf"[0-9]{{1,{MAX_TIME_DIGITS}}}")
 # Offered by clients' `Accept`, smallest file first.
 OFFERED = (AVIF, WEBP)
 
@@ -146,7 +147,7 @@ def read_address(keys: Sequence[str], signature: str, options: str, source: str)
     encoded, _, ending = source.rpartition(".")
     wanted = AUTO if ending == AUTO else name_format(find_format(ending))
     if expires is not None and not UNIX_TIME.fullmatch(expires):
-        raise BadRequest(f"{EXPIRES} must be a Unix time in seconds, of at most 10 digits.")
+        raise BadRequest(f"{EXPIRES} must be a Unix time in seconds.")
     until = None if expires is None else int(expires)
     request = ImageRequest(decode_base64(encoded), wanted, texts, until, fallback is not None)
     request.check()

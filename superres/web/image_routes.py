@@ -37,8 +37,9 @@ class ImageRoutes:
         """Register the route."""
         app.get(f"{PREFIX}<signature>/<options>/<file>")(self.send_image)
         app.get(f"{PREFIX}<path:_rest>")(self.refuse_form)
+        app.get(PREFIX)(self.refuse_form)
 
-    def refuse_form(self, _rest: str) -> Response:
+    def refuse_form(self, _rest: str = "") -> Response:
         """Refuse an address of another form."""
         raise BadSignature("The address has another form than those that this service signs.")
 
