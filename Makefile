@@ -52,6 +52,8 @@ test: lint
 	./install_package.sh imagemagick identify -version
 	./install_package.sh postgresql sh -c 'ls /usr/lib/postgresql/*/bin/initdb'
 	./install_package.sh pgbouncer pgbouncer --version
+	./install_package.sh php-cli php --version
+	./install_package.sh nodejs node --version
 	# Tests spend much of their time waiting for their own servers, so four run at once; a process
 	# that has nothing left takes tests over from another.
 	$(BIN)/pytest --numprocesses 4 --dist worksteal

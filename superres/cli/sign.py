@@ -41,11 +41,11 @@ exit codes:
 """
 
 
-def read_variable(name: str, parse: Callable[[str], Value], default: Value) -> Value:
-    """Return what a variable holds, never its text in an error: it may be a secret."""
+def read_variable(name: str, parse: Callable[[str], Value]) -> Value | None:
+    """Return what a variable holds; an error does not show it, since it may be a secret."""
     text = os.environ.get(name, "").strip()
     try:
-        return parse(text) if text else default
+        return parse(text) if text else None
     except ValueError as error:
         raise click.UsageError(f"{name}: {error}") from None
 
@@ -82,10 +82,10 @@ def sign(
     For <img>, CDNs and whatever else fetches images (docs/images.md). URL is that of the image as
     the service reaches it, and can be on any server; nothing is fetched now.
     """
-    keys = read_variable(KEY_VARIABLE, parse_keys, ())
-    if not keys:
+    keys = read_variable(KEY_VARIABLE, parse_keys)
+    if keys is None:
         raise click.UsageError(f"{KEY_VARIABLE} is not set; it is the service's key")
-    base = read_variable(BASE_VARIABLE, parse_public_url, "")
+    base = read_variable(BASE_VARIABLE, parse_public_url) or ""
     found = find_format(format_name.lower())
     request = ImageRequest(
         url,
