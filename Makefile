@@ -43,6 +43,7 @@ test: lint
 	./install_package.sh curl curl --version
 	./install_package.sh openssl openssl version
 	./install_package.sh nginx-light nginx -v
+	./install_package.sh varnish varnishd -V
 	./install_package.sh systemd systemd-analyze --version
 	./install_package.sh chromium chromium --version
 	./install_package.sh firefox-esr firefox-esr --version

@@ -107,10 +107,11 @@ def limit_freshness(asked: ImageRequest, found: SourcedResult) -> Freshness:
     """Return how long a response is fresh: as long as its source, and its address is valid."""
     now = time.time()
     age = found.freshness.age(now)
-    lifetime = found.freshness.lifetime
+    lifetime, extensions = found.freshness.lifetime, found.freshness.extensions
     if asked.expires is not None:
         lifetime = max(min(lifetime, age + asked.expires - now), 0)
-    return Freshness(int(lifetime), int(age), found.freshness.extensions)
+        extensions = ", must-revalidate"
+    return Freshness(int(lifetime), int(age), extensions)
 
 
 def accepted_types() -> list[str]:
