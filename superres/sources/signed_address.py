@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from superres.errors import AddressExpired, BadRequest, BadSignature
 from superres.images.formats import AVIF, FORMATS, JPEG, PNG, WEBP, Format, find_format
 from superres.images.options import OPTION_NAMES, Options, read_options
+from superres.sources.source_url import parse_source
 
 PREFIX = "/image/"
 # The best that the client can show; not a format that an upload can ask for.
@@ -124,8 +125,8 @@ def read_address(keys: Sequence[str], signature: str, options: str, source: str)
         It was not signed with any of the keys.
     AddressExpired
         It was valid until now.
-    BadRequest
-        What was signed is malformed.
+    BadRequest, SourceRefused
+        What was signed is malformed; the source's address is none from which images are fetched.
     """
     signed = f"{options}/{source}"
     given = signature.encode()
@@ -144,7 +145,8 @@ def read_address(keys: Sequence[str], signature: str, options: str, source: str)
     if expires is not None and not UNIX_TIME.fullmatch(expires):
         raise BadRequest(f"{EXPIRES} must be a time in seconds since 1970.")
     until = None if expires is None else int(expires)
-    request = ImageRequest(decode_base64(encoded), wanted, texts, until, fallback is not None)
+    address = str(parse_source(decode_base64(encoded)))
+    request = ImageRequest(address, wanted, texts, until, fallback is not None)
     request.check()
     if until is not None and time.time() >= until:
         raise AddressExpired("The address was valid for a limited time, which is over.")
