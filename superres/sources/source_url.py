@@ -13,6 +13,8 @@ from superres.origins import DEFAULT_PORTS, HOST_PATTERN, encode_name
 MAX_LENGTH = 2000
 # `urlsplit` removes some of these, as browsers do, so that they could hide what an address is.
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
+# `urlsplit` also ignores what surrounds the brackets of an IPv6 address.
+AUTHORITY_PATTERN = re.compile(r"(\[[^\[\]]*\]|[^\[\]:]*)(:[0-9]*)?")
 # What `quote` leaves alone: characters with a meaning in URLs, and what is encoded already.
 RESERVED = "!$&'()*+,;=:@/?%~"
 
@@ -86,8 +88,9 @@ def parse_source(text: str) -> SourceUrl:
         raise SourceRefused("The source's address must not contain control characters.")
     if "@" in parts.netloc:
         raise SourceRefused("The source's address must not contain a user name.")
+    authority = AUTHORITY_PATTERN.fullmatch(parts.netloc)
     # IPv6 addresses, and nothing else, are in brackets.
-    if not host or port == 0 or parts.netloc.startswith("[") != (":" in host):
+    if not host or port == 0 or not authority or authority[1].startswith("[") != (":" in host):
         raise SourceRefused("The source's address has no valid host.")
     target = quote(parts.path or "/", safe=RESERVED)
     if parts.query:
