@@ -93,12 +93,16 @@ class Allowance:
     Parameters
     ----------
     seconds : from now on
-    max_bytes : received, as they come over the network: headers and content of all answers
+    header_bytes : received before any content: headers of all answers
     """
 
-    def __init__(self, seconds: float, max_bytes: int) -> None:
+    def __init__(self, seconds: float, header_bytes: int) -> None:
         self._end = time.monotonic() + seconds
-        self._bytes_left = max_bytes
+        self._bytes_left = header_bytes
+
+    def allow_bytes(self, number: int) -> None:
+        """Allow the content of an answer, as it comes over the network."""
+        self._bytes_left += number
 
     def seconds_left(self, most: float | None = None) -> float:
         """Return the seconds left, or `most` if that is less.
@@ -123,7 +127,7 @@ class Allowance:
         """
         self._bytes_left -= number
         if self._bytes_left < 0:
-            raise SourceTooLarge("The source sends far more than the largest image accepted.")
+            raise SourceTooLarge("The source sends far more than an image.")
 
 
 class LimitedStream(httpcore.NetworkStream):

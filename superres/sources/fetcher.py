@@ -42,7 +42,10 @@ ACCEPT = "image/*"
 GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 # What may be received for each byte of the largest file: chunks, and what does not compress.
 OVERHEAD = 2
-HEADER_BYTES = 1024 * 1024
+HEADER_BYTES = 512 * 1024
+# Smaller pieces, on average, would take seconds of the processor's time.
+LEAST_PIECE_BYTES = 64
+SPARE_PIECES = 1000
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 NO_ROOM_RETRY_SECONDS = 60
 # Only what the grammar allows is stored and sent back, within a length that servers keep to
@@ -158,7 +161,7 @@ class Fetcher:
         Busy
             The disk is full.
         """
-        allowance = Allowance(FETCH_SECONDS, OVERHEAD * self._max_bytes + HEADER_BYTES)
+        allowance = Allowance(FETCH_SECONDS, HEADER_BYTES)
         url = parse_source(source)
         network = CheckedNetwork(allowance, self._networks, self._resolver)
         redirects: list[Headers] = []
@@ -167,7 +170,7 @@ class Fetcher:
                 self._tls, max_keepalive_connections=0, network_backend=network
             ) as pool:
                 while len(redirects) <= MAX_REDIRECTS:
-                    answer = self._ask(pool, url, known, redirects)
+                    answer = self._ask(pool, url, known, redirects, allowance)
                     if not isinstance(answer, SourceUrl):
                         return answer
                     url = answer
@@ -192,6 +195,7 @@ class Fetcher:
         url: SourceUrl,
         known: Validators | None,
         redirects: list[Headers],
+        allowance: Allowance,
     ) -> Fetched | Unchanged | SourceUrl:
         """Send one request; return the image, or where it was redirected to."""
         conditions = known.conditions(url) if known else {}
@@ -222,6 +226,7 @@ class Fetcher:
             length = found.get("content-length", "")
             if length.isdecimal() and int(length) > self._max_bytes:
                 self._refuse_large(int(length))
+            allowance.allow_bytes(OVERHEAD * self._max_bytes)
             coding = found.get("content-encoding", "identity")
             file, key = self._keep(decompress(response.iter_stream(), coding))
             return Fetched(file, key, read_validators(url, found), answers)
@@ -232,10 +237,12 @@ class Fetcher:
         digest = hashlib.sha256()
         try:
             size = 0
-            for piece in pieces:
+            for number, piece in enumerate(pieces):
                 size += len(piece)
                 if size > self._max_bytes:
                     self._refuse_large(None)
+                if number > self._max_bytes // LEAST_PIECE_BYTES + SPARE_PIECES:
+                    raise SourceUnavailable("The source sends its image in too small pieces.")
                 digest.update(piece)
                 file.write(piece)
             if not size:
