@@ -38,8 +38,9 @@ PIXELS_OF_A_SMALL_JOB = 6400
 MIN_QUEUE_JOBS = 100
 # Rejected uploads drained at once; the clients of others may see a connection reset.
 DRAINS_AT_ONCE = 8
-# Requests that wait at once for an image at another server: a page or two, each with thirty.
-SOURCE_REQUESTS_AT_ONCE = 64
+# Requests that wait at once for an image at another server: of each host for two pages, each with
+# thirty.
+SOURCE_REQUESTS_AT_ONCE = 256
 
 logger = logging.getLogger(__name__)
 

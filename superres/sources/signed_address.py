@@ -149,7 +149,8 @@ def read_address(keys: Sequence[str], signature: str, options: str, source: str)
     if expires is not None and not UNIX_TIME.fullmatch(expires):
         raise BadRequest(f"{EXPIRES} must be a Unix time in seconds.")
     until = None if expires is None else int(expires)
-    request = ImageRequest(decode_base64(encoded), wanted, texts, until, fallback is not None)
+    address = str(parse_source(decode_base64(encoded)))
+    request = ImageRequest(address, wanted, texts, until, fallback is not None)
     request.check()
     if until is not None and time.time() >= until:
         raise AddressExpired("The address was valid for a limited time, which is over.")

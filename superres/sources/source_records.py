@@ -3,7 +3,6 @@
 So all machines that share jobs know it, and a restarted service still does.
 """
 
-import hashlib
 import logging
 import threading
 from collections import OrderedDict
@@ -12,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from superres.errors import DatabaseDown
-from superres.sources.freshness import Freshness
+from superres.sources.fetcher import Validators
+from superres.sources.freshness import CLOCK_SKEW_SECONDS, Freshness
+from superres.sources.source_url import hash_address
 
 # Used while the database is down.
 REMEMBERED = 10_000
 BATCH = 500
-COLUMNS = "key, previous, has_alpha, etag, last_modified, directives, validated, lifetime"
+COLUMNS = "key, previous, has_alpha, location, etag, last_modified, directives, validated, lifetime"
 
 logger = logging.getLogger(__name__)
 
@@ -31,22 +32,15 @@ class SourceRecord:
     key : SHA-256 of the file, in hex
     previous : of the file before that, if there was one
     has_alpha : whether the image has transparency
-    etag, last_modified : the answer's headers; empty if it had none
+    validators : identify the file to its server
     freshness : how long it may be used
     """
 
     key: str
     previous: str | None
     has_alpha: bool
-    etag: str
-    last_modified: str
+    validators: Validators
     freshness: Freshness
-
-    @property
-    def conditions(self) -> dict[str, str]:
-        """The headers with which the server is asked whether it has changed."""
-        named = {"If-None-Match": self.etag, "If-Modified-Since": self.last_modified}
-        return {name: value for name, value in named.items() if value}
 
 
 class Database(Protocol):
@@ -76,22 +70,28 @@ class SourceRecords:
                 return self._remembered.get(address)
         if not rows:
             return None
-        key, previous, has_alpha, etag, last_modified, directives, validated, lifetime = rows[0]
+        key, previous, has_alpha, location, etag, modified, *rest = rows[0]
+        directives, validated, lifetime = rest
+        validators = Validators(location, etag, modified)
         freshness = Freshness(validated, lifetime, directives)
-        record = SourceRecord(key, previous, bool(has_alpha), etag, last_modified, freshness)
+        record = SourceRecord(key, previous, bool(has_alpha), validators, freshness)
         self._remember(address, record)
         return record
 
     def save(self, source: str, record: SourceRecord) -> None:
-        """Store what is known of a source."""
+        """Store what is known of a source, unless another machine has asked it since.
+
+        What seems to have been asked much later was asked before this machine's clock was set back.
+        """
         address = hash_address(source)
         self._remember(address, record)
         values = (
             record.key,
             record.previous,
             int(record.has_alpha),
-            record.etag,
-            record.last_modified,
+            record.validators.location,
+            record.validators.etag,
+            record.validators.last_modified,
             record.freshness.directives,
             record.freshness.validated,
             record.freshness.lifetime,
@@ -99,8 +99,10 @@ class SourceRecords:
         changes = ", ".join(f"{name} = excluded.{name}" for name in COLUMNS.split(", "))
         try:
             self._database.execute(
-                f"INSERT INTO sources (address, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-                f" ON CONFLICT (address) DO UPDATE SET {changes}",
+                f"""INSERT INTO sources (address, {COLUMNS}) VALUES (?{", ?" * len(values)})
+                ON CONFLICT (address) DO UPDATE SET {changes}
+                WHERE sources.validated <= excluded.validated
+                OR sources.validated > excluded.validated + {CLOCK_SKEW_SECONDS}""",
                 [address, *values],
             )
         except DatabaseDown as error:
@@ -133,8 +135,3 @@ class SourceRecords:
             self._remembered.move_to_end(address)
             if len(self._remembered) > REMEMBERED:
                 self._remembered.popitem(last=False)
-
-
-def hash_address(source: str) -> str:
-    """Return what the table has instead of an address, which may be long, or confidential."""
-    return hashlib.sha256(source.encode()).hexdigest()

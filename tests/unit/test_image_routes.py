@@ -16,6 +16,7 @@ from PIL import Image
 from werkzeug.test import TestResponse
 
 from superres.errors import DatabaseDown, TooCostly
+from superres.service import recent_failures
 from superres.service import sources as sources_module
 from superres.setting_parsers import parse_networks
 from superres.settings import Settings
@@ -268,7 +269,7 @@ def test_old_image_stays_while_the_source_is_down(
 def start_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let so much time pass that no failure is remembered."""
     now = time.monotonic
-    monkeypatch.setattr(sources_module, "monotonic", lambda: now() + 60)
+    monkeypatch.setattr(recent_failures, "monotonic", lambda: now() + 60)
 
 
 def test_image_that_is_gone_at_its_source_is_gone_here(
