@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from superres.paths import PROJECT_DIR
-from superres.service.sources import FAILURE_SECONDS
+from superres.service.recent_failures import FAILURE_SECONDS
 from superres.sources.signed_address import AUTO, ImageRequest, sign_address
 from testkit.pictures import encode
 from testkit.service import Service, run_light_service
