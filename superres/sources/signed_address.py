@@ -153,7 +153,8 @@ def read_address(keys: Sequence[str], signature: str, options: str, source: str)
     request = ImageRequest(address, wanted, texts, until, fallback is not None)
     request.check()
     if until is not None and time.time() >= until:
-        raise AddressExpired("The address was valid for a limited time, which is over.")
+        end = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(until))
+        raise AddressExpired(f"The address was valid until {end} UTC; sign another one.")
     return request
 
 

@@ -41,7 +41,10 @@ class ImageRoutes:
 
     def refuse_form(self, _rest: str = "") -> Response:
         """Refuse an address of another form."""
-        raise BadSignature("The address has another form than those that this service signs.")
+        raise BadSignature(
+            "Addresses of images are /image/<signature>/<options>/<source>.<format>, as "
+            "`superres sign` makes them."
+        )
 
     def send_image(self, signature: str, options: str, file: str) -> Response:
         """Respond with an image, or 304 if the client's copy is still good."""
