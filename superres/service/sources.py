@@ -303,7 +303,7 @@ class Sources:
             The source is no longer what anybody should get.
         """
         renewal = self._start(request, media_types, record)
-        if renewal is not None and self._wait_a_little(renewal):
+        if renewal is not None and renewal.ended.wait(PATIENCE_SECONDS):
             if isinstance(renewal.error, SourceNotFound | SourceRefused):
                 close(old)
                 raise renewal.error.renew()
@@ -316,15 +316,6 @@ class Sources:
         if old is not None:
             self._counters.add("source_stale_hits")
         return old
-
-    def _wait_a_little(self, renewal: Renewal) -> bool:
-        """Tell whether a renewal has ended; wait for it unless too many requests wait already."""
-        if not self._waiting.acquire(blocking=False):
-            return renewal.ended.is_set()
-        try:
-            return renewal.ended.wait(PATIENCE_SECONDS)
-        finally:
-            self._waiting.release()
 
     def _start(
         self, request: ImageRequest, media_types: Collection[str], record: SourceRecord | None
