@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -82,7 +83,7 @@ def shade_of(response: httpx.Response) -> int:
 
 
 def asked_of_the_service(service: Service, path: str) -> int:
-    return service.log.count(f" request: GET {path} ")
+    return service.log.count(f" request: GET {quote(path)} ")
 
 
 def assert_is_not_kept(response: httpx.Response, status: int) -> None:

@@ -337,32 +337,6 @@ def test_old_image_stays_while_the_new_one_is_computed(
     assert len(sources.asked("/a.png")) == 2
 
 
-def test_crowd_gets_the_old_image_without_waiting_for_the_new_one(
-    make_app: AppMaker,
-    images: Settings,
-    sources: SourceServer,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(sources_module, "SOURCE_REQUESTS_AT_ONCE", 1)
-    monkeypatch.setattr(sources_module, "PATIENCE_SECONDS", 60)
-    app = make_app(images)
-    sources.pages["/a.png"] = Page(picture(80), headers=STALE)
-    path = address(sources.url("/a.png"))
-    assert shade_of(app.test_client().get(path)) == 80
-    may_arrive = threading.Event()
-    sources.pages["/a.png"] = Page(picture(90), headers=FRESH, before=may_arrive.wait)
-    answers: list[TestResponse] = []
-    patient = threading.Thread(target=lambda: answers.append(app.test_client().get(path)))
-    patient.start()
-    wait_until(lambda: len(sources.asked("/a.png")) == 2)
-    for _ in range(3):
-        assert shade_of(app.test_client().get(path)) == 80
-    assert not answers
-    may_arrive.set()
-    patient.join()
-    assert shade_of(answers[0]) == 90
-
-
 def test_client_goes_to_the_source_while_there_is_no_image(
     client: FlaskClient,
     sources: SourceServer,
