@@ -17,6 +17,7 @@ from superres.sources.signed_address import (
     ImageRequest,
     sign_address,
 )
+from superres.sources.source_url import parse_source
 
 Value = TypeVar("Value")
 
@@ -95,6 +96,7 @@ def sign(
         fallback is not None,
     )
     try:
+        parse_source(url)
         click.echo(base + sign_address(keys[0], request))
     except (BadRequest, SourceRefused) as error:
         raise click.UsageError(error.message) from None

@@ -70,16 +70,13 @@ class ImageRequest:
         return {name: [text] for name, text in texts.items()}
 
     def check(self) -> None:
-        """Check the options, and the form of the source's address.
+        """Check the options.
 
         Raises
         ------
         BadRequest
-            An option is invalid; the message names it.
-        SourceRefused
-            The source's address is not one that can be fetched.
+            One is invalid; the message names it.
         """
-        parse_source(self.source)
         if self.format == AUTO and "lossless" in self.texts:
             raise BadRequest("lossless cannot be combined with auto, which may choose JPEG.")
         for each in (AVIF, PNG) if self.format == AUTO else ():
@@ -93,8 +90,8 @@ def sign_address(key: str, request: ImageRequest) -> str:
 
     Raises
     ------
-    BadRequest, SourceRefused
-        See `ImageRequest.check`.
+    BadRequest
+        An option is invalid.
     """
     request.check()
     texts = dict(request.texts)
