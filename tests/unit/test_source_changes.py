@@ -9,6 +9,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
+from werkzeug.wrappers import Request
 
 from superres.errors import Busy, ClientLeft, SourceNotFound
 from superres.service import arrivals, recent_failures, renewals
@@ -20,9 +21,10 @@ from superres.settings import Settings
 from superres.sources.fetcher import Validators
 from superres.sources.freshness import Freshness
 from superres.sources.source_records import SourceRecord, SourceRecords
+from superres.web import image_routes
 from testkit.app_client import AppMaker, assert_problem
 from testkit.fakes import FakeModel
-from testkit.image_addresses import KEY, picture, shade_of, sign
+from testkit.image_addresses import KEY, picture, shade_of, sign, sign_anything
 from testkit.source_server import Page, SourceServer, run_source_server
 from testkit.waiting import wait_until
 
@@ -76,9 +78,10 @@ class Background:
         self._threads: list[threading.Thread] = []
         self.answers: list[TestResponse] = []
 
-    def get(self, path: str) -> None:
+    def get(self, path: str, client: str = "") -> None:
         def run() -> None:
-            self.answers.append(self._app.test_client().get(path))
+            answer = self._app.test_client().get(path, headers={"User-Agent": client})
+            self.answers.append(answer)
 
         self._threads.append(threading.Thread(target=run))
         self._threads[-1].start()
@@ -178,6 +181,42 @@ def test_half_of_those_who_wait_for_results_are_uploads(
     fake_model.may_go_on.set()
     background.join()
     assert sorted(shade_of(each) for each in background.answers) == [*range(80, 86)]
+
+
+def test_client_that_leaves_before_its_turn_gives_up_its_place(
+    monkeypatch: pytest.MonkeyPatch, make_app: AppMaker, images: Settings, sources: SourceServer
+) -> None:
+    monkeypatch.setattr(arrivals, "FETCHES_OF_ONE", 1)
+    monkeypatch.setattr(arrivals, "FETCH_SECONDS", 3600.0)
+    polled: set[str] = set()
+    gone: set[str] = set()
+
+    def has_left(request: Request) -> bool:
+        polled.add(request.user_agent.string)
+        return request.user_agent.string in gone
+
+    monkeypatch.setattr(image_routes, "has_left", has_left)
+    app, may_end = make_app(images), threading.Event()
+    background = Background(app)
+    for name in ("a", "b", "c"):
+        sources.pages[f"/{name}"] = Page(picture(80), headers=FRESH, before=may_end.wait)
+    try:
+        background.get(sign(sources.url("/a")))
+        wait_until(lambda: len(sources.requests) == 1)
+        background.get(sign(sources.url("/b")), "b")
+        background.get(sign(sources.url("/c")), "c")
+        wait_until(lambda: polled >= {"b", "c"})
+        background.get(sign(sources.url("/c")), "other c")
+        wait_until(lambda: "other c" in polled)
+        gone |= {"b", "c"}
+        wait_until(lambda: len(background.answers) == 1)
+        assert_problem(background.answers[0], 408, "client_left")
+    finally:
+        may_end.set()
+        background.join()
+    # The one who was to fetch it for both has done so.
+    assert len([each for each in background.answers if each.status_code == 200]) >= 2
+    assert [path for path, _ in sources.requests] == ["/a", "/c"]
 
 
 def test_places_are_given_back_and_waited_for() -> None:
@@ -392,7 +431,7 @@ def test_strange_headers_leave_little_behind(
 
 @pytest.mark.parametrize("source", ["javascript:alert(1)", "file:///etc/passwd", "//a.example/"])
 def test_client_is_not_sent_to_what_is_not_on_the_web(client: FlaskClient, source: str) -> None:
-    response = client.get(sign(source, falls_back=True))
+    response = client.get(sign_anything(source, "scale:2,fallback:source"))
     assert_problem(response, 403, "source_refused")
     assert "Location" not in response.headers
 
