@@ -24,7 +24,12 @@ def picture(shade: int) -> bytes:
 def shade_of(response: TestResponse) -> int:
     """Return the shade of a picture that was upscaled."""
     assert response.status_code == 200, response.data
-    shade = Image.open(BytesIO(response.data)).convert("L").getpixel((18, 12))
+    return shade_of_file(response.data)
+
+
+def shade_of_file(content: bytes) -> int:
+    """Return the shade of an upscaled picture's file."""
+    shade = Image.open(BytesIO(content)).convert("L").getpixel((18, 12))
     assert isinstance(shade, int)
     return shade
 
