@@ -178,4 +178,4 @@ class Arrivals:
         self._purge_due = monotonic() + PURGE_SECONDS
         days = self._resources.settings.cache_max_age_days
         with suppress(DatabaseDown):
-            self._records.purge(time.time() - days * DAY_SECONDS)
+            self._records.purge(days * DAY_SECONDS)

@@ -55,17 +55,15 @@ def client(app: Flask) -> FlaskClient:
 
 
 @pytest.fixture
-def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Let so many seconds pass, for whoever reads a clock."""
-    passed = [0.0]
-    for module, name, clock in (
-        (time, "time", time.time),
-        (recent_failures, "monotonic", time.monotonic),
-    ):
-        monkeypatch.setattr(module, name, lambda clock=clock: clock() + passed[0])
+def later(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Let so many seconds pass: for what is recorded, by the database's clock, and for failures."""
+    passed, clock = [0.0], time.monotonic
+    monkeypatch.setattr(recent_failures, "monotonic", lambda: clock() + passed[0])
+    database = app.extensions["runner"].jobs.database
 
     def wait(seconds: float) -> None:
         passed[0] += seconds
+        database.execute("UPDATE sources SET validated = validated - ?", [seconds])
 
     return wait
 
@@ -439,20 +437,57 @@ def test_client_is_not_sent_to_what_is_not_on_the_web(client: FlaskClient, sourc
 # --- records
 
 
-def record(key: str, validated: float) -> SourceRecord:
-    return SourceRecord(key, None, False, Validators("", '"1"'), Freshness(validated, 60.0))
+def record(key: str, age: float) -> SourceRecord:
+    freshness = Freshness(time.time() - age, 60.0)
+    return SourceRecord(key, None, False, Validators("", '"1"'), freshness)
 
 
 def test_answer_that_was_asked_for_earlier_does_not_replace_a_later_one(app: Flask) -> None:
     """Another machine may have asked since, and may have been answered sooner."""
     database = app.extensions["runner"].jobs.database
     mine, other = SourceRecords(database), SourceRecords(database)
-    mine.save("http://a.example/", record("old", 1000.0))
-    other.save("http://a.example/", record("new", 1010.0))
-    mine.save("http://a.example/", record("old", 1005.0))
-    assert mine.find("http://a.example/") == record("new", 1010.0)
-    mine.save("http://a.example/", record("newer", 1010.0))
-    assert other.find("http://a.example/") == record("newer", 1010.0)
-    # A clock was set back: later is what is written later.
-    mine.save("http://a.example/", record("newest", 500.0))
-    assert other.find("http://a.example/") == record("newest", 500.0)
+    source = "http://a.example/"
+
+    def key() -> str:
+        found = other.find(source)
+        assert found is not None
+        return found.key
+
+    mine.save(source, record("first", age=90))
+    other.save(source, record("second", age=50))
+    mine.save(source, record("late", age=70))
+    assert key() == "second"
+    mine.save(source, record("third", age=30))
+    assert key() == "third"
+    # The database's clock was set back: the last one counts.
+    database.execute("UPDATE sources SET validated = validated + 3600")
+    found = mine.find(source)
+    assert found is not None
+    assert not found.freshness.is_fresh(time.time())
+    mine.save(source, record("fourth", age=20))
+    assert key() == "fourth"
+
+
+def test_machines_whose_clocks_differ_agree_how_old_an_image_is(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records, clock = SourceRecords(app.extensions["runner"].jobs.database), time.time
+    ages = []
+    for writer, reader in ((0, 300), (300, -300), (-3600, 0)):
+        monkeypatch.setattr(time, "time", lambda off=writer: clock() + off)
+        records.save("http://a.example/", record("key", age=30))
+        monkeypatch.setattr(time, "time", lambda off=reader: clock() + off)
+        found = records.find("http://a.example/")
+        assert found is not None
+        ages.append(found.freshness.age(time.time()))
+        assert found.freshness.is_fresh(time.time())
+    assert all(30 <= round(age, 1) < 60 for age in ages)
+
+
+def test_old_records_are_purged(app: Flask) -> None:
+    records = SourceRecords(app.extensions["runner"].jobs.database)
+    records.save("http://a.example/old", record("key", age=1000))
+    records.save("http://a.example/new", record("key", age=500))
+    records.purge(900)
+    assert records.find("http://a.example/old") is None
+    assert records.find("http://a.example/new") is not None
