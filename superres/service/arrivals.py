@@ -88,12 +88,13 @@ class Arrivals:
         self._purge_due = 0.0
 
     @contextmanager
-    def join(self, source: str, known: SourceRecord | None) -> Iterator[Arrival]:
+    def join(self, source: str, known: SourceRecord | None, has_left: HasLeft) -> Iterator[Arrival]:
         """Use a source's arrival until the block ends; fetch it, if nobody else does.
 
         Parameters
         ----------
         known : what its server may confirm; None: the file is needed
+        has_left : tells whether the client is gone; then nothing is fetched, unless others wait
         """
         place = (source, known is None)
         with self._lock:
@@ -104,7 +105,7 @@ class Arrivals:
             arrival.users += 1
         try:
             if is_new:
-                self._fetch(arrival, source, known)
+                self._fetch(arrival, source, known, lambda: arrival.users == 1 and has_left())
             yield arrival
         finally:
             with self._lock:
@@ -115,10 +116,12 @@ class Arrivals:
                     if arrival.file is not None:
                         arrival.file.close()
 
-    def _fetch(self, arrival: Arrival, source: str, known: SourceRecord | None) -> None:
+    def _fetch(
+        self, arrival: Arrival, source: str, known: SourceRecord | None, has_left: HasLeft
+    ) -> None:
         """Fetch a source for all who wait for its arrival."""
         try:
-            with self._places.hold(parse_source(source).host, FETCH_SECONDS):
+            with self._places.hold(parse_source(source).host, FETCH_SECONDS, has_left):
                 record = self._ask(arrival, source, known)
             self._records.save(source, record)
             arrival.record = record
@@ -175,4 +178,4 @@ class Arrivals:
         self._purge_due = monotonic() + PURGE_SECONDS
         days = self._resources.settings.cache_max_age_days
         with suppress(DatabaseDown):
-            self._records.purge(time.time() - days * DAY_SECONDS)
+            self._records.purge(days * DAY_SECONDS)

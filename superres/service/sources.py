@@ -5,7 +5,14 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from superres.errors import Busy, SourceNotFound, SourceRefused, TooCostly, UndecodableImage
+from superres.errors import (
+    Busy,
+    ClientLeft,
+    SourceNotFound,
+    SourceRefused,
+    TooCostly,
+    UndecodableImage,
+)
 from superres.images.options import Options
 from superres.service.arrivals import Arrival, Arrivals
 from superres.service.charges import FREE, Charge
@@ -158,8 +165,13 @@ class Sources:
                 return stored
             close(stored)
             known = record if stored is not None else None
-            with self._arrivals.join(request.source, known) as arrival:
-                record = arrival.wait(has_left)
+            with self._arrivals.join(request.source, known, has_left) as arrival:
+                try:
+                    record = arrival.wait(has_left)
+                except ClientLeft:
+                    if has_left():
+                        raise
+                    continue  # whoever was to fetch it has left just now
                 stored = self._open(record, request, media_types)
                 if stored is not None:  # though perhaps stale already, if it is never fresh
                     return SourcedResult(stored.result, record.freshness)

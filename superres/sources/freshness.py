@@ -10,8 +10,8 @@ from urllib.request import parse_http_list
 # Longer times count as this: caches need not tell them apart (RFC 9111, section 1.2.2).
 LONGEST_SECONDS = 2**31
 MAX_DIGITS = 10
-# Clocks of machines that share records may differ by this.
-CLOCK_SKEW_SECONDS = 60.0
+# What is this new was validated just now, by a clock that is read less exactly.
+CLOCK_SKEW_SECONDS = 1.0
 FORBIDDING = ("no-store", "private")
 STRICT = ("no-cache", "must-revalidate", "proxy-revalidate")
 # With field names they concern those fields, and of an answer's only the content is kept.
@@ -88,8 +88,7 @@ class Freshness:
 
     def is_fresh(self, now: float) -> bool:
         """Tell whether the source need not be asked."""
-        skew = min(self.lifetime, CLOCK_SKEW_SECONDS)
-        return self.validated - skew <= now < self.validated + self.lifetime
+        return self.age(now) < self.lifetime and self.validated <= now + CLOCK_SKEW_SECONDS
 
     @property
     def is_forbidden(self) -> bool:

@@ -1,10 +1,12 @@
 """What was fetched from where: the content hash of each source, in the jobs table's database.
 
-So all machines that share jobs know it, and a restarted service still does.
+So all machines that share jobs know it, and a restarted service still does. Times in the table are
+by the database's clock, since those of the machines may differ.
 """
 
 import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +14,13 @@ from typing import Any, Protocol
 
 from superres.errors import DatabaseDown
 from superres.sources.fetcher import Validators
-from superres.sources.freshness import CLOCK_SKEW_SECONDS, Freshness
+from superres.sources.freshness import Freshness
 from superres.sources.source_url import hash_address
 
 # Used while the database is down.
 REMEMBERED = 10_000
 BATCH = 500
-COLUMNS = "key, previous, has_alpha, location, etag, last_modified, directives, validated, lifetime"
+COLUMNS = "key, previous, has_alpha, location, etag, last_modified, directives, lifetime, validated"
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +65,7 @@ class SourceRecords:
         address = hash_address(source)
         try:
             rows = self._database.execute(
-                f"SELECT {COLUMNS} FROM sources WHERE address = ?", [address]
+                f"SELECT {COLUMNS}, now() FROM sources WHERE address = ?", [address]
             )
         except DatabaseDown:
             with self._lock:
@@ -71,18 +73,15 @@ class SourceRecords:
         if not rows:
             return None
         key, previous, has_alpha, location, etag, modified, *rest = rows[0]
-        directives, validated, lifetime = rest
+        directives, lifetime, validated, now = rest
         validators = Validators(location, etag, modified)
-        freshness = Freshness(validated, lifetime, directives)
+        freshness = Freshness(time.time() - (now - validated), lifetime, directives)
         record = SourceRecord(key, previous, bool(has_alpha), validators, freshness)
         self._remember(address, record)
         return record
 
     def save(self, source: str, record: SourceRecord) -> None:
-        """Store what is known of a source, unless another machine has asked it since.
-
-        What seems to have been asked much later was asked before this machine's clock was set back.
-        """
+        """Store what is known of a source, unless it has been asked again since."""
         address = hash_address(source)
         self._remember(address, record)
         values = (
@@ -93,16 +92,16 @@ class SourceRecords:
             record.validators.etag,
             record.validators.last_modified,
             record.freshness.directives,
-            record.freshness.validated,
             record.freshness.lifetime,
+            record.freshness.age(time.time()),
         )
         changes = ", ".join(f"{name} = excluded.{name}" for name in COLUMNS.split(", "))
         try:
             self._database.execute(
-                f"""INSERT INTO sources (address, {COLUMNS}) VALUES (?{", ?" * len(values)})
+                f"""INSERT INTO sources (address, {COLUMNS})
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, now() - ?)
                 ON CONFLICT (address) DO UPDATE SET {changes}
-                WHERE sources.validated <= excluded.validated
-                OR sources.validated > excluded.validated + {CLOCK_SKEW_SECONDS}""",
+                WHERE sources.validated <= excluded.validated OR sources.validated > now()""",
                 [address, *values],
             )
         except DatabaseDown as error:
@@ -118,15 +117,15 @@ class SourceRecords:
         except DatabaseDown as error:
             logger.error("a source is not forgotten: %s", error.__cause__ or error)
 
-    def purge(self, before: float) -> None:
-        """Delete records last validated before a time, in seconds since the epoch.
+    def purge(self, seconds: float) -> None:
+        """Delete records that were last validated so long ago.
 
         If there are many, only some; the next purge continues.
         """
         self._database.execute(
             f"""DELETE FROM sources WHERE address IN (SELECT address FROM sources
-            WHERE validated < ? ORDER BY validated LIMIT {BATCH} FOR UPDATE SKIP LOCKED)""",
-            [before],
+            WHERE validated < now() - ? ORDER BY validated LIMIT {BATCH} FOR UPDATE SKIP LOCKED)""",
+            [seconds],
         )
 
     def _remember(self, address: str, record: SourceRecord) -> None:

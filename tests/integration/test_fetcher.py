@@ -10,6 +10,7 @@ import threading
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,17 +90,18 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetcher, "FETCH_SECONDS", 0.4)
 
 
+def send(answer: bytes, peer: Any) -> None:
+    peer.sendall(answer)
+
+
 def assert_fails(
     answer: bytes | Callable[[Any], None],
     error: type[ServiceError] | tuple[type[ServiceError], ...],
     reads_head: bool = True,
 ) -> RawServer:
     """Fetch from a server with this answer; its connection must have been closed."""
-
-    def send(peer: Any) -> None:
-        assert isinstance(answer, bytes)
-        peer.sendall(answer)
-
+    if isinstance(answer, bytes):
+        answer = partial(send, answer)
     with run_raw_server(
         send if isinstance(answer, bytes) else answer, None, reads_head=reads_head
     ) as raw:
@@ -266,7 +268,7 @@ def test_file_may_have_so_many_bytes_and_no_more() -> None:
             if extra:
                 assert_fails(answer, SourceTooLarge)
             else:
-                with run_raw_server(lambda peer, answer=answer: peer.sendall(answer)) as raw:
+                with run_raw_server(partial(send, answer)) as raw:
                     assert content(fetch(raw.url())) == body
 
 
@@ -413,7 +415,10 @@ def test_host_without_address_is_unavailable() -> None:
 
         return resolve
 
-    for resolve in (fail(OSError("secret")), fail(UnicodeError("secret")), lambda *_: []):
+    def find_nothing(_host: str, _port: int) -> Sequence[Address]:
+        return []
+
+    for resolve in (fail(OSError("secret")), fail(UnicodeError("secret")), find_nothing):
         with pytest.raises(SourceUnavailable) as caught:
             Fetcher(MAX_BYTES, (), LOOP_ID, resolve).fetch("http://a.example/")
         assert "secret" not in caught.value.message

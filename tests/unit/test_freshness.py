@@ -104,14 +104,12 @@ def test_image_is_fresh_until_its_lifetime_is_over() -> None:
     assert not found.is_fresh(NOW + 600)
 
 
-def test_clock_that_was_set_back_makes_no_image_fresh_for_longer_than_a_minute() -> None:
+def test_clock_that_was_set_back_makes_no_image_fresh() -> None:
     found = read("max-age=600")
     assert found.age(NOW - 1000) == 0
-    assert found.is_fresh(NOW - 59)  # another machine's clock may differ a little
-    assert not found.is_fresh(NOW - 61)
-    assert not read("max-age=1").is_fresh(NOW - 2)
-    assert not read("max-age=0").is_fresh(NOW)
-    assert not read("max-age=0").is_fresh(NOW - 1)
+    assert found.is_fresh(NOW - 0.5)  # clocks are read with different precision
+    assert not found.is_fresh(NOW - 2)
+    assert not read("max-age=0").is_fresh(NOW - 0.5)
 
 
 @pytest.mark.parametrize(

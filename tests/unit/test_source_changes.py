@@ -9,6 +9,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
+from werkzeug.wrappers import Request
 
 from superres.errors import Busy, ClientLeft, SourceNotFound
 from superres.service import arrivals, recent_failures, renewals
@@ -20,9 +21,10 @@ from superres.settings import Settings
 from superres.sources.fetcher import Validators
 from superres.sources.freshness import Freshness
 from superres.sources.source_records import SourceRecord, SourceRecords
+from superres.web import image_routes
 from testkit.app_client import AppMaker, assert_problem
 from testkit.fakes import FakeModel
-from testkit.image_addresses import KEY, picture, shade_of, sign
+from testkit.image_addresses import KEY, picture, shade_of, sign, sign_anything
 from testkit.source_server import Page, SourceServer, run_source_server
 from testkit.waiting import wait_until
 
@@ -53,17 +55,15 @@ def client(app: Flask) -> FlaskClient:
 
 
 @pytest.fixture
-def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Let so many seconds pass, for whoever reads a clock."""
-    passed = [0.0]
-    for module, name, clock in (
-        (time, "time", time.time),
-        (recent_failures, "monotonic", time.monotonic),
-    ):
-        monkeypatch.setattr(module, name, lambda clock=clock: clock() + passed[0])
+def later(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Let so many seconds pass: for what is recorded, by the database's clock, and for failures."""
+    passed, clock = [0.0], time.monotonic
+    monkeypatch.setattr(recent_failures, "monotonic", lambda: clock() + passed[0])
+    database = app.extensions["runner"].jobs.database
 
     def wait(seconds: float) -> None:
         passed[0] += seconds
+        database.execute("UPDATE sources SET validated = validated - ?", [seconds])
 
     return wait
 
@@ -76,9 +76,10 @@ class Background:
         self._threads: list[threading.Thread] = []
         self.answers: list[TestResponse] = []
 
-    def get(self, path: str) -> None:
+    def get(self, path: str, client: str = "") -> None:
         def run() -> None:
-            self.answers.append(self._app.test_client().get(path))
+            answer = self._app.test_client().get(path, headers={"User-Agent": client})
+            self.answers.append(answer)
 
         self._threads.append(threading.Thread(target=run))
         self._threads[-1].start()
@@ -178,6 +179,42 @@ def test_half_of_those_who_wait_for_results_are_uploads(
     fake_model.may_go_on.set()
     background.join()
     assert sorted(shade_of(each) for each in background.answers) == [*range(80, 86)]
+
+
+def test_client_that_leaves_before_its_turn_gives_up_its_place(
+    monkeypatch: pytest.MonkeyPatch, make_app: AppMaker, images: Settings, sources: SourceServer
+) -> None:
+    monkeypatch.setattr(arrivals, "FETCHES_OF_ONE", 1)
+    monkeypatch.setattr(arrivals, "FETCH_SECONDS", 3600.0)
+    polled: set[str] = set()
+    gone: set[str] = set()
+
+    def has_left(request: Request) -> bool:
+        polled.add(request.user_agent.string)
+        return request.user_agent.string in gone
+
+    monkeypatch.setattr(image_routes, "has_left", has_left)
+    app, may_end = make_app(images), threading.Event()
+    background = Background(app)
+    for name in ("a", "b", "c"):
+        sources.pages[f"/{name}"] = Page(picture(80), headers=FRESH, before=may_end.wait)
+    try:
+        background.get(sign(sources.url("/a")))
+        wait_until(lambda: len(sources.requests) == 1)
+        background.get(sign(sources.url("/b")), "b")
+        background.get(sign(sources.url("/c")), "c")
+        wait_until(lambda: polled >= {"b", "c"})
+        background.get(sign(sources.url("/c")), "other c")
+        wait_until(lambda: "other c" in polled)
+        gone |= {"b", "c"}
+        wait_until(lambda: len(background.answers) == 1)
+        assert_problem(background.answers[0], 408, "client_left")
+    finally:
+        may_end.set()
+        background.join()
+    # The one who was to fetch it for both has done so.
+    assert len([each for each in background.answers if each.status_code == 200]) >= 2
+    assert [path for path, _ in sources.requests] == ["/a", "/c"]
 
 
 def test_places_are_given_back_and_waited_for() -> None:
@@ -392,7 +429,7 @@ def test_strange_headers_leave_little_behind(
 
 @pytest.mark.parametrize("source", ["javascript:alert(1)", "file:///etc/passwd", "//a.example/"])
 def test_client_is_not_sent_to_what_is_not_on_the_web(client: FlaskClient, source: str) -> None:
-    response = client.get(sign(source, falls_back=True))
+    response = client.get(sign_anything(source, "scale:2,fallback:source"))
     assert_problem(response, 403, "source_refused")
     assert "Location" not in response.headers
 
@@ -400,20 +437,57 @@ def test_client_is_not_sent_to_what_is_not_on_the_web(client: FlaskClient, sourc
 # --- records
 
 
-def record(key: str, validated: float) -> SourceRecord:
-    return SourceRecord(key, None, False, Validators("", '"1"'), Freshness(validated, 60.0))
+def record(key: str, age: float) -> SourceRecord:
+    freshness = Freshness(time.time() - age, 60.0)
+    return SourceRecord(key, None, False, Validators("", '"1"'), freshness)
 
 
 def test_answer_that_was_asked_for_earlier_does_not_replace_a_later_one(app: Flask) -> None:
     """Another machine may have asked since, and may have been answered sooner."""
     database = app.extensions["runner"].jobs.database
     mine, other = SourceRecords(database), SourceRecords(database)
-    mine.save("http://a.example/", record("old", 1000.0))
-    other.save("http://a.example/", record("new", 1010.0))
-    mine.save("http://a.example/", record("old", 1005.0))
-    assert mine.find("http://a.example/") == record("new", 1010.0)
-    mine.save("http://a.example/", record("newer", 1010.0))
-    assert other.find("http://a.example/") == record("newer", 1010.0)
-    # A clock was set back: later is what is written later.
-    mine.save("http://a.example/", record("newest", 500.0))
-    assert other.find("http://a.example/") == record("newest", 500.0)
+    source = "http://a.example/"
+
+    def key() -> str:
+        found = other.find(source)
+        assert found is not None
+        return found.key
+
+    mine.save(source, record("first", age=90))
+    other.save(source, record("second", age=50))
+    mine.save(source, record("late", age=70))
+    assert key() == "second"
+    mine.save(source, record("third", age=30))
+    assert key() == "third"
+    # The database's clock was set back: the last one counts.
+    database.execute("UPDATE sources SET validated = validated + 3600")
+    found = mine.find(source)
+    assert found is not None
+    assert not found.freshness.is_fresh(time.time())
+    mine.save(source, record("fourth", age=20))
+    assert key() == "fourth"
+
+
+def test_machines_whose_clocks_differ_agree_how_old_an_image_is(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records, clock = SourceRecords(app.extensions["runner"].jobs.database), time.time
+    ages = []
+    for writer, reader in ((0, 300), (300, -300), (-3600, 0)):
+        monkeypatch.setattr(time, "time", lambda off=writer: clock() + off)
+        records.save("http://a.example/", record("key", age=30))
+        monkeypatch.setattr(time, "time", lambda off=reader: clock() + off)
+        found = records.find("http://a.example/")
+        assert found is not None
+        ages.append(found.freshness.age(time.time()))
+        assert found.freshness.is_fresh(time.time())
+    assert all(30 <= round(age, 1) < 60 for age in ages)
+
+
+def test_old_records_are_purged(app: Flask) -> None:
+    records = SourceRecords(app.extensions["runner"].jobs.database)
+    records.save("http://a.example/old", record("key", age=1000))
+    records.save("http://a.example/new", record("key", age=500))
+    records.purge(900)
+    assert records.find("http://a.example/old") is None
+    assert records.find("http://a.example/new") is not None
