@@ -2,27 +2,32 @@
 # of /image/ and /cache/, and of nothing else. Tested with Varnish 7.1 (Debian 12).
 vcl 4.1;
 
-import std;
-
 backend default {
     .host = "127.0.0.1";
     .port = "7860";
     # Longer than SR_MAX_SYNC_SECONDS: a new image is made while its client waits.
     .first_byte_timeout = 300s;
-    .probe = { .url = "/api/health"; .interval = 2s; }
 }
 
 sub vcl_recv {
-    # Without the proxy's own address, which Varnish has added.
-    set req.http.X-Forwarded-For = regsub(req.http.X-Forwarded-For, ", *[^,]*$", "");
-    if (std.healthy(req.backend_hint)) {
+    if (req.restarts == 0) {
+        # Without the proxy's own address, which Varnish has added.
+        set req.http.X-Forwarded-For = regsub(req.http.X-Forwarded-For, ", *[^,]*$", "");
         set req.grace = 10s;
+    } else {
+        # The service is away: old images do.
+        set req.grace = 1d;
     }
     if (req.url !~ "^/(cache|image)/") {
         return (pass);
     }
-    # The query is no part of these addresses.
-    set req.url = regsub(req.url, "\?.*$", "");
+    # Neither is looked at there; Varnish would pass requests that have one.
+    unset req.http.Cookie;
+    unset req.http.Authorization;
+    if (req.url ~ "^/image/") {
+        # No part of the address.
+        set req.url = regsub(req.url, "\?.*$", "");
+    }
     # What a client shows, in three classes: .auto, which varies by Accept, has a copy for each.
     if (req.url ~ "^/image/.*\.auto$") {
         if (req.http.Accept ~ "(?i)(^|[\s,])image/avif\s*(?!;\s*q=0(\.0*)?\s*(,|$))([;,]|$)") {
@@ -36,8 +41,14 @@ sub vcl_recv {
 }
 
 sub vcl_backend_response {
-    # Old images while the service is away, for a day; but none that must not be shown when it is old.
+    # Kept for a day for when the service is away, but for those that must not be shown when old.
     if (bereq.url ~ "^/image/" && beresp.http.Cache-Control !~ "must-revalidate|no-store") {
         set beresp.grace = 1d;
+    }
+}
+
+sub vcl_deliver {
+    if (resp.status >= 500 && req.restarts == 0 && req.url ~ "^/image/") {
+        return (restart);
     }
 }

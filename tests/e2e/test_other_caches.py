@@ -61,7 +61,7 @@ def test_varnish_keeps_three_copies_and_old_ones_while_the_service_is_away(tmp_p
             tmp_path / "service", url_key=KEY, source_networks="127.0.0.0/8", trusted_proxies=1
         ) as service,
         run_varnish(tmp_path / "varnish", httpx.URL(service.url).port or 0) as url,
-        httpx.Client(base_url=url, timeout=60, headers={"X-Forwarded-For": "192.0.2.7"}) as client,
+        httpx.Client(base_url=url, timeout=60, headers={"Cookie": "a=b"}) as client,
     ):
         image = encode(Image.new("RGB", (12, 8), (80, 80, 80)), "PNG")
         for name, directives in (
@@ -107,6 +107,8 @@ def test_function_for_cloudfront_folds_as_nginx_does(browser: Browser) -> None:
         ):
             headers = {"accept": {"value": accept}} if accept else {}
             event = json.dumps({"request": {"uri": path, "headers": headers}})
-            found = page.evaluate(f"{function}; handler({event}).headers.accept.value")
+            found = page.evaluate(
+                f"(() => {{ {function}; return handler({event}).headers.accept.value; }})()"
+            )
             assert found == expected, accept
     page.context.close()
