@@ -1,10 +1,17 @@
-"""A little web server with images, for tests of what fetches them."""
+"""Little web servers with images, good and bad, for tests of what fetches them."""
 
+import contextlib
+import socket
+import socketserver
+import ssl
+import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 from testkit.serving import serving
 
@@ -77,3 +84,108 @@ def run_source_server() -> Iterator[SourceServer]:
     sources = SourceServer(server.server_address[1])
     with serving(server):
         yield sources
+
+
+@dataclass
+class RawServer:
+    """A running server whose answers need not be HTTP; `ended` counts connections that are over."""
+
+    port: int
+    connections: int = 0
+    ended: int = 0
+    heads: list[bytes] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def url(self, host: str = "127.0.0.1", scheme: str = "http") -> str:
+        return f"{scheme}://{host}:{self.port}/a.png"
+
+
+@contextmanager
+def run_raw_server(
+    answer: Callable[[socket.socket], None],
+    tls: ssl.SSLContext | None = None,
+    address: tuple[str, int] = ("127.0.0.1", 0),
+    reads_head: bool = True,
+) -> Iterator[RawServer]:
+    """Answer each connection's request with a function, on loopback, until the block ends."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with raw.lock:
+                raw.connections += 1
+            try:
+                with contextlib.suppress(OSError):
+                    peer = tls.wrap_socket(self.request, server_side=True) if tls else self.request
+                    if reads_head:
+                        head = read_head(peer)
+                        with raw.lock:
+                            raw.heads.append(head)
+                    answer(peer)
+            finally:
+                with raw.lock:
+                    raw.ended += 1
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+        block_on_close = False
+        allow_reuse_address = True
+        request_queue_size = 128
+        address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+
+    server = Server(address, Handler)
+    raw = RawServer(server.server_address[1])
+    with serving(server):
+        yield raw
+
+
+def read_head(peer: socket.socket) -> bytes:
+    """Read a request's line and headers."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        piece = peer.recv(1)
+        if not piece:
+            break
+        head += piece
+    return head
+
+
+def stay_silent(peer: socket.socket) -> None:
+    """Send nothing, until the client has left."""
+    while peer.recv(65536):
+        pass
+
+
+def send_forever(
+    piece: bytes, first: bytes = b"", pause_seconds: float = 0.0
+) -> Callable[[socket.socket], None]:
+    """Return an answer that ends when the client has left."""
+
+    def answer(peer: socket.socket) -> None:
+        peer.sendall(first)
+        while True:
+            peer.sendall(piece)
+            time.sleep(pause_seconds)
+
+    return answer
+
+
+def make_certificate(folder: Path, name: str, subject: str) -> tuple[Path, Path]:
+    """Create a certificate that is its own authority; return its file and its key's.
+
+    Parameters
+    ----------
+    name : of the files
+    subject : such as `DNS:a.example`
+    """
+    certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+            *("-nodes", "-days", "2", "-subj", "/CN=test", "-addext", f"subjectAltName={subject}"),
+            *("-keyout", str(key), "-out", str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    return certificate, key

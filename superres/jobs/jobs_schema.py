@@ -131,8 +131,9 @@ POSTGRES_TRIGGERS = (
 SOURCES = (
     """CREATE TABLE sources (
         address TEXT PRIMARY KEY, key TEXT NOT NULL, previous TEXT, has_alpha INTEGER NOT NULL,
-        etag TEXT NOT NULL, last_modified TEXT NOT NULL, directives TEXT NOT NULL,
-        validated DOUBLE PRECISION NOT NULL, lifetime DOUBLE PRECISION NOT NULL)""",
+        location TEXT NOT NULL, etag TEXT NOT NULL, last_modified TEXT NOT NULL,
+        directives TEXT NOT NULL, validated DOUBLE PRECISION NOT NULL,
+        lifetime DOUBLE PRECISION NOT NULL)""",
     "CREATE INDEX sources_validated ON sources (validated)",
 )
 

@@ -1,6 +1,8 @@
 """Fetches images from their servers, within limits of bytes, time and networks."""
 
+import errno
 import hashlib
+import re
 import ssl
 import tempfile
 import zlib
@@ -12,6 +14,7 @@ import certifi
 import httpcore
 
 from superres.errors import (
+    Busy,
     SourceNotFound,
     SourceRefused,
     SourceTimeout,
@@ -19,9 +22,16 @@ from superres.errors import (
     SourceUnavailable,
 )
 from superres.excess import Excess, show_amount
-from superres.sources.connections import CheckedNetwork, Deadline, Resolve, resolve_name
+from superres.sources.connections import (
+    Allowance,
+    CheckedNetwork,
+    Resolve,
+    Resolver,
+    resolve_name,
+)
+from superres.sources.freshness import read_date
 from superres.sources.public_networks import Network
-from superres.sources.source_url import SourceUrl, parse_source
+from superres.sources.source_url import SourceUrl, hash_address, parse_source
 
 FETCH_SECONDS = 20.0
 MAX_REDIRECTS = 3
@@ -30,6 +40,52 @@ GONE = frozenset({404, 410})
 PIECE_BYTES = 64 * 1024
 ACCEPT = "image/*"
 GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
+# What may be received for each byte of the largest file: chunks, and what does not compress.
+OVERHEAD = 2
+HEADER_BYTES = 512 * 1024
+# Smaller pieces, on average, would take seconds of the processor's time.
+LEAST_PIECE_BYTES = 64
+SPARE_PIECES = 1000
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+NO_ROOM_RETRY_SECONDS = 60
+# Only what the grammar allows is stored and sent back, within a length that servers keep to
+# (RFC 9110, section 8.8.3); of other characters than ASCII's nobody knows what they become.
+ETAG_PATTERN = re.compile(r'(?:W/)?"[\x21\x23-\x7e]{0,256}"')
+MAX_DATE_LENGTH = 40
+
+Headers = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Validators:
+    """What identifies a version of a file to its server (RFC 9110, section 8.8).
+
+    Attributes
+    ----------
+    location : hash of the address that sent it, after redirects: to others it means nothing
+    etag, last_modified : headers; empty if there are none
+    """
+
+    location: str = ""
+    etag: str = ""
+    last_modified: str = ""
+
+    def conditions(self, url: SourceUrl) -> dict[str, str]:
+        """Return the headers that ask a server whether the file has changed; none elsewhere."""
+        if hash_address(str(url)) != self.location:
+            return {}
+        named = {"If-None-Match": self.etag, "If-Modified-Since": self.last_modified}
+        return {name: value for name, value in named.items() if value}
+
+
+def read_validators(url: SourceUrl, headers: Headers) -> Validators:
+    """Return the validators of an answer, those that are valid."""
+    etag, modified = headers.get("etag", ""), headers.get("last-modified", "")
+    if not ETAG_PATTERN.fullmatch(etag):
+        etag = ""
+    if len(modified) > MAX_DATE_LENGTH or not modified.isascii() or read_date(modified) is None:
+        modified = ""
+    return Validators(hash_address(str(url)), etag, modified)
 
 
 @dataclass(frozen=True)
@@ -38,14 +94,16 @@ class Fetched:
 
     Attributes
     ----------
-    file : a temporary one, with a descriptor; the holder closes it
+    file : a temporary one, with a descriptor, at its start; the holder closes it
     key : SHA-256 in hex
-    headers : of the answer, names in lower case
+    validators : its own
+    answers : headers of the redirects that led to it, and of the image; names in lower case
     """
 
     file: BinaryIO
     key: str
-    headers: Mapping[str, str]
+    validators: Validators
+    answers: Sequence[Headers]
 
 
 @dataclass(frozen=True)
@@ -54,10 +112,12 @@ class Unchanged:
 
     Attributes
     ----------
-    headers : of the answer, names in lower case
+    validators : those it has now
+    answers : headers of the redirects that led to it, and of the confirmation
     """
 
-    headers: Mapping[str, str]
+    validators: Validators
+    answers: Sequence[Headers]
 
 
 class Fetcher:
@@ -81,33 +141,36 @@ class Fetcher:
         self._max_bytes = max_bytes
         self._networks = networks
         self._loop_id = loop_id
-        self._resolve = resolve
+        self._resolver = Resolver(resolve)
         # Verifies with the system's certificates, or SSL_CERT_FILE's.
         self._tls = ssl.create_default_context()
         if not self._tls.get_ca_certs():
             self._tls.load_verify_locations(certifi.where())
 
-    def fetch(self, source: str, conditions: Mapping[str, str]) -> Fetched | Unchanged:
+    def fetch(self, source: str, known: Validators | None = None) -> Fetched | Unchanged:
         """Fetch an image.
 
         Parameters
         ----------
-        conditions : headers `If-None-Match` and `If-Modified-Since`, if it may be unchanged
+        known : of the file that was sent before, if it may be unchanged
 
         Raises
         ------
         SourceRefused, SourceNotFound, SourceTooLarge, SourceUnavailable, SourceTimeout
             See their messages.
+        Busy
+            The disk is full.
         """
-        deadline = Deadline(FETCH_SECONDS)
+        allowance = Allowance(FETCH_SECONDS, HEADER_BYTES)
         url = parse_source(source)
-        network = CheckedNetwork(deadline, self._networks, self._resolve)
+        network = CheckedNetwork(allowance, self._networks, self._resolver)
+        redirects: list[Headers] = []
         try:
             with httpcore.ConnectionPool(
                 self._tls, max_keepalive_connections=0, network_backend=network
             ) as pool:
-                for _ in range(MAX_REDIRECTS + 1):
-                    answer = self._ask(pool, url, conditions)
+                while len(redirects) <= MAX_REDIRECTS:
+                    answer = self._ask(pool, url, known, redirects, allowance)
                     if not isinstance(answer, SourceUrl):
                         return answer
                     url = answer
@@ -117,12 +180,25 @@ class Fetcher:
             raise SourceUnavailable("The source cannot be reached.") from None
         except (httpcore.ProtocolError, httpcore.UnsupportedProtocol):
             raise SourceUnavailable("The source's answer was malformed or cut short.") from None
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            raise Busy(
+                "There is no room on the disk for an image now; try again later.",
+                NO_ROOM_RETRY_SECONDS,
+            ) from error
         raise SourceRefused(f"The source redirects more than {MAX_REDIRECTS} times.")
 
     def _ask(
-        self, pool: httpcore.ConnectionPool, url: SourceUrl, conditions: Mapping[str, str]
+        self,
+        pool: httpcore.ConnectionPool,
+        url: SourceUrl,
+        known: Validators | None,
+        redirects: list[Headers],
+        allowance: Allowance,
     ) -> Fetched | Unchanged | SourceUrl:
         """Send one request; return the image, or where it was redirected to."""
+        conditions = known.conditions(url) if known else {}
         headers = {
             "Host": url.authority,
             "User-Agent": "superres",
@@ -135,9 +211,14 @@ class Fetcher:
         with pool.stream("GET", address, headers=[*headers.items()]) as response:
             found = read_headers(response.headers)
             if response.status in REDIRECTS and "location" in found:
+                redirects.append(found)
                 return url.follow(found["location"])
-            if response.status == 304 and conditions:
-                return Unchanged(found)
+            answers = [*redirects, found]
+            if response.status == 304 and conditions and known:
+                # What it does not mention stays (RFC 9111, section 4.3.4).
+                new = read_validators(url, found)
+                etag, modified = new.etag or known.etag, new.last_modified or known.last_modified
+                return Unchanged(Validators(known.location, etag, modified), answers)
             if response.status in GONE:
                 raise SourceNotFound("The source does not exist.")
             if response.status != 200:
@@ -145,27 +226,32 @@ class Fetcher:
             length = found.get("content-length", "")
             if length.isdecimal() and int(length) > self._max_bytes:
                 self._refuse_large(int(length))
-            pieces = decompress(response.iter_stream(), found.get("content-encoding", "identity"))
-            return self._keep(pieces, found)
+            allowance.allow_bytes(OVERHEAD * self._max_bytes)
+            coding = found.get("content-encoding", "identity")
+            file, key = self._keep(decompress(response.iter_stream(), coding))
+            return Fetched(file, key, read_validators(url, found), answers)
 
-    def _keep(self, pieces: Iterable[bytes], headers: Mapping[str, str]) -> Fetched:
-        """Copy an image to a temporary file."""
-        file = tempfile.TemporaryFile()  # noqa: SIM115  # returned open
+    def _keep(self, pieces: Iterable[bytes]) -> tuple[BinaryIO, str]:
+        """Copy an image to a temporary file; return that and its SHA-256."""
+        file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115  # returned open
         digest = hashlib.sha256()
         try:
             size = 0
-            for piece in pieces:
+            for number, piece in enumerate(pieces):
                 size += len(piece)
                 if size > self._max_bytes:
                     self._refuse_large(None)
+                if number > self._max_bytes // LEAST_PIECE_BYTES + SPARE_PIECES:
+                    raise SourceUnavailable("The source sends its image in too small pieces.")
                 digest.update(piece)
                 file.write(piece)
             if not size:
                 raise SourceUnavailable("The source sends an empty file.")
+            file.seek(0)
         except BaseException:
             file.close()
             raise
-        return Fetched(cast(BinaryIO, file), digest.hexdigest(), headers)
+        return file, digest.hexdigest()
 
     def _refuse_large(self, size_bytes: int | None) -> NoReturn:
         most = show_amount(self._max_bytes, "bytes")
@@ -207,7 +293,8 @@ def decompress(pieces: Iterable[bytes], coding: str) -> Iterator[bytes]:
             while rest and not decoder.eof:
                 yield decoder.decompress(rest, PIECE_BYTES)
                 rest = decoder.unconsumed_tail
+            if decoder.eof:
+                return
     except zlib.error:
         raise SourceUnavailable("The source sends damaged gzip.") from None
-    if not decoder.eof:
-        raise SourceUnavailable("The source's answer was malformed or cut short.")
+    raise SourceUnavailable("The source's answer was malformed or cut short.")

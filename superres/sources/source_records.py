@@ -1,23 +1,26 @@
 """What was fetched from where: the content hash of each source, in the jobs table's database.
 
-So all machines that share jobs know it, and a restarted service still does.
+So all machines that share jobs know it, and a restarted service still does. Times in the table are
+by the database's clock, since those of the machines may differ.
 """
 
-import hashlib
 import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from superres.errors import DatabaseDown
+from superres.sources.fetcher import Validators
 from superres.sources.freshness import Freshness
+from superres.sources.source_url import hash_address
 
 # Used while the database is down.
 REMEMBERED = 10_000
 BATCH = 500
-COLUMNS = "key, previous, has_alpha, etag, last_modified, directives, validated, lifetime"
+COLUMNS = "key, previous, has_alpha, location, etag, last_modified, directives, lifetime, validated"
 
 logger = logging.getLogger(__name__)
 
@@ -31,22 +34,15 @@ class SourceRecord:
     key : SHA-256 of the file, in hex
     previous : of the file before that, if there was one
     has_alpha : whether the image has transparency
-    etag, last_modified : the answer's headers; empty if it had none
+    validators : identify the file to its server
     freshness : how long it may be used
     """
 
     key: str
     previous: str | None
     has_alpha: bool
-    etag: str
-    last_modified: str
+    validators: Validators
     freshness: Freshness
-
-    @property
-    def conditions(self) -> dict[str, str]:
-        """The headers with which the server is asked whether it has changed."""
-        named = {"If-None-Match": self.etag, "If-Modified-Since": self.last_modified}
-        return {name: value for name, value in named.items() if value}
 
 
 class Database(Protocol):
@@ -69,38 +65,43 @@ class SourceRecords:
         address = hash_address(source)
         try:
             rows = self._database.execute(
-                f"SELECT {COLUMNS} FROM sources WHERE address = ?", [address]
+                f"SELECT {COLUMNS}, now() FROM sources WHERE address = ?", [address]
             )
         except DatabaseDown:
             with self._lock:
                 return self._remembered.get(address)
         if not rows:
             return None
-        key, previous, has_alpha, etag, last_modified, directives, validated, lifetime = rows[0]
-        freshness = Freshness(validated, lifetime, directives)
-        record = SourceRecord(key, previous, bool(has_alpha), etag, last_modified, freshness)
+        key, previous, has_alpha, location, etag, modified, *rest = rows[0]
+        directives, lifetime, validated, now = rest
+        validators = Validators(location, etag, modified)
+        freshness = Freshness(time.time() - (now - validated), lifetime, directives)
+        record = SourceRecord(key, previous, bool(has_alpha), validators, freshness)
         self._remember(address, record)
         return record
 
     def save(self, source: str, record: SourceRecord) -> None:
-        """Store what is known of a source."""
+        """Store what is known of a source, unless it has been asked again since."""
         address = hash_address(source)
         self._remember(address, record)
         values = (
             record.key,
             record.previous,
             int(record.has_alpha),
-            record.etag,
-            record.last_modified,
+            record.validators.location,
+            record.validators.etag,
+            record.validators.last_modified,
             record.freshness.directives,
-            record.freshness.validated,
             record.freshness.lifetime,
+            record.freshness.age(time.time()),
         )
         changes = ", ".join(f"{name} = excluded.{name}" for name in COLUMNS.split(", "))
         try:
             self._database.execute(
-                f"INSERT INTO sources (address, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-                f" ON CONFLICT (address) DO UPDATE SET {changes}",
+                f"""INSERT INTO sources (address, {COLUMNS})
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, now() - ?)
+                ON CONFLICT (address) DO UPDATE SET {changes}
+                WHERE sources.validated <= excluded.validated OR sources.validated > now()""",
                 [address, *values],
             )
         except DatabaseDown as error:
@@ -116,15 +117,15 @@ class SourceRecords:
         except DatabaseDown as error:
             logger.error("a source is not forgotten: %s", error.__cause__ or error)
 
-    def purge(self, before: float) -> None:
-        """Delete records last validated before a time, in seconds since the epoch.
+    def purge(self, seconds: float) -> None:
+        """Delete records that were last validated so long ago.
 
         If there are many, only some; the next purge continues.
         """
         self._database.execute(
             f"""DELETE FROM sources WHERE address IN (SELECT address FROM sources
-            WHERE validated < ? ORDER BY validated LIMIT {BATCH} FOR UPDATE SKIP LOCKED)""",
-            [before],
+            WHERE validated < now() - ? ORDER BY validated LIMIT {BATCH} FOR UPDATE SKIP LOCKED)""",
+            [seconds],
         )
 
     def _remember(self, address: str, record: SourceRecord) -> None:
@@ -133,8 +134,3 @@ class SourceRecords:
             self._remembered.move_to_end(address)
             if len(self._remembered) > REMEMBERED:
                 self._remembered.popitem(last=False)
-
-
-def hash_address(source: str) -> str:
-    """Return what the table has instead of an address, which may be long, or confidential."""
-    return hashlib.sha256(source.encode()).hexdigest()
