@@ -17,7 +17,8 @@ export class Lens {
   /** Take the images of both panes, each as large as the result. */
   setImages(images, size) {
     this.glasses.forEach((glass, index) => {
-      if (images[index]?.src) glass.src = images[index].src;
+      glass.hidden = !images[index];
+      if (images[index]) glass.src = images[index].src;
       glass.style.width = `${size.width}px`;
       glass.style.height = `${size.height}px`;
     });

@@ -2,7 +2,7 @@
 
 import { estimateSeconds, resultSize } from "./estimate.js";
 import { describeFailure } from "./failures.js";
-import { formatBytes, formatPercent, formatSeconds, formatSize, text } from "./texts.js";
+import { formatBytes, formatPercent, formatSeconds, formatSize, formatTime, text } from "./texts.js";
 
 const ICONS = { cancel: "remove", remove: "remove", retry: "retry", download: "download" };
 const ACTIONS = {
@@ -27,7 +27,7 @@ function makeIcon(name) {
 
 export class Row {
   #shownActions = "";
-  #thumbnailOf = null;
+  #isDrawn = false;
 
   constructor(item, list) {
     this.item = item;
@@ -53,11 +53,12 @@ export class Row {
   /** Draw the thumbnail, once it is seen and may be drawn. */
   async drawThumbnail() {
     const { item } = this;
-    if (!item.file || !item.size || this.#thumbnailOf) return;
-    this.#thumbnailOf = item.size;
+    const { originals } = this.list;
+    if (this.#isDrawn || !originals.hasThumbnail(item)) return;
+    this.#isDrawn = true;
     const canvas = make("canvas");
     try {
-      await this.list.originals.drawThumbnail(item, canvas);
+      await originals.drawThumbnail(item, canvas);
       this.thumb.replaceChildren(canvas);
     } catch {
       // Its ending stays.
@@ -69,7 +70,11 @@ export class Row {
     const { capabilities, isUp } = this.list.queue.service;
     const { state, progress } = item;
     if (state === "failed") return describeFailure(item.failure);
-    if (state === "waiting") return text(isUp ? "waiting" : "away");
+    if (state === "waiting") {
+      const { resumesAt } = this.list.queue;
+      if (isUp && resumesAt) return text("paused", { time: formatTime(resumesAt) });
+      return text(isUp ? "waiting" : "away");
+    }
     if (state === "done") {
       const size = item.size ? formatSize(resultSize(item.result.options, item.size)) : "";
       const bytes = formatBytes(item.result.bytes);

@@ -124,9 +124,10 @@ export class Summary {
     button.disabled = true;
     try {
       const done = this.#in("done");
-      await (done.length > 1 ? saveAll(done) : save(done[0]));
+      await (done.length > 1 ? saveAll(done, this.queue) : save(done[0], this.queue));
     } catch (error) {
-      if (error.name !== "AbortError") element("announcement").textContent = text("errorGone");
+      // Unless the person has closed the dialog, or the disk is full, which the browser tells.
+      if (error instanceof TypeError) this.queue.service.lose();
     } finally {
       button.disabled = false;
     }

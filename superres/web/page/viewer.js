@@ -17,6 +17,7 @@ export class Viewer extends EventTarget {
   item = null;
   transform = new Transform();
   isBeside = false; // side by side, instead of divided
+  isLoading = false;
 
   constructor(stage, queue, originals) {
     super();
@@ -37,6 +38,7 @@ export class Viewer extends EventTarget {
     const isSame = item === this.item;
     this.item = item;
     this.#result = item?.result;
+    this.isLoading = item !== null;
     if (!isSame) {
       this.stage.dataset.shows = "nothing";
       this.dispatchEvent(new Event("select"));
@@ -50,12 +52,15 @@ export class Viewer extends EventTarget {
       result && this.#decodeResult(item),
     ]);
     if (this.item !== item || this.#result !== result) return; // another one was chosen meanwhile
+    this.isLoading = false;
     images.forEach((image, index) =>
       this.panes[index].replaceChildren(image || Object.assign(new Image(), { alt: "" })),
     );
     const [hasOriginal, hasResult] = images.map(Boolean);
     const both = hasOriginal ? "both" : "enhanced";
+    const hadImage = this.stage.dataset.shows !== "nothing";
     this.stage.dataset.shows = hasResult ? both : hasOriginal ? "original" : "nothing";
+    if (hadImage) this.transform.replace(this.#size); // its result has come, or changed
     this.#layOut();
     this.lens.setImages(images, this.transform.image);
     this.#draw();
@@ -96,7 +101,7 @@ export class Viewer extends EventTarget {
   }
 
   toggleFullSize(x, y) {
-    if (Math.abs(this.transform.zoom - 1) < 1e-6 && !this.transform.isWhole) this.fit();
+    if (Math.abs(this.transform.zoom - 1) < 1e-6) this.fit();
     else this.zoomTo(1, x, y);
   }
 
@@ -136,7 +141,7 @@ export class Viewer extends EventTarget {
     } catch {
       // Evicted, unless the service is away, or the result was replaced meanwhile.
       if (this.queue.service.isUp && item.result === this.#result) {
-        this.queue.change(item, { state: "failed", result: null, failure: { code: "gone" } });
+        this.queue.loseResult(item);
       }
       return null;
     }
@@ -147,16 +152,20 @@ export class Viewer extends EventTarget {
     else if (item && item === this.item) this.show(item);
   }
 
-  /** Both images have the size of the result, or of the original while that is all there is. */
+  /** Of the result, or of the original while that is all there is: both are shown in that size. */
+  get #size() {
+    const [original, result] = this.panes.map((pane) => pane.firstElementChild);
+    const { naturalWidth, naturalHeight } = result.naturalWidth ? result : original;
+    return { width: naturalWidth || 1, height: naturalHeight || 1 };
+  }
+
   #layOut() {
     const { stage, panes } = this;
     const isBoth = stage.dataset.shows === "both";
     stage.classList.toggle("divided", isBoth && !this.isBeside);
     stage.classList.toggle("beside", isBoth && this.isBeside);
-    const images = panes.map((pane) => pane.firstElementChild);
-    const largest = images[1].naturalWidth ? images[1] : images[0];
-    const size = { width: largest.naturalWidth || 1, height: largest.naturalHeight || 1 };
-    for (const image of images) {
+    const size = this.#size;
+    for (const { firstElementChild: image } of panes) {
       image.style.width = `${size.width}px`;
       image.style.height = `${size.height}px`;
     }
