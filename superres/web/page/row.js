@@ -81,6 +81,7 @@ export class Row {
       return size ? text("done", { size, bytes }) : bytes;
     }
     if (state === "working") {
+      if (!isUp) return text("away");
       if (!progress) return text("waiting");
       if (progress.state === "running") {
         const time = formatSeconds(progress.etaSeconds);

@@ -19,6 +19,7 @@ export class Service extends EventTarget {
   set apiKey(key) {
     this.#apiKey = key;
     tab.set(KEY_NAME, key);
+    this.dispatchEvent(new Event("change"));
   }
 
   /** Ask for its capabilities: what it can do, and how fast it is now. */

@@ -13,12 +13,14 @@ export function writeSnippets(options, name, isKeyRequired) {
   const url = new URL("api/enhance", document.baseURI).href;
   const file = name.replaceAll(/["'\\\n]/g, "");
   const parts = [
-    "curl",
+    `curl -F 'image=@"${file}"'`, // curl's own quotes, for names with a comma or semicolon
     ...(isKeyRequired ? [`-H "Authorization: Bearer ${KEY}"`] : []),
-    `-F 'image=@"${file}"'`, // curl's own quotes, for names with a comma or semicolon
-    ...Object.entries(request).map(([key, value]) => `-F ${key}=${value}`),
+    Object.entries(request)
+      .map(([key, value]) => `-F ${key}=${value}`)
+      .join(" "),
+    `-o result.${options.ending} ${url}`,
   ];
-  element("curl").textContent = `${parts.join(" ")} \\\n  -o result.${options.ending} ${url}`;
+  element("curl").textContent = parts.join(" \\\n  ");
   const settings = { ...request, ...(isKeyRequired && { apiKey: KEY }) };
   element("fetch").textContent =
     `import { enhance } from "${new URL("static/client.js", document.baseURI).href}";\n\n` +

@@ -80,7 +80,8 @@ export class Summary {
     document.title = busy.length ? `${formatPercent(share)} · ${name}` : name;
     element("total").value = busy.length ? share : 0;
     const values = { done: done.length, count };
-    const left = this.#secondsLeft(busy);
+    const { service, resumesAt } = this.queue;
+    const left = service.isUp && !resumesAt && this.#secondsLeft(busy);
     const words = left
       ? text("totalLeft", { ...values, time: formatSeconds(left) })
       : text("total", values);

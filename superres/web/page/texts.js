@@ -97,7 +97,9 @@ export function formatBytes(count) {
   ];
   const [unit, size] = units.findLast(([, least]) => count >= least) ?? units[0];
   const value = count / size;
-  return format(value, { style: "unit", unit, maximumFractionDigits: value < 100 ? 1 : 0 });
+  const maximumFractionDigits = value < 100 ? 1 : 0;
+  const unitDisplay = unit === "byte" ? "long" : "short"; // "10 bytes", not "10 byte"
+  return format(value, { style: "unit", unit, unitDisplay, maximumFractionDigits });
 }
 
 /** `display`: "short" or "narrow", as in Intl.NumberFormat. */

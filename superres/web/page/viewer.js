@@ -1,6 +1,7 @@
 /** Shows an image: its original and, as soon as there is one, its result, to be compared. */
 
 import { Divider } from "./divider.js";
+import { resultSize } from "./estimate.js";
 import { Gestures } from "./gestures.js";
 import { Lens } from "./lens.js";
 import { Transform } from "./transform.js";
@@ -30,6 +31,7 @@ export class Viewer extends EventTarget {
     new Gestures(stage, this);
     new ResizeObserver(() => this.#layOut()).observe(stage);
     queue.addEventListener("change", ({ detail }) => this.#queueChanged(detail));
+    queue.service.addEventListener("change", () => this.#serviceChanged());
   }
 
   /** Show an item; null: nothing. */
@@ -38,13 +40,19 @@ export class Viewer extends EventTarget {
     const isSame = item === this.item;
     this.item = item;
     this.#result = item?.result;
-    this.isLoading = item !== null;
     if (!isSame) {
       this.stage.dataset.shows = "nothing";
       this.dispatchEvent(new Event("select"));
     } else if (shownResult === this.#result) {
+      if (this.stage.dataset.shows !== "nothing") this.#update(); // another size may be chosen
       return;
     }
+    await this.#load();
+  }
+
+  async #load() {
+    const { item } = this;
+    this.isLoading = item !== null;
     if (item === null) return;
     const result = this.#result;
     const images = await Promise.all([
@@ -60,10 +68,8 @@ export class Viewer extends EventTarget {
     const both = hasOriginal ? "both" : "enhanced";
     const hadImage = this.stage.dataset.shows !== "nothing";
     this.stage.dataset.shows = hasResult ? both : hasOriginal ? "original" : "nothing";
-    if (hadImage) this.transform.replace(this.#size); // its result has come, or changed
-    this.#layOut();
-    this.lens.setImages(images, this.transform.image);
-    this.#draw();
+    if (hadImage) this.#update(); // its result has come, or changed
+    else this.#layOut();
   }
 
   /** Show the item that is `step` rows further down. */
@@ -152,11 +158,26 @@ export class Viewer extends EventTarget {
     else if (item && item === this.item) this.show(item);
   }
 
-  /** Of the result, or of the original while that is all there is: both are shown in that size. */
+  /** It may be back, or have a key now: what it has to show may then be seen. */
+  #serviceChanged() {
+    if (this.stage.dataset.shows === "nothing" && !this.isLoading) this.#load();
+  }
+
+  /** Of the result, or of the one that there will be: both images are shown in that size. */
   get #size() {
-    const [original, result] = this.panes.map((pane) => pane.firstElementChild);
-    const { naturalWidth, naturalHeight } = result.naturalWidth ? result : original;
-    return { width: naturalWidth || 1, height: naturalHeight || 1 };
+    const [original, result] = this.panes.map(({ firstElementChild: image }) => ({
+      width: image.naturalWidth,
+      height: image.naturalHeight,
+    }));
+    if (result.width) return result;
+    const isShown = original.width && this.item;
+    return isShown ? resultSize(this.item.options, original) : { width: 1, height: 1 };
+  }
+
+  /** The same image in another size stays where it is. */
+  #update() {
+    this.transform.replace(this.#size);
+    this.#layOut();
   }
 
   #layOut() {
@@ -165,10 +186,12 @@ export class Viewer extends EventTarget {
     stage.classList.toggle("divided", isBoth && !this.isBeside);
     stage.classList.toggle("beside", isBoth && this.isBeside);
     const size = this.#size;
-    for (const { firstElementChild: image } of panes) {
+    const images = panes.map((pane) => pane.firstElementChild);
+    for (const image of images) {
       image.style.width = `${size.width}px`;
       image.style.height = `${size.height}px`;
     }
+    this.lens.setImages(images, size);
     const { clientWidth, clientHeight: height } = stage;
     const width = stage.classList.contains("beside") ? clientWidth / 2 : clientWidth;
     this.transform.resize(size, { width: Math.max(width, 1), height: Math.max(height, 1) });
