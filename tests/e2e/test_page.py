@@ -1,5 +1,6 @@
 """The page at /: its first screen, its files and their headers."""
 
+import gzip
 import json
 import re
 
@@ -48,6 +49,12 @@ def test_page_is_small(page: Page) -> None:
     )
     assert len(sizes) >= 15
     assert sum(size for _, size in sizes) < MAX_BYTES
+    # With the working screen, in any language, as Nginx sends it: text is compressed.
+    sources = {path for path in PAGE_DIR.rglob("*") if path.is_file()} - {PAGE_DIR / "client.d.ts"}
+    texts = [path for path in sources if path.suffix in {".html", ".css", ".js", ".json", ".svg"}]
+    pictures = [path for path in sources if path.suffix in {".jpg", ".webp", ".png"}]
+    all_bytes = sum(len(gzip.compress(path.read_bytes())) for path in texts)
+    assert all_bytes + sum(path.stat().st_size for path in pictures) < MAX_BYTES
 
 
 def test_page_is_revalidated_and_its_files_are_kept(light_service: Service) -> None:

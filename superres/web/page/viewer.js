@@ -160,7 +160,9 @@ export class Viewer extends EventTarget {
 
   /** It may be back, or have a key now: what it has to show may then be seen. */
   #serviceChanged() {
-    if (this.stage.dataset.shows === "nothing" && !this.isLoading) this.#load();
+    const { shows } = this.stage.dataset;
+    const isMissing = shows === "nothing" || (this.#result && shows === "original");
+    if (isMissing && !this.isLoading && this.queue.service.isUp) this.#load();
   }
 
   /** Of the result, or of the one that there will be: both images are shown in that size. */

@@ -1,5 +1,6 @@
 /** The viewer's buttons and keys; on a phone, opening and closing it. */
 
+import { describe } from "./describe.js";
 import { save } from "./downloads.js";
 import { formatPercent, formatSize, text } from "./texts.js";
 
@@ -38,6 +39,10 @@ export class ViewerControls {
     stage.addEventListener("keyup", ({ key }) => key === " " && viewer.hold(false));
     viewer.addEventListener("change", () => this.render());
     viewer.addEventListener("select", () => this.#select());
+    viewer.queue.addEventListener("change", ({ detail }) => {
+      if (detail && detail === viewer.item) this.render();
+    });
+    viewer.queue.service.addEventListener("change", () => this.render());
     addEventListener("popstate", ({ state }) => {
       if (state === VIEWING && viewer.item) this.open();
       else this.#close();
@@ -81,6 +86,9 @@ export class ViewerControls {
     element("viewer-name").textContent = item?.name ?? "";
     element("viewer-size").textContent = hasImage ? formatSize(transform.image) : "";
     element("viewer-save").hidden = item?.state !== "done";
+    const isUnderWay = ["waiting", "working", "failed"].includes(item?.state);
+    element("stage-state").hidden = !isUnderWay;
+    element("stage-state").textContent = isUnderWay ? describe(item, queue) : "";
     element("stage-text").hidden = hasImage || this.viewer.isLoading;
     element("stage-text").textContent = text(item === null ? "noImage" : "notShown");
     element("full-size").textContent = formatPercent(1);
