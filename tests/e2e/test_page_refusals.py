@@ -75,7 +75,8 @@ def test_service_without_room_is_asked_again_and_the_row_says_so(
 ) -> None:
     waiting: list[Route] = []
     page.route("**/api/enhance*", lambda route: route.fulfill(**refuse(503, "busy", 1)), times=1)
-    page.route("**/api/enhance*", waiting.append, times=1)  # the second routing comes first
+    # The second routing comes first.
+    page.route("**/api/enhance*", lambda route: waiting.append(route), times=1)
     choose(page, images[0])
     page.click("#start")
     wait_for_words(page, "^Uploading$")
