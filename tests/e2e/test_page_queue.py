@@ -292,6 +292,13 @@ def test_files_are_dropped_and_pasted(page: Page, photo: Path) -> None:
     wait_for_words(page, "^200 × 160", 1)
 
 
+def drop_folder(page: Page, folder: Path) -> None:
+    session = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(folder)], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": kind, "x": 300, "y": 300, "data": data})
+
+
 def test_folder_that_is_dropped_gives_the_images_in_it(page: Page, tmp_path: Path) -> None:
     folder = tmp_path / "holiday"
     (folder / "beach").mkdir(parents=True)
@@ -299,10 +306,11 @@ def test_folder_that_is_dropped_gives_the_images_in_it(page: Page, tmp_path: Pat
         Image.new("RGB", (30, 20), (1, 2, 3)).save(folder / path)
     (folder / "notes.txt").write_text("no image")
     (folder / "._one.png").write_bytes(b"what macOS puts beside one.png")
-    session = page.context.new_cdp_session(page)
-    data = {"items": [], "files": [str(folder)], "dragOperationsMask": 1}
-    for kind in ("dragEnter", "dragOver", "drop"):
-        session.send("Input.dispatchDragEvent", {"type": kind, "x": 300, "y": 300, "data": data})
+    (tmp_path / "empty").mkdir()
+    drop_folder(page, tmp_path / "empty")
+    expect(page.locator("#nothing")).to_have_text("There is no image in that folder")
+    drop_folder(page, folder)
+    expect(page.locator("#nothing")).to_be_hidden()
     expect(page.locator("#list li")).to_have_count(2)
     expect(page.locator(".row-name").filter(has_text=re.compile("one|two"))).to_have_count(2)
 

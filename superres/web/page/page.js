@@ -51,6 +51,7 @@ service.addEventListener("change", () => {
   renderFacts();
 });
 installIntake(async (files) => {
+  element("nothing").hidden = files.length > 0;
   if (files.length) (await startWork()).add(files);
 });
 element("show-code").addEventListener("click", async () => (await startWork()).showCode());
