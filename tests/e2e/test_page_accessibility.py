@@ -21,7 +21,7 @@ from tests.e2e.page import (
 )
 
 FINGER, FINGER_WIDTH = 44, 32  # CSS pixels; WCAG 2.5.5 and 2.5.8
-PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 
 
 def expect_no_finding(page: Page, state: str) -> None:
@@ -42,7 +42,7 @@ def test_accessibility_checker_finds_nothing_in_any_state(
     locale: str,
 ) -> None:
     # The checker is a separate script, which the page's policy would block.
-    options: dict[str, Any] = PHONE if form == "phone" else {}
+    options = PHONE if form == "phone" else {}
     context = browser.new_context(color_scheme=scheme, bypass_csp=True, locale=locale, **options)
     page = context.new_page()
     open_page(page, light_service.url)

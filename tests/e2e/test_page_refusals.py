@@ -181,7 +181,7 @@ def test_time_counts_transparency_as_a_second_image(page: Page, tmp_path: Path) 
     opaque = Image.new("RGB", (100, 100), (1, 2, 3))
     clear = Image.new("RGBA", (100, 100), (1, 2, 3, 99))
     palette = opaque.quantize(4)
-    files = {
+    files: dict[str, tuple[Image.Image, dict[str, Any]]] = {
         "opaque.png": (opaque, {}),
         "opaque.webp": (opaque, {}),
         "opaque-lossless.webp": (opaque, {"lossless": True}),
