@@ -21,7 +21,11 @@ from tests.e2e.page import (
 )
 
 FINGER, FINGER_WIDTH = 44, 32  # CSS pixels; WCAG 2.5.5 and 2.5.8
-PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+PHONE: dict[str, Any] = {
+    "viewport": {"width": 390, "height": 844},
+    "has_touch": True,
+    "is_mobile": True,
+}
 
 
 def expect_no_finding(page: Page, state: str) -> None:
