@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from superres.web.web_pages import PAGE_DIR
 from testkit.service import Service
-from tests.e2e.page import locate, share
+from tests.e2e.page import locate, share, wait_for_comparison, wait_for_words
 
 MAX_BYTES = 120_000
 
@@ -39,6 +39,13 @@ def test_example_is_divided_by_a_drag_anywhere_and_by_keys(page: Page) -> None:
     page.keyboard.press("End")
     assert handle.get_attribute("aria-valuenow") == "100"
     assert share(page) == 50  # the viewer's own
+
+
+def test_example_is_tried_by_somebody_who_has_no_image_at_hand(page: Page) -> None:
+    page.click("#try-sample")
+    wait_for_words(page, "^240 × 160 → 720 × 480")
+    page.click("#start")
+    wait_for_comparison(page)
 
 
 def test_page_is_small(page: Page) -> None:

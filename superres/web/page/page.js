@@ -54,6 +54,15 @@ installIntake(async (files) => {
   element("nothing").hidden = files.length > 0;
   if (files.length) (await startWork()).add(files);
 });
+element("try-sample").addEventListener("click", async () => {
+  try {
+    const response = await fetch(document.querySelector("#sample .original img").src);
+    const blob = await response.blob();
+    (await startWork()).add([new File([blob], "example.jpg", { type: blob.type })]);
+  } catch {
+    service.lose();
+  }
+});
 element("show-code").addEventListener("click", async () => (await startWork()).showCode());
 // Once somebody is here, it comes before it is needed.
 for (const name of ["pointerdown", "pointermove", "keydown", "dragenter"]) {
