@@ -193,21 +193,23 @@ def test_named_format_has_one_copy_whatever_clients_accept(
 
 
 def test_crowd_waits_in_nginx_for_one_new_image(
-    nginx: Nginx, sources: SourceServer, service: Service
+    sources: SourceServer, service: Service, tmp_path: Path
 ) -> None:
     path = publish(sources, 5)
     may_arrive = threading.Event()
     sources.pages["/5-RGB.png"].before = may_arrive.wait
+    port = httpx.URL(service.url).port or 0
+    with run_nginx(tmp_path / "nginx", port, proxy_cache_lock_timeout="60s") as nginx:
 
-    def get(_: int) -> int:
-        with nginx.client() as client:
-            return shade_of(client.get(path))
+        def get(_: int) -> int:
+            with nginx.client() as client:
+                return shade_of(client.get(path))
 
-    with ThreadPoolExecutor(20) as pool:
-        answers = pool.map(get, range(20))
-        wait_until(lambda: bool(sources.asked("/5-RGB.png")))
-        may_arrive.set()
-        assert set(answers) == {5}
+        with ThreadPoolExecutor(20) as pool:
+            answers = pool.map(get, range(20))
+            wait_until(lambda: bool(sources.asked("/5-RGB.png")))
+            may_arrive.set()
+            assert set(answers) == {5}
     assert asked_of_the_service(service, path) == 1
 
 
