@@ -239,6 +239,7 @@ def test_copy_is_kept_for_a_tenth_of_its_time(
         (10, "no-cache"),
         (11, "private, max-age=600"),
         (12, "max-age=600, must-revalidate"),
+        (19, "max-age=600, stale-if-error=60"),
     ],
 )
 def test_what_is_fresh_for_too_short_or_never_stale_is_not_kept(
