@@ -41,8 +41,8 @@ sub vcl_recv {
 }
 
 sub vcl_backend_response {
-    # Kept for a day for when the service is away, but for those that must not be shown when old.
-    if (bereq.url ~ "^/image/" && beresp.http.Cache-Control !~ "must-revalidate|no-store") {
+    # Kept for a day for when the service is away, but for those whose source limits that.
+    if (bereq.url ~ "^/image/" && beresp.http.Cache-Control !~ "must-revalidate|no-store|stale-") {
         set beresp.grace = 1d;
     }
 }

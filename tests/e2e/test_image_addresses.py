@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import httpx
 import numpy as np
@@ -252,7 +253,7 @@ def test_example_has_three_widths_of_one_photograph(stand: Stand, tab: Tab) -> N
     for shown, url in zip((480, 700, 1440), urls, strict=True):
         # As if the window were as wide.
         other.evaluate(f"document.images[0].sizes = '{shown}px'")
-        wait_until(lambda url=url: shows_only(other, url))
+        wait_until(partial(shows_only, other, url))
         ((natural, _),) = other.evaluate(SIZES)
         assert abs(natural - shown) <= 1
     other.close()

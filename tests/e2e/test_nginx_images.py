@@ -180,7 +180,6 @@ def test_auto_has_three_copies_whatever_clients_accept(
     assert len(etags) == 3
     transparent = client.get(publish(sources, 3, AUTO, "RGBA"), headers={"Accept": "*/*"})
     assert transparent.headers["Content-Type"] == PNG
-    assert len(sources.asked("/3-RGB.png")) == 1
 
 
 def test_named_format_has_one_copy_whatever_clients_accept(
@@ -193,21 +192,23 @@ def test_named_format_has_one_copy_whatever_clients_accept(
 
 
 def test_crowd_waits_in_nginx_for_one_new_image(
-    nginx: Nginx, sources: SourceServer, service: Service
+    sources: SourceServer, service: Service, tmp_path: Path
 ) -> None:
     path = publish(sources, 5)
     may_arrive = threading.Event()
     sources.pages["/5-RGB.png"].before = may_arrive.wait
+    port = httpx.URL(service.url).port or 0
+    with run_nginx(tmp_path / "nginx", port, proxy_cache_lock_timeout="60s") as nginx:
 
-    def get(_: int) -> int:
-        with nginx.client() as client:
-            return shade_of(client.get(path))
+        def get(_: int) -> int:
+            with nginx.client() as client:
+                return shade_of(client.get(path))
 
-    with ThreadPoolExecutor(20) as pool:
-        answers = pool.map(get, range(20))
-        wait_until(lambda: bool(sources.asked("/5-RGB.png")))
-        may_arrive.set()
-        assert set(answers) == {5}
+        with ThreadPoolExecutor(20) as pool:
+            answers = pool.map(get, range(20))
+            wait_until(lambda: bool(sources.asked("/5-RGB.png")))
+            may_arrive.set()
+            assert set(answers) == {5}
     assert asked_of_the_service(service, path) == 1
 
 
@@ -238,6 +239,7 @@ def test_copy_is_kept_for_a_tenth_of_its_time(
         (10, "no-cache"),
         (11, "private, max-age=600"),
         (12, "max-age=600, must-revalidate"),
+        (19, "max-age=600, stale-if-error=60"),
     ],
 )
 def test_what_is_fresh_for_too_short_or_never_stale_is_not_kept(
