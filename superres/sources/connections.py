@@ -1,4 +1,4 @@
-"""Connections to sources: to allowed addresses only, and all of a fetch within one deadline.
+"""Connections to sources: to allowed addresses only, and all of a fetch within its limits.
 
 The name is resolved once for each connection, what it resolves to is checked, and that address is
 connected to: there is no second lookup that could have another answer (DNS rebinding). TLS still
