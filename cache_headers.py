@@ -50,8 +50,10 @@ def get_cache_headers(
         left = max(freshness.lifetime - freshness.age, 0)
         headers["Expires"] = formatdate(time() + left, usegmt=True)
         # Nginx keeps `Age` as it was when it got the copy, so that clients would take the copy for
-        # younger than it is: by a tenth of its lifetime at most.
-        headers["X-Accel-Expires"] = str(left // NGINX_SHARE)
+        # younger than it is: by a tenth of its lifetime at most. It uses old copies while the
+        # service is away, so it gets none that must not be used then.
+        may_be_stale = "must-revalidate" not in freshness.extensions
+        headers["X-Accel-Expires"] = str(left // NGINX_SHARE if may_be_stale else 0)
     if resource_type in MAX_AGE_SECONDS:
         headers["Expires"] = formatdate(time() + MAX_AGE_SECONDS[resource_type], usegmt=True)
     if resource_type in CACHE_HINTS:

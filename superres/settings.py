@@ -41,15 +41,16 @@ DRAINS_AT_ONCE = 8
 # Requests that wait at once for an image at another server: of each host for two pages, each with
 # thirty.
 SOURCE_REQUESTS_AT_ONCE = 256
-# Never shown, however wrong they are.
-SECRET = frozenset({"url_key"})
 
 logger = logging.getLogger(__name__)
 
 
-def setting(default: object, parse: Callable[[str], object], help_text: str) -> Any:
-    """Declare a setting: its default, how its text is read, and what it means."""
-    return field(default=default, metadata={"parse": parse, "help": help_text})
+def setting(
+    default: object, parse: Callable[[str], object], help_text: str, *, is_secret: bool = False
+) -> Any:
+    """Declare a setting: its default, how its text is read, what it means, whether it is hidden."""
+    metadata = {"parse": parse, "help": help_text}
+    return field(default=default, repr=not is_secret, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -188,12 +189,14 @@ class Settings:
     rate_limit_image_requests: RateLimitItem | None = setting(
         None,
         parse_rate,
-        "requests of one client to /image/, such as 600/minute; empty: no limit",
+        "requests of one client to /image/, such as 600/minute: a page has many images; empty: no "
+        "limit",
     )
     rate_limit_image_pixels: RateLimitItem | None = setting(
         None,
         parse_rate,
-        "pixels computed for /image/ in all, counted as above; empty: no limit",
+        "pixels computed for /image/, counted as above, but for all clients together; empty: no "
+        "limit",
     )
     rate_limit_store: str = setting(
         "memory://",
@@ -214,21 +217,22 @@ class Settings:
     url_key: tuple[str, ...] = setting(
         (),
         parse_keys,
-        "secret that signs addresses below /image/, of 32 characters or more (`openssl rand -hex "
-        "32`); two, separated by a comma, while one replaces the other, and the first signs; "
-        "empty: there are no such addresses",
+        "secret with which addresses below /image/ are signed, of at least 32 characters: `openssl "
+        "rand -hex 32`; two, separated by a comma, while the first replaces the second; empty: "
+        "there are no such addresses",
+        is_secret=True,
     )
     source_max_age: int = setting(
         3600,
         parse_non_negative,
-        "seconds after which the source of an image below /image/ is asked again, if its server "
-        "does not say",
+        "seconds after which the server of an image below /image/ is asked whether it has changed, "
+        "if it does not say itself (Cache-Control, Expires)",
     )
     source_networks: tuple[Network, ...] = setting(
         (),
         parse_networks,
-        "networks that such sources may be in although they are not public, separated by commas: "
-        "10.1.0.0/16",
+        "networks from which such images may be fetched although they are not public, separated by "
+        "commas: 10.1.0.0/16, fd00:1::/64",
     )
     public_url: str = setting(
         "", parse_public_url, "URL of the service as clients see it; empty: from the request"
@@ -286,8 +290,8 @@ class Settings:
             try:
                 values[item.name] = item.metadata["parse"](text)
             except ValueError as error:
-                # A value that may contain a password is not shown.
-                shown = "..." if "@" in text or item.name in SECRET else repr(text)
+                # A secret, or a value that may contain a password, is not shown.
+                shown = repr(text) if item.repr and "@" not in text else "..."
                 faults.append(f"{variable}={shown}: {error}")
         if "data_dir" in values:
             values.setdefault("cache_dir", values["data_dir"] / "cache")

@@ -1,20 +1,35 @@
-"""`superres sign`: makes the address of an image by GET."""
+"""`superres sign`: makes the address at which a service has an image of another server."""
 
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
-from superres.cli.enhance import FORMAT_NAMES, QUALITIES
+from superres.cli.result_options import FORMAT_NAMES, read_chosen, result_options
 from superres.errors import BadRequest, SourceRefused
 from superres.images.formats import find_format
-from superres.images.options import CLEANING_SCALE, MAX_QUALITY, MODES, SCALES
 from superres.setting_parsers import parse_keys, parse_public_url
-from superres.sources.signed_address import AUTO, ImageRequest, sign_address
+from superres.sources.signed_address import (
+    AUTO,
+    MAX_TIME_DIGITS,
+    TO_SOURCE,
+    ImageRequest,
+    sign_address,
+)
 from superres.sources.source_url import parse_source
+
+Value = TypeVar("Value")
 
 KEY_VARIABLE, BASE_VARIABLE = "SR_URL_KEY", "SR_PUBLIC_URL"
 EPILOG = f"""
+Three widths for a srcset:
+
+\b
+  for width in 480 960 1920; do
+    superres sign https://shop.example/boots.jpg --width $width
+  done
+
 \b
 environment:
   {KEY_VARIABLE}     the service's key, or two separated by a comma: the first signs
@@ -27,46 +42,61 @@ exit codes:
 """
 
 
+def read_variable(name: str, parse: Callable[[str], Value]) -> Value | None:
+    """Return what a variable holds; an error does not show it, since it may be a secret."""
+    text = os.environ.get(name, "").strip()
+    try:
+        return parse(text) if text else None
+    except ValueError as error:
+        raise click.UsageError(f"{name}: {error}") from None
+
+
 @click.command(epilog=EPILOG)
 @click.argument("url")
 @click.option(
     "--format",
-    "ending",
+    "format_name",
     type=click.Choice([*FORMAT_NAMES, AUTO], case_sensitive=False),
     default=AUTO,
     show_default=True,
-    help="Format of the result; auto: the smallest that the browser shows.",
+    help=f"Format of the result; {AUTO}: AVIF or WebP if the browser shows them, else JPEG, or PNG "
+    "for an image with transparency.",
 )
-@click.option("--scale", type=click.Choice([str(each) for each in (CLEANING_SCALE, *SCALES)]))
-@click.option("--width", type=click.IntRange(min=1), help="In pixels, instead of --scale.")
-@click.option("--height", type=click.IntRange(min=1), help="In pixels; see --width.")
-@click.option("--mode", type=click.Choice(MODES))
-@click.option("--quality", type=click.IntRange(1, MAX_QUALITY), help=f"Default: {QUALITIES}.")
-@click.option("--lossless", is_flag=True)
-@click.option("--expires", type=click.IntRange(min=1), help="Unix time at which it ends.")
+@result_options
+@click.option(
+    "--expires",
+    # Not milliseconds, as JavaScript has them.
+    type=click.IntRange(1, 10**MAX_TIME_DIGITS - 1),
+    metavar="UNIX_TIME",
+    help="When the address ends, such as $(date -d tomorrow +%s); never by default.",
+)
 @click.option(
     "--fallback",
-    type=click.Choice(["source"]),
-    help="source: while there is no result, browsers are sent to the image itself.",
+    type=click.Choice([TO_SOURCE]),
+    help=f"{TO_SOURCE}: browsers are sent to the image at URL while there is no result.",
 )
-def sign(url: str, ending: str, expires: int | None, fallback: str | None, **chosen: Any) -> None:
-    """Print the address at which the service has the image at URL, enhanced.
+def sign(
+    url: str, format_name: str, expires: int | None, fallback: str | None, **chosen: Any
+) -> None:
+    """Print the address at which the service has the image at URL, upscaled.
 
-    For <img>, CDNs and whatever else fetches images: docs/images.md.
+    For <img>, CDNs and whatever else fetches images (docs/images.md). URL is that of the image as
+    the service reaches it, and can be on any server; nothing is fetched now.
     """
-    found = find_format(ending.lower())
-    texts = {name: str(value).lower() for name, value in chosen.items() if value}
+    keys = read_variable(KEY_VARIABLE, parse_keys)
+    if keys is None:
+        raise click.UsageError(f"{KEY_VARIABLE} is not set; it is the service's key")
+    base = read_variable(BASE_VARIABLE, parse_public_url) or ""
+    found = find_format(format_name.lower())
     request = ImageRequest(
-        url, AUTO if found is None else found.name, texts, expires, fallback is not None
+        url,
+        AUTO if found is None else found.name,
+        read_chosen(chosen),
+        expires,
+        fallback is not None,
     )
     try:
-        keys = parse_keys(os.environ.get(KEY_VARIABLE, ""))
-        base = os.environ.get(BASE_VARIABLE, "")
-        base = parse_public_url(base) if base else ""
         parse_source(url)
-        path = sign_address(keys[0], request)
+        click.echo(base + sign_address(keys[0], request))
     except (BadRequest, SourceRefused) as error:
         raise click.UsageError(error.message) from None
-    except ValueError as error:
-        raise click.UsageError(f"{KEY_VARIABLE} or {BASE_VARIABLE}: {error}") from None
-    click.echo(base + path)

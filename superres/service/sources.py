@@ -5,7 +5,14 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from superres.errors import ClientLeft, SourceNotFound, SourceRefused, TooCostly, UndecodableImage
+from superres.errors import (
+    Busy,
+    ClientLeft,
+    SourceNotFound,
+    SourceRefused,
+    TooCostly,
+    UndecodableImage,
+)
 from superres.images.options import Options
 from superres.service.arrivals import Arrival, Arrivals
 from superres.service.charges import FREE, Charge
@@ -187,9 +194,20 @@ class Sources:
         upload = Upload(arrival.open_file(), record.key, "")
         try:
             result = self._runner.enhance(upload, options, True, has_left, self._charge)
-        except TooCostly:
+        # Their own messages advise what an <img> cannot do.
+        except Busy as error:
+            raise Busy(
+                "Too many images are being computed; ask for this one again later.",
+                error.retry_after_seconds,
+            ) from None
+        except TooCostly as error:
             if not may_queue:
-                raise
+                raise TooCostly(
+                    "Computing this image takes longer than a request may wait. Sign its address "
+                    "with fallback:source: then it is computed in the background, and clients are "
+                    "sent to the source meanwhile.",
+                    excess=error.excess,
+                ) from None
             upload = Upload(arrival.open_file(), record.key, "")
             self._runner.submissions.submit(upload, options, self._charge, CLIENT)
             return None

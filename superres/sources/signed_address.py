@@ -2,7 +2,7 @@
 
 The signature is HMAC-SHA-256 (RFC 2104) over what follows it, `<options>/<source>.<format>`, and
 `<source>` is the address of the image to be enhanced; both are base64url without padding (RFC 4648,
-section 5). So only who has a key chooses sources and sizes.
+section 5). So only who has a key chooses sources and sizes. docs/images.md has the whole form.
 """
 
 import binascii
@@ -24,7 +24,8 @@ AUTO = "auto"
 EXPIRES, FALLBACK = "expires", "fallback"
 TO_SOURCE = "source"
 NAMES = (*(name for name in OPTION_NAMES if name != "format"), EXPIRES, FALLBACK)
-UNIX_TIME = re.compile(r"[0-9]{1,10}")
+MAX_TIME_DIGITS = 10
+UNIX_TIME = re.compile(rf"[0-9]{{1,{MAX_TIME_DIGITS}}}")
 # Offered by clients' `Accept`, smallest file first.
 OFFERED = (AVIF, WEBP)
 
@@ -74,7 +75,7 @@ class ImageRequest:
         Raises
         ------
         BadRequest
-            They are invalid; the message names the one.
+            One is invalid; the message names it.
         """
         if self.format == AUTO and "lossless" in self.texts:
             raise BadRequest("lossless cannot be combined with auto, which may choose JPEG.")
@@ -90,7 +91,7 @@ def sign_address(key: str, request: ImageRequest) -> str:
     Raises
     ------
     BadRequest
-        The options are invalid.
+        An option is invalid.
     """
     request.check()
     texts = dict(request.texts)
@@ -143,13 +144,14 @@ def read_address(keys: Sequence[str], signature: str, options: str, source: str)
     encoded, _, ending = source.rpartition(".")
     wanted = AUTO if ending == AUTO else name_format(find_format(ending))
     if expires is not None and not UNIX_TIME.fullmatch(expires):
-        raise BadRequest(f"{EXPIRES} must be a time in seconds since 1970.")
+        raise BadRequest(f"{EXPIRES} must be a Unix time in seconds.")
     until = None if expires is None else int(expires)
     address = str(parse_source(decode_base64(encoded)))
     request = ImageRequest(address, wanted, texts, until, fallback is not None)
     request.check()
     if until is not None and time.time() >= until:
-        raise AddressExpired("The address was valid for a limited time, which is over.")
+        end = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(until))
+        raise AddressExpired(f"The address was valid until {end} UTC; sign another one.")
     return request
 
 

@@ -35,16 +35,20 @@ class ImageRoutes:
 
     def install(self, app: Flask) -> None:
         """Register the route."""
-        app.get(f"{PREFIX}<signature>/<options>/<source>")(self.send_image)
+        app.get(f"{PREFIX}<signature>/<options>/<file>")(self.send_image)
         app.get(f"{PREFIX}<path:_rest>")(self.refuse_form)
+        app.get(PREFIX)(self.refuse_form)
 
-    def refuse_form(self, _rest: str) -> Response:
+    def refuse_form(self, _rest: str = "") -> Response:
         """Refuse an address of another form."""
-        raise BadSignature("The address has another form than those that this service signs.")
+        raise BadSignature(
+            "Addresses of images are /image/<signature>/<options>/<source>.<format>, as "
+            "`superres sign` makes them."
+        )
 
-    def send_image(self, signature: str, options: str, source: str) -> Response:
+    def send_image(self, signature: str, options: str, file: str) -> Response:
         """Respond with an image, or 304 if the client's copy is still good."""
-        asked = read_address(self._keys, signature, options, source)
+        asked = read_address(self._keys, signature, options, file)
         if self._loop_id in request.headers.get("CDN-Loop", ""):
             raise SourceRefused("The source's address leads back to this service.")
         self._rate_limits.count_image()
@@ -106,10 +110,11 @@ def limit_freshness(asked: ImageRequest, found: SourcedResult) -> Freshness:
     """Return how long a response is fresh: as long as its source, and its address is valid."""
     now = time.time()
     age = found.freshness.age(now)
-    lifetime = found.freshness.lifetime
+    lifetime, extensions = found.freshness.lifetime, found.freshness.extensions
     if asked.expires is not None:
         lifetime = max(min(lifetime, age + asked.expires - now), 0)
-    return Freshness(int(lifetime), int(age), found.freshness.extensions)
+        extensions = ", must-revalidate"
+    return Freshness(int(lifetime), int(age), extensions)
 
 
 def accepted_types() -> list[str]:
