@@ -665,6 +665,20 @@ def test_certificate_must_be_the_hosts_and_of_an_authority(
         make_fetcher(names).fetch(raw.url("a.example", "https"))
 
 
+@pytest.mark.parametrize(("clock", "is_valid"), [("-1d", True), ("-3d", False), ("+1d", False)])
+def test_certificate_must_be_valid_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: str, is_valid: bool
+) -> None:
+    certificate = make_certificate(tmp_path, "other", "IP:127.0.0.1", clock)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    with run_raw_server(partial(send, OK + b"\r\n" + BODY), serve_tls(certificate)) as raw:
+        if is_valid:
+            assert content(fetch(raw.url(scheme="https"))) == BODY
+        else:
+            with pytest.raises(SourceUnavailable):
+                fetch(raw.url(scheme="https"))
+
+
 def test_redirect_may_lead_from_http_to_https_and_back(
     authority: tuple[Path, Path], sources: SourceServer
 ) -> None:
