@@ -1,6 +1,7 @@
 """Little web servers with images, good and bad, for tests of what fetches them."""
 
 import contextlib
+import os
 import socket
 import socketserver
 import ssl
@@ -169,15 +170,19 @@ def send_forever(
     return answer
 
 
-def make_certificate(folder: Path, name: str, subject: str) -> tuple[Path, Path]:
+def make_certificate(
+    folder: Path, name: str, subject: str, clock: str = "+0d"
+) -> tuple[Path, Path]:
     """Create a certificate that is its own authority; return its file and its key's.
 
     Parameters
     ----------
     name : of the files
     subject : such as `DNS:a.example`
+    clock : by how much the clock is off by which it is valid for two days
     """
     certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
+    (library,) = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
     subprocess.run(
         [
             *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
@@ -187,5 +192,6 @@ def make_certificate(folder: Path, name: str, subject: str) -> tuple[Path, Path]
         check=True,
         capture_output=True,
         timeout=60,
+        env={**os.environ, "LD_PRELOAD": str(library), "FAKETIME": clock},
     )
     return certificate, key

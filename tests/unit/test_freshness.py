@@ -1,5 +1,7 @@
 """How long a source's answer is fresh, by RFC 9111 and RFC 5861."""
 
+import time
+
 import pytest
 
 from superres.sources.freshness import (
@@ -177,6 +179,25 @@ def test_every_redirect_must_be_fresh() -> None:
     assert together("max-age=60", "max-age=600", "no-store").is_forbidden
     both = together("max-age=60, stale-if-error=9", "max-age=600, stale-if-error=5, no-cache")
     assert both.directives == "max-age=60, stale-if-error=5, no-cache"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Sun, 09 Sep 2001 01:46:40 GMT",
+        "Sunday, 09-Sep-01 01:46:40 GMT",
+        "Sun Sep  9 01:46:40 2001",
+        "Sun, 09 Sep 2001 01:46:40 -0000",
+    ],
+)
+def test_dates_are_utc_wherever_the_machine_is(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        assert read_date(text) == NOW
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @pytest.mark.parametrize("text", ["", " ", "0", ",", "now", "1 2 3", "Thu, 99 Foo 2001 99:99 GMT"])
