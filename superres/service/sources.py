@@ -3,11 +3,14 @@
 import hmac
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from superres.errors import (
     Busy,
     ClientLeft,
+    NotStored,
+    ResultTooLarge,
     SourceNotFound,
     SourceRefused,
     TooCostly,
@@ -191,9 +194,13 @@ class Sources:
         """Compute the result of a source that has arrived."""
         record = arrival.record
         assert record is not None
-        upload = Upload(arrival.open_file(), record.key, "")
+        enlarged = Options(mode=options.mode)
         try:
-            result = self._runner.enhance(upload, options, True, has_left, self._charge)
+            if options != enlarged:
+                # All widths and formats are made from this PNG: the network runs once.
+                with suppress(NotStored, ResultTooLarge):
+                    close(self._enhance(arrival, enlarged, has_left))
+            return self._enhance(arrival, options, has_left)
         # Their own messages advise what an <img> cannot do.
         except Busy as error:
             raise Busy(
@@ -211,6 +218,13 @@ class Sources:
             upload = Upload(arrival.open_file(), record.key, "")
             self._runner.submissions.submit(upload, options, self._charge, CLIENT)
             return None
+
+    def _enhance(self, arrival: Arrival, options: Options, has_left: HasLeft) -> SourcedResult:
+        """Return one result of a source that has arrived, as an upload's."""
+        record = arrival.record
+        assert record is not None
+        upload = Upload(arrival.open_file(), record.key, "")
+        result = self._runner.enhance(upload, options, True, has_left, self._charge)
         return SourcedResult(result, record.freshness)
 
     # --- while there is an old result, or the source itself

@@ -488,3 +488,13 @@ def test_images_are_served_while_the_database_is_down(
     monkeypatch.setattr(app.extensions["runner"].jobs.database, "execute", fail)
     assert shade_of(client.get(path)) == 80
     assert len(sources.asked("/a.png")) == 1
+
+
+def test_network_runs_once_for_all_widths_and_formats(
+    client: FlaskClient, sources: SourceServer
+) -> None:
+    sources.pages["/a.png"] = Page(picture(80), headers=FRESH)
+    for image_format, width in (("webp", "36"), ("jpeg", "60"), ("png", "24"), (AUTO, "36")):
+        path = address(sources.url("/a.png"), image_format, width=width)
+        assert Image.open(BytesIO(client.get(path).data)).size[0] == int(width)
+    assert client.get("/api/stats").get_json()["inferences"] == 1
