@@ -2,24 +2,26 @@
 
 import hmac
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 
 from superres.errors import (
     Busy,
     ClientLeft,
     NotStored,
     ResultTooLarge,
+    ServiceError,
     SourceNotFound,
     SourceRefused,
     TooCostly,
-    UndecodableImage,
 )
 from superres.images.options import Options
 from superres.service.arrivals import Arrival, Arrivals
 from superres.service.charges import FREE, Charge
 from superres.service.places import Places
+from superres.service.recent_failures import RecentFailures
 from superres.service.renewals import Renewal, Renewals
 from superres.service.runner import Result, Runner
 from superres.service.sandboxed_codec import HasLeft
@@ -73,6 +75,7 @@ class Sources:
         self._records = SourceRecords(runner.jobs.database)
         self._counters = runner.resources.counters
         self._arrivals = Arrivals(runner.resources, fetcher, self._records)
+        self._refused = RecentFailures()
         self._renewals = Renewals()
         self._requests = Places(SOURCE_REQUESTS_AT_ONCE, REQUESTS_OF_ONE)
         # The other half waits for uploads.
@@ -159,7 +162,8 @@ class Sources:
         may_queue : whether a result that no request could wait for is queued as a job; then
             nothing is returned
         """
-        failure = self._arrivals.find_failure(request.source)
+        what = (may_queue, *identify(request, media_types))
+        failure = self._arrivals.find_failure(request.source) or self._refused.find(what)
         if failure is not None:
             raise failure
         while True:
@@ -183,8 +187,11 @@ class Sources:
                     try:
                         with self._computing.hold(CLIENT, FETCH_SECONDS, has_left):
                             return self._compute(arrival, options, has_left, may_queue)
-                    except UndecodableImage as error:
-                        self._arrivals.note_failure(request.source, error)
+                    except ServiceError as error:
+                        # Nor is a source fetched for each request for what cannot be computed.
+                        is_refused = error.status < HTTPStatus.INTERNAL_SERVER_ERROR
+                        if is_refused and not isinstance(error, ClientLeft):
+                            self._refused.note(what, error)
                         raise
             # The result of what is still the same was evicted meanwhile: its file is needed.
 
@@ -276,10 +283,11 @@ class Sources:
         """Start a renewal, or join it; None if too many are running, or the service stops."""
         if self._runner.is_draining:
             return None
-        result = (request.source, request.format, *request.texts.items(), *sorted(media_types))
         host = parse_source(request.source).host
         return self._renewals.start(
-            result, host, lambda: close(self._make_or_queue(request, media_types, record))
+            identify(request, media_types),
+            host,
+            lambda: close(self._make_or_queue(request, media_types, record)),
         )
 
     def _make_or_queue(
@@ -292,6 +300,11 @@ class Sources:
             if runner.jobs.backlog(runner.result_name(record.key, options)).has_it:
                 return None
         return self._make(request, media_types, record, may_queue=True)
+
+
+def identify(request: ImageRequest, media_types: Collection[str]) -> tuple[Hashable, ...]:
+    """Return what requests for the same result have in common."""
+    return request.source, request.format, *request.texts.items(), *sorted(media_types)
 
 
 def close(found: SourcedResult | None) -> None:

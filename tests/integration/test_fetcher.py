@@ -379,7 +379,6 @@ def test_silent_tls_handshake_is_given_up(hurried: None, piece: bytes) -> None:
 def test_resolver_that_hangs_holds_nobody(
     sources: SourceServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "RESOLVE_SECONDS", 0.05)
     monkeypatch.setattr(connections, "RESOLUTIONS_AT_ONCE", 3)
     may_end = threading.Event()
     running: list[str] = []
@@ -392,19 +391,23 @@ def test_resolver_that_hangs_holds_nobody(
 
     sources.pages["/a"] = Page(BODY)
     tried = Fetcher(MAX_BYTES, parse_networks("127.0.0.1/32"), LOOP_ID, resolve)
+
+    def hang() -> None:
+        with monkeypatch.context() as patch, pytest.raises(SourceTimeout):
+            patch.setattr(connections, "RESOLVE_SECONDS", 0.05)
+            tried.fetch("http://hangs.example/")
+
     try:
         for _ in range(2):
-            with pytest.raises(SourceTimeout):
-                tried.fetch("http://hangs.example/")
+            hang()
         found = tried.fetch(sources.url("/a", "other.example"))
         assert isinstance(found, Fetched)
         assert content(found) == BODY
         wait_until(lambda: sum(t.name == "resolve-source" for t in threading.enumerate()) == 2)
         # There are no more threads for names than these.
         for _ in range(4):
-            with pytest.raises(SourceTimeout):
-                tried.fetch("http://hangs.example/")
-        assert len(running) == 3
+            hang()
+        wait_until(lambda: len(running) == 3)
     finally:
         may_end.set()
     wait_until(lambda: all(t.name != "resolve-source" for t in threading.enumerate()))

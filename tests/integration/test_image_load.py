@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,13 @@ from testkit.source_server import Page, SourceServer, run_source_server
 from testkit.waiting import WAIT_SECONDS, wait_until
 
 FRESH = {"Cache-Control": "max-age=600"}
+# With time for sources, so that none of them is given up before the test lets it go on.
+SERVE = """
+from superres.sources import fetcher
+fetcher.FETCH_SECONDS = 600.0
+from gunicorn.app.wsgiapp import run
+run()
+"""
 # Of the same little server.
 OTHER_NAME = "127.1"
 
@@ -29,7 +37,10 @@ def sources() -> Iterator[SourceServer]:
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    with run_light_service(tmp_path, url_key=KEY, source_networks="127.0.0.0/8") as running:
+    command = (sys.executable, "-c", SERVE, "app:app")
+    with run_light_service(
+        tmp_path, command, url_key=KEY, source_networks="127.0.0.0/8"
+    ) as running:
         yield running
 
 

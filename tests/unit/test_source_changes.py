@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import limits
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
@@ -279,6 +280,41 @@ def test_image_that_cannot_be_decoded_is_not_fetched_again_at_once(
     later(60)
     assert_problem(client.get(sign(sources.url("/a"))), 422, "undecodable_image")
     assert len(sources.asked("/a")) == 2
+
+
+def test_source_of_what_cannot_be_computed_is_not_fetched_for_each_request(
+    make_app: AppMaker, images: Settings, sources: SourceServer
+) -> None:
+    limited = replace(images, rate_limit_image_pixels=limits.parse("1/hour"), max_output_pixels=900)
+    client = make_app(limited).test_client()
+    sources.pages["/a"] = Page(picture(80), headers=FRESH)
+    sources.pages["/b"] = Page(picture(90), headers=FRESH)
+    for _ in range(3):
+        large = client.get(sign(sources.url("/a"), width="72"))
+        assert_problem(large, 422, "too_many_pixels")
+    assert len(sources.asked("/a")) == 1
+    assert client.get(sign(sources.url("/a"))).status_code == 200  # others are possible
+    for _ in range(3):
+        refused = client.get(sign(sources.url("/b")))
+        assert_problem(refused, 429, "rate_limited")
+        assert "Retry-After" in refused.headers
+    assert len(sources.asked("/b")) == 1
+
+
+def test_client_that_leaves_is_no_failure(
+    client: FlaskClient,
+    sources: SourceServer,
+    fake_model: FakeModel,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sources.pages["/a"] = Page(picture(80), headers=FRESH)
+    path = sign(sources.url("/a"))
+    with monkeypatch.context() as patch:
+        patch.setattr(image_routes, "has_left", lambda _request: fake_model.started.is_set())
+        fake_model.may_go_on.clear()
+        assert_problem(client.get(path), 408, "client_left")
+    fake_model.may_go_on.set()
+    assert shade_of(client.get(path)) == 80
 
 
 def test_dead_source_starts_no_thread_for_each_request(
