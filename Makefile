@@ -43,6 +43,7 @@ test: lint
 	./install_package.sh curl curl --version
 	./install_package.sh openssl openssl version
 	./install_package.sh nginx-light nginx -v
+	./install_package.sh varnish varnishd -V
 	./install_package.sh systemd systemd-analyze --version
 	./install_package.sh chromium chromium --version
 	./install_package.sh firefox-esr firefox-esr --version
@@ -52,6 +53,8 @@ test: lint
 	./install_package.sh imagemagick identify -version
 	./install_package.sh postgresql sh -c 'ls /usr/lib/postgresql/*/bin/initdb'
 	./install_package.sh pgbouncer pgbouncer --version
+	./install_package.sh php-cli php --version
+	./install_package.sh nodejs node --version
 	# Tests spend much of their time waiting for their own servers, so four run at once; a process
 	# that has nothing left takes tests over from another.
 	$(BIN)/pytest --numprocesses 4 --dist worksteal

@@ -27,6 +27,7 @@ from superres.web.api_docs import install_api_docs
 from superres.web.capabilities import install_capabilities
 from superres.web.enhance_routes import EnhanceRoutes
 from superres.web.forms import FormRequest
+from superres.web.image_routes import ImageRoutes
 from superres.web.job_routes import JobRoutes
 from superres.web.metrics import install_metrics
 from superres.web.preview_routes import PreviewRoutes
@@ -86,6 +87,8 @@ def create_app(settings: Settings | None = None, model_loader: ModelLoader | Non
     install_problems(app)
     jobs.install(app)
     ResultRoutes(runner, addresses).install(app)
+    if settings.url_key:
+        ImageRoutes(runner, rate_limits).install(app)
     StatusRoutes(runner, __version__).install(app)
     install_capabilities(app, runner)
     install_web_pages(app, settings)

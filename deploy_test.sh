@@ -14,6 +14,7 @@ requests, cache headers and errors. Changes nothing, except that one result is s
   IMAGE     an image to upscale              (default: a small built-in one)
 
 Environment: CURL_OPTIONS is passed to every curl, such as --insecure for a test certificate.
+SR_IMAGE_ADDRESS is what `superres sign` printed, to check that too.
 SR_API_KEY is the key, if the service requires one; it is sent to BASE_URL/api only.
 Exit status: 0 if all checks pass, 1 if any fails, 2 for wrong arguments or if curl is missing.
 EOF
@@ -141,6 +142,18 @@ request missing "$base/cache/missing.png"
 check "a missing result is 404" "$status" 404
 check "errors are problem+json" "$(header missing Content-Type)" application/problem+json
 check "errors are never stored" "$(header missing Cache-Control)" "no-store*"
+# 404: there are none, because SR_URL_KEY is not set.
+request unsigned "$base/image/x/scale:3/aHR0cHM6Ly9hLmV4YW1wbGUv.png"
+check "an image's address without a signature is refused" "$status" '@(403|404)'
+check "and that is never stored" "$(header unsigned Cache-Control)" "no-store*"
+if [ -n "${SR_IMAGE_ADDRESS:-}" ]; then
+    request sourced "$base/image/${SR_IMAGE_ADDRESS##*/image/}"
+    check "a signed address is an image" "$status $(header sourced Content-Type)" "200 image/*"
+    check "any page may show it" "$(header sourced Access-Control-Allow-Origin)" '\*'
+    etag=$(header sourced ETag)
+    request same -H "If-None-Match: $etag" "$base/image/${SR_IMAGE_ADDRESS##*/image/}"
+    check "an unchanged one is 304" "$status" 304
+fi
 request nothing --request POST "$base/api/enhance"
 check "a request without an image is 415" "$status" 415
 

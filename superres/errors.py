@@ -90,6 +90,55 @@ class UntrustedHost(ServiceError):
     code = "untrusted_host"
 
 
+class BadSignature(ServiceError):
+    """The address of an image by GET was not signed with this service's key."""
+
+    status = 403
+    code = "bad_signature"
+
+
+class AddressExpired(ServiceError):
+    """The address of an image by GET was signed for a time that is over."""
+
+    status = 403
+    code = "address_expired"
+
+
+class SourceRefused(ServiceError):
+    """The source's address, or its network, is one from which nothing is fetched."""
+
+    status = 403
+    code = "source_refused"
+
+
+class SourceNotFound(ServiceError):
+    """The source's server says that there is nothing at its address."""
+
+    status = 404
+    code = "source_not_found"
+
+
+class SourceTooLarge(ServiceError):
+    """The source's file is larger than allowed."""
+
+    status = 413
+    code = "source_too_large"
+
+
+class SourceUnavailable(ServiceError):
+    """The source's server does not send an image."""
+
+    status = 502
+    code = "source_unavailable"
+
+
+class SourceTimeout(ServiceError):
+    """The source's server takes too long."""
+
+    status = 504
+    code = "source_timeout"
+
+
 class ResultNotFound(ServiceError):
     """No stored result has this name."""
 

@@ -1,5 +1,6 @@
 """Parsers for settings: each function reads one kind of value, or says what it must be."""
 
+import ipaddress
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,10 @@ from limits import RateLimitItem
 from superres.origins import serialize_origin
 from superres.paths import MODEL_FILE_NAME, RESTORE_MODEL_PATH
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+# One that signs, and one that was replaced and still verifies.
+MAX_KEYS = 2
+LEAST_KEY_LENGTH = 32
 URL_PATTERN = re.compile(r"[A-Za-z0-9:/._~%\[\]-]+")
 HOST_PATTERN = re.compile(r"\.?[a-z0-9-]+(\.[a-z0-9-]+)*")
 
@@ -87,6 +92,28 @@ def parse_hosts(text: str) -> tuple[str, ...]:
         if not HOST_PATTERN.fullmatch(name):
             raise ValueError(f"{name!r} is not a name such as sr.example or .sr.example")
     return names
+
+
+def parse_keys(text: str) -> tuple[str, ...]:
+    """Read one or two secrets."""
+    keys = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not 1 <= len(keys) <= MAX_KEYS:
+        raise ValueError("must be one key, or two separated by a comma")
+    if any(len(key) < LEAST_KEY_LENGTH or not key.isascii() for key in keys):
+        raise ValueError(f"a key must have at least {LEAST_KEY_LENGTH} ASCII characters")
+    return keys
+
+
+def parse_networks(text: str) -> tuple[Network, ...]:
+    """Read IP networks separated by commas."""
+    networks = []
+    for part in text.split(","):
+        if part.strip():
+            try:
+                networks.append(ipaddress.ip_network(part.strip()))
+            except ValueError:
+                raise ValueError(f"{part.strip()!r} is not a network such as 10.1.0.0/16") from None
+    return tuple(networks)
 
 
 def parse_database_url(text: str) -> str:

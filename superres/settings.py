@@ -13,11 +13,14 @@ from superres.errors import ConfigError
 from superres.origins import parse_origins
 from superres.paths import DEFAULT_DATA_DIR, EMBEDDED_MODEL_PATH, RESTORE_MODEL_PATH
 from superres.setting_parsers import (
+    Network,
     one_of,
     parse_boolean,
     parse_database_url,
     parse_hosts,
+    parse_keys,
     parse_model_path,
+    parse_networks,
     parse_non_negative,
     parse_path,
     parse_positive,
@@ -35,13 +38,19 @@ PIXELS_OF_A_SMALL_JOB = 6400
 MIN_QUEUE_JOBS = 100
 # Rejected uploads drained at once; the clients of others may see a connection reset.
 DRAINS_AT_ONCE = 8
+# Requests that wait at once for an image at another server: of each host for two pages, each with
+# thirty.
+SOURCE_REQUESTS_AT_ONCE = 256
 
 logger = logging.getLogger(__name__)
 
 
-def setting(default: object, parse: Callable[[str], object], help_text: str) -> Any:
-    """Declare a setting: its default, how its text is read, and what it means."""
-    return field(default=default, metadata={"parse": parse, "help": help_text})
+def setting(
+    default: object, parse: Callable[[str], object], help_text: str, *, is_secret: bool = False
+) -> Any:
+    """Declare a setting: its default, how its text is read, what it means, whether it is hidden."""
+    metadata = {"parse": parse, "help": help_text}
+    return field(default=default, repr=not is_secret, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -177,6 +186,18 @@ class Settings:
         "preview; "
         "empty: no limit",
     )
+    rate_limit_image_requests: RateLimitItem | None = setting(
+        None,
+        parse_rate,
+        "requests of one client to /image/, such as 600/minute: a page has many images; empty: no "
+        "limit",
+    )
+    rate_limit_image_pixels: RateLimitItem | None = setting(
+        None,
+        parse_rate,
+        "pixels computed for /image/, counted as above, but for all clients together; empty: no "
+        "limit",
+    )
     rate_limit_store: str = setting(
         "memory://",
         str.strip,
@@ -192,6 +213,26 @@ class Settings:
     )
     cors_max_age_seconds: int = setting(
         86400, parse_non_negative, "how long browsers may remember a preflight"
+    )
+    url_key: tuple[str, ...] = setting(
+        (),
+        parse_keys,
+        "secret with which addresses below /image/ are signed, of at least 32 characters: `openssl "
+        "rand -hex 32`; two, separated by a comma, while the first replaces the second; empty: "
+        "there are no such addresses",
+        is_secret=True,
+    )
+    source_max_age: int = setting(
+        3600,
+        parse_non_negative,
+        "seconds after which the server of an image below /image/ is asked whether it has changed, "
+        "if it does not say itself (Cache-Control, Expires)",
+    )
+    source_networks: tuple[Network, ...] = setting(
+        (),
+        parse_networks,
+        "networks from which such images may be fetched although they are not public, separated by "
+        "commas: 10.1.0.0/16, fd00:1::/64",
     )
     public_url: str = setting(
         "", parse_public_url, "URL of the service as clients see it; empty: from the request"
@@ -249,8 +290,8 @@ class Settings:
             try:
                 values[item.name] = item.metadata["parse"](text)
             except ValueError as error:
-                # A value that may contain a password is not shown.
-                shown = "..." if "@" in text else repr(text)
+                # A secret, or a value that may contain a password, is not shown.
+                shown = repr(text) if item.repr and "@" not in text else "..."
                 faults.append(f"{variable}={shown}: {error}")
         if "data_dir" in values:
             values.setdefault("cache_dir", values["data_dir"] / "cache")

@@ -1,5 +1,6 @@
 """Fixtures: photographs, a fake model for logic, and the real one for images."""
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -27,6 +28,38 @@ from testkit.app_client import AppMaker, BufferedClient
 from testkit.fakes import FakeModel
 from testkit.pictures import encode
 from testkit.postgres import run_postgres
+
+# They wait for minutes, for leases and time limits: begun first, they do it beside the others.
+LONG_FILES = (
+    "test_spool_hold",
+    "test_page_reload",
+    "test_outages",
+    "test_job_service",
+    "test_hostile_load",
+    "test_nginx",
+    "test_restarts",
+    "test_cluster",
+    "test_store_outages",
+    "test_service",
+    "test_dask_tiles",
+    "test_contract",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin each process's share, which xdist cuts from the list in one piece, with long files."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    long = [[item for item in items if item.path.stem == name] for name in LONG_FILES]
+    short = [item for item in items if item.path.stem not in LONG_FILES]
+    shares: list[list[pytest.Item]] = []
+    for number in range(processes):
+        firsts = [item for file in long[number::processes] for item in file]
+        # Shares of xdist's size, as far as the long files allow.
+        room = max((len(items) - sum(map(len, shares))) // (processes - number) - len(firsts), 0)
+        is_last = number == processes - 1
+        shares.append([*firsts, *(short if is_last else short[:room])])
+        short = short[room:]
+    items[:] = [item for share in shares for item in share]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What schemathesis cannot invent: images, and names of existing things (`test_contract.py`)."""
+"""What schemathesis cannot invent: images, and what exists (`test_contract.py`)."""
 
 import itertools
 import os
@@ -11,6 +11,7 @@ from PIL import Image
 from schemathesis.hooks import HookContext
 
 from testkit.heif_files import heic
+from testkit.source_server import Page
 
 
 def draw(image_format: str, side: int) -> bytes:
@@ -28,11 +29,25 @@ PICTURES = [
     b"no picture",
     b"",
 ]
+# What another server has, by path; and what addresses ask for that are signed.
+SOURCES = {
+    "/a.png": Page(PICTURES[0]),
+    "/cut.jpg": Page(draw("JPEG", 60)[:200]),
+    "/page.html": Page(b"<html></html>"),
+    "/empty": Page(),
+    "/large": Page(b"x", headers={"Content-Length": str(2**40)}),
+}
+SIGNED = (
+    *(("/a.png", options) for options in ("scale:2,quality:80", "mode:restore", "fallback:source")),
+    *((path, "scale:3") for path in (*SOURCES, "/missing")),
+    *(("/missing", options) for options in ("fallback:source", "expires:1", "scale:9", "x")),
+)
 MEDIA_TYPES = ("png", "jpeg", "webp", "tiff", "bmp", "avif", "heic", "heif", "gif")
 
 # In turn, so that each is sent, whatever else is drawn.
 in_turn = itertools.cycle(PICTURES)
 pictures = strategies.builds(lambda: next(in_turn))
+images = itertools.cycle(os.environ.get("CONTRACT_IMAGES", "").split())
 schemathesis.openapi.format("binary", pictures)
 schemathesis.openapi.media_type("application/octet-stream", pictures)
 for media_type in MEDIA_TYPES:
@@ -43,7 +58,12 @@ for media_type in MEDIA_TYPES:
 def map_path_parameters(
     _context: HookContext, path_parameters: dict[str, Any] | None
 ) -> dict[str, Any] | None:
-    """Replace every other generated name with an existing one."""
+    """Replace every other generated name or address with an existing one."""
+    if path_parameters is not None and "signature" in path_parameters:
+        if len(str(path_parameters["file"])) % 2:
+            parts = next(images).split("/")
+            path_parameters |= zip(("signature", "options", "file"), parts, strict=True)
+        return path_parameters
     for name, value in (path_parameters or {}).items():
         existing = os.environ[f"CONTRACT_{name.upper()}"].split()
         if len(str(value)) % 2 and path_parameters is not None:

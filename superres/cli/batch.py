@@ -18,7 +18,7 @@ from rich.progress import (
 )
 
 from superres.cli import INTERRUPTED
-from superres.cli.picture_files import Found, show, write_result
+from superres.cli.picture_files import Found, Picture, show, write_result
 from superres.cli.service_answers import EnhanceError, Unusable
 
 MAX_NAMED = 20
@@ -45,10 +45,9 @@ class Outcome(NamedTuple):
 
 def enhance_all(
     enhancer: Enhancer,
-    pictures: list[tuple[Path, Path]],
+    pictures: list[tuple[Picture, Path]],
     parallel: int,
     console: Console,
-    read: Callable[[Path], bytes] = Path.read_bytes,
 ) -> Outcome:
     """Make all results, several at a time."""
     columns = (
@@ -59,18 +58,18 @@ def enhance_all(
         TimeRemainingColumn(),
     )
     failed = 0
-    futures: dict[Future[None], Path] = {}
+    futures: dict[Future[None], Picture] = {}
     with (
         Progress(*columns, console=console, disable=not console.is_terminal) as progress,
         ThreadPoolExecutor(parallel) as pool,
     ):
         total = progress.add_task("images", total=len(pictures))
 
-        def make(source: Path, target: Path) -> None:
-            bar = progress.add_task(show(Path(source.name)), total=100)
+        def make(picture: Picture, target: Path) -> None:
+            bar = progress.add_task(show(picture.name), total=100)
             try:
                 result = enhancer.enhance(
-                    read(source),
+                    picture.read_bytes(),
                     lambda share: progress.update(bar, completed=int(100 * share)),
                 )
                 write_result(target, result)
@@ -91,14 +90,14 @@ def enhance_all(
             return Outcome(code, sum(each.exception() is None for each in ended), words)
 
         try:
-            for picture in pictures:
-                futures[pool.submit(make, *picture)] = picture[0]
+            for picture, target in pictures:
+                futures[pool.submit(make, picture, target)] = picture
             for future in as_completed(futures):
                 try:
                     future.result()
                 except EnhanceError as error:
                     failed += 1
-                    tell(console, f"{show(futures[future])}: {error}", style="red")
+                    tell(console, f"{show(str(futures[future]))}: {error}", style="red")
                 progress.advance(total)
         except Unusable as error:
             enhancer.stop()

@@ -18,6 +18,7 @@ MODULES = {
     "enhance": "superres.cli.enhance",
     "clean": "cleanup_cache",
     "key": "superres.cli.key",
+    "sign": "superres.cli.sign",
 }
 
 

@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,41 +12,27 @@ import click
 from rich.console import Console
 
 from superres.cli.batch import Enhancer, enhance_all, tell, tell_left_out
+from superres.cli.downloads import Download, is_web_address
 from superres.cli.picture_files import (
     Found,
+    Picture,
     UnfitPaths,
     check_path,
     find_pictures,
     find_write_fault,
     show,
 )
+from superres.cli.result_options import FORMAT_NAMES, read_chosen, result_options
 from superres.cli.service_answers import Unusable
 from superres.cli.service_client import KEY_VARIABLE, RemoteEnhancer, check_url
 from superres.errors import BadRequest
-from superres.images.formats import FORMATS
-from superres.images.options import (
-    CLEANING_SCALE,
-    FAITHFUL,
-    MAX_QUALITY,
-    MODEL_SCALE,
-    MODES,
-    RESTORE,
-    SCALES,
-    Options,
-    read_options,
-)
+from superres.images.options import Options, read_options
 
 STREAM = Path("-")
 DEFAULT_URL = "http://localhost:7860"
-FORMAT_NAMES = list(
-    dict.fromkeys(name for each in FORMATS.values() for name in (each.name, each.ending))
-)
-QUALITIES = ", ".join(
-    f"{each.default_quality} for {each.name}" for each in FORMATS.values() if each.default_quality
-)
-LOSSLESS = " or ".join(each.name for each in FORMATS.values() if each.has_lossless)
 EPILOG = f"""
 A result is named after its image: photo_x3.png for photo.png, photo.jpg_x3.png for photo.jpg.
+An image at a web address, https://example.com/photo.jpg, is fetched by this machine.
 Results already in the output folder are kept, so the same command resumes after Ctrl-C.
 In folders, hidden files are skipped, and files that are not images are listed at the end.
 
@@ -82,6 +67,35 @@ class GivenPath(click.Path):
         return super().convert(value, parameter, context)
 
 
+class GivenImage(GivenPath):
+    """A path, or a web address."""
+
+    def convert(
+        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
+    ) -> Any:
+        """Return the path, or the image at the address."""
+        if isinstance(value, str) and is_web_address(value):
+            try:
+                return Download(value)
+            except ValueError as error:
+                self.fail(str(error), parameter, context)
+        return super().convert(value, parameter, context)
+
+
+class StandardInput:
+    """The image in standard input; /dev/stdin cannot be opened where it is a socket (Node.js)."""
+
+    name = "standard input"
+
+    def __str__(self) -> str:
+        """Return what the user calls it."""
+        return self.name
+
+    def read_bytes(self) -> bytes:
+        """Return what it holds."""
+        return sys.stdin.buffer.read()
+
+
 def make_enhancer(url: str, is_local: bool, given: dict[str, str], options: Options) -> Enhancer:
     """Return the enhancer that makes the results."""
     if is_local:
@@ -111,19 +125,11 @@ def enhance_files(
     return outcome.code or (1 if found.unreadable else 0)
 
 
-def read_standard_input(_source: Path) -> bytes:
-    """Return what it holds; /dev/stdin cannot be opened where it is a socket, as in Node.js."""
-    return sys.stdin.buffer.read()
-
-
-def enhance_to_output(enhancer: Enhancer, source: Path, console: Console) -> int:
+def enhance_to_output(enhancer: Enhancer, picture: Picture, console: Console) -> int:
     """Write one image's result to standard output; return the exit code."""
-    read: Callable[[Path], bytes] = Path.read_bytes
-    if source == STREAM:
-        source, read = Path("standard input"), read_standard_input
     with TemporaryDirectory() as folder:
         result = Path(folder) / "result"
-        outcome = enhance_all(enhancer, [(source, result)], 1, console, read)
+        outcome = enhance_all(enhancer, [(picture, result)], 1, console)
         if outcome.words:
             tell(console, outcome.words, style="red")
         if outcome.made:
@@ -138,8 +144,8 @@ def enhance_to_output(enhancer: Enhancer, source: Path, console: Console) -> int
     return outcome.code
 
 
-def check_stream(paths: tuple[Path, ...], output: Path) -> Path:
-    """Return the one image whose result goes to standard output, `-` for standard input.
+def check_stream(images: tuple[Path | Picture, ...], output: Path) -> Picture:
+    """Return the one image whose result goes to standard output.
 
     Raises
     ------
@@ -148,20 +154,23 @@ def check_stream(paths: tuple[Path, ...], output: Path) -> Path:
     """
     if output != STREAM:
         raise UnfitPaths("what is read from standard input goes to standard output: add -o -")
-    if len(paths) > 1:
+    if len(images) > 1:
         raise UnfitPaths("standard output takes one image")
     # Python leaves out those that are closed.
-    if sys.stdout is None or (STREAM in paths and sys.stdin is None):
+    if sys.stdout is None or (STREAM in images and sys.stdin is None):
         raise UnfitPaths("standard input or output is closed")
     if sys.stdout.isatty():
         raise UnfitPaths("a terminal cannot show images: redirect output to a file or a pipe")
-    if paths[0] != STREAM and check_path(paths[0]):
+    (image,) = images
+    if image == STREAM:
+        return StandardInput()
+    if isinstance(image, Path) and check_path(image):
         raise UnfitPaths("standard output takes one image, not a folder")
-    return paths[0]
+    return image
 
 
 @click.command(epilog=EPILOG)
-@click.argument("paths", nargs=-1, required=True, type=GivenPath(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=GivenImage(path_type=Path))
 @click.option(
     *("-o", "--output"),
     type=GivenPath(path_type=Path),
@@ -185,26 +194,9 @@ def check_stream(paths: tuple[Path, ...], output: Path) -> Path:
     type=click.Choice(FORMAT_NAMES, case_sensitive=False),
     help="Format of the results, png by default.",
 )
-@click.option("--quality", type=click.IntRange(1, MAX_QUALITY), help=f"Default: {QUALITIES}.")
-@click.option(
-    "--mode",
-    type=click.Choice(MODES),
-    help=f"{FAITHFUL} by default; {RESTORE} removes noise, blur and the marks of compression.",
-)
-@click.option(
-    "--scale",
-    type=click.Choice([str(scale) for scale in (CLEANING_SCALE, *SCALES)]),
-    help=f"How many times larger, {MODEL_SCALE} by default; 1 with --mode {RESTORE} only.",
-)
-@click.option(
-    "--width",
-    type=click.IntRange(min=1),
-    help="Width of the result in pixels, instead of --scale; alone, it keeps the aspect ratio.",
-)
-@click.option("--height", type=click.IntRange(min=1), help="Height of the result; see --width.")
-@click.option("--lossless", is_flag=True, help=f"Lossless compression, for {LOSSLESS}.")
+@result_options
 def enhance(
-    paths: tuple[Path, ...],
+    images: tuple[Path | Picture, ...],
     output: Path,
     url: str,
     is_local: bool,
@@ -212,20 +204,20 @@ def enhance(
     overwrite: bool,
     **chosen: Any,
 ) -> None:
-    """Upscale images, and folders of them."""
+    """Upscale images: files, folders of them, and what is at web addresses."""
     # A shell that starts this in the background makes it ignore SIGINT.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    given = {name: str(value).lower() for name, value in chosen.items() if value}
+    given = read_chosen(chosen)
     found = Found()
     try:
         options = read_options({name: [text] for name, text in given.items()})
         url = check_url(url)
-        is_stream = STREAM in (output, *paths)
+        is_stream = STREAM in (output, *images)
         if is_stream:
-            source = check_stream(paths, output)
+            picture = check_stream(images, output)
         else:
-            found = find_pictures(list(paths), output, options.suffix)
+            found = find_pictures(images, output, options.suffix)
     except BadRequest as error:
         raise click.UsageError(error.message) from None
     except (UnfitPaths, ValueError) as error:
@@ -240,5 +232,5 @@ def enhance(
         tell(console, f"error: {error}", style="red")
         sys.exit(2)
     if is_stream:
-        sys.exit(enhance_to_output(enhancer, source, console))
+        sys.exit(enhance_to_output(enhancer, picture, console))
     sys.exit(enhance_files(enhancer, found, 1 if is_local else parallel, overwrite, console))

@@ -1,4 +1,4 @@
-"""Files for the command line: finds the images and names their results."""
+"""Images for the command line: finds them in folders, and names their results."""
 
 import os
 import re
@@ -6,9 +6,10 @@ import stat
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from superres.images.formats import FORMATS
 from superres.images.input_formats import INPUT_FORMATS
@@ -23,6 +24,20 @@ class UnfitPaths(Exception):
     """The given paths cannot be upscaled as they are; the text is for the user."""
 
 
+class Picture(Protocol):
+    """An image file: a path, or what is elsewhere.
+
+    As text, it is what the user calls it.
+    """
+
+    @property
+    def name(self) -> str:
+        """The file's own name."""
+
+    def read_bytes(self) -> bytes:
+        """Return its content; raise OSError, or an `EnhanceError` that says what is wrong."""
+
+
 @dataclass
 class Found:
     """What was found at the given paths.
@@ -34,18 +49,19 @@ class Found:
     unreadable : folders that cannot be searched
     """
 
-    pictures: list[tuple[Path, Path]] = field(default_factory=list)
+    pictures: list[tuple[Picture, Path]] = field(default_factory=list)
     skipped: list[tuple[Path, str]] = field(default_factory=list)
     unreadable: list[Path] = field(default_factory=list)
 
 
-def find_pictures(paths: list[Path], output: Path, suffix: str) -> Found:
+def find_pictures(given: Sequence[Path | Picture], output: Path, suffix: str) -> Found:
     """Return the images at some paths; folders are searched recursively.
 
     Hidden files are left out, and so are files in the output folder that are named like results.
 
     Parameters
     ----------
+    given : paths, and images that are elsewhere
     suffix : end of a result's name, such as `_x3.png`
 
     Raises
@@ -54,9 +70,14 @@ def find_pictures(paths: list[Path], output: Path, suffix: str) -> Found:
         A path does not exist, there is no image, or two images would have the same result.
     """
     found = Found()
-    seen: set[Path] = set()
+    seen: set[Path | str] = set()
     whole_output = output.resolve()
-    for path in paths:
+    for path in given:
+        if not isinstance(path, Path):
+            if str(path) not in seen:
+                found.pictures.append((path, output / name_result(Path(path.name), suffix)))
+            seen.add(str(path))
+            continue
         is_folder = check_path(path)
         files = list(search(path, found)) if is_folder else [path]
         if not files:
@@ -127,8 +148,8 @@ def name_result(picture: Path, suffix: str) -> str:
     return (picture.stem if is_same and is_single else picture.name) + suffix
 
 
-def show(path: Path) -> str:
-    """Return a path safe to print on a terminal: undecodable bytes and controls are escaped."""
+def show(path: Path | str) -> str:
+    """Return a text safe to print on a terminal: undecodable bytes and controls are escaped."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode() for each in text

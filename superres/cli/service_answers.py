@@ -1,4 +1,4 @@
-"""What a service's responses, and its silence, mean to the user of the command line."""
+"""What servers' responses, and their silence, mean to the user of the command line."""
 
 import errno
 import socket
@@ -108,7 +108,7 @@ def explain_cause(cause: BaseException, who: str) -> str | None:
         if cause.verify_code in WRONG_TIME:
             return f"The certificate of {who} is out of date, or this machine's clock is wrong."
         if cause.verify_code in WRONG_NAME:
-            return f"The certificate of {who} is for another name: use that in --url."
+            return f"The certificate of {who} is for another name: use that name."
         return (
             f"The certificate of {who} comes from an authority that this machine does not trust. "
             "If it is right, set SSL_CERT_FILE to it or to the authority's certificate (PEM)."
@@ -118,7 +118,7 @@ def explain_cause(cause: BaseException, who: str) -> str | None:
     if isinstance(cause, socket.gaierror):
         return f"The host name of {who} cannot be resolved: is it right, and is the network up?"
     if isinstance(cause, ConnectionRefusedError):
-        return f"Nothing is listening at {who}: is the service running, and is --url right?"
+        return f"Nothing is listening at {who}: is the server running, and is the address right?"
     if isinstance(cause, OSError) and cause.errno in NO_ROUTE:
         return f"There is no network route to {who}."
     return None

@@ -76,6 +76,25 @@ def is_address(text: str) -> bool:
     return bool(is_web) and not url.query and not url.fragment
 
 
+def make_client(base_url: str = "") -> httpx.Client:
+    """Return a client that follows redirects.
+
+    Raises
+    ------
+    Unusable
+        The environment's proxy or certificates cannot be used.
+    """
+    try:
+        return httpx.Client(base_url=base_url, timeout=TIMEOUT, follow_redirects=True)
+    except OSError:
+        raise Unusable("SSL_CERT_FILE or SSL_CERT_DIR names no certificates") from None
+    except (ImportError, ValueError, httpx.InvalidURL):
+        raise Unusable(
+            "the proxy in HTTP_PROXY, HTTPS_PROXY or ALL_PROXY is of an unsupported kind: "
+            "unset it, or set NO_PROXY to the host that is to be reached"
+        ) from None
+
+
 class RemoteEnhancer:
     """Upscales with a service.
 
@@ -97,15 +116,7 @@ class RemoteEnhancer:
             raise Unusable(f"{KEY_VARIABLE} contains characters that no API key has")
         # For the API only: results may be on another host.
         self._authorization = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        try:
-            self._client = httpx.Client(base_url=url, timeout=TIMEOUT, follow_redirects=True)
-        except OSError:
-            raise Unusable("SSL_CERT_FILE or SSL_CERT_DIR names no certificates") from None
-        except (ImportError, ValueError, httpx.InvalidURL):
-            raise Unusable(
-                "the proxy in HTTP_PROXY, HTTPS_PROXY or ALL_PROXY is of an unsupported kind: "
-                "unset it, or set NO_PROXY to the service's host"
-            ) from None
+        self._client = make_client(url)
         self._stopping = threading.Event()
         self._answered: set[str] = set()
 

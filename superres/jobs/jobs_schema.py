@@ -127,6 +127,16 @@ POSTGRES_TRIGGERS = (
     postgres_trigger("tickets", "DELETE", OLD_ROWS),
 )
 
+# What was fetched from addresses that GETs name: see source_records.py.
+SOURCES = (
+    """CREATE TABLE sources (
+        address TEXT PRIMARY KEY, key TEXT NOT NULL, previous TEXT, has_alpha INTEGER NOT NULL,
+        location TEXT NOT NULL, etag TEXT NOT NULL, last_modified TEXT NOT NULL,
+        directives TEXT NOT NULL, validated DOUBLE PRECISION NOT NULL,
+        lifetime DOUBLE PRECISION NOT NULL)""",
+    "CREATE INDEX sources_validated ON sources (validated)",
+)
+
 SCHEMA = (
     Migration(version=1, oldest_code=1, sqlite=FIRST, postgres=FIRST),
     Migration(
@@ -146,6 +156,7 @@ SCHEMA = (
                 VALUES (1, substr(md5(random()::text || clock_timestamp()::text), 1, 16))""",
         ),
     ),
+    Migration(version=3, oldest_code=1, sqlite=SOURCES, postgres=SOURCES),
 )
 
 

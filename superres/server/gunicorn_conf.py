@@ -16,7 +16,7 @@ from superres.jobs.jobs import Jobs
 from superres.jobs.jobs_schema import SCHEMA, make_owner, owner_prefix
 from superres.logs import make_log_config
 from superres.machine import return_large_buffers
-from superres.settings import DRAINS_AT_ONCE, Settings
+from superres.settings import DRAINS_AT_ONCE, SOURCE_REQUESTS_AT_ONCE, Settings
 
 # Threads in addition to those that wait for results or read uploads, so that there is always one
 # for cache hits and health checks.
@@ -42,6 +42,7 @@ threads = (
     + settings.max_uploads_at_once
     + DRAINS_AT_ONCE
     + RESERVE_THREADS
+    + (SOURCE_REQUESTS_AT_ONCE if settings.url_key else 0)
 )
 # A request may wait max_sync_seconds for its result; a proxy in front waits longer than this.
 graceful_timeout = settings.max_sync_seconds + 30

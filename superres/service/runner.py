@@ -295,4 +295,9 @@ class Runner:
             "waiting_requests": self.scheduler.waiting_requests,
             "jobs_unavailable": counts["jobs_unavailable"],
             "job_faults": counts["job_faults"],
+            "source_hits": counts["source_hits"],
+            "source_stale_hits": counts["source_stale_hits"],
+            "source_fetches": counts["source_fetches"],
+            "source_revalidations": counts["source_revalidations"],
+            "source_failures": counts["source_failures"],
         }

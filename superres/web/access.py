@@ -88,7 +88,7 @@ def install_cors(app: Flask, settings: Settings) -> None:
         "methods": API_METHODS,
         "allow_headers": API_REQUEST_HEADERS,
     }
-    CORS(app, resources={r"^/api/": api, r"^/cache/": public, r"^/static/": public})
+    CORS(app, resources={r"^/api/": api, r"^/(cache|image|static)/": public})
 
 
 def vary_by_origin(response: Response) -> Response:

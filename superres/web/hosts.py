@@ -18,7 +18,7 @@ LOOPBACK_NAMES = ("localhost", ".localhost")
 # Names that no public DNS server can resolve for an attacker.
 LOCAL_DOMAINS = (".local", ".lan", ".internal")
 # Pages of any origin may read these anyway (access.py), also under a CDN's name.
-PUBLIC_PATHS = ("/cache/", "/static/")
+PUBLIC_PATHS = ("/cache/", "/image/", "/static/")
 
 
 def is_own_host(host: str, named: Collection[str]) -> bool:

@@ -66,6 +66,13 @@ COUNTERS = {
         "sr_job_faults",
         "Asynchronous jobs that failed through a fault of the service.",
     ),
+    "source_hits": ("sr_source_hits", "Images below /image/ whose source was fresh."),
+    "source_stale_hits": (
+        "sr_source_stale_hits",
+        "Old images sent while the new one was made, or their source did not answer.",
+    ),
+    "source_fetches": ("sr_source_fetches", "Sources fetched."),
+    "source_revalidations": ("sr_source_revalidations", "Sources asked whether they have changed."),
 }
 
 
@@ -98,6 +105,14 @@ class RunnerCollector(Collector):
                 "Recent time per input pixel with all lanes busy.",
                 loader.model.speed.now,
             )
+        failures = CounterMetricFamily(
+            "sr_source_failures", "Sources that gave no image, by code.", labels=["code"]
+        )
+        for code in all_codes():
+            number = self._runner.resources.counters[f"source_failures_{code}"]
+            if number:
+                failures.add_metric([code], number)
+        yield failures
         jobs = GaugeMetricFamily("sr_jobs", "Rows of the jobs table by state.", labels=["state"])
         pixels = GaugeMetricFamily(
             "sr_jobs_pixels", "Input pixels of jobs that have not ended.", labels=["state"]

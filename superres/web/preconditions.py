@@ -6,7 +6,7 @@ from werkzeug.http import parse_date
 from werkzeug.wrappers import Request
 
 
-def evaluate_preconditions(request: Request, etag: str, modified: float) -> int | None:
+def evaluate_preconditions(request: Request, etag: str, modified: float | None) -> int | None:
     """Return 412 or 304 if the request's conditions require it, in RFC 9110's order (13.2.2).
 
     Werkzeug's own evaluation responds to `If-Match: *` with 412, and sends a body with it.
@@ -15,19 +15,22 @@ def evaluate_preconditions(request: Request, etag: str, modified: float) -> int 
     ----------
     request : a GET or HEAD
     etag : the result's strong entity tag, without quotes
-    modified : when it was stored, seconds since the epoch
+    modified : when it was stored, seconds since the epoch; None: conditions on it are ignored
     """
     headers = request.headers
     if "If-Match" in headers:
         if not request.if_match.contains(etag):
             return 412
-    elif int(modified) > read_date(request, "If-Unmodified-Since", default=math.inf):
+    elif modified is not None and int(modified) > read_date(
+        request, "If-Unmodified-Since", default=math.inf
+    ):
         return 412
     if "If-None-Match" in headers:
         return 304 if request.if_none_match.contains_weak(etag) else None
-    if int(modified) <= read_date(request, "If-Modified-Since", default=-math.inf):
-        return 304
-    return None
+    if modified is None:
+        return None
+    since = read_date(request, "If-Modified-Since", default=-math.inf)
+    return 304 if int(modified) <= since else None
 
 
 def read_date(request: Request, name: str, default: float) -> float:

@@ -72,6 +72,10 @@ class Limit:
         self._item = item
         self._strategy = strategy
 
+    def client(self) -> str:
+        """Return whom the current request counts for."""
+        return client_name()
+
     def _cost(self, amount: int) -> int:
         # A single request above the limit is let through if nothing else has been counted.
         return min(amount, self._item.amount)
@@ -79,7 +83,7 @@ class Limit:
     def spend(self, amount: int) -> bool:
         """Charge the current request's client; False if that would exceed the limit."""
         cost = self._cost(amount)
-        return self._strategy.hit(self._item, self.name, client_name(), cost=cost)
+        return self._strategy.hit(self._item, self.name, self.client(), cost=cost)
 
     def give_back(self, amount: int, client: str, seconds_ago: float) -> None:
         """Refund what was spent.
@@ -117,7 +121,7 @@ class Limit:
 
     def describe(self) -> str:
         """Return what is left, and in how many seconds all will be, as in `RateLimit`."""
-        stats = self._strategy.get_window_stats(self._item, self.name, client_name())
+        stats = self._strategy.get_window_stats(self._item, self.name, self.client())
         return f'"{self.name}";r={max(stats.remaining, 0)};t={self.wait(self._item.amount)}'
 
     def wait(self, amount: int) -> int:
@@ -129,7 +133,7 @@ class Limit:
         expiry = self._item.get_expiry()
         # Fractions of the count do not matter: it must be below this.
         most = self._item.amount - self._cost(amount) + 1
-        before, before_seconds, now, now_seconds = self._read_window(client_name())
+        before, before_seconds, now, now_seconds = self._read_window(self.client())
         if now < most:
             seconds = before_seconds - (most - now) * expiry / before if before else 0.0
         else:
@@ -138,14 +142,26 @@ class Limit:
         return max(math.floor(seconds) + 1, 1)
 
 
+class SharedLimit(Limit):
+    """A rate limit for all clients together; it needs no request."""
+
+    def client(self) -> str:
+        """Return the name for all."""
+        return "all"
+
+    def explain(self, amount: int) -> str:
+        """Return what may be computed, and what is asked for."""
+        return super().explain(amount).replace("One client may have", "All clients may have")
+
+
 class PixelReservation(Reservation):
-    """Pixels charged to the current request's client."""
+    """Pixels charged to whom a limit counts for."""
 
     def __init__(self, limits: "RateLimits", limit: Limit, pixels: int) -> None:
         self._limits = limits
         self._limit = limit
         self._pixels = pixels
-        self._client = client_name()
+        self._client = limit.client()
         self._since = time.monotonic()
         self._counts = True
 
@@ -159,7 +175,7 @@ class PixelReservation(Reservation):
 
 
 class PixelCharge(Charge):
-    """Charges the current request's client."""
+    """Charges whom a limit counts for."""
 
     def __init__(self, limits: "RateLimits", limit: Limit) -> None:
         self._limits = limits
@@ -201,6 +217,10 @@ class RateLimits:
         self._limits = {
             name: Limit(name, item, strategy) for name, item in amounts.items() if item is not None
         }
+        images = settings.rate_limit_image_requests
+        self._images = None if images is None else Limit("images", images, strategy)
+        pixels = settings.rate_limit_image_pixels
+        self._image_pixels = None if pixels is None else SharedLimit("pixels", pixels, strategy)
         self._down_until = 0.0
 
     @property
@@ -238,6 +258,22 @@ class RateLimits:
         """Charges images to the current request's client."""
         limit = self._limits.get("pixels")
         return FREE if limit is None else PixelCharge(self, limit)
+
+    @property
+    def image_charge(self) -> Charge:
+        """Charges images below /image/, whoever asks for them: their addresses are signed."""
+        return FREE if self._image_pixels is None else PixelCharge(self, self._image_pixels)
+
+    def count_image(self) -> None:
+        """Count the current request for an image below /image/.
+
+        Raises
+        ------
+        RateLimited
+            Its client has exceeded the limit.
+        """
+        if self._images is not None:
+            self.spend(self._images, 1)
 
     def install(self, app: Flask) -> None:
         """Register the hooks."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from playwright.sync_api import Browser, sync_playwright
 
 from testkit.serving import serving
+from tests.e2e.nginx import HOST
 
 # A name other than localhost, so that its pages are not a secure context.
 INSECURE_HOST = "sr.test"
@@ -18,7 +19,7 @@ ARGUMENTS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    f"--host-resolver-rules=MAP {INSECURE_HOST} 127.0.0.1",
+    f"--host-resolver-rules=MAP {INSECURE_HOST} 127.0.0.1, MAP {HOST} 127.0.0.1",
 )
 
 
@@ -58,11 +59,11 @@ class ChromiumTab:
 
 
 @contextmanager
-def run_chromium() -> Iterator[Browser]:
-    """Run Debian's Chromium until the block ends."""
+def run_chromium(*arguments: str) -> Iterator[Browser]:
+    """Run Debian's Chromium, with further arguments, until the block ends."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium", args=list(ARGUMENTS)
+            executable_path="/usr/bin/chromium", args=[*ARGUMENTS, *arguments]
         )
         yield browser
         browser.close()

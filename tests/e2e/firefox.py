@@ -14,9 +14,10 @@ from websockets.exceptions import InvalidMessage
 from websockets.sync.client import ClientConnection, connect
 
 from testkit.service import find_free_port
+from tests.e2e.nginx import HOST
 
 START_SECONDS = 60
-# Disables requests that it would send at startup.
+# Disables requests that it would send at startup; the tests' name is on loopback.
 PREFERENCES = {
     "app.normandy.enabled": False,
     "app.update.enabled": False,
@@ -27,6 +28,7 @@ PREFERENCES = {
     "extensions.update.enabled": False,
     "network.captive-portal-service.enabled": False,
     "network.connectivity-service.enabled": False,
+    "network.dns.localDomains": HOST,
     "services.settings.server": "",
     "toolkit.telemetry.enabled": False,
 }
@@ -47,7 +49,8 @@ class Firefox:
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
         self._number = 0
-        self.call("session.new", capabilities={})
+        # Nginx's certificate is its own (nginx.py).
+        self.call("session.new", capabilities={"alwaysMatch": {"acceptInsecureCerts": True}})
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Send a command and return its result; events are ignored."""

@@ -1,5 +1,7 @@
 """Runs the repository's nginx.conf on loopback, with its own certificate."""
 
+import base64
+import hashlib
 import os
 import re
 import ssl
@@ -24,7 +26,8 @@ error_log {folder}/error.log info;
 worker_processes 2;
 events {{ worker_connections 512; }}
 http {{
-    access_log {folder}/access.log;
+    log_format tests "$request_uri $status $upstream_cache_status $sent_http_content_type";
+    access_log {folder}/access.log tests;
     client_body_temp_path {folder}/body;
     proxy_temp_path {folder}/proxy;
     fastcgi_temp_path {folder}/fastcgi;
@@ -62,6 +65,21 @@ class Nginx:
             timeout=60,
             event_hooks={"request": [self._name_server]},
         )
+
+    def answers(self, path: str) -> list[str]:
+        """Return status, cache status and media type of the answers below a path so far."""
+        lines = (self.folder / "access.log").read_text().splitlines()
+        return [line.partition(" ")[2] for line in lines if line.startswith(path)]
+
+    @property
+    def key_hash(self) -> str:
+        """The hash by which Chromium can be told to trust the certificate."""
+        certificate = (self.folder / "fullchain.pem").read_text()
+        public = ["openssl", "x509", "-noout", "-pubkey"]
+        pem = subprocess.run(public, input=certificate.encode(), capture_output=True, check=True)
+        to_der = ["openssl", "pkey", "-pubin", "-outform", "der"]
+        der = subprocess.run(to_der, input=pem.stdout, capture_output=True, check=True)
+        return base64.b64encode(hashlib.sha256(der.stdout).digest()).decode()
 
     @staticmethod
     def _name_server(request: httpx.Request) -> None:

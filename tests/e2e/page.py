@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from superres.images.pixels import Pixels
 
@@ -103,3 +103,13 @@ def photograph(page: Page) -> Pixels:
             each.style.visibility = "";"""
     )
     return np.asarray(Image.open(BytesIO(picture)).convert("RGB"))
+
+
+def patch_capabilities(page: Page, **changes: object) -> None:
+    """Have the service say something else of itself, from the next request on."""
+
+    def answer(route: Route) -> None:
+        route.fulfill(json=route.fetch().json() | changes)
+
+    page.unroute("**/api/capabilities")
+    page.route("**/api/capabilities", answer)

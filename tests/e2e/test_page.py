@@ -1,5 +1,6 @@
 """The page at /: its first screen, its files and their headers."""
 
+import gzip
 import json
 import re
 
@@ -8,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from superres.web.web_pages import PAGE_DIR
 from testkit.service import Service
-from tests.e2e.page import locate, share
+from tests.e2e.page import locate, share, wait_for_comparison, wait_for_words
 
 MAX_BYTES = 120_000
 
@@ -40,6 +41,13 @@ def test_example_is_divided_by_a_drag_anywhere_and_by_keys(page: Page) -> None:
     assert share(page) == 50  # the viewer's own
 
 
+def test_example_is_tried_by_somebody_who_has_no_image_at_hand(page: Page) -> None:
+    page.click("#try-sample")
+    wait_for_words(page, "^240 × 160 → 720 × 480")
+    page.click("#start")
+    wait_for_comparison(page)
+
+
 def test_page_is_small(page: Page) -> None:
     page.wait_for_load_state("networkidle")
     sizes = page.evaluate(
@@ -48,6 +56,12 @@ def test_page_is_small(page: Page) -> None:
     )
     assert len(sizes) >= 15
     assert sum(size for _, size in sizes) < MAX_BYTES
+    # With the working screen, in any language, as Nginx sends it: text is compressed.
+    sources = {path for path in PAGE_DIR.rglob("*") if path.is_file()} - {PAGE_DIR / "client.d.ts"}
+    texts = [path for path in sources if path.suffix in {".html", ".css", ".js", ".json", ".svg"}]
+    pictures = [path for path in sources if path.suffix in {".jpg", ".webp", ".png"}]
+    all_bytes = sum(len(gzip.compress(path.read_bytes())) for path in texts)
+    assert all_bytes + sum(path.stat().st_size for path in pictures) < MAX_BYTES
 
 
 def test_page_is_revalidated_and_its_files_are_kept(light_service: Service) -> None:

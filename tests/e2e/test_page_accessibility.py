@@ -12,13 +12,20 @@ from tests.e2e.page import (
     choose,
     enhance,
     open_page,
+    patch_capabilities,
     pick,
     share,
     wait_for_comparison,
     wait_for_state,
+    wait_for_words,
 )
 
-PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+FINGER, FINGER_WIDTH = 44, 32  # CSS pixels; WCAG 2.5.5 and 2.5.8
+PHONE: dict[str, Any] = {
+    "viewport": {"width": 390, "height": 844},
+    "has_touch": True,
+    "is_mobile": True,
+}
 
 
 def expect_no_finding(page: Page, state: str) -> None:
@@ -39,7 +46,7 @@ def test_accessibility_checker_finds_nothing_in_any_state(
     locale: str,
 ) -> None:
     # The checker is a separate script, which the page's policy would block.
-    options: dict[str, Any] = PHONE if form == "phone" else {}
+    options = PHONE if form == "phone" else {}
     context = browser.new_context(color_scheme=scheme, bypass_csp=True, locale=locale, **options)
     page = context.new_page()
     open_page(page, light_service.url)
@@ -72,6 +79,86 @@ def test_accessibility_checker_finds_nothing_in_any_state(
         page.click("#close-viewer")
     page.click("#show-code")
     expect_no_finding(page, "code")
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_accessibility_checker_finds_nothing_when_something_is_refused(
+    browser: Browser, light_service: Service, photo: Path, tmp_path: Path, scheme: Any
+) -> None:
+    context = browser.new_context(color_scheme=scheme, bypass_csp=True)
+    page = context.new_page()
+    patch_capabilities(page, api_key_required=True)
+    open_page(page, light_service.url)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    choose(page, broken, photo)
+    expect(page.locator("#key-form")).to_be_visible()
+    expect(page.locator("#stage-text")).to_have_text("This image cannot be shown here")
+    expect_no_finding(page, "a key is asked for, and an image cannot be shown")
+    refusal = {"code": "rate_limited", "error": "Too many."}
+    page.route(
+        "**/api/enhance*",
+        lambda route: route.fulfill(status=429, json=refusal, headers={"Retry-After": "3600"}),
+    )
+    pick(page, "format", "avif")
+    page.click("#start")
+    wait_for_words(page, "^Limit used up")
+    expect_no_finding(page, "a limit is used up")
+    context.close()
+
+
+def test_everything_is_large_enough_for_a_finger(
+    browser: Browser, light_service: Service, photo: Path
+) -> None:
+    context = browser.new_context(**PHONE)
+    page = context.new_page()
+
+    def find_small() -> list[str]:
+        found: list[str] = page.evaluate(
+            f"""[...document.querySelectorAll(
+                "button, nav a, select, #panel label, #welcome label, #panel [type=number]")]
+                .filter((each) => each.checkVisibility({{ visibilityProperty: true }}))
+                .map((each) => [each, each.getBoundingClientRect()])
+                .filter(([, {{ width, height }}]) => height < {FINGER} || width < {FINGER_WIDTH})
+                .map(([each, {{ height }}]) => `${{each.outerHTML}}: ${{height}}`)"""
+        )
+        return found
+
+    open_page(page, light_service.url)
+    assert find_small() == []
+    choose(page, photo, photo)
+    pick(page, "scale", "width")
+    pick(page, "format", "webp")
+    assert find_small() == []
+    page.click("#start")
+    wait_for_state(page, "done", 1)
+    assert find_small() == []
+    page.locator(".thumb").first.tap()
+    wait_for_comparison(page)
+    assert find_small() == []
+    context.close()
+
+
+def test_what_is_chosen_is_seen_in_high_contrast(
+    browser: Browser, light_service: Service, photo: Path
+) -> None:
+    context = browser.new_context(forced_colors="active")
+    page = context.new_page()
+    open_page(page, light_service.url)
+    enhance(page, photo)
+    wait_for_comparison(page)
+
+    def background(selector: str) -> str:
+        colour: str = page.locator(selector).evaluate(
+            "(element) => getComputedStyle(element).backgroundColor"
+        )
+        return colour
+
+    assert background("[name=scale]:checked + span") != background("[name=scale][value='2'] + span")
+    assert background("#fit") != background("#full-size")
+    page.locator("#list [aria-current]").evaluate("(row) => row.scrollIntoView()")
+    expect(page.locator("#list [aria-current]")).to_have_css("outline-style", "solid")
     context.close()
 
 

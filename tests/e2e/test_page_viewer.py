@@ -254,6 +254,61 @@ def test_viewer_shows_the_size_that_was_chosen(page: Page, photo: Path) -> None:
     expect(page.locator("#viewer-size")).to_have_text("400 × 320")
 
 
+def test_original_has_the_place_and_size_that_the_result_will_have(page: Page, photo: Path) -> None:
+    page.set_input_files("#files", photo)
+    expect(page.locator("#viewer-size")).to_have_text("600 × 480")
+    pick(page, "scale", "4")
+    expect(page.locator("#viewer-size")).to_have_text("800 × 640")
+    page.click("#full-size")
+    page.click("#zoom-in")
+    before = place(page)
+    page.click("#start")
+    wait_for_comparison(page)
+    assert place(page) == before  # nothing jumps
+    pick(page, "scale", "2")
+    page.click("#start")
+    expect(page.locator("#viewer-size")).to_have_text("400 × 320")
+    after = place(page)
+    assert after == pytest.approx((before[0], before[1], 2 * before[2]), abs=0.01)
+
+
+def test_image_that_is_wholly_seen_is_divided_by_a_drag_at_any_zoom(
+    page: Page, tmp_path: Path
+) -> None:
+    path = tmp_path / "small.png"
+    Image.new("RGB", (40, 30), (1, 90, 3)).save(path)
+    enhance(page, path)
+    wait_for_comparison(page)
+    page.click("#zoom-in")
+    assert zoom(page) == "125%"
+    x, y, width, height = locate(page, "#stage")
+    page.mouse.move(x + width / 4, y + height / 4)
+    page.mouse.down()
+    page.mouse.move(x + 3 * width / 4, y + height / 4, steps=5)
+    page.mouse.up()
+    assert share(page) == 75
+
+
+def test_keys_work_after_a_button_was_pressed_and_the_space_bar_still_presses_it(
+    viewer: Page,
+) -> None:
+    viewer.click("#full-size")
+    viewer.keyboard.press("+")
+    assert zoom(viewer) == "125%"
+    viewer.keyboard.press(" ")
+    assert zoom(viewer) == "100%"
+
+
+def test_lens_shows_nothing_of_another_image(page: Page, photo: Path, pattern: Path) -> None:
+    enhance(page, photo)
+    page.click("#use-lens")
+    page.set_input_files("#files", pattern)
+    page.locator(".thumb").nth(1).click()
+    expect(page.locator("#stage")).to_have_attribute("data-shows", "original")
+    expect(page.locator(".lens img").nth(0)).to_be_visible()
+    expect(page.locator(".lens img").nth(1)).to_be_hidden()
+
+
 # --- fingers
 
 
@@ -284,6 +339,38 @@ def test_thumbnail_opens_the_viewer_over_the_phone_and_back_closes_it(phone: Pag
     phone.locator(".thumb").tap()
     phone.locator("#close-viewer").tap()
     expect(phone.locator("#viewer")).to_be_hidden()
+
+
+def test_viewer_is_open_after_a_reload_and_back_and_forward_close_and_open_it(
+    phone: Page, photo: Path
+) -> None:
+    enhance(phone, photo)
+    phone.locator(".thumb").nth(1).tap()
+    wait_for_comparison(phone)
+    phone.reload()
+    expect(phone.locator("#viewer")).to_be_visible()
+    expect(phone.locator("#viewer-name")).to_have_text("photo.jpg")
+    phone.go_back()
+    expect(phone.locator("#viewer")).to_be_hidden()
+    phone.go_forward()
+    expect(phone.locator("#viewer")).to_be_visible()
+    phone.locator("#close-viewer").tap()
+    expect(phone.locator("#viewer")).to_be_hidden()
+
+
+def test_two_fingers_zoom_though_one_of_them_is_on_the_handle(phone: Page) -> None:
+    phone.locator(".thumb").tap()
+    wait_for_comparison(phone)
+    session = phone.context.new_cdp_session(phone)
+    x, y, width, height = locate(phone, "#stage")
+    handle = (x + width / 2, y + height / 2)
+    before = place(phone)[2]
+    touch(session, "touchStart", handle, (handle[0] + 50, handle[1]))
+    for step in range(1, 6):
+        touch(session, "touchMove", handle, (handle[0] + 50 + 20 * step, handle[1]))
+    touch(session, "touchEnd")
+    assert place(phone)[2] == pytest.approx(before * 3, rel=0.1)
+    assert share(phone) == 50
 
 
 def test_one_finger_moves_the_divider_and_two_zoom(phone: Page) -> None:

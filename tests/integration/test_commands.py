@@ -11,6 +11,7 @@ from PIL import Image
 
 from superres.paths import PROJECT_DIR
 from testkit.service import run_light_service
+from testkit.source_server import Page, run_source_server
 
 PAGES = ("README.md", "docs/scripts.md", "docs/http.md", "docs/operations.md")
 # Commands that install, serve, or need root or another machine; they have their own tests.
@@ -49,11 +50,15 @@ def folder(tmp_path: Path, photo_jpeg: bytes) -> Path:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_commands_work_as_they_are_written(page: str, folder: Path, tmp_path: Path) -> None:
+def test_commands_work_as_they_are_written(
+    page: str, folder: Path, tmp_path: Path, photo_jpeg: bytes
+) -> None:
     lines = runnable_lines(page)
     assert lines
-    with run_light_service(tmp_path / "service") as service:
+    with run_light_service(tmp_path / "service") as service, run_source_server() as sources:
+        sources.pages["/poster.jpg"] = Page(photo_jpeg)
         script = "\n".join(lines).replace("http://localhost:7860", service.url)
+        script = script.replace("https://example.com", sources.url(""))
         environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "SR_CACHE_DIR": str(service.folder / "cache"),

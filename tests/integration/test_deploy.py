@@ -1,6 +1,8 @@
 """What operators install in addition to the code."""
 
+import ipaddress
 import re
+import shutil
 import subprocess
 import tomllib
 from fnmatch import fnmatch
@@ -10,6 +12,7 @@ import pytest
 import yaml
 
 from superres.paths import PROJECT_DIR
+from superres.sources.public_networks import is_allowed
 
 UNITS = sorted(path.name for path in (PROJECT_DIR / "deploy").glob("super-resolution*"))
 
@@ -43,6 +46,42 @@ def test_systemd_would_find_what_is_wrong(units: Path) -> None:
     service = units / "super-resolution.service"
     service.write_text(service.read_text().replace("gunicorn app:app", "no-such-program"))
     assert "no-such-program" in verify(units).stderr
+
+
+def read_denied_networks() -> list[str]:
+    text = (PROJECT_DIR / "deploy" / "systemd-sources.conf").read_text()
+    return " ".join(re.findall(r"^IPAddressDeny=(.*)$", text, re.M)).split()
+
+
+def test_service_that_fetches_is_kept_from_private_networks_by_systemd(units: Path) -> None:
+    folder = units / "super-resolution.service.d"
+    folder.mkdir()
+    shutil.copy(PROJECT_DIR / "deploy" / "systemd-sources.conf", folder / "sources.conf")
+    done = verify(units)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    (folder / "sources.conf").write_text("[Service]\nIPAddressDeny=10.0.0.0/99\n")
+    assert "10.0.0.0/99" in verify(units).stderr
+    denied = [ipaddress.ip_network(each) for each in read_denied_networks()]
+    # What is closed there is closed in the service, and what is public is open.
+    assert not any(is_allowed(each[0]) or is_allowed(each[-1]) for each in denied)
+    needed = (
+        "10.1.2.3 127.0.0.1 169.254.169.254 172.31.0.1 192.168.1.1 100.100.100.200 192.0.0.192 "
+        "168.63.129.16 224.0.0.1 255.255.255.255 fd00:ec2::254 fe80::1 ff02::1 2002:a00:1::"
+    )
+    for text in needed.split():
+        address = ipaddress.ip_address(text)
+        assert not is_allowed(address)
+        assert any(address in network for network in denied), text
+
+
+def test_service_that_fetches_is_kept_from_private_networks_in_kubernetes() -> None:
+    manifests = yaml.safe_load_all((PROJECT_DIR / "deploy" / "kubernetes.yaml").read_text())
+    (policy,) = (each for each in manifests if each["kind"] == "NetworkPolicy")
+    blocks = [
+        to["ipBlock"] for rule in policy["spec"]["egress"] for to in rule["to"] if "ipBlock" in to
+    ]
+    assert [each["cidr"] for each in blocks] == ["0.0.0.0/0", "::/0"]
+    assert [text for each in blocks for text in each["except"]] == read_denied_networks()
 
 
 def test_compose_overrides_nothing_of_its_env_file_with_an_empty_value() -> None:

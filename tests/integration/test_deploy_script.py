@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from superres.paths import EMBEDDED_MODEL_PATH, PROJECT_DIR
+from superres.sources.signed_address import AUTO, ImageRequest, sign_address
 from superres.web.api_keys import hash_key, make_key
 from testkit.service import find_free_port, run_light_service
+from testkit.source_server import Page, run_source_server
 
 
 def run_script(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -52,6 +54,24 @@ def test_script_takes_an_api_key(tmp_path: Path) -> None:
         done = run_script(service.url, SR_API_KEY=key)
     assert refused.returncode == 1
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_script_checks_an_image_by_its_address(tmp_path: Path) -> None:
+    key = "k" * 32
+    with (
+        run_source_server() as sources,
+        run_light_service(tmp_path, url_key=key, source_networks="127.0.0.0/8") as service,
+    ):
+        sources.pages["/a.png"] = Page(
+            EMBEDDED_MODEL_PATH.with_name("golden_input.png").read_bytes()
+        )
+        signed = sign_address(key, ImageRequest(sources.url("/a.png"), AUTO, {}))
+        done = run_script(service.url, SR_IMAGE_ADDRESS=f"https://sr.example{signed}")
+        wrong = run_script(service.url, SR_IMAGE_ADDRESS=signed.replace("scale:3", "scale:2"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "pass  a signed address is an image" in done.stdout
+    assert wrong.returncode == 1
+    assert "FAIL  a signed address is an image: got '403 application/problem+json'" in wrong.stdout
 
 
 def test_script_fails_where_nobody_answers() -> None:

@@ -155,29 +155,32 @@ def test_two_that_come_first_make_the_tables_once(connect: Connect) -> None:
         assert len(set(pool.map(start, databases))) == 1
 
 
-def step(version: int, oldest_code: int, *statements: str) -> Migration:
-    return Migration(version, oldest_code, statements, statements)
+NEXT = len(SCHEMA) + 1
+
+
+def step(oldest_code: int, *statements: str) -> Migration:
+    return Migration(NEXT, oldest_code, statements, statements)
 
 
 def test_step_runs_once_and_one_that_fails_leaves_nothing(connect: Connect) -> None:
     table_id = Jobs(connect(), "a").table_id()
     more = "ALTER TABLE jobs ADD COLUMN more INTEGER NOT NULL DEFAULT 1"
-    broken = (*SCHEMA, step(3, 1, more, "SELECT nonsense"))
+    broken = (*SCHEMA, step(1, more, "SELECT nonsense"))
     database = connect(broken)
     for _ in range(2):
         database._down_until = 0.0
         with pytest.raises(DatabaseDown):
             database.execute("SELECT 1")
-    mended = (*SCHEMA, step(3, 1, more))  # fails if the column exists
+    mended = (*SCHEMA, step(1, more))  # fails if the column exists
     for _ in range(2):
         assert Jobs(connect(mended), "a").table_id() == table_id
-    assert connect(()).execute("SELECT version, oldest_code FROM schema_version") == [(3, 1)]
+    assert connect(()).execute("SELECT version, oldest_code FROM schema_version") == [(NEXT, 1)]
     # A release that does not know the migration keeps working.
     assert Jobs(connect(), "a").submit("name", {}, 1, "upload")[1] == "upload"
 
 
 def test_tables_of_a_newer_release_that_changed_them_are_refused(connect: Connect) -> None:
-    Jobs(connect((*SCHEMA, step(3, 3))), "a").table_id()
+    Jobs(connect((*SCHEMA, step(NEXT))), "a").table_id()
     database = connect()
     with pytest.raises(ConfigError, match="newer release"):
         database.check()
@@ -190,7 +193,7 @@ def test_connection_that_fails_on_its_way_back_holds_no_lock(
     (backend,) = database.execute("SELECT pg_backend_pid()")[0]
     other = PostgresDatabase(postgres_url, ())
     other.execute("SELECT pg_terminate_backend(?)", [backend])
-    database._schema = (*SCHEMA, step(3, 1, "SELECT nonsense"))
+    database._schema = (*SCHEMA, step(1, "SELECT nonsense"))
     with pytest.raises(DatabaseDown):
         database.execute("SELECT 1")
     assert other.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]

@@ -14,7 +14,7 @@ ENGLISH: dict[str, Any] = json.loads((PAGE_DIR / "languages" / "en.json").read_t
 # Parts of keys that are put together from what the service or the form says.
 BUILT = re.compile(
     "^error[A-Z]|^(faithful|restore)Hint$"
-    "|^(hashing|uploading|cancel|remove|retry|download|language|direction)$"
+    "|^(hashing|uploading|busy|cancel|remove|retry|download|language|direction)$"
 )
 
 
@@ -67,7 +67,7 @@ def test_languages_are_named_in_themselves_and_have_a_direction() -> None:
 
 def test_chinese_is_chinese() -> None:
     texts = json.loads((PAGE_DIR / "languages" / "zh.json").read_text())
-    international = {"direction", "apiDocs", "ready"}
+    international = {"direction", "apiDocs", "ready", "comma"}
     for key, text in texts.items():
         if key not in international:
             assert re.search(r"[\u4e00-\u9fff]|^\{\w+\}，\{\w+\}$", forms(text)["other"]), key

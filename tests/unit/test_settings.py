@@ -139,6 +139,26 @@ def test_wrong_value_names_its_variable(variable: str, text: str) -> None:
         Settings.from_env({variable: text})
 
 
+def test_keys_are_read_and_never_shown() -> None:
+    key, other = "k" * 32, "o" * 32
+    settings = Settings.from_env({"SR_URL_KEY": f"{key}, {other}"})
+    assert settings.url_key == (key, other)
+    assert key not in repr(settings)
+    for text in ("secret", f"{key},{other},{key}", f"{key[:-1]}é"):
+        with pytest.raises(ConfigError, match="SR_URL_KEY") as caught:
+            Settings.from_env({"SR_URL_KEY": text})
+        assert text not in str(caught.value)
+        assert "k" * 31 not in str(caught.value)
+
+
+def test_networks_are_read() -> None:
+    settings = Settings.from_env({"SR_SOURCE_NETWORKS": "10.1.0.0/16, fd00:1::/64,"})
+    assert [str(each) for each in settings.source_networks] == ["10.1.0.0/16", "fd00:1::/64"]
+    for text in ("10.1.0.1/16", "intranet.example"):
+        with pytest.raises(ConfigError, match=r"not a network such as 10\.1\.0\.0/16"):
+            Settings.from_env({"SR_SOURCE_NETWORKS": text})
+
+
 def test_host_names_are_read() -> None:
     settings = Settings.from_env({"SR_TRUSTED_HOSTS": "SR.example, .sr.example.net,nas,"})
     assert settings.trusted_hosts == ("sr.example", ".sr.example.net", "nas")

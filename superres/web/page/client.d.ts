@@ -22,7 +22,8 @@ export interface EnhanceOptions {
 }
 
 export interface EnhanceProgress {
-  state: "hashing" | "uploading" | "queued" | "running";
+  /** "busy": the service has no room now, or a limit is used up for a moment; it is asked again. */
+  state: "hashing" | "uploading" | "busy" | "queued" | "running";
   /** 0 to 1. */
   progress: number;
   /** Jobs ahead of this one. */
@@ -46,6 +47,8 @@ export class EnhanceError extends Error {
   readonly requestId: string | null;
   /** The limit that was exceeded, if one was: input_pixels, upload_bytes, ... */
   readonly exceeded: { name: string; limit: number; actual: number } | null;
+  /** Seconds after which the service may be asked again, if it says so. */
+  readonly retryAfter: number | null;
 }
 
 export function enhance(file: Blob, options?: EnhanceOptions): Promise<EnhanceResult>;

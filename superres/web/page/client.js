@@ -20,13 +20,14 @@ const MIN_POLL_SECONDS = 0.5;
 
 /** A response that is not an image: `code` is stable, `message` is for people. */
 export class EnhanceError extends Error {
-  constructor(problem, status) {
+  constructor(problem, status, retryAfter = null) {
     super(problem.error ?? `The service answered ${status}.`);
     this.name = "EnhanceError";
     this.code = problem.code ?? "unknown";
     this.status = status;
     this.requestId = problem.request_id ?? null;
     this.exceeded = problem.exceeded ?? null;
+    this.retryAfter = retryAfter;
   }
 }
 
@@ -52,7 +53,7 @@ async function readProblem(response) {
 }
 
 /** Send a request; retry if the service is busy, or does not respond for a moment. */
-async function ask(url, options) {
+async function ask(url, { onProgress, ...options }) {
   for (let attempt = 1; ; attempt++) {
     let seconds = Math.min(2 ** attempt / 2, MAX_PAUSE_SECONDS);
     try {
@@ -62,9 +63,10 @@ async function ask(url, options) {
       // If an hour's limit is used up, do not wait it out with the file in hand.
       const isSpent = response.status === 429 && asked > MAX_PAUSE_SECONDS;
       if (!RETRIED.has(response.status) || attempt === MAX_ATTEMPTS || isSpent) {
-        throw new EnhanceError(await readProblem(response), response.status);
+        throw new EnhanceError(await readProblem(response), response.status, asked || null);
       }
       if (asked > 0) seconds = Math.min(asked, MAX_PAUSE_SECONDS);
+      onProgress?.({ state: "busy", progress: 0 });
     } catch (error) {
       // fetch throws a TypeError for any failure of the connection, CORS included.
       if (!(error instanceof TypeError) || attempt >= 3) throw error;
@@ -123,13 +125,15 @@ export async function submit(
   if (key !== null) {
     const query = new URLSearchParams([["sha256", key], ...parameters]);
     const url = new URL(`api/result?${query}`, baseUrl);
-    const found = await (await ask(url, { headers: authorize(apiKey), signal })).json();
+    const asked = { headers: authorize(apiKey), signal, onProgress };
+    const found = await (await ask(url, asked)).json();
     if (found.exists) return { url: found.url, cacheHit: true };
   }
   onProgress?.({ state: "uploading", progress: 0 });
   const request = upload(file, apiKey);
   request.headers.Prefer = `respond-async, wait=${FIRST_WAIT_SECONDS}`;
-  const answer = await ask(new URL(`api/enhance?${parameters}`, baseUrl), { ...request, signal });
+  const address = new URL(`api/enhance?${parameters}`, baseUrl);
+  const answer = await ask(address, { ...request, signal, onProgress });
   if (answer.status === 200) {
     const link = /<([^>]*)>/.exec(answer.headers.get("Link") ?? "");
     const cacheHit = answer.headers.get("X-Cache-Hit") === "true";

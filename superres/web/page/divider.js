@@ -26,7 +26,7 @@ export class Divider {
 
   /** Follow the pointer that has just gone down. */
   drag(down) {
-    if (down.button !== 0) return;
+    if (down.button !== 0 || down.defaultPrevented) return; // the handle has it already
     const target = down.currentTarget;
     const box = this.stage.getBoundingClientRect();
     // The handle keeps its distance from the pointer; anything else makes the line jump to it.
@@ -43,7 +43,6 @@ export class Divider {
       { once: true },
     );
     if (target === this.handle) {
-      down.stopPropagation();
       this.handle.focus({ preventScroll: true });
       down.preventDefault();
     }

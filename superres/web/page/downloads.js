@@ -1,9 +1,12 @@
 /** Results as files: one of them, or all of them in a ZIP file. */
 
-async function fetchResult({ resultUrl }) {
-  const response = await fetch(resultUrl);
-  if (!response.ok) throw new TypeError(`status ${response.status}`);
-  return response;
+/** Return the response with an item's result; null if it is no longer stored. */
+async function fetchResult(item, queue) {
+  const response = await fetch(item.resultUrl);
+  if (response.ok) return response;
+  if (response.status !== 404) throw new TypeError(`status ${response.status}`);
+  queue.loseResult(item);
+  return null;
 }
 
 function saveBlob(blob, name) {
@@ -15,17 +18,25 @@ function saveBlob(blob, name) {
 }
 
 /** Save an item's result under a name made from the original's. */
-export async function save(item) {
-  saveBlob(await (await fetchResult(item)).blob(), item.resultName);
+export async function save(item, queue) {
+  try {
+    const response = await fetchResult(item, queue);
+    if (response) saveBlob(await response.blob(), item.resultName);
+  } catch {
+    queue.service.lose(); // the page says so
+  }
 }
 
-/** Give equal names numbers: a.png, a (2).png. */
+/** Give equal names numbers: a.png, a (2).png. On many disks, A.png is a.png. */
 function nameAll(items) {
-  const counts = new Map();
-  return items.map(({ resultName: name }) => {
-    const count = (counts.get(name) ?? 0) + 1;
-    counts.set(name, count);
-    return count === 1 ? name : name.replace(/(\.[^.]*)$/, ` (${count})$1`);
+  const taken = new Set();
+  return items.map(({ resultName }) => {
+    let name = resultName;
+    for (let count = 2; taken.has(name.toLowerCase()); count++) {
+      name = resultName.replace(/(\.[^.]*)$/, ` (${count})$1`);
+    }
+    taken.add(name.toLowerCase());
+    return name;
   });
 }
 
@@ -33,9 +44,9 @@ function nameAll(items) {
  * Save all results in one ZIP file.
  *
  * Where the browser lets a page write a file, they go from the service to the disk piece by piece;
- * elsewhere the browser collects them first.
+ * elsewhere the browser collects them first. What is no longer stored is left out; its row says so.
  */
-export async function saveAll(items) {
+export async function saveAll(items, queue) {
   const name = "enhanced.zip";
   // Asked first, while the browser still knows that the person has just pressed a button.
   const handle = await globalThis.showSaveFilePicker?.({ suggestedName: name });
@@ -43,7 +54,8 @@ export async function saveAll(items) {
   const names = nameAll(items);
   async function* read() {
     for (const [index, item] of items.entries()) {
-      yield { name: names[index], input: await fetchResult(item) };
+      const input = await fetchResult(item, queue);
+      if (input) yield { name: names[index], input };
     }
   }
   const zip = downloadZip(read());

@@ -17,21 +17,17 @@ export function toRequest({ mode, format, scale, width, quality, lossless }) {
   };
 }
 
-/** The ending of a result's file name. */
-export function endingOf({ format }) {
-  return format === "jpeg" ? "jpg" : format;
-}
-
 /** The size of the result of an image, { width, height }, in pixels. */
 export function resultSize({ scale, width }, size) {
   if (!width) return { width: size.width * scale, height: size.height * scale };
   return { width, height: Math.max(Math.round((size.height * width) / size.width), 1) };
 }
 
-/** How many of its input pixels the network takes the time of. */
+/** How many input pixels the network takes the time of; transparency is a second image. */
 function workPixels(options, size) {
   const result = resultSize(options, size);
-  return Math.max(size.width * size.height, (result.width * result.height) / MODEL_PIXELS);
+  const pixels = size.width * size.height * (size.hasAlpha ? 2 : 1);
+  return Math.max(pixels, (result.width * result.height) / MODEL_PIXELS);
 }
 
 /** How many seconds an image takes once it is its turn; null if that cannot be said yet. */

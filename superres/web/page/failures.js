@@ -55,5 +55,5 @@ export function describeFailure({ code, words, exceeded }) {
   const described = exceeded && describeExceeded(exceeded);
   if (described) return described;
   const key = `error${toPascalCase(code)}`;
-  return hasText(key) ? text(key) : text("errorOther", { words: words ?? code });
+  return text(hasText(key) ? key : "errorOther", { words: words ?? code });
 }

@@ -32,8 +32,10 @@ export class Gestures {
 
   #down(event) {
     if (event.button !== 0) return;
-    this.#pointers.set(event.pointerId, { x: event.clientX, y: event.clientY, moved: false });
-    this.stage.setPointerCapture(event.pointerId);
+    const isOnHandle = event.defaultPrevented; // the divider follows by itself, but may be pinched
+    const { pointerId, clientX: x, clientY: y } = event;
+    this.#pointers.set(pointerId, { x, y, moved: false, isOnHandle });
+    if (!isOnHandle) this.stage.setPointerCapture(pointerId);
   }
 
   #move(event) {
@@ -43,9 +45,10 @@ export class Gestures {
     const isDrag = before.moved || Math.hypot(x - before.x, y - before.y) >= DRAG_PIXELS;
     if (!isDrag) return;
     if (this.#pointers.size === 2) this.#pinch(event, before);
+    else if (before.isOnHandle) return;
     else if (this.viewer.dividesOnDrag) this.viewer.divideAt(x);
     else this.viewer.pan(x - before.x, y - before.y);
-    this.#pointers.set(event.pointerId, { x, y, moved: true });
+    this.#pointers.set(event.pointerId, { ...before, x, y, moved: true });
   }
 
   /** Two fingers: zoom by how far they are apart, around the one that rests. */

@@ -2,7 +2,8 @@
 
 const element = (id) => document.getElementById(id);
 // Of a folder's files, those with such a name are taken; of others, the service says what they are.
-const IMAGE_NAME = /\.(png|jpe?g|webp|heic|heif|hif|tiff?|bmp|avif|gif)$/i;
+// Not ._photo.jpg, which macOS puts beside photo.jpg on other disks.
+const IMAGE_NAME = /^[^.].*\.(png|jpe?g|webp|heic|heif|hif|tiff?|bmp|avif|gif)$/i;
 
 function readEntries(reader) {
   return new Promise((resolve, reject) => reader.readEntries(resolve, reject));

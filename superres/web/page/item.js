@@ -1,14 +1,12 @@
 /** One image: what was chosen for it, and how far it is. */
 
-import { endingOf } from "./estimate.js";
-
 /**
  * state: "ready" (not asked for yet), "waiting" (for its turn), "working", "done" or "failed".
  * options: what was chosen; result.options: what was chosen for the result that there is.
  */
 export class Item {
   file = null;
-  size = null; // { width, height } of the original, as soon as it is known
+  size = null; // { width, height, hasAlpha } of the original, as soon as it is known
   state = "ready";
   statusUrl = null; // of its job
   progress = null; // of its job, as client.js reports it
@@ -28,9 +26,9 @@ export class Item {
 
   /** The file name of its result. */
   get resultName() {
-    const { mode, scale, width } = this.result.options;
+    const { mode, scale, width, ending } = this.result.options;
     const stem = this.name.replace(/\.[^.]*$/, "") + (mode === "restore" ? "_restored" : "");
-    return `${stem}_${width ? `${width}w` : `x${scale}`}.${endingOf(this.result.options)}`;
+    return `${stem}_${width ? `${width}w` : `x${scale}`}.${ending}`;
   }
 
   /** The address of its result; one that could not be stored has one in this page only. */

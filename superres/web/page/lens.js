@@ -17,7 +17,9 @@ export class Lens {
   /** Take the images of both panes, each as large as the result. */
   setImages(images, size) {
     this.glasses.forEach((glass, index) => {
-      if (images[index]?.src) glass.src = images[index].src;
+      const { src } = images[index];
+      glass.hidden = !src;
+      if (src && glass.src !== src) glass.src = src;
       glass.style.width = `${size.width}px`;
       glass.style.height = `${size.height}px`;
     });

@@ -68,7 +68,7 @@ export class List {
     const actions = {
       cancel: () => this.queue.cancel(item),
       retry: () => this.queue.start([item]),
-      download: () => save(item),
+      download: () => save(item, this.queue),
       remove: () => this.#remove(item),
     };
     actions[button.dataset.action]();

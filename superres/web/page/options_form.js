@@ -53,15 +53,16 @@ export class OptionsForm extends EventTarget {
     this.#adapt();
   }
 
-  /** What is chosen: { mode, format, scale, width, quality, lossless }. */
+  /** What is chosen: { mode, format, ending, scale, width, quality, lossless }. */
   get options() {
     const { mode, scale, format, lossless } = this.#form.elements;
-    const { quality } = this.#formats.find(({ name }) => name === format.value);
+    const { quality, ending } = this.#formats.find(({ name }) => name === format.value);
     const isLossless = !quality || (lossless.checked && !element("lossless").hidden);
     const isWidth = scale.value === "width";
     return {
       mode: mode.value,
       format: format.value,
+      ending,
       scale: isWidth ? null : Number(scale.value),
       width: isWidth ? element("width").valueAsNumber : null,
       quality: isLossless ? null : Number(this.#quality.value),

@@ -4,7 +4,7 @@ import { Divider } from "./divider.js";
 import { installIntake } from "./intake.js";
 import { Service } from "./service.js";
 import { Store } from "./store.js";
-import { formatBytes, formatPixels, startTexts, text } from "./texts.js";
+import { formatBytes, formatList, formatPixels, startTexts, text } from "./texts.js";
 
 const element = (id) => document.getElementById(id);
 const service = new Service();
@@ -37,11 +37,13 @@ function renderFacts() {
   if (!service.capabilities) return;
   const { inputs, limits, retention } = service.capabilities;
   element("accepted").textContent = text("accepted", {
-    formats: inputs.map(({ name }) => name).join(", "),
+    formats: formatList(inputs.map(({ name }) => name)),
     bytes: formatBytes(limits.upload_bytes),
     pixels: formatPixels(limits.input_pixels),
   });
-  element("privacy").textContent = text("privacy", { days: retention.result_days });
+  // In a store that is shared, its own rules decide for how long.
+  const days = retention.result_days;
+  element("privacy").textContent = days ? text("privacy", { count: days }) : text("privacyStore");
 }
 
 service.addEventListener("change", () => {
@@ -49,7 +51,17 @@ service.addEventListener("change", () => {
   renderFacts();
 });
 installIntake(async (files) => {
+  element("nothing").hidden = files.length > 0;
   if (files.length) (await startWork()).add(files);
+});
+element("try-sample").addEventListener("click", async () => {
+  try {
+    const response = await fetch(document.querySelector("#sample .original img").src);
+    const blob = await response.blob();
+    (await startWork()).add([new File([blob], "example.jpg", { type: blob.type })]);
+  } catch {
+    service.lose();
+  }
 });
 element("show-code").addEventListener("click", async () => (await startWork()).showCode());
 // Once somebody is here, it comes before it is needed.

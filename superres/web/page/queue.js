@@ -12,6 +12,7 @@ const MAX_INTERRUPTIONS = 5; // without any progress in between
 export class Queue extends EventTarget {
   items = [];
   #controllers = new WeakMap(); // item -> of its last run
+  #resumesAt = 0; // when a rate limit that is used up allows more, as Date.now() counts
 
   constructor(service, store) {
     super();
@@ -58,11 +59,22 @@ export class Queue extends EventTarget {
     this.#announce(null);
   }
 
-  /** Change an item; what is to survive a reload is kept. */
+  /** When the next image may be sent; null: now. */
+  get resumesAt() {
+    return this.#resumesAt > Date.now() ? new Date(this.#resumesAt) : null;
+  }
+
+  /** Change an item, unless it was removed; what is to survive a reload is kept. */
   change(item, changes) {
+    if (!this.items.includes(item)) return;
     Object.assign(item, changes);
     if (!("progress" in changes) || "state" in changes) this.store.put(item.id, item.record);
     this.#announce(item);
+  }
+
+  /** An item's result is no longer stored. */
+  loseResult(item) {
+    this.change(item, { state: "failed", result: null, failure: { code: "gone" } });
   }
 
   /** Choose options for items; those that are being made are left alone. */
@@ -107,7 +119,7 @@ export class Queue extends EventTarget {
   }
 
   #startNext() {
-    if (!this.service.isUp) return;
+    if (!this.service.isUp || this.resumesAt) return;
     const waiting = this.items.filter((item) => item.state === "waiting");
     const free = PARALLEL - this.items.filter((item) => item.state === "working").length;
     for (const item of waiting.slice(0, Math.max(free, 0))) this.#run(item);
@@ -165,9 +177,19 @@ export class Queue extends EventTarget {
     } else if (isOutage(error) && interruptions < MAX_INTERRUPTIONS) {
       this.change(item, { state: "waiting", progress: null, interruptions });
       this.service.lose();
+    } else if (error.status === 429 && error.retryAfter) {
+      this.change(item, { state: "waiting", progress: null });
+      this.#pause(error.retryAfter);
     } else {
       const failure = toFailure(error);
       this.change(item, { state: "failed", failure, statusUrl: null, progress: null });
     }
+  }
+
+  /** A limit for each hour or day is used up: go on by itself when it allows more. */
+  #pause(seconds) {
+    this.#resumesAt = Date.now() + 1000 * seconds;
+    for (const item of this.items) if (item.state === "waiting") this.#announce(item);
+    setTimeout(() => this.#startNext(), 1000 * seconds + 100);
   }
 }

@@ -1,8 +1,7 @@
 /** A row of the list: an image, how far it is, and what can be done with it. */
 
-import { estimateSeconds, resultSize } from "./estimate.js";
-import { describeFailure } from "./failures.js";
-import { formatBytes, formatPercent, formatSeconds, formatSize, text } from "./texts.js";
+import { describe } from "./describe.js";
+import { text } from "./texts.js";
 
 const ICONS = { cancel: "remove", remove: "remove", retry: "retry", download: "download" };
 const ACTIONS = {
@@ -27,7 +26,7 @@ function makeIcon(name) {
 
 export class Row {
   #shownActions = "";
-  #thumbnailOf = null;
+  #isDrawn = false;
 
   constructor(item, list) {
     this.item = item;
@@ -53,52 +52,24 @@ export class Row {
   /** Draw the thumbnail, once it is seen and may be drawn. */
   async drawThumbnail() {
     const { item } = this;
-    if (!item.file || !item.size || this.#thumbnailOf) return;
-    this.#thumbnailOf = item.size;
+    const { originals } = this.list;
+    if (this.#isDrawn || !originals.hasThumbnail(item)) return;
+    this.#isDrawn = true;
     const canvas = make("canvas");
     try {
-      await this.list.originals.drawThumbnail(item, canvas);
+      await originals.drawThumbnail(item, canvas);
       this.thumb.replaceChildren(canvas);
     } catch {
       // Its ending stays.
     }
   }
 
-  describe() {
-    const { item } = this;
-    const { capabilities, isUp } = this.list.queue.service;
-    const { state, progress } = item;
-    if (state === "failed") return describeFailure(item.failure);
-    if (state === "waiting") return text(isUp ? "waiting" : "away");
-    if (state === "done") {
-      const size = item.size ? formatSize(resultSize(item.result.options, item.size)) : "";
-      const bytes = formatBytes(item.result.bytes);
-      return size ? text("done", { size, bytes }) : bytes;
-    }
-    if (state === "working") {
-      if (!progress) return text("waiting");
-      if (progress.state === "running") {
-        const time = formatSeconds(progress.etaSeconds);
-        return text("running", { percent: formatPercent(progress.progress), time });
-      }
-      if (progress.state !== "queued") return text(progress.state);
-      return progress.position ? text("queued", { count: progress.position }) : text("queuedNext");
-    }
-    if (!item.size) return item.file ? formatBytes(item.file.size) : "";
-    const sizes = {
-      from: formatSize(item.size),
-      to: formatSize(resultSize(item.options, item.size)),
-    };
-    const seconds = estimateSeconds(capabilities, item.options, item.size);
-    if (seconds === null) return text("ready", sizes);
-    return text("readyTime", { ...sizes, time: formatSeconds(seconds, "narrow") });
-  }
-
   render() {
     const { item } = this;
-    const exceeded = item.state === "ready" && this.list.queue.findExceeded(item);
-    this.element.dataset.state = exceeded ? "failed" : item.state;
-    const words = exceeded ? describeFailure({ code: "exceeded", exceeded }) : this.describe();
+    const { queue } = this.list;
+    const isExceeding = item.state === "ready" && queue.findExceeded(item);
+    this.element.dataset.state = isExceeding ? "failed" : item.state;
+    const words = describe(item, queue);
     if (this.state.textContent !== words) this.state.textContent = words;
     this.thumb.setAttribute("aria-label", `${text("view")}: ${item.name}`);
     const isRunning = item.state === "working" && item.progress?.state === "running";

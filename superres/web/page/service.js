@@ -1,5 +1,7 @@
 /** The service as this page sees it: whether it answers, what it can do, the key it wants. */
 
+import { tab } from "./kept.js";
+
 const CHECK_MILLISECONDS = 3000;
 const KEY_NAME = "api-key"; // for as long as the tab is open
 
@@ -8,13 +10,16 @@ export class Service extends EventTarget {
   /** What GET /api/capabilities answers; null until it has. */
   capabilities = null;
   isUp = true;
+  #apiKey = tab.get(KEY_NAME);
 
   get apiKey() {
-    return sessionStorage.getItem(KEY_NAME);
+    return this.#apiKey;
   }
 
   set apiKey(key) {
-    sessionStorage.setItem(KEY_NAME, key);
+    this.#apiKey = key;
+    tab.set(KEY_NAME, key);
+    this.dispatchEvent(new Event("change"));
   }
 
   /** Ask for its capabilities: what it can do, and how fast it is now. */

@@ -5,6 +5,7 @@
  * are deleted when the page is next opened, but for the one that the person had remembered.
  */
 
+import { device, tab } from "./kept.js";
 import { createStore, delMany, entries, set } from "./vendor/idb-keyval.js";
 
 const KEPT = createStore("super-resolution", "kept");
@@ -15,23 +16,23 @@ const MAX_FILE_BYTES = 500e6; // of all images in one list
 
 export class Store {
   #session =
-    sessionStorage.getItem(SESSION) ??
-    localStorage.getItem(SESSION) ??
+    tab.get(SESSION) ??
+    device.get(SESSION) ??
     `${Date.now().toString(36)}${Math.random().toString(36).slice(2)}`;
   #fileBytes = 0;
 
   constructor() {
-    sessionStorage.setItem(SESSION, this.#session);
+    tab.set(SESSION, this.#session);
   }
 
   get isRemembered() {
-    return localStorage.getItem(SESSION) === this.#session;
+    return device.get(SESSION) === this.#session;
   }
 
   /** Keep the list for when the tab has been closed, or no longer. */
   set isRemembered(value) {
-    if (value) localStorage.setItem(SESSION, this.#session);
-    else localStorage.removeItem(SESSION);
+    if (value) device.set(SESSION, this.#session);
+    else device.remove(SESSION);
   }
 
   /** Return what was kept of each image, in the order in which they were added. */
@@ -41,7 +42,7 @@ export class Store {
       all.filter(([[kind]]) => kind === "seen").map(([[, who], when]) => [who, when]),
     );
     const isGone = (session) => {
-      if (session === this.#session || session === localStorage.getItem(SESSION)) return false;
+      if (session === this.#session || session === device.get(SESSION)) return false;
       return Date.now() - (seen.get(session) ?? 0) > 1000 * FORGOTTEN_SECONDS;
     };
     const gone = all.map(([key]) => key).filter(([, session]) => isGone(session));

@@ -80,7 +80,8 @@ export class Summary {
     document.title = busy.length ? `${formatPercent(share)} · ${name}` : name;
     element("total").value = busy.length ? share : 0;
     const values = { done: done.length, count };
-    const left = this.#secondsLeft(busy);
+    const { service, resumesAt } = this.queue;
+    const left = service.isUp && !resumesAt && this.#secondsLeft(busy);
     const words = left
       ? text("totalLeft", { ...values, time: formatSeconds(left) })
       : text("total", values);
@@ -124,9 +125,10 @@ export class Summary {
     button.disabled = true;
     try {
       const done = this.#in("done");
-      await (done.length > 1 ? saveAll(done) : save(done[0]));
+      await (done.length > 1 ? saveAll(done, this.queue) : save(done[0], this.queue));
     } catch (error) {
-      if (error.name !== "AbortError") element("announcement").textContent = text("errorGone");
+      // Unless the person has closed the dialog, or the disk is full, which the browser tells.
+      if (error instanceof TypeError) this.queue.service.lose();
     } finally {
       button.disabled = false;
     }

@@ -1,5 +1,7 @@
 /** The page's texts in the person's language, and figures as that language writes them. */
 
+import { device } from "./kept.js";
+
 const KEPT = "language";
 const element = document.getElementById("language");
 let texts = {};
@@ -10,7 +12,7 @@ let plurals;
 function chooseLanguage() {
   const languages = Array.from(element.options, (option) => option.value);
   const asked = [
-    localStorage.getItem(KEPT),
+    device.get(KEPT),
     ...navigator.languages.map((tag) => tag.split("-")[0]),
   ];
   return asked.find((tag) => languages.includes(tag)) ?? "en";
@@ -59,8 +61,14 @@ export function translate(root) {
 export async function startTexts(render) {
   await load(chooseLanguage());
   element.addEventListener("change", async () => {
-    localStorage.setItem(KEPT, element.value);
-    await load(element.value);
+    const chosen = element.value;
+    try {
+      await load(chosen);
+    } catch {
+      element.value = language; // the service is away: its texts cannot be loaded now
+      return;
+    }
+    device.set(KEPT, chosen);
     render();
   });
 }
@@ -89,7 +97,9 @@ export function formatBytes(count) {
   ];
   const [unit, size] = units.findLast(([, least]) => count >= least) ?? units[0];
   const value = count / size;
-  return format(value, { style: "unit", unit, maximumFractionDigits: value < 100 ? 1 : 0 });
+  const maximumFractionDigits = value < 100 ? 1 : 0;
+  const unitDisplay = unit === "byte" ? "long" : "short"; // "10 bytes", not "10 byte"
+  return format(value, { style: "unit", unit, unitDisplay, maximumFractionDigits });
 }
 
 /** `display`: "short" or "narrow", as in Intl.NumberFormat. */
@@ -102,6 +112,18 @@ export function formatSeconds(seconds, display = "short") {
         ? [minutes, "minute"]
         : [minutes / 60, "hour"];
   return format(Math.max(Math.round(value), 1), { style: "unit", unit, unitDisplay: display });
+}
+
+/** A time of the day, or of another day. */
+export function formatTime(date) {
+  const isToday = date.toDateString() === new Date().toDateString();
+  const options = { timeStyle: "short", ...(!isToday && { dateStyle: "medium" }) };
+  return new Intl.DateTimeFormat(language, options).format(date);
+}
+
+/** Parts of a list, as the language separates them. */
+export function formatList(parts) {
+  return parts.join(text("comma"));
 }
 
 /** A number of pixels: megapixels, or as the language counts large numbers. */

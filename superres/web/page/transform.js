@@ -1,6 +1,7 @@
 /** Where an image lies in a window: pure geometry, in CSS pixels. */
 
 const MAX_ZOOM = 16; // device pixels for each pixel of the image
+const ROUNDING = 1e-6; // CSS pixels
 
 export class Transform {
   image = { width: 1, height: 1 }; // in its own pixels
@@ -21,9 +22,11 @@ export class Transform {
     return Math.min(fitting, 1 / devicePixelRatio);
   }
 
-  /** Whether all of the image is seen. */
+  /** Whether all of the image is seen, so that there is nothing to pan. */
   get isWhole() {
-    return this.scale <= this.fittingScale;
+    const { image, scale, window } = this;
+    const spare = Math.min(window.width - image.width * scale, window.height - image.height * scale);
+    return spare > -ROUNDING;
   }
 
   /** Show the whole image, at 100 % if it is small. */
@@ -49,6 +52,12 @@ export class Transform {
     this.x += dx;
     this.y += dy;
     this.#clamp();
+  }
+
+  /** Take the same image in other pixels: it stays where it is. */
+  replace(image) {
+    this.scale *= this.image.width / image.width;
+    this.image = image;
   }
 
   /** Take another image, or another window: the zoom stays, and so does what is in the middle. */

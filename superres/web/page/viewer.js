@@ -1,6 +1,7 @@
 /** Shows an image: its original and, as soon as there is one, its result, to be compared. */
 
 import { Divider } from "./divider.js";
+import { resultSize } from "./estimate.js";
 import { Gestures } from "./gestures.js";
 import { Lens } from "./lens.js";
 import { Transform } from "./transform.js";
@@ -17,6 +18,7 @@ export class Viewer extends EventTarget {
   item = null;
   transform = new Transform();
   isBeside = false; // side by side, instead of divided
+  isLoading = false;
 
   constructor(stage, queue, originals) {
     super();
@@ -29,6 +31,7 @@ export class Viewer extends EventTarget {
     new Gestures(stage, this);
     new ResizeObserver(() => this.#layOut()).observe(stage);
     queue.addEventListener("change", ({ detail }) => this.#queueChanged(detail));
+    queue.service.addEventListener("change", () => this.#serviceChanged());
   }
 
   /** Show an item; null: nothing. */
@@ -41,8 +44,15 @@ export class Viewer extends EventTarget {
       this.stage.dataset.shows = "nothing";
       this.dispatchEvent(new Event("select"));
     } else if (shownResult === this.#result) {
+      if (this.stage.dataset.shows !== "nothing") this.#update(); // another size may be chosen
       return;
     }
+    await this.#load();
+  }
+
+  async #load() {
+    const { item } = this;
+    this.isLoading = item !== null;
     if (item === null) return;
     const result = this.#result;
     const images = await Promise.all([
@@ -50,15 +60,16 @@ export class Viewer extends EventTarget {
       result && this.#decodeResult(item),
     ]);
     if (this.item !== item || this.#result !== result) return; // another one was chosen meanwhile
+    this.isLoading = false;
     images.forEach((image, index) =>
       this.panes[index].replaceChildren(image || Object.assign(new Image(), { alt: "" })),
     );
     const [hasOriginal, hasResult] = images.map(Boolean);
     const both = hasOriginal ? "both" : "enhanced";
+    const hadImage = this.stage.dataset.shows !== "nothing";
     this.stage.dataset.shows = hasResult ? both : hasOriginal ? "original" : "nothing";
-    this.#layOut();
-    this.lens.setImages(images, this.transform.image);
-    this.#draw();
+    if (hadImage) this.#update(); // its result has come, or changed
+    else this.#layOut();
   }
 
   /** Show the item that is `step` rows further down. */
@@ -96,7 +107,7 @@ export class Viewer extends EventTarget {
   }
 
   toggleFullSize(x, y) {
-    if (Math.abs(this.transform.zoom - 1) < 1e-6 && !this.transform.isWhole) this.fit();
+    if (Math.abs(this.transform.zoom - 1) < 1e-6) this.fit();
     else this.zoomTo(1, x, y);
   }
 
@@ -136,7 +147,7 @@ export class Viewer extends EventTarget {
     } catch {
       // Evicted, unless the service is away, or the result was replaced meanwhile.
       if (this.queue.service.isUp && item.result === this.#result) {
-        this.queue.change(item, { state: "failed", result: null, failure: { code: "gone" } });
+        this.queue.loseResult(item);
       }
       return null;
     }
@@ -147,19 +158,42 @@ export class Viewer extends EventTarget {
     else if (item && item === this.item) this.show(item);
   }
 
-  /** Both images have the size of the result, or of the original while that is all there is. */
+  /** It may be back, or have a key now: what it has to show may then be seen. */
+  #serviceChanged() {
+    const { shows } = this.stage.dataset;
+    const isMissing = shows === "nothing" || (this.#result && shows === "original");
+    if (isMissing && !this.isLoading && this.queue.service.isUp) this.#load();
+  }
+
+  /** Of the result, or of the one that there will be: both images are shown in that size. */
+  get #size() {
+    const [original, result] = this.panes.map(({ firstElementChild: image }) => ({
+      width: image.naturalWidth,
+      height: image.naturalHeight,
+    }));
+    if (result.width) return result;
+    const isShown = original.width && this.item;
+    return isShown ? resultSize(this.item.options, original) : { width: 1, height: 1 };
+  }
+
+  /** The same image in another size stays where it is. */
+  #update() {
+    this.transform.replace(this.#size);
+    this.#layOut();
+  }
+
   #layOut() {
     const { stage, panes } = this;
     const isBoth = stage.dataset.shows === "both";
     stage.classList.toggle("divided", isBoth && !this.isBeside);
     stage.classList.toggle("beside", isBoth && this.isBeside);
+    const size = this.#size;
     const images = panes.map((pane) => pane.firstElementChild);
-    const largest = images[1].naturalWidth ? images[1] : images[0];
-    const size = { width: largest.naturalWidth || 1, height: largest.naturalHeight || 1 };
     for (const image of images) {
       image.style.width = `${size.width}px`;
       image.style.height = `${size.height}px`;
     }
+    this.lens.setImages(images, size);
     const { clientWidth, clientHeight: height } = stage;
     const width = stage.classList.contains("beside") ? clientWidth / 2 : clientWidth;
     this.transform.resize(size, { width: Math.max(width, 1), height: Math.max(height, 1) });

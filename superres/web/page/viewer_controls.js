@@ -1,11 +1,13 @@
 /** The viewer's buttons and keys; on a phone, opening and closing it. */
 
+import { describe } from "./describe.js";
 import { save } from "./downloads.js";
-import { formatPercent, formatSize } from "./texts.js";
+import { formatPercent, formatSize, text } from "./texts.js";
 
 const element = (id) => document.getElementById(id);
 const ZOOM_STEP = 1.25;
 const PAN_PIXELS = 64;
+const VIEWING = "viewing"; // the history's state while the viewer covers the phone
 const narrow = matchMedia("(max-width: 60rem)");
 
 export class ViewerControls {
@@ -23,7 +25,7 @@ export class ViewerControls {
       "use-lens": () => viewer.setLens(!viewer.lens.isOn),
       "fullscreen": () => this.#toggleFullscreen(),
       "close-viewer": () => history.back(),
-      "viewer-save": () => save(viewer.item),
+      "viewer-save": () => save(viewer.item, viewer.queue),
     };
     for (const [id, action] of Object.entries(actions)) {
       element(id).addEventListener("click", () => {
@@ -33,12 +35,24 @@ export class ViewerControls {
     }
     element("fullscreen").hidden = !document.fullscreenEnabled;
     this.#installHold(element("hold"));
-    stage.addEventListener("keydown", (event) => this.#press(event));
+    element("viewer").addEventListener("keydown", (event) => this.#press(event));
     stage.addEventListener("keyup", ({ key }) => key === " " && viewer.hold(false));
     viewer.addEventListener("change", () => this.render());
     viewer.addEventListener("select", () => this.#select());
-    addEventListener("popstate", () => this.#close());
+    viewer.queue.addEventListener("change", ({ detail }) => {
+      if (detail && detail === viewer.item) this.render();
+    });
+    viewer.queue.service.addEventListener("change", () => this.render());
+    addEventListener("popstate", ({ state }) => {
+      if (state === VIEWING && viewer.item) this.open();
+      else this.#close();
+    });
     narrow.addEventListener("change", () => this.#close());
+  }
+
+  /** Cover the phone again, as it was before the page was reloaded. */
+  resume() {
+    if (history.state === VIEWING) this.open();
   }
 
   /** Bring the viewer before the person who has asked for it. */
@@ -46,7 +60,7 @@ export class ViewerControls {
     if (narrow.matches && !document.body.classList.contains("viewing")) {
       document.body.classList.add("viewing");
       for (const id of ["top", "panel"]) element(id).inert = true;
-      history.pushState("viewing", ""); // so that "back" closes it
+      if (history.state !== VIEWING) history.pushState(VIEWING, ""); // so that "back" closes it
     }
     this.viewer.stage.focus({ preventScroll: true });
   }
@@ -72,7 +86,11 @@ export class ViewerControls {
     element("viewer-name").textContent = item?.name ?? "";
     element("viewer-size").textContent = hasImage ? formatSize(transform.image) : "";
     element("viewer-save").hidden = item?.state !== "done";
-    element("stage-text").hidden = item !== null;
+    const isUnderWay = ["waiting", "working", "failed"].includes(item?.state);
+    element("stage-state").hidden = !isUnderWay;
+    element("stage-state").textContent = isUnderWay ? describe(item, queue) : "";
+    element("stage-text").hidden = hasImage || this.viewer.isLoading;
+    element("stage-text").textContent = text(item === null ? "noImage" : "notShown");
     element("full-size").textContent = formatPercent(1);
     element("zoom").textContent = hasImage ? formatPercent(transform.zoom) : "";
     element("previous").disabled = index <= 0;
@@ -128,7 +146,7 @@ export class ViewerControls {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const arrow = event.shiftKey && event.key.startsWith("Arrow") ? "Shift " : "";
     const action = actions[arrow + event.key];
-    if (!action) return;
+    if (!action || (event.key === " " && event.target !== viewer.stage)) return;
     event.preventDefault();
     action();
     this.render();

@@ -1,5 +1,6 @@
 /** The working screen: puts its parts together, and says which images the options are for. */
 
+import { tab } from "./kept.js";
 import { installKeyForm } from "./key_form.js";
 import { List } from "./list.js";
 import { OptionsForm } from "./options_form.js";
@@ -12,11 +13,13 @@ import { Viewer } from "./viewer.js";
 import { ViewerControls } from "./viewer_controls.js";
 
 const element = (id) => document.getElementById(id);
-const OPTIONS_NAME = "options"; // in sessionStorage
+const OPTIONS_NAME = "options";
+const SHOWN_NAME = "shown"; // the id of the image in the viewer
+
 
 export class Work {
   #form = new OptionsForm();
-  #options = JSON.parse(sessionStorage.getItem(OPTIONS_NAME)); // of new images, and of all
+  #options = JSON.parse(tab.get(OPTIONS_NAME)); // of new images, and of all
 
   constructor(service, store) {
     this.service = service;
@@ -35,6 +38,7 @@ export class Work {
     this.queue.addEventListener("change", ({ detail }) => detail ?? this.#renderOptions());
     this.viewer.addEventListener("select", () => {
       this.list.mark(this.viewer.item);
+      tab.set(SHOWN_NAME, this.viewer.item?.id);
       this.#renderOptions();
     });
     this.#installKeeping();
@@ -45,7 +49,9 @@ export class Work {
   restore(records) {
     this.queue.restore(records);
     this.originals.measureAll(this.queue.items);
-    this.viewer.show(this.queue.items[0]);
+    const shown = tab.get(SHOWN_NAME);
+    this.viewer.show(this.queue.items.find(({ id }) => id === shown) ?? this.queue.items[0]);
+    this.controls.resume();
   }
 
   async add(files) {
@@ -67,7 +73,8 @@ export class Work {
   async showCode() {
     await this.service.until(() => this.service.capabilities);
     const options = this.#isForOne ? this.viewer.item.options : this.#options;
-    writeSnippets(options, this.viewer.item?.name ?? "photo.jpg");
+    const { api_key_required: isKeyRequired } = this.service.capabilities;
+    writeSnippets(options, this.viewer.item?.name ?? "photo.jpg", isKeyRequired);
     element("code-dialog").showModal();
   }
 
@@ -95,7 +102,7 @@ export class Work {
     const { options } = this.#form;
     if (!this.#isForOne) {
       this.#options = options;
-      sessionStorage.setItem(OPTIONS_NAME, JSON.stringify(options));
+      tab.set(OPTIONS_NAME, JSON.stringify(options));
     }
     this.queue.choose(this.#isForOne ? [this.viewer.item] : this.queue.items, options);
     this.#renderOptions();

@@ -1,0 +1,1 @@
+"""Images at other servers: signed addresses, and fetching from public networks only."""

@@ -1,0 +1,131 @@
+"""`GET /image/<signature>/<options>/<source>.<format>`: an image by its address, for `<img>`."""
+
+import time
+from urllib.parse import unquote, urlsplit
+
+from flask import Flask, Response, redirect, request
+
+from superres.errors import BadSignature, ServiceError, SourceRefused
+from superres.service.runner import Runner
+from superres.service.sources import SourcedResult, Sources, make_loop_id
+from superres.sources.fetcher import Fetcher
+from superres.sources.signed_address import AUTO, OFFERED, PREFIX, ImageRequest, read_address
+from superres.store.result_name import ResultName
+from superres.store.stored_result import StoredResult
+from superres.web.cache_policy import Freshness, set_cache_policy
+from superres.web.disposition import make_disposition
+from superres.web.preconditions import evaluate_preconditions
+from superres.web.problems import make_problem
+from superres.web.rate_limits import RateLimits
+from superres.web.result_routes import send_content
+from superres.web.uploads import file_stem, has_left
+
+
+class ImageRoutes:
+    """Sends images whose addresses are signed with one of the service's keys."""
+
+    def __init__(self, runner: Runner, rate_limits: RateLimits) -> None:
+        settings = runner.settings
+        self._keys = settings.url_key
+        self._runner = runner
+        self._rate_limits = rate_limits
+        self._loop_id = make_loop_id(self._keys[0])
+        fetcher = Fetcher(settings.max_upload_bytes, settings.source_networks, self._loop_id)
+        self._sources = Sources(runner, fetcher, rate_limits.image_charge)
+
+    def install(self, app: Flask) -> None:
+        """Register the route."""
+        app.get(f"{PREFIX}<signature>/<options>/<file>")(self.send_image)
+        app.get(f"{PREFIX}<path:_rest>")(self.refuse_form)
+        app.get(PREFIX)(self.refuse_form)
+
+    def refuse_form(self, _rest: str = "") -> Response:
+        """Refuse an address of another form."""
+        raise BadSignature(
+            "Addresses of images are /image/<signature>/<options>/<source>.<format>, as "
+            "`superres sign` makes them."
+        )
+
+    def send_image(self, signature: str, options: str, file: str) -> Response:
+        """Respond with an image, or 304 if the client's copy is still good."""
+        asked = read_address(self._keys, signature, options, file)
+        if self._loop_id in request.headers.get("CDN-Loop", ""):
+            raise SourceRefused("The source's address leads back to this service.")
+        self._rate_limits.count_image()
+        media_types = accepted_types() if asked.format == AUTO else []
+        try:
+            found = self._sources.get(asked, media_types, lambda: has_left(request))
+        except SourceRefused:
+            raise
+        except ServiceError:
+            if not asked.falls_back:
+                raise
+            found = None
+        response = self._go_to(asked) if found is None else self._answer(asked, found)
+        response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+        if asked.format == AUTO:
+            response.vary.add("Accept")
+        return response
+
+    def _go_to(self, asked: ImageRequest) -> Response:
+        """Send the client to the source while there is no result."""
+        set_cache_policy("live_status")
+        response = redirect(asked.source)
+        assert isinstance(response, Response)
+        return response
+
+    def _answer(self, asked: ImageRequest, found: SourcedResult) -> Response:
+        info, content = found.result.info, found.result.content
+        # A date would not do: an image may have been stored before the one that it replaces.
+        status = evaluate_preconditions(request, info.etag, modified=None)
+        if isinstance(content, StoredResult) and (status is not None or request.method == "HEAD"):
+            content.file.close()
+        if status == 412:
+            return make_problem(
+                412, "precondition_failed", "The image does not match the request's preconditions."
+            )
+        name = ResultName.parse(found.result.name)
+        assert name is not None
+        image_format = name.format
+        if status == 304:
+            response = Response(status=304)
+        elif request.method == "HEAD":
+            response = Response(content_type=image_format.media_type)
+            response.content_length = info.length
+        else:
+            response = send_content(content, info.length, image_format.media_type)
+        if status is None:
+            suffix = f".{image_format.ending}"
+            response.headers["Content-Disposition"] = make_disposition(
+                name_source(asked.source), suffix, is_download=False
+            )
+        if found.freshness.is_forbidden:
+            set_cache_policy("live_status")
+        else:
+            set_cache_policy("sourced_image", info.etag, limit_freshness(asked, found))
+        return response
+
+
+def limit_freshness(asked: ImageRequest, found: SourcedResult) -> Freshness:
+    """Return how long a response is fresh: as long as its source, and its address is valid."""
+    now = time.time()
+    age = found.freshness.age(now)
+    lifetime, extensions = found.freshness.lifetime, found.freshness.extensions
+    if asked.expires is not None:
+        lifetime = max(min(lifetime, age + asked.expires - now), 0)
+        extensions = ", must-revalidate"
+    return Freshness(int(lifetime), int(age), extensions)
+
+
+def accepted_types() -> list[str]:
+    """Return those of the offered media types that the client names.
+
+    Ranges such as `image/*` do not count: browsers that show neither AVIF nor WebP send them, too.
+    """
+    named = {each.lower() for each, quality in request.accept_mimetypes if quality > 0}
+    return [each.media_type for each in OFFERED if each.media_type in named]
+
+
+def name_source(source: str) -> str:
+    """Return the name for a file made from a source: its own, without extension."""
+    return file_stem(unquote(urlsplit(source).path))

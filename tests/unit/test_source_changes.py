@@ -1,0 +1,529 @@
+"""Images by their addresses while sources change, fail, hang or send strange headers."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import limits
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+from werkzeug.wrappers import Request
+
+from superres.errors import Busy, ClientLeft, SourceNotFound
+from superres.service import arrivals, recent_failures, renewals
+from superres.service import sources as sources_module
+from superres.service.places import Places
+from superres.service.recent_failures import RecentFailures
+from superres.setting_parsers import parse_networks
+from superres.settings import Settings
+from superres.sources.fetcher import Validators
+from superres.sources.freshness import Freshness
+from superres.sources.source_records import SourceRecord, SourceRecords
+from superres.web import image_routes
+from testkit.app_client import AppMaker, assert_problem
+from testkit.fakes import FakeModel
+from testkit.image_addresses import KEY, picture, shade_of, sign, sign_anything
+from testkit.source_server import Page, SourceServer, run_source_server
+from testkit.waiting import wait_until
+
+FRESH, STALE = {"Cache-Control": "max-age=600"}, {"Cache-Control": "max-age=0"}
+# Of the same little server.
+OTHER_NAME = "127.1"
+
+
+@pytest.fixture
+def images(settings: Settings) -> Settings:
+    return replace(settings, url_key=(KEY,), source_networks=parse_networks("127.0.0.0/8"))
+
+
+@pytest.fixture
+def sources() -> Iterator[SourceServer]:
+    with run_source_server() as server:
+        yield server
+
+
+@pytest.fixture
+def app(make_app: AppMaker, images: Settings) -> Flask:
+    return make_app(images)
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+@pytest.fixture
+def later(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Let so many seconds pass: for what is recorded, by the database's clock, and for failures."""
+    passed, clock = [0.0], time.monotonic
+    monkeypatch.setattr(recent_failures, "monotonic", lambda: clock() + passed[0])
+    database = app.extensions["runner"].jobs.database
+
+    def wait(seconds: float) -> None:
+        passed[0] += seconds
+        database.execute("UPDATE sources SET validated = validated - ?", [seconds])
+
+    return wait
+
+
+class Background:
+    """Requests in threads of their own."""
+
+    def __init__(self, app: Flask) -> None:
+        self._app = app
+        self._threads: list[threading.Thread] = []
+        self.answers: list[TestResponse] = []
+
+    def get(self, path: str, client: str = "") -> None:
+        def run() -> None:
+            answer = self._app.test_client().get(path, headers={"User-Agent": client})
+            self.answers.append(answer)
+
+        self._threads.append(threading.Thread(target=run))
+        self._threads[-1].start()
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+
+@pytest.fixture
+def background(app: Flask) -> Background:
+    return Background(app)
+
+
+# --- one source must not hold up others
+
+
+def test_source_that_hangs_does_not_hold_up_other_hosts(
+    monkeypatch: pytest.MonkeyPatch, make_app: AppMaker, images: Settings, sources: SourceServer
+) -> None:
+    monkeypatch.setattr(arrivals, "FETCHES_AT_ONCE", 4)
+    monkeypatch.setattr(arrivals, "FETCHES_OF_ONE", 3)
+    app, may_end = make_app(images), threading.Event()
+    background = Background(app)
+    try:
+        for number in range(10):
+            sources.pages[f"/{number}"] = Page(picture(80), headers=FRESH, before=may_end.wait)
+            background.get(sign(sources.url(f"/{number}")))
+        wait_until(lambda: len(sources.requests) == 3)
+        sources.pages["/other"] = Page(picture(90), headers=FRESH)
+        assert shade_of(app.test_client().get(sign(sources.url("/other", OTHER_NAME)))) == 90
+        assert len(sources.requests) == 4
+    finally:
+        may_end.set()
+        background.join()
+    assert [shade_of(each) for each in background.answers] == [80] * 10
+
+
+def test_clients_of_a_source_that_hangs_leave_places_to_others(
+    monkeypatch: pytest.MonkeyPatch, make_app: AppMaker, images: Settings, sources: SourceServer
+) -> None:
+    monkeypatch.setattr(sources_module, "SOURCE_REQUESTS_AT_ONCE", 4)
+    monkeypatch.setattr(sources_module, "REQUESTS_OF_ONE", 3)
+    app, may_end = make_app(images), threading.Event()
+    background = Background(app)
+    sources.pages["/a"] = Page(picture(80), headers=FRESH, before=may_end.wait)
+    sources.pages["/b"] = Page(picture(90), headers=FRESH)
+    try:
+        for _ in range(10):
+            background.get(sign(sources.url("/a")))
+        wait_until(lambda: len(background.answers) == 7)
+        for answer in background.answers:
+            assert_problem(answer, 503, "busy")
+            assert answer.headers["Retry-After"] == "5"
+        assert shade_of(app.test_client().get(sign(sources.url("/b", OTHER_NAME)))) == 90
+    finally:
+        may_end.set()
+        background.join()
+    assert [shade_of(each) for each in background.answers[7:]] == [80] * 3
+    assert len(sources.asked("/a")) == 1
+
+
+def test_old_image_is_sent_at_once_if_too_many_wait_for_a_new_one(
+    monkeypatch: pytest.MonkeyPatch, make_app: AppMaker, images: Settings, sources: SourceServer
+) -> None:
+    monkeypatch.setattr(sources_module, "SOURCE_REQUESTS_AT_ONCE", 1)
+    monkeypatch.setattr(sources_module, "REQUESTS_OF_ONE", 1)
+    monkeypatch.setattr(sources_module, "PATIENCE_SECONDS", 60.0)
+    app, may_end = make_app(images), threading.Event()
+    client, background = app.test_client(), Background(app)
+    path = sign(sources.url("/a"))
+    sources.pages["/a"] = Page(picture(80), headers=STALE)
+    assert shade_of(client.get(path)) == 80
+    sources.pages["/a"] = Page(picture(90), headers=STALE, before=may_end.wait)
+    try:
+        background.get(path)
+        wait_until(lambda: len(sources.asked("/a")) == 2)
+        assert shade_of(client.get(path)) == 80
+        assert client.get(sign(sources.url("/a"), True, width="48")).status_code == 302
+        assert not background.answers
+    finally:
+        may_end.set()
+        background.join()
+    assert shade_of(background.answers[0]) == 90
+
+
+def test_half_of_those_who_wait_for_results_are_uploads(
+    make_app: AppMaker, images: Settings, sources: SourceServer, fake_model: FakeModel
+) -> None:
+    app = make_app(replace(images, max_waiting_requests=4))
+    scheduler, background = app.extensions["runner"].scheduler, Background(app)
+    fake_model.may_go_on.clear()
+    for number in range(6):
+        sources.pages[f"/{number}"] = Page(picture(80 + number), headers=FRESH)
+        background.get(sign(sources.url(f"/{number}")))
+    wait_until(lambda: len(sources.requests) == 6 and scheduler.waiting_requests == 2)
+    fake_model.may_go_on.set()
+    background.join()
+    assert sorted(shade_of(each) for each in background.answers) == [*range(80, 86)]
+
+
+def test_client_that_leaves_before_its_turn_gives_up_its_place(
+    monkeypatch: pytest.MonkeyPatch, make_app: AppMaker, images: Settings, sources: SourceServer
+) -> None:
+    monkeypatch.setattr(arrivals, "FETCHES_OF_ONE", 1)
+    monkeypatch.setattr(arrivals, "FETCH_SECONDS", 3600.0)
+    polled: set[str] = set()
+    gone: set[str] = set()
+
+    def has_left(request: Request) -> bool:
+        polled.add(request.user_agent.string)
+        return request.user_agent.string in gone
+
+    monkeypatch.setattr(image_routes, "has_left", has_left)
+    app, may_end = make_app(images), threading.Event()
+    background = Background(app)
+    for name in ("a", "b", "c"):
+        sources.pages[f"/{name}"] = Page(picture(80), headers=FRESH, before=may_end.wait)
+    try:
+        background.get(sign(sources.url("/a")))
+        wait_until(lambda: len(sources.requests) == 1)
+        background.get(sign(sources.url("/b")), "b")
+        background.get(sign(sources.url("/c")), "c")
+        wait_until(lambda: polled >= {"b", "c"})
+        background.get(sign(sources.url("/c")), "other c")
+        wait_until(lambda: "other c" in polled)
+        gone |= {"b", "c"}
+        wait_until(lambda: len(background.answers) == 1)
+        assert_problem(background.answers[0], 408, "client_left")
+    finally:
+        may_end.set()
+        background.join()
+    # The one who was to fetch it for both has done so.
+    assert len([each for each in background.answers if each.status_code == 200]) >= 2
+    assert [path for path, _ in sources.requests] == ["/a", "/c"]
+
+
+def test_places_are_given_back_and_waited_for() -> None:
+    places = Places(2, 1)
+    with places.hold("a"):
+        assert not places.take("a")
+        with places.hold("b"):
+            assert not places.take("c")
+            with pytest.raises(Busy), places.hold("a", 0.01):
+                pass
+            with pytest.raises(ClientLeft):
+                places.take("a", 60, lambda: True)
+        assert places.take("c")
+        places.give_back("c")
+    taken: list[bool] = []
+    with places.hold("a"):
+        waiting = threading.Thread(target=lambda: taken.append(places.take("a", 60)))
+        waiting.start()
+    waiting.join()
+    assert taken == [True]
+    assert not places.take("a")
+
+
+def test_thread_that_cannot_start_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    tried = renewals.Renewals()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        for _ in range(renewals.RENEWALS_OF_ONE + 1):
+            with pytest.raises(RuntimeError):
+                tried.start("result", "host", lambda: None)
+    started = tried.start("result", "host", lambda: None)
+    assert started is not None
+    assert started.ended.wait(60)
+
+
+def test_failures_are_forgotten_after_some_seconds_and_are_not_too_many(
+    later: Callable[[float], None],
+) -> None:
+    failures = RecentFailures()
+    for number in range(recent_failures.MAX_FAILURES + 1):
+        failures.note(str(number), SourceNotFound("gone"))
+    assert failures.find("0") is None
+    assert isinstance(failures.find("1"), SourceNotFound)
+    later(11)
+    assert failures.find("1") is None
+    failures.note("new", SourceNotFound("gone"))
+    assert len(failures._failures) == 1
+
+
+def test_image_that_cannot_be_decoded_is_not_fetched_again_at_once(
+    client: FlaskClient, sources: SourceServer, later: Callable[[float], None]
+) -> None:
+    sources.pages["/a"] = Page(picture(80)[:-30], headers=FRESH)
+    for _ in range(3):
+        assert_problem(client.get(sign(sources.url("/a"))), 422, "undecodable_image")
+    assert len(sources.asked("/a")) == 1
+    later(60)
+    assert_problem(client.get(sign(sources.url("/a"))), 422, "undecodable_image")
+    assert len(sources.asked("/a")) == 2
+
+
+def test_source_of_what_cannot_be_computed_is_not_fetched_for_each_request(
+    make_app: AppMaker, images: Settings, sources: SourceServer
+) -> None:
+    limited = replace(images, rate_limit_image_pixels=limits.parse("1/hour"), max_output_pixels=900)
+    client = make_app(limited).test_client()
+    sources.pages["/a"] = Page(picture(80), headers=FRESH)
+    sources.pages["/b"] = Page(picture(90), headers=FRESH)
+    for _ in range(3):
+        large = client.get(sign(sources.url("/a"), width="72"))
+        assert_problem(large, 422, "too_many_pixels")
+    assert len(sources.asked("/a")) == 1
+    assert client.get(sign(sources.url("/a"))).status_code == 200  # others are possible
+    for _ in range(3):
+        refused = client.get(sign(sources.url("/b")))
+        assert_problem(refused, 429, "rate_limited")
+        assert "Retry-After" in refused.headers
+    assert len(sources.asked("/b")) == 1
+
+
+def test_client_that_leaves_is_no_failure(
+    client: FlaskClient,
+    sources: SourceServer,
+    fake_model: FakeModel,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sources.pages["/a"] = Page(picture(80), headers=FRESH)
+    path = sign(sources.url("/a"))
+    with monkeypatch.context() as patch:
+        patch.setattr(image_routes, "has_left", lambda _request: fake_model.started.is_set())
+        fake_model.may_go_on.clear()
+        assert_problem(client.get(path), 408, "client_left")
+    fake_model.may_go_on.set()
+    assert shade_of(client.get(path)) == 80
+
+
+def test_dead_source_starts_no_thread_for_each_request(
+    client: FlaskClient, sources: SourceServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources.pages["/a"] = Page(picture(80), headers=STALE)
+    path = sign(sources.url("/a"))
+    assert shade_of(client.get(path)) == 80
+    sources.is_down = True
+    assert shade_of(client.get(path)) == 80
+    monkeypatch.setattr(renewals.Renewals, "start", None)
+    assert shade_of(client.get(path)) == 80
+    assert len(sources.asked("/a")) == 2
+
+
+# --- freshness
+
+
+def test_old_image_is_not_sent_as_a_fresh_one(
+    client: FlaskClient,
+    sources: SourceServer,
+    fake_model: FakeModel,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though its successor, which is being computed, is fresh."""
+    monkeypatch.setattr(sources_module, "PATIENCE_SECONDS", 0.2)
+    sources.pages["/a"] = Page(picture(80), headers=STALE)
+    path = sign(sources.url("/a"))
+    assert shade_of(client.get(path)) == 80
+    sources.pages["/a"] = Page(picture(90), headers=FRESH)
+    fake_model.may_go_on.clear()
+    client.get(path)
+    wait_until(fake_model.started.is_set)
+    for _ in range(2):
+        old = client.get(path)
+        assert shade_of(old) == 80
+        assert old.headers["Cache-Control"] == "public, max-age=0"
+        assert old.headers["X-Accel-Expires"] == "0"
+    fake_model.may_go_on.set()
+    wait_until(lambda: shade_of(client.get(path)) == 90)
+    assert client.get(path).headers["Cache-Control"] == "public, max-age=600"
+
+
+def test_confirmation_updates_what_is_known(
+    client: FlaskClient, sources: SourceServer, later: Callable[[float], None]
+) -> None:
+    page = Page(picture(80), headers={"ETag": '"1"', "Cache-Control": "max-age=10"})
+    sources.pages["/a"] = page
+    path = sign(sources.url("/a"))
+    assert client.get(path).headers["Cache-Control"] == "public, max-age=10"
+    later(20)
+    page.headers["Cache-Control"] = "max-age=100, stale-if-error=5"
+    assert client.get(path).headers["Cache-Control"] == "public, max-age=100, stale-if-error=5"
+    later(50)
+    assert client.get(path).headers["Age"] == "50"
+    later(100)
+    del page.headers["Cache-Control"]  # it may leave out what stays
+    assert client.get(path).headers["Cache-Control"] == "public, max-age=100, stale-if-error=5"
+    assert len(sources.asked("/a")) == 3
+    assert [each.get("If-None-Match") for each in sources.asked("/a")] == [None, '"1"', '"1"']
+
+
+@pytest.mark.parametrize(
+    ("cache_control", "age", "status"),
+    [
+        ("max-age=10", 10**6, 200),
+        ("max-age=10, stale-if-error=60", 69, 200),
+        ("max-age=10, stale-if-error=60", 71, 502),
+        ("max-age=10, stale-while-revalidate=60", 71, 502),
+        ("s-maxage=10", 11, 502),
+        ("s-maxage=10, stale-if-error=60", 11, 200),
+        ("max-age=10, must-revalidate", 11, 502),
+        ('max-age=10, no-cache="set-cookie"', 11, 200),
+    ],
+)
+def test_source_says_for_how_long_old_images_may_be_used(
+    client: FlaskClient,
+    sources: SourceServer,
+    later: Callable[[float], None],
+    cache_control: str,
+    age: float,
+    status: int,
+) -> None:
+    sources.pages["/a"] = Page(picture(80), headers={"Cache-Control": cache_control})
+    path = sign(sources.url("/a"))
+    assert shade_of(client.get(path)) == 80
+    later(9)
+    assert shade_of(client.get(path)) == 80
+    sources.is_down = True
+    later(age - 9)
+    assert client.get(path).status_code == status
+    assert len(sources.asked("/a")) == 2
+
+
+def test_clock_that_is_set_back_makes_the_source_be_asked(
+    client: FlaskClient, sources: SourceServer, later: Callable[[float], None]
+) -> None:
+    sources.pages["/a"] = Page(picture(80), headers=FRESH)
+    path = sign(sources.url("/a"))
+    assert shade_of(client.get(path)) == 80
+    later(-3600)
+    sources.pages["/a"] = Page(picture(90), headers=FRESH)
+    assert shade_of(client.get(path)) == 90
+    response = client.get(path)
+    assert (shade_of(response), response.headers["Age"]) == (90, "0")
+    assert len(sources.asked("/a")) == 2
+
+
+def test_redirect_counts_for_freshness(client: FlaskClient, sources: SourceServer) -> None:
+    sources.pages["/a"] = Page(b"", 302, {"Location": "/1", "Cache-Control": "no-cache"})
+    sources.pages["/1"] = Page(picture(80), headers={"ETag": '"x"', **FRESH})
+    sources.pages["/2"] = Page(picture(90), headers={"ETag": '"x"', **FRESH})
+    path = sign(sources.url("/a"))
+    for _ in range(2):
+        assert shade_of(client.get(path)) == 80
+    sources.pages["/a"].headers["Location"] = "/2"
+    assert shade_of(client.get(path)) == 90
+    assert [each.get("If-None-Match") for each in sources.asked("/1")] == [None, '"x"']
+
+
+def test_spellings_of_an_address_are_one_source(client: FlaskClient, sources: SourceServer) -> None:
+    sources.pages["/a%20b"] = Page(picture(80), headers=FRESH)
+    port = sources.port
+    for url in (f"http://127.0.0.1:{port}/a b", f"HTTP://127.0.0.1:{port}/a%20b#part"):
+        assert shade_of(client.get(sign(url))) == 80
+    assert len(sources.requests) == 1
+
+
+def test_strange_headers_leave_little_behind(
+    client: FlaskClient, app: Flask, sources: SourceServer
+) -> None:
+    pages = {
+        "ETag": '"' + "x" * 30_000 + '"',
+        "Last-Modified": "Sun, 09 Sep 2001 01:46:40 GMT" + "x" * 20_000,
+        "Cache-Control": "max-age=" + "9" * 5_000 + ", x=" + "\xff\x01" * 10_000,
+        "Expires": "\xe9" * 5_000,
+        "Vary": "x" * 5_000,
+    }
+    sources.pages["/a"] = Page(picture(80), headers=pages)
+    response = client.get(sign(sources.url("/a")))
+    assert shade_of(response) == 80
+    assert response.headers["Cache-Control"] == f"public, max-age={2**31}"
+    database = app.extensions["runner"].jobs.database
+    ((*row,),) = database.execute("SELECT * FROM sources")
+    assert sum(len(str(each)) for each in row) < 400
+    assert all(str(each).isascii() for each in row)
+
+
+@pytest.mark.parametrize("source", ["javascript:alert(1)", "file:///etc/passwd", "//a.example/"])
+def test_client_is_not_sent_to_what_is_not_on_the_web(client: FlaskClient, source: str) -> None:
+    response = client.get(sign_anything(source, "scale:2,fallback:source"))
+    assert_problem(response, 403, "source_refused")
+    assert "Location" not in response.headers
+
+
+# --- records
+
+
+def record(key: str, age: float) -> SourceRecord:
+    freshness = Freshness(time.time() - age, 60.0)
+    return SourceRecord(key, None, False, Validators("", '"1"'), freshness)
+
+
+def test_answer_that_was_asked_for_earlier_does_not_replace_a_later_one(app: Flask) -> None:
+    """Another machine may have asked since, and may have been answered sooner."""
+    database = app.extensions["runner"].jobs.database
+    mine, other = SourceRecords(database), SourceRecords(database)
+    source = "http://a.example/"
+
+    def key() -> str:
+        found = other.find(source)
+        assert found is not None
+        return found.key
+
+    mine.save(source, record("first", age=90))
+    other.save(source, record("second", age=50))
+    mine.save(source, record("late", age=70))
+    assert key() == "second"
+    mine.save(source, record("third", age=30))
+    assert key() == "third"
+    # The database's clock was set back: the last one counts.
+    database.execute("UPDATE sources SET validated = validated + 3600")
+    found = mine.find(source)
+    assert found is not None
+    assert not found.freshness.is_fresh(time.time())
+    mine.save(source, record("fourth", age=20))
+    assert key() == "fourth"
+
+
+def test_machines_whose_clocks_differ_agree_how_old_an_image_is(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records, clock = SourceRecords(app.extensions["runner"].jobs.database), time.time
+    ages = []
+    for writer, reader in ((0, 300), (300, -300), (-3600, 0)):
+        monkeypatch.setattr(time, "time", lambda off=writer: clock() + off)
+        records.save("http://a.example/", record("key", age=30))
+        monkeypatch.setattr(time, "time", lambda off=reader: clock() + off)
+        found = records.find("http://a.example/")
+        assert found is not None
+        ages.append(found.freshness.age(time.time()))
+        assert found.freshness.is_fresh(time.time())
+    assert all(30 <= round(age, 1) < 60 for age in ages)
+
+
+def test_old_records_are_purged(app: Flask) -> None:
+    records = SourceRecords(app.extensions["runner"].jobs.database)
+    records.save("http://a.example/old", record("key", age=1000))
+    records.save("http://a.example/new", record("key", age=500))
+    records.purge(900)
+    assert records.find("http://a.example/old") is None
+    assert records.find("http://a.example/new") is not None
