@@ -1,8 +1,7 @@
 """From a source's address to its result: fetches what is not here, or no longer fresh."""
 
-import hmac
 import time
-from collections.abc import Collection, Hashable
+from collections.abc import Hashable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from http import HTTPStatus
@@ -55,11 +54,6 @@ class SourcedResult:
     is_outdated: bool = False
 
 
-def make_loop_id(key: str) -> str:
-    """Return what identifies the services that share a key in `CDN-Loop` (RFC 8586)."""
-    return f"superres-{hmac.digest(key.encode(), b'CDN-Loop', 'sha256').hex()[:16]}"
-
-
 class Sources:
     """Finds or makes results of images at other servers.
 
@@ -85,14 +79,12 @@ class Sources:
     def get(
         self,
         request: ImageRequest,
-        media_types: Collection[str] = (),
         has_left: HasLeft = lambda: False,
     ) -> SourcedResult | None:
         """Return a request's result; None if the client is to go to the source meanwhile.
 
         Parameters
         ----------
-        media_types : what the client accepts, for requests that leave the format open
         has_left : tells whether the client is gone
 
         Raises
@@ -101,44 +93,41 @@ class Sources:
             There is no result, and why.
         """
         record = self._records.find(request.source)
-        current = self._open(record, request, media_types)
+        current = self._open(record, request)
         if current is not None and not current.is_outdated:
             self._counters.add("source_hits")
             return current
-        old = self._choose_old(record, current, request, media_types)
+        old = self._choose_old(record, current, request)
         if old is None and not request.falls_back:
             with self._requests.hold(parse_source(request.source).host):
-                return self._make(request, media_types, record, has_left)
-        return self._renew(request, media_types, record, old)
+                return self._make(request, record, has_left)
+        return self._renew(request, record, old)
 
     def _choose_old(
         self,
         record: SourceRecord | None,
         current: SourcedResult | None,
         request: ImageRequest,
-        media_types: Collection[str],
     ) -> SourcedResult | None:
         """Return what may be sent while there is nothing better, and close what may not."""
         old = current
         if old is None and record is not None and record.previous is not None:
-            old = self._open_key(record.previous, record, request, media_types)
+            old = self._open_key(record.previous, record, request)
         if old is not None and not old.freshness.may_be_used(time.time()):
             close(old)
             return None
         return old
 
-    def _open(
-        self, record: SourceRecord | None, request: ImageRequest, media_types: Collection[str]
-    ) -> SourcedResult | None:
+    def _open(self, record: SourceRecord | None, request: ImageRequest) -> SourcedResult | None:
         """Return the result of what a source had last, if it is stored."""
         if record is None:
             return None
-        return self._open_key(record.key, record, request, media_types)
+        return self._open_key(record.key, record, request)
 
     def _open_key(
-        self, key: str, record: SourceRecord, request: ImageRequest, media_types: Collection[str]
+        self, key: str, record: SourceRecord, request: ImageRequest
     ) -> SourcedResult | None:
-        options = request.options(record.has_alpha, media_types)
+        options = request.options(record.has_alpha)
         result = self._runner.open_result(self._runner.result_name(key, options))
         if result is None:
             return None
@@ -150,7 +139,6 @@ class Sources:
     def _make(
         self,
         request: ImageRequest,
-        media_types: Collection[str],
         record: SourceRecord | None,
         has_left: HasLeft = lambda: False,
         may_queue: bool = False,
@@ -162,12 +150,12 @@ class Sources:
         may_queue : whether a result that no request could wait for is queued as a job; then
             nothing is returned
         """
-        what = (may_queue, *identify(request, media_types))
+        what = (may_queue, *identify(request))
         failure = self._arrivals.find_failure(request.source) or self._refused.find(what)
         if failure is not None:
             raise failure
         while True:
-            stored = self._open(record, request, media_types)
+            stored = self._open(record, request)
             if stored is not None and not stored.is_outdated:
                 return stored
             close(stored)
@@ -179,11 +167,11 @@ class Sources:
                     if has_left():
                         raise
                     continue  # whoever was to fetch it has left just now
-                stored = self._open(record, request, media_types)
+                stored = self._open(record, request)
                 if stored is not None:  # though perhaps stale already, if it is never fresh
                     return SourcedResult(stored.result, record.freshness)
                 if arrival.file is not None:
-                    options = request.options(record.has_alpha, media_types)
+                    options = request.options(record.has_alpha)
                     try:
                         with self._computing.hold(CLIENT, FETCH_SECONDS, has_left):
                             return self._compute(arrival, options, has_left, may_queue)
@@ -239,7 +227,6 @@ class Sources:
     def _renew(
         self,
         request: ImageRequest,
-        media_types: Collection[str],
         record: SourceRecord | None,
         old: SourcedResult | None,
     ) -> SourcedResult | None:
@@ -251,12 +238,12 @@ class Sources:
             The source is no longer what anybody should get.
         """
         failure = self._arrivals.find_failure(request.source)
-        renewal = None if failure else self._start(request, media_types, record)
+        renewal = None if failure else self._start(request, record)
         if renewal is not None and self._has_ended(renewal, request):
             failure = renewal.error
             if failure is None:
                 found = self._records.find(request.source)
-                new = self._open(found, request, media_types)
+                new = self._open(found, request)
                 if new is not None and found is not None:
                     close(old)
                     return SourcedResult(new.result, found.freshness)
@@ -277,34 +264,32 @@ class Sources:
         finally:
             self._requests.give_back(host)
 
-    def _start(
-        self, request: ImageRequest, media_types: Collection[str], record: SourceRecord | None
-    ) -> Renewal | None:
+    def _start(self, request: ImageRequest, record: SourceRecord | None) -> Renewal | None:
         """Start a renewal, or join it; None if too many are running, or the service stops."""
         if self._runner.is_draining:
             return None
         host = parse_source(request.source).host
         return self._renewals.start(
-            identify(request, media_types),
+            identify(request),
             host,
-            lambda: close(self._make_or_queue(request, media_types, record)),
+            lambda: close(self._make_or_queue(request, record)),
         )
 
     def _make_or_queue(
-        self, request: ImageRequest, media_types: Collection[str], record: SourceRecord | None
+        self, request: ImageRequest, record: SourceRecord | None
     ) -> SourcedResult | None:
         """Make a result; one that no request could wait for is queued as a job."""
         runner = self._runner
         if record is not None and record.freshness.is_fresh(time.time()):
-            options = request.options(record.has_alpha, media_types)
+            options = request.options(record.has_alpha)
             if runner.jobs.backlog(runner.result_name(record.key, options)).has_it:
                 return None
-        return self._make(request, media_types, record, may_queue=True)
+        return self._make(request, record, may_queue=True)
 
 
-def identify(request: ImageRequest, media_types: Collection[str]) -> tuple[Hashable, ...]:
+def identify(request: ImageRequest) -> tuple[Hashable, ...]:
     """Return what requests for the same result have in common."""
-    return request.source, request.format, *request.texts.items(), *sorted(media_types)
+    return request.source, request.format, *request.texts.items(), *request.media_types
 
 
 def close(found: SourcedResult | None) -> None:

@@ -10,7 +10,7 @@ import hmac
 import re
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from superres.errors import AddressExpired, BadRequest, BadSignature
@@ -41,6 +41,7 @@ class ImageRequest:
     texts : the other options of a result, as `read_options` reads them
     expires : Unix time from which on the address is no longer valid; None: always valid
     falls_back : whether a client is sent to the source while there is no result
+    media_types : those of `OFFERED` that the client accepts, if the format is `AUTO`
     """
 
     source: str
@@ -48,18 +49,18 @@ class ImageRequest:
     texts: Mapping[str, str]
     expires: int | None = None
     falls_back: bool = False
+    media_types: tuple[str, ...] = ()
 
-    def options(self, has_alpha: bool, media_types: Collection[str] = ()) -> Options:
+    def options(self, has_alpha: bool) -> Options:
         """Return the options of the result.
 
         Parameters
         ----------
         has_alpha : whether the source has transparency
-        media_types : those of `OFFERED` that the client accepts
         """
         if self.format != AUTO:
             return read_options(self._values(self.format))
-        offered = (each for each in OFFERED if each.media_type in media_types)
+        offered = (each for each in OFFERED if each.media_type in self.media_types)
         chosen = next(offered, PNG if has_alpha else JPEG)
         return read_options(self._values(chosen.name))
 
@@ -183,6 +184,11 @@ def read_texts(options: str) -> dict[str, str]:
 def make_signature(key: str, signed: str) -> str:
     """Return the signature of a text."""
     return encode_base64(hmac.digest(key.encode(), signed.encode(), "sha256"))
+
+
+def make_loop_id(key: str) -> str:
+    """Return what identifies the services that share a key in `CDN-Loop` (RFC 8586)."""
+    return f"superres-{hmac.digest(key.encode(), b'CDN-Loop', 'sha256').hex()[:16]}"
 
 
 def encode_base64(content: bytes) -> str:

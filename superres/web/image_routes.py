@@ -1,15 +1,23 @@
 """`GET /image/<signature>/<options>/<source>.<format>`: an image by its address, for `<img>`."""
 
 import time
+from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
 from flask import Flask, Response, redirect, request
 
 from superres.errors import BadSignature, ServiceError, SourceRefused
 from superres.service.runner import Runner
-from superres.service.sources import SourcedResult, Sources, make_loop_id
+from superres.service.sources import SourcedResult, Sources
 from superres.sources.fetcher import Fetcher
-from superres.sources.signed_address import AUTO, OFFERED, PREFIX, ImageRequest, read_address
+from superres.sources.signed_address import (
+    AUTO,
+    OFFERED,
+    PREFIX,
+    ImageRequest,
+    make_loop_id,
+    read_address,
+)
 from superres.store.result_name import ResultName
 from superres.store.stored_result import StoredResult
 from superres.web.cache_policy import Freshness, set_cache_policy
@@ -52,9 +60,10 @@ class ImageRoutes:
         if self._loop_id in request.headers.get("CDN-Loop", ""):
             raise SourceRefused("The source's address leads back to this service.")
         self._rate_limits.count_image()
-        media_types = accepted_types() if asked.format == AUTO else []
+        if asked.format == AUTO:
+            asked = replace(asked, media_types=accepted_types())
         try:
-            found = self._sources.get(asked, media_types, lambda: has_left(request))
+            found = self._sources.get(asked, lambda: has_left(request))
         except SourceRefused:
             raise
         except ServiceError:
@@ -117,13 +126,13 @@ def limit_freshness(asked: ImageRequest, found: SourcedResult) -> Freshness:
     return Freshness(int(lifetime), int(age), extensions)
 
 
-def accepted_types() -> list[str]:
+def accepted_types() -> tuple[str, ...]:
     """Return those of the offered media types that the client names.
 
     Ranges such as `image/*` do not count: browsers that show neither AVIF nor WebP send them, too.
     """
     named = {each.lower() for each, quality in request.accept_mimetypes if quality > 0}
-    return [each.media_type for each in OFFERED if each.media_type in named]
+    return tuple(each.media_type for each in OFFERED if each.media_type in named)
 
 
 def name_source(source: str) -> str:

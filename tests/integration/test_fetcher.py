@@ -158,8 +158,8 @@ def test_no_cookie_is_kept_and_no_proxy_is_used(
         b"HTTP/1.1 200\r\n\r\n" + BODY,
         b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + OK + b"\r\n" + BODY,
         OK + b"Transfer-Encoding: chunked\r\n\r\n1f40;x=y\r\n" + BODY + b"\r\n0\r\nX: y\r\n\r\n",
-        OK + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(BODY),
-        OK + b"Content-Encoding: X-GZip\r\n\r\n" + gzip.compress(BODY) + b"rest",
+        OK + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(BODY, mtime=0),
+        OK + b"Content-Encoding: X-GZip\r\n\r\n" + gzip.compress(BODY, mtime=0) + b"rest",
         OK + b"Content-Encoding: deflate\r\n\r\n" + zlib.compress(BODY),
         OK + b"Content-Encoding: identity\r\n\r\n" + BODY,
         # What follows the announced end does not count.
@@ -196,12 +196,14 @@ def test_every_form_of_a_good_answer_is_read(answer: bytes) -> None:
         b"HTTP/1.1 200 OK\r\nA: " + b"b" * 200_000 + b"\r\n\r\n" + BODY,
         b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n",
         OK + b"Content-Encoding: br\r\n\r\n" + BODY,
-        OK + b"Content-Encoding: gzip, gzip\r\n\r\n" + gzip.compress(gzip.compress(BODY)),
+        OK
+        + b"Content-Encoding: gzip, gzip\r\n\r\n"
+        + gzip.compress(gzip.compress(BODY, mtime=0), mtime=0),
         OK + b"Content-Encoding: gzip\r\n\r\n" + BODY,
-        OK + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(BODY)[:-9],
-        OK + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(BODY)[:-8] + bytes(8),
+        OK + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(BODY, mtime=0)[:-9],
+        OK + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(BODY, mtime=0)[:-8] + bytes(8),
         OK + b"Content-Encoding: gzip\r\n\r\n",
-        OK + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(b""),
+        OK + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(b"", mtime=0),
     ],
 )
 def test_malformed_answer_is_an_error_of_the_source(answer: bytes) -> None:
@@ -262,7 +264,7 @@ def test_file_may_have_so_many_bytes_and_no_more() -> None:
         for answer in (
             OK + b"Content-Length: %d\r\n\r\n" % len(body) + body,
             OK + b"\r\n" + body,
-            OK + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(body),
+            OK + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(body, mtime=0),
             OK + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n",
         ):
             if extra:
