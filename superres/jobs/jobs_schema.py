@@ -129,12 +129,12 @@ POSTGRES_TRIGGERS = (
 
 # What was fetched from addresses that GETs name: see source_records.py.
 SOURCES = (
-    """CREATE TABLE sources (
+    """CREATE TABLE IF NOT EXISTS sources (
         address TEXT PRIMARY KEY, key TEXT NOT NULL, previous TEXT, has_alpha INTEGER NOT NULL,
         location TEXT NOT NULL, etag TEXT NOT NULL, last_modified TEXT NOT NULL,
         directives TEXT NOT NULL, validated DOUBLE PRECISION NOT NULL,
         lifetime DOUBLE PRECISION NOT NULL)""",
-    "CREATE INDEX sources_validated ON sources (validated)",
+    "CREATE INDEX IF NOT EXISTS sources_validated ON sources (validated)",
 )
 
 SCHEMA = (

@@ -131,7 +131,7 @@ def test_contract_is_shown_without_outside_hosts(
     page.on("request", lambda request: hosts.add(request.url.split("/")[2]))
     page.goto(f"{light_service.url}/docs")
     expect(page.locator(".opblock-summary-path").first).to_have_text("/api/enhance")
-    assert page.locator(".opblock").count() == 11
+    assert page.locator(".opblock").count() == 13
     page.locator("#operations-pictures-enhance .opblock-summary").click()
     expect(page.locator("#operations-pictures-enhance .responses-wrapper")).to_be_visible()
     assert hosts == {light_service.url.removeprefix("http://")}

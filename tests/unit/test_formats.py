@@ -24,14 +24,6 @@ def contract() -> dict[str, Any]:
     return found
 
 
-def test_page_names_files_by_their_endings() -> None:
-    script = (PAGE_DIR / "estimate.js").read_text()
-    renamed = {each.name: each.ending for each in FORMATS.values() if each.ending != each.name}
-    found = re.findall(r'format === "(\w+)" \? "(\w+)" : format', script)
-    assert found
-    assert set(found) == set(renamed.items())
-
-
 def test_client_takes_every_format() -> None:
     (choices,) = re.findall(r"format\?: (.*);", (PAGE_DIR / "client.d.ts").read_text())
     assert re.findall(r'"(\w+)"', choices) == NAMES
