@@ -182,7 +182,7 @@ class Sources:
                         # Nor is a source fetched for each request for what cannot be computed.
                         is_refused = error.status < HTTPStatus.INTERNAL_SERVER_ERROR
                         if is_refused and not isinstance(error, ClientLeft):
-                            self._refused.note(what, error)
+                            self._refused.note(what, parse_source(request.source).host, error)
                         raise
             # The result of what is still the same was evicted meanwhile: its file is needed.
 
