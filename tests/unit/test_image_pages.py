@@ -20,7 +20,7 @@ from testkit.source_server import Page, SourceServer, run_source_server
 from testkit.waiting import wait_until
 
 NUMBER, VISITORS = 30, 3
-FRESH, STALE = {"Cache-Control": "max-age=600"}, {"Cache-Control": "max-age=0"}
+FRESH = {"Cache-Control": "max-age=600"}
 
 
 @pytest.fixture
@@ -40,11 +40,11 @@ def sources() -> Iterator[SourceServer]:
         yield server
 
 
-def publish(sources: SourceServer, headers: dict[str, str], falls_back: bool = False) -> list[str]:
+def publish(sources: SourceServer, falls_back: bool = False) -> list[str]:
     """Put a page's images on their server; return their paths, enhanced."""
     names = [f"/{shade}.png" for shade in range(100, 100 + NUMBER)]
     for shade, name in enumerate(names, 100):
-        sources.pages[name] = Page(picture(shade), headers=headers)
+        sources.pages[name] = Page(picture(shade), headers=FRESH)
     return [sign(sources.url(name), falls_back) for name in names]
 
 
@@ -57,7 +57,7 @@ def inferences(client: FlaskClient) -> int:
 def test_several_visitors_of_a_new_page_wait_for_its_images(
     app: Flask, client: FlaskClient, sources: SourceServer, fake_model: FakeModel
 ) -> None:
-    paths = publish(sources, FRESH)
+    paths = publish(sources)
     fake_model.may_go_on.clear()
     answers: list[TestResponse] = []
     threads = [
@@ -81,7 +81,7 @@ def test_images_that_one_visitor_has_asked_for_are_made_for_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sources_module, "PATIENCE_SECONDS", 0.02)
-    paths = publish(sources, FRESH, falls_back=True)
+    paths = publish(sources, falls_back=True)
     fake_model.may_go_on.clear()
     assert {client.get(path).status_code for path in paths} == {302}
     fake_model.may_go_on.set()
@@ -107,6 +107,5 @@ def test_network_runs_once_for_all_widths_of_what_no_request_could_wait_for(
     paths = [sign(source, falls_back=True, width=width) for width in ("36", "48", "60")]
     for path in paths:
         assert client.get(path).status_code == 302
-    for path in paths:
-        wait_until(lambda path=path: client.get(path).status_code == 200)
+    wait_until(lambda: all(client.get(path).status_code == 200 for path in paths))
     assert inferences(client) == 1
