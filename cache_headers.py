@@ -67,7 +67,11 @@ def apply_cache_headers(response: Response) -> Response:
     policy = asked_policy() or CachePolicy("api_response")
     if response.status_code >= 400:
         policy = CachePolicy("error_response")
-    response.headers.update(get_cache_headers(*policy))
+    headers = get_cache_headers(*policy)
+    if response.status_code == 304 and "X-Accel-Expires" in headers:
+        # Nginx would keep the 304 itself, and send it to clients without a copy.
+        headers["X-Accel-Expires"] = "0"
+    response.headers.update(headers)
     return response
 
 

@@ -169,7 +169,7 @@ class Arrivals:
         counters.add(f"source_failures_{error.code}")
         if isinstance(error, SourceNotFound):
             self._records.remove(source)
-        self._failures.note(source, error)
+        self._failures.note(source, parse_source(source).host, error)
 
     def _purge(self) -> None:
         """Forget sources that nobody has asked for in a long time."""

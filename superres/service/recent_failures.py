@@ -1,5 +1,6 @@
 """Sources that have just failed: a dead link is not fetched a thousand times."""
 
+import logging
 import threading
 from collections.abc import Hashable
 from time import monotonic
@@ -10,6 +11,8 @@ from superres.errors import ServiceError
 FAILURE_SECONDS = 10.0
 MAX_FAILURES = 4096
 
+logger = logging.getLogger(__name__)
+
 
 class RecentFailures:
     """Errors of sources, or of their results, remembered for a while."""
@@ -18,8 +21,14 @@ class RecentFailures:
         self._lock = threading.Lock()
         self._failures: dict[Hashable, tuple[ServiceError, float]] = {}
 
-    def note(self, what: Hashable, error: ServiceError) -> None:
-        """Remember a failure."""
+    def note(self, what: Hashable, host: str, error: ServiceError) -> None:
+        """Remember a failure, and log it: clients with an old image, or the source, do not see it.
+
+        Parameters
+        ----------
+        host : of the source
+        """
+        logger.info("no image of %s: %s: %s", host, error.code, error.message)
         now = monotonic()
         with self._lock:
             self._failures.pop(what, None)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from superres.errors import ServiceError
 from superres.service.places import Places
 
-RENEWALS_AT_ONCE, RENEWALS_OF_ONE = 32, 6
+# One host's share suffices for a page with thirty images.
+RENEWALS_AT_ONCE, RENEWALS_OF_ONE = 48, 36
 
 logger = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ from http import HTTPStatus
 from superres.errors import (
     Busy,
     ClientLeft,
+    DatabaseDown,
     NotStored,
     ResultTooLarge,
     ServiceError,
@@ -26,7 +27,7 @@ from superres.service.runner import Result, Runner
 from superres.service.sandboxed_codec import HasLeft
 from superres.service.upload import Upload
 from superres.settings import SOURCE_REQUESTS_AT_ONCE
-from superres.sources.fetcher import FETCH_SECONDS, Fetcher
+from superres.sources.fetcher import Fetcher
 from superres.sources.freshness import Freshness
 from superres.sources.signed_address import ImageRequest
 from superres.sources.source_records import SourceRecord, SourceRecords
@@ -35,8 +36,8 @@ from superres.store.stored_result import StoredResult
 
 # How long a client waits for a new image while there is an old one, or the source itself.
 PATIENCE_SECONDS = 2.0
-# Most requests for one host: others go on while it hangs.
-REQUESTS_OF_ONE = SOURCE_REQUESTS_AT_ONCE // 4
+# Most requests for one host: others go on while it hangs. Many sites have all images on one.
+REQUESTS_OF_ONE = SOURCE_REQUESTS_AT_ONCE * 3 // 4
 CLIENT = "images by address"
 
 
@@ -75,6 +76,8 @@ class Sources:
         # The other half waits for uploads.
         computations = max(runner.settings.max_waiting_requests // 2, 1)
         self._computing = Places(computations, computations)
+        # For a place; the computation may take as long again, and more.
+        self._computing_seconds = runner.settings.max_sync_seconds / 2
 
     def get(
         self,
@@ -173,13 +176,13 @@ class Sources:
                 if arrival.file is not None:
                     options = request.options(record.has_alpha)
                     try:
-                        with self._computing.hold(CLIENT, FETCH_SECONDS, has_left):
+                        with self._computing.hold(CLIENT, self._computing_seconds, has_left):
                             return self._compute(arrival, options, has_left, may_queue)
                     except ServiceError as error:
                         # Nor is a source fetched for each request for what cannot be computed.
                         is_refused = error.status < HTTPStatus.INTERNAL_SERVER_ERROR
                         if is_refused and not isinstance(error, ClientLeft):
-                            self._refused.note(what, error)
+                            self._refused.note(what, parse_source(request.source).host, error)
                         raise
             # The result of what is still the same was evicted meanwhile: its file is needed.
 
@@ -189,12 +192,13 @@ class Sources:
         """Compute the result of a source that has arrived."""
         record = arrival.record
         assert record is not None
-        enlarged = Options(mode=options.mode)
+        computed = enlarged = Options(mode=options.mode)
         try:
             if options != enlarged:
                 # All widths and formats are made from this PNG: the network runs once.
                 with suppress(NotStored, ResultTooLarge):
                     close(self._enhance(arrival, enlarged, has_left))
+            computed = options
             return self._enhance(arrival, options, has_left)
         # Their own messages advise what an <img> cannot do.
         except Busy as error:
@@ -211,7 +215,7 @@ class Sources:
                     excess=error.excess,
                 ) from None
             upload = Upload(arrival.open_file(), record.key, "")
-            self._runner.submissions.submit(upload, options, self._charge, CLIENT)
+            self._runner.submissions.submit(upload, computed, self._charge, CLIENT)
             return None
 
     def _enhance(self, arrival: Arrival, options: Options, has_left: HasLeft) -> SourcedResult:
@@ -282,8 +286,12 @@ class Sources:
         runner = self._runner
         if record is not None and record.freshness.is_fresh(time.time()):
             options = request.options(record.has_alpha)
-            if runner.jobs.backlog(runner.result_name(record.key, options)).has_it:
-                return None
+            name = runner.result_name(record.key, options)
+            # Without the jobs table, what does not take long can be made all the same.
+            with suppress(DatabaseDown):
+                for each in (name, runner.resources.name_enlarged(name, options)):
+                    if runner.jobs.backlog(each).has_it:
+                        return None
         return self._make(request, record, may_queue=True)
 
 

@@ -91,6 +91,15 @@ class Freshness:
         return self.age(now) < self.lifetime and self.validated <= now + CLOCK_SKEW_SECONDS
 
     @property
+    def private_lifetime(self) -> float:
+        """Seconds for which browsers may use it: fewer if `max-age` is less than `s-maxage`."""
+        directives = parse_directives(self.directives)
+        shared, private = (directives.get(name) for name in LIFETIMES)
+        if shared is None or private is None:
+            return self.lifetime
+        return max(self.lifetime - max(shared - private, 0), 0.0)
+
+    @property
     def is_forbidden(self) -> bool:
         """Whether other caches must not keep what is made from it."""
         return not parse_directives(self.directives).keys().isdisjoint(FORBIDDING)

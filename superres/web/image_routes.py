@@ -119,10 +119,14 @@ def limit_freshness(asked: ImageRequest, found: SourcedResult) -> Freshness:
     """Return how long a response is fresh: as long as its source, and its address is valid."""
     now = time.time()
     age = found.freshness.age(now)
-    lifetime, extensions = found.freshness.lifetime, found.freshness.extensions
+    shared, lifetime = found.freshness.lifetime, found.freshness.private_lifetime
+    extensions = found.freshness.extensions
     if asked.expires is not None:
-        lifetime = max(min(lifetime, age + asked.expires - now), 0)
+        valid = max(age + asked.expires - now, 0)
+        shared, lifetime = min(shared, valid), min(lifetime, valid)
         extensions = ", must-revalidate"
+    if lifetime < shared:
+        extensions = f", s-maxage={int(shared)}{extensions}"
     return Freshness(int(lifetime), int(age), extensions)
 
 

@@ -251,6 +251,30 @@ def test_what_is_fresh_for_too_short_or_never_stale_is_not_kept(
     assert asked_of_the_service(service, path) == 3
 
 
+@pytest.mark.parametrize(("shade", "directives"), [(20, "no-cache"), (21, "max-age=600")])
+def test_client_with_a_copy_gets_304_though_nginx_has_none(
+    client: httpx.Client,
+    sources: SourceServer,
+    service: Service,
+    tmp_path: Path,
+    shade: int,
+    directives: str,
+) -> None:
+    path = publish(sources, shade, Cache_Control=directives)
+    etag = client.get(path).headers["ETag"]
+    port = httpx.URL(service.url).port or 0
+    with run_nginx(tmp_path / "nginx", port) as other, other.client() as visitor:
+        for _ in range(2):
+            unchanged = visitor.get(path, headers={"If-None-Match": f'"old", {etag}'})
+            assert (unchanged.status_code, unchanged.content) == (304, b"")
+            assert unchanged.headers["ETag"] == etag
+            assert unchanged.headers["X-Cache-Status"] == "MISS"
+        # Somebody else, who has no copy.
+        assert shade_of(visitor.get(path)) == shade
+        changed = visitor.get(path, headers={"If-None-Match": '"old"'})
+        assert shade_of(changed) == shade
+
+
 # --- what is not kept
 
 

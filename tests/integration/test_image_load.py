@@ -18,6 +18,8 @@ from testkit.source_server import Page, SourceServer, run_source_server
 from testkit.waiting import WAIT_SECONDS, wait_until
 
 FRESH = {"Cache-Control": "max-age=600"}
+# Most requests that wait for sources of one host.
+OF_ONE = 192
 # With time for sources, so that none of them is given up before the test lets it go on.
 SERVE = """
 from superres.sources import fetcher
@@ -138,7 +140,7 @@ def test_service_answers_while_hundreds_of_sources_hang(
     try:
         with crowd(service, paths) as clients:
             # Those for which there are places wait; the others have been told to come again.
-            wait_until(lambda: clients.statuses.total() >= len(paths) - 64)
+            wait_until(lambda: clients.statuses.total() >= len(paths) - OF_ONE)
             for shade in range(2, 7):
                 assert get(service, "/api/health").status_code == 200
                 assert upload(service, shade) == 200
@@ -149,7 +151,7 @@ def test_service_answers_while_hundreds_of_sources_hang(
             wait_until(lambda: clients.statuses.total() == len(paths))
         assert clients.statuses.keys() <= {"200", "403", "502", "503"}
         assert clients.statuses["200"] >= 6
-        assert clients.statuses["503"] >= 300 - 64
+        assert clients.statuses["503"] >= 300 - OF_ONE
         wait_until(lambda: count_files(service) <= before, "descriptors have been left open")
         assert get(service, paths[-51]).status_code == 502
     finally:

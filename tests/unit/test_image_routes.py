@@ -313,8 +313,32 @@ def test_extensions_for_stale_copies_are_passed_on(
     sources.pages["/a.png"] = Page(picture(80), headers={"Cache-Control": said, "Age": "100"})
     response = client.get(address(sources.url("/a.png")))
     assert response.headers["Cache-Control"] == (
-        "public, max-age=400, stale-while-revalidate=30, stale-if-error=86400"
+        "public, max-age=0, s-maxage=400, stale-while-revalidate=30, stale-if-error=86400"
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("max-age=60, s-maxage=600", "max-age=60, s-maxage=600, must-revalidate"),
+        ("max-age=0, s-maxage=600", "max-age=0, s-maxage=600, must-revalidate"),
+        ("max-age=600, s-maxage=60", "max-age=60, must-revalidate"),
+        ("s-maxage=600", "max-age=600, must-revalidate"),
+    ],
+)
+def test_browsers_keep_images_no_longer_than_the_source_lets_them(
+    client: FlaskClient, sources: SourceServer, said: str, expected: str
+) -> None:
+    sources.pages["/a.png"] = Page(picture(80), headers={"Cache-Control": said})
+    path = address(sources.url("/a.png"))
+    before = int(time.time())
+    response = client.get(path)
+    assert response.headers["Cache-Control"] == f"public, {expected}"
+    lifetime = int(expected.partition(",")[0].removeprefix("max-age="))
+    expires = parsedate_to_datetime(response.headers["Expires"]).timestamp()
+    assert before <= expires - lifetime <= time.time()
+    assert client.get(path).status_code == 200
+    assert len(sources.asked("/a.png")) == 1
 
 
 def test_old_image_stays_while_the_new_one_is_computed(
@@ -488,6 +512,9 @@ def test_images_are_served_while_the_database_is_down(
     monkeypatch.setattr(app.extensions["runner"].jobs.database, "execute", fail)
     assert shade_of(client.get(path)) == 80
     assert len(sources.asked("/a.png")) == 1
+    # Others are made, also where a job might be making them.
+    other = address(sources.url("/a.png"), "webp", falls_back=True)
+    wait_until(lambda: client.get(other).status_code == 200)
 
 
 def test_network_runs_once_for_all_widths_and_formats(

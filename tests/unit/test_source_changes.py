@@ -261,12 +261,12 @@ def test_failures_are_forgotten_after_some_seconds_and_are_not_too_many(
 ) -> None:
     failures = RecentFailures()
     for number in range(recent_failures.MAX_FAILURES + 1):
-        failures.note(str(number), SourceNotFound("gone"))
+        failures.note(str(number), "host", SourceNotFound("gone"))
     assert failures.find("0") is None
     assert isinstance(failures.find("1"), SourceNotFound)
     later(11)
     assert failures.find("1") is None
-    failures.note("new", SourceNotFound("gone"))
+    failures.note("new", "host", SourceNotFound("gone"))
     assert len(failures._failures) == 1
 
 
@@ -299,6 +299,19 @@ def test_source_of_what_cannot_be_computed_is_not_fetched_for_each_request(
         assert_problem(refused, 429, "rate_limited")
         assert "Retry-After" in refused.headers
     assert len(sources.asked("/b")) == 1
+
+
+def test_log_says_why_clients_are_sent_to_the_source(
+    client: FlaskClient, sources: SourceServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "superres.service.recent_failures")
+    sources.pages["/cut"] = Page(picture(80)[:-30], headers=FRESH)
+    for _ in range(3):
+        for name in ("/none?token=secret", "/cut"):
+            assert client.get(sign(sources.url(name), falls_back=True)).status_code == 302
+    missing, cut = (record.getMessage() for record in caplog.records)
+    assert missing == "no image of 127.0.0.1: source_not_found: The source does not exist."
+    assert cut.startswith("no image of 127.0.0.1: undecodable_image: ")
 
 
 def test_client_that_leaves_is_no_failure(
