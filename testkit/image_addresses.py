@@ -16,9 +16,10 @@ from testkit.pictures import encode
 KEY = "k" * 32
 
 
-def picture(shade: int) -> bytes:
-    """A grey PNG of 12x8 pixels."""
-    return encode(Image.new("RGB", (12, 8), (shade, shade, shade)), "PNG")
+def picture(shade: int, mode: str = "RGB") -> bytes:
+    """A grey PNG of 12x8 pixels; in mode RGBA, it is translucent."""
+    colour = (shade, shade, shade, 128)[: len(mode)]
+    return encode(Image.new(mode, (12, 8), colour), "PNG")
 
 
 def shade_of(response: TestResponse) -> int:
@@ -34,9 +35,16 @@ def shade_of_file(content: bytes) -> int:
     return shade
 
 
-def sign(source: str, falls_back: bool = False, **texts: str) -> str:
-    """Return the path of a source's PNG."""
-    return sign_address(KEY, ImageRequest(source, "png", texts, falls_back=falls_back))
+def sign(
+    source: str,
+    image_format: str = "png",
+    expires: int | None = None,
+    falls_back: bool = False,
+    key: str = KEY,
+    **texts: str,
+) -> str:
+    """Return the path of a source's result."""
+    return sign_address(key, ImageRequest(source, image_format, texts, expires, falls_back))
 
 
 def sign_anything(source: str, options: str = "scale:2") -> str:

@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,14 @@ from superres.images.pixels import Pixels
 from superres.jobs.postgres_database import PostgresDatabase
 from superres.sandbox.sandbox import Sandbox
 from superres.service.runner import Runner
+from superres.setting_parsers import parse_networks
 from superres.settings import Settings
 from testkit.app_client import AppMaker, BufferedClient
 from testkit.fakes import FakeModel
+from testkit.image_addresses import KEY
 from testkit.pictures import encode
 from testkit.postgres import run_postgres
+from testkit.source_server import SourceServer, run_source_server
 
 # They wait for minutes, for leases and time limits: begun first, they do it beside the others.
 LONG_FILES = (
@@ -149,6 +153,19 @@ def real_super_resolution() -> Iterator[SuperResolution]:
     model = SuperResolution()
     yield model
     model.close()
+
+
+@pytest.fixture
+def sources() -> Iterator[SourceServer]:
+    """A web server with images."""
+    with run_source_server() as server:
+        yield server
+
+
+@pytest.fixture
+def images(settings: Settings) -> Settings:
+    """Settings of a service that has images by their addresses, also from that server."""
+    return replace(settings, url_key=(KEY,), source_networks=parse_networks("127.0.0.0/8"))
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import tracemalloc
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,6 @@ from testkit.source_server import (
     SourceServer,
     make_certificate,
     run_raw_server,
-    run_source_server,
     send_forever,
     stay_silent,
 )
@@ -77,12 +76,6 @@ def fetch(url: str, known: Validators | None = None, names: Names | None = None)
 def content(fetched: Fetched) -> bytes:
     with fetched.file as file:
         return file.read()
-
-
-@pytest.fixture
-def sources() -> Iterator[SourceServer]:
-    with run_source_server() as server:
-        yield server
 
 
 @pytest.fixture

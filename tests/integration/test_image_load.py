@@ -14,7 +14,7 @@ import pytest
 
 from testkit.image_addresses import KEY, picture, sign
 from testkit.service import Service, find_free_port, run_light_service
-from testkit.source_server import Page, SourceServer, run_source_server
+from testkit.source_server import Page, SourceServer
 from testkit.waiting import WAIT_SECONDS, wait_until
 
 FRESH = {"Cache-Control": "max-age=600"}
@@ -29,12 +29,6 @@ run()
 """
 # Of the same little server.
 OTHER_NAME = "127.1"
-
-
-@pytest.fixture
-def sources() -> Iterator[SourceServer]:
-    with run_source_server() as server:
-        yield server
 
 
 @pytest.fixture

@@ -9,16 +9,10 @@ import pytest
 
 from testkit.image_addresses import KEY, picture, shade_of_file, sign
 from testkit.service import Service, run_light_service
-from testkit.source_server import Page, SourceServer, run_source_server
+from testkit.source_server import Page, SourceServer
 from testkit.waiting import WAIT_SECONDS, wait_until
 
 FRESH, STALE = {"Cache-Control": "max-age=600"}, {"Cache-Control": "max-age=0"}
-
-
-@pytest.fixture
-def sources() -> Iterator[SourceServer]:
-    with run_source_server() as server:
-        yield server
 
 
 @pytest.fixture

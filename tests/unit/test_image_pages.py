@@ -1,8 +1,6 @@
 """Pages of many images by their addresses, all of one host, as their visitors open them."""
 
 import threading
-from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 from flask import Flask
@@ -11,12 +9,11 @@ from werkzeug.test import TestResponse
 
 from superres.errors import TooCostly
 from superres.service import sources as sources_module
-from superres.setting_parsers import parse_networks
 from superres.settings import Settings
 from testkit.app_client import AppMaker
 from testkit.fakes import FakeModel
-from testkit.image_addresses import KEY, picture, sign
-from testkit.source_server import Page, SourceServer, run_source_server
+from testkit.image_addresses import picture, sign
+from testkit.source_server import Page, SourceServer
 from testkit.waiting import wait_until
 
 NUMBER, VISITORS = 30, 3
@@ -24,20 +21,8 @@ FRESH = {"Cache-Control": "max-age=600"}
 
 
 @pytest.fixture
-def app(make_app: AppMaker, settings: Settings) -> Flask:
-    networks = parse_networks("127.0.0.0/8")
-    return make_app(replace(settings, url_key=(KEY,), source_networks=networks))
-
-
-@pytest.fixture
-def client(app: Flask) -> FlaskClient:
-    return app.test_client()
-
-
-@pytest.fixture
-def sources() -> Iterator[SourceServer]:
-    with run_source_server() as server:
-        yield server
+def app(make_app: AppMaker, images: Settings) -> Flask:
+    return make_app(images)
 
 
 def publish(sources: SourceServer, falls_back: bool = False) -> list[str]:
@@ -45,7 +30,7 @@ def publish(sources: SourceServer, falls_back: bool = False) -> list[str]:
     names = [f"/{shade}.png" for shade in range(100, 100 + NUMBER)]
     for shade, name in enumerate(names, 100):
         sources.pages[name] = Page(picture(shade), headers=FRESH)
-    return [sign(sources.url(name), falls_back) for name in names]
+    return [sign(sources.url(name), falls_back=falls_back) for name in names]
 
 
 def inferences(client: FlaskClient) -> int:

@@ -3,7 +3,6 @@
 import re
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from io import BytesIO
@@ -18,48 +17,20 @@ from werkzeug.test import TestResponse
 from superres.errors import DatabaseDown, TooCostly
 from superres.service import recent_failures
 from superres.service import sources as sources_module
-from superres.setting_parsers import parse_networks
 from superres.settings import Settings
 from superres.sources.signed_address import (
     AUTO,
-    ImageRequest,
     encode_base64,
     make_signature,
-    sign_address,
 )
 from testkit.app_client import AppMaker, assert_problem, upload
 from testkit.fakes import FakeModel
-from testkit.pictures import encode
-from testkit.source_server import Page, SourceServer, run_source_server
+from testkit.image_addresses import KEY, picture, shade_of, sign
+from testkit.source_server import Page, SourceServer
 from testkit.waiting import wait_until
 
-KEY, OTHER_KEY = "k" * 32, "o" * 32
+OTHER_KEY = "o" * 32
 FRESH, STALE = {"Cache-Control": "max-age=600"}, {"Cache-Control": "max-age=0"}
-
-
-def picture(shade: int, mode: str = "RGB") -> bytes:
-    colour = (shade, shade, shade, 128)[: len(mode)]
-    return encode(Image.new(mode, (12, 8), colour), "PNG")
-
-
-def shade_of(response: TestResponse) -> int:
-    assert response.status_code == 200, response.data
-    image = Image.open(BytesIO(response.data)).convert("L")
-    assert image.size[0] == 36
-    shade = image.getpixel((18, 12))
-    assert isinstance(shade, int)
-    return shade
-
-
-@pytest.fixture
-def images(settings: Settings) -> Settings:
-    return replace(settings, url_key=(KEY,), source_networks=parse_networks("127.0.0.0/8, ::1/128"))
-
-
-@pytest.fixture
-def sources() -> Iterator[SourceServer]:
-    with run_source_server() as server:
-        yield server
 
 
 @pytest.fixture
@@ -67,27 +38,11 @@ def app(make_app: AppMaker, images: Settings) -> Flask:
     return make_app(images)
 
 
-@pytest.fixture
-def client(app: Flask) -> FlaskClient:
-    return app.test_client()
-
-
-def address(
-    source: str,
-    image_format: str = "png",
-    expires: int | None = None,
-    falls_back: bool = False,
-    key: str = KEY,
-    **texts: str,
-) -> str:
-    return sign_address(key, ImageRequest(source, image_format, texts, expires, falls_back))
-
-
 def test_image_is_fetched_enhanced_and_cacheable(
     client: FlaskClient, sources: SourceServer
 ) -> None:
     sources.pages["/a%20b.png"] = Page(picture(80), headers=FRESH)
-    path = address(sources.url("/a b.png"))
+    path = sign(sources.url("/a b.png"))
     first, second = client.get(path), client.get(path)
     assert shade_of(first) == shade_of(second) == 80
     assert first.data == upload(client, content=picture(80)).data
@@ -110,7 +65,7 @@ def test_image_is_fetched_enhanced_and_cacheable(
 
 def test_client_with_a_copy_gets_304(client: FlaskClient, sources: SourceServer) -> None:
     sources.pages["/a.png"] = Page(picture(80), headers=FRESH)
-    path = address(sources.url("/a.png"))
+    path = sign(sources.url("/a.png"))
     etag = client.get(path).headers["ETag"]
     again = client.get(path, headers={"If-None-Match": etag})
     assert (again.status_code, again.data) == (304, b"")
@@ -123,12 +78,12 @@ def test_client_with_a_copy_gets_304(client: FlaskClient, sources: SourceServer)
 
 
 def test_addresses_do_not_exist_without_a_key(make_app: AppMaker) -> None:
-    assert_problem(make_app().test_client().get(address("http://a.example/")), 404, "not_found")
+    assert_problem(make_app().test_client().get(sign("http://a.example/")), 404, "not_found")
 
 
 def test_only_what_is_signed_is_answered(client: FlaskClient, sources: SourceServer) -> None:
     sources.pages["/a.png"] = Page(picture(80), headers=FRESH)
-    path = address(sources.url("/a.png"), scale="2")
+    path = sign(sources.url("/a.png"), scale="2")
     _, _, signature, options, source = path.split("/")
     for changed in (
         f"/image/{signature}/scale:4/{source}",
@@ -141,7 +96,7 @@ def test_only_what_is_signed_is_answered(client: FlaskClient, sources: SourceSer
         f"/image/{options}/{source}",
         f"/image{path}",
         "/image/",
-        address(sources.url("/a.png"), key=OTHER_KEY),
+        sign(sources.url("/a.png"), key=OTHER_KEY),
     ):
         response = client.get(changed)
         assert_problem(response, 403, "bad_signature")
@@ -156,8 +111,8 @@ def test_two_keys_are_valid_while_one_replaces_the_other(
     sources.pages["/a.png"] = Page(picture(80), headers=FRESH)
     client = make_app(replace(images, url_key=(OTHER_KEY, KEY))).test_client()
     for key in (KEY, OTHER_KEY):
-        assert shade_of(client.get(address(sources.url("/a.png"), key=key))) == 80
-    assert_problem(client.get(address(sources.url("/a.png"), key="x" * 32)), 403, "bad_signature")
+        assert shade_of(client.get(sign(sources.url("/a.png"), key=key))) == 80
+    assert_problem(client.get(sign(sources.url("/a.png"), key="x" * 32)), 403, "bad_signature")
 
 
 def test_expired_address_is_refused_and_copies_do_not_outlive_it(
@@ -165,22 +120,20 @@ def test_expired_address_is_refused_and_copies_do_not_outlive_it(
 ) -> None:
     sources.pages["/a.png"] = Page(picture(80), headers=FRESH)
     now = int(time.time())
-    valid = client.get(address(sources.url("/a.png"), expires=now + 100))
+    valid = client.get(sign(sources.url("/a.png"), expires=now + 100))
     assert shade_of(valid) == 80
     found = re.fullmatch(r"public, max-age=(\d+), must-revalidate", valid.headers["Cache-Control"])
     assert found is not None
     assert 95 <= int(found[1]) <= 100
     # Nginx would use its copy longer, while the service is away.
     assert valid.headers["X-Accel-Expires"] == "0"
-    assert_problem(
-        client.get(address(sources.url("/a.png"), expires=now - 1)), 403, "address_expired"
-    )
+    assert_problem(client.get(sign(sources.url("/a.png"), expires=now - 1)), 403, "address_expired")
 
 
 def test_options_are_those_of_uploads(client: FlaskClient, sources: SourceServer) -> None:
     sources.pages["/a.png"] = Page(picture(80), headers=FRESH)
     url = sources.url("/a.png")
-    wide = client.get(address(url, "webp", width="60", quality="70", mode="restore"))
+    wide = client.get(sign(url, "webp", width="60", quality="70", mode="restore"))
     assert wide.content_type == "image/webp"
     image = Image.open(BytesIO(wide.data))
     assert image.size == (60, 40)
@@ -223,7 +176,7 @@ def test_auto_is_the_best_that_the_client_names(
     client: FlaskClient, sources: SourceServer, accept: str, mode: str, expected: str
 ) -> None:
     sources.pages["/a.png"] = Page(picture(80, mode), headers=FRESH)
-    path = address(sources.url("/a.png"), AUTO, quality="80")
+    path = sign(sources.url("/a.png"), AUTO, quality="80")
     for _ in range(2):
         response = client.get(path, headers={"Accept": accept} if accept else {})
         assert response.content_type == expected
@@ -232,7 +185,7 @@ def test_auto_is_the_best_that_the_client_names(
 
 def test_source_is_asked_again_when_it_is_stale(client: FlaskClient, sources: SourceServer) -> None:
     sources.pages["/a.png"] = Page(picture(80), headers={"ETag": '"1"', **STALE})
-    path = address(sources.url("/a.png"))
+    path = sign(sources.url("/a.png"))
     assert shade_of(client.get(path)) == 80
     assert shade_of(client.get(path)) == 80
     first, second = sources.asked("/a.png")
@@ -251,7 +204,7 @@ def test_old_image_stays_while_the_source_is_down(
     client: FlaskClient, sources: SourceServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sources.pages["/a.png"] = Page(picture(80), headers=STALE)
-    path = address(sources.url("/a.png"))
+    path = sign(sources.url("/a.png"))
     assert shade_of(client.get(path)) == 80
     sources.is_down = True
     for _ in range(3):
@@ -276,7 +229,7 @@ def test_image_that_is_gone_at_its_source_is_gone_here(
     client: FlaskClient, sources: SourceServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sources.pages["/a.png"] = Page(picture(80), headers=STALE)
-    path = address(sources.url("/a.png"))
+    path = sign(sources.url("/a.png"))
     assert shade_of(client.get(path)) == 80
     del sources.pages["/a.png"]
     for _ in range(3):
@@ -293,7 +246,7 @@ def test_strict_source_is_asked_each_time(
 ) -> None:
     page = Page(picture(80), headers={"ETag": '"1"', "Cache-Control": directives})
     sources.pages["/a.png"] = page
-    path = address(sources.url("/a.png"))
+    path = sign(sources.url("/a.png"))
     for _ in range(2):
         response = client.get(path)
         assert shade_of(response) == 80
@@ -311,7 +264,7 @@ def test_extensions_for_stale_copies_are_passed_on(
 ) -> None:
     said = "max-age=9, s-maxage=500, Stale-While-Revalidate=30, stale-if-error=86400, foo"
     sources.pages["/a.png"] = Page(picture(80), headers={"Cache-Control": said, "Age": "100"})
-    response = client.get(address(sources.url("/a.png")))
+    response = client.get(sign(sources.url("/a.png")))
     assert response.headers["Cache-Control"] == (
         "public, max-age=0, s-maxage=400, stale-while-revalidate=30, stale-if-error=86400"
     )
@@ -330,7 +283,7 @@ def test_browsers_keep_images_no_longer_than_the_source_lets_them(
     client: FlaskClient, sources: SourceServer, said: str, expected: str
 ) -> None:
     sources.pages["/a.png"] = Page(picture(80), headers={"Cache-Control": said})
-    path = address(sources.url("/a.png"))
+    path = sign(sources.url("/a.png"))
     before = int(time.time())
     response = client.get(path)
     assert response.headers["Cache-Control"] == f"public, {expected}"
@@ -349,7 +302,7 @@ def test_old_image_stays_while_the_new_one_is_computed(
 ) -> None:
     monkeypatch.setattr(sources_module, "PATIENCE_SECONDS", 0.2)
     sources.pages["/a.png"] = Page(picture(80), headers=STALE)
-    path = address(sources.url("/a.png"))
+    path = sign(sources.url("/a.png"))
     assert shade_of(client.get(path)) == 80
     sources.pages["/a.png"] = Page(picture(90), headers=FRESH)
     fake_model.may_go_on.clear()
@@ -371,7 +324,7 @@ def test_client_goes_to_the_source_while_there_is_no_image(
     sources.pages["/a.png"] = Page(picture(80), headers=FRESH)
     sources.pages["/page.html"] = Page(b"<html>", headers=FRESH)
     fake_model.may_go_on.clear()
-    path = address(sources.url("/a.png"), falls_back=True)
+    path = sign(sources.url("/a.png"), falls_back=True)
     response = client.get(path)
     assert (response.status_code, response.location) == (302, sources.url("/a.png"))
     assert response.headers["Cache-Control"] == "no-store"
@@ -381,9 +334,9 @@ def test_client_goes_to_the_source_while_there_is_no_image(
     assert shade_of(client.get(path)) == 80
     assert len(sources.asked("/a.png")) == 1
     # No hole in the page either, where there will be no image.
-    other = client.get(address(sources.url("/page.html"), falls_back=True))
+    other = client.get(sign(sources.url("/page.html"), falls_back=True))
     assert other.status_code == 302
-    assert client.get(address("http://10.0.0.1/a.png", falls_back=True)).status_code == 403
+    assert client.get(sign("http://10.0.0.1/a.png", falls_back=True)).status_code == 403
 
 
 def test_image_that_no_request_could_wait_for_becomes_a_job(
@@ -399,8 +352,8 @@ def test_image_that_no_request_could_wait_for_becomes_a_job(
         raise TooCostly("The image alone would take longer than a request may wait.")
 
     monkeypatch.setattr(runner.scheduler, "admit", refuse)
-    assert_problem(client.get(address(sources.url("/a.png"))), 422, "too_costly_sync")
-    path = address(sources.url("/a.png"), falls_back=True)
+    assert_problem(client.get(sign(sources.url("/a.png"))), 422, "too_costly_sync")
+    path = sign(sources.url("/a.png"), falls_back=True)
     assert client.get(path).status_code == 302
     wait_until(lambda: client.get(path).status_code == 200)
     assert shade_of(client.get(path)) == 80
@@ -411,7 +364,7 @@ def test_source_is_fetched_once_for_all_who_ask(
 ) -> None:
     arrived = threading.Event()
     sources.pages["/a.png"] = Page(picture(80), headers=FRESH, before=arrived.wait)
-    paths = [address(sources.url("/a.png"), width=str(width)) for width in (36, 36, 48, 60, 72)]
+    paths = [sign(sources.url("/a.png"), width=str(width)) for width in (36, 36, 48, 60, 72)]
     answers: list[TestResponse] = []
     threads = [
         threading.Thread(target=lambda path=path: answers.append(app.test_client().get(path)))
@@ -444,9 +397,9 @@ def test_failures_are_told_and_remembered(client: FlaskClient, sources: SourceSe
         ("/page", 415, "unsupported_media_type"),
     ):
         for _ in range(2):
-            assert_problem(client.get(address(sources.url(path))), status, code)
+            assert_problem(client.get(sign(sources.url(path))), status, code)
         assert len(sources.asked(path)) == 1
-    assert_problem(client.get(address(sources.url("/cut"))), 422, "undecodable_image")
+    assert_problem(client.get(sign(sources.url("/cut"))), 422, "undecodable_image")
     metrics = client.get("/metrics").get_data(as_text=True)
     assert 'sr_source_failures_total{code="source_not_found"} 1.0' in metrics
     assert "sr_source_fetches_total 6.0" in metrics
@@ -456,7 +409,7 @@ def test_address_that_leads_back_here_is_refused(
     client: FlaskClient, sources: SourceServer
 ) -> None:
     sources.pages["/a.png"] = Page(picture(80), headers=STALE)
-    path = address(sources.url("/a.png"))
+    path = sign(sources.url("/a.png"))
     assert client.get(path).status_code == 200
     loop_id = sources.asked("/a.png")[0]["CDN-Loop"]
     assert_problem(
@@ -475,7 +428,7 @@ def test_limits_are_its_own(make_app: AppMaker, images: Settings, sources: Sourc
         rate_limit_image_pixels=limits.parse("100/hour"),
     )
     client = make_app(limited).test_client()
-    first, second = (address(sources.url(path)) for path in ("/a.png", "/b.png"))
+    first, second = (sign(sources.url(path)) for path in ("/a.png", "/b.png"))
     assert client.get(first).status_code == 200
     refused = client.get(second)
     assert_problem(refused, 429, "rate_limited")
@@ -491,7 +444,7 @@ def test_what_was_fetched_is_known_after_a_restart(
     make_app: AppMaker, images: Settings, sources: SourceServer
 ) -> None:
     sources.pages["/a.png"] = Page(picture(80), headers=FRESH)
-    path = address(sources.url("/a.png"))
+    path = sign(sources.url("/a.png"))
     for _ in range(2):
         app = make_app(images)
         assert shade_of(app.test_client().get(path)) == 80
@@ -503,7 +456,7 @@ def test_images_are_served_while_the_database_is_down(
     client: FlaskClient, app: Flask, sources: SourceServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sources.pages["/a.png"] = Page(picture(80), headers=FRESH)
-    path = address(sources.url("/a.png"))
+    path = sign(sources.url("/a.png"))
     assert shade_of(client.get(path)) == 80
 
     def fail(*_: object) -> None:
@@ -513,7 +466,7 @@ def test_images_are_served_while_the_database_is_down(
     assert shade_of(client.get(path)) == 80
     assert len(sources.asked("/a.png")) == 1
     # Others are made, also where a job might be making them.
-    other = address(sources.url("/a.png"), "webp", falls_back=True)
+    other = sign(sources.url("/a.png"), "webp", falls_back=True)
     wait_until(lambda: client.get(other).status_code == 200)
 
 
@@ -522,6 +475,6 @@ def test_network_runs_once_for_all_widths_and_formats(
 ) -> None:
     sources.pages["/a.png"] = Page(picture(80), headers=FRESH)
     for image_format, width in (("webp", "36"), ("jpeg", "60"), ("png", "24"), (AUTO, "36")):
-        path = address(sources.url("/a.png"), image_format, width=width)
+        path = sign(sources.url("/a.png"), image_format, width=width)
         assert Image.open(BytesIO(client.get(path).data)).size[0] == int(width)
     assert client.get("/api/stats").get_json()["inferences"] == 1

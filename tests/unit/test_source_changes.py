@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import limits
@@ -17,7 +17,6 @@ from superres.service import arrivals, recent_failures, renewals
 from superres.service import sources as sources_module
 from superres.service.places import Places
 from superres.service.recent_failures import RecentFailures
-from superres.setting_parsers import parse_networks
 from superres.settings import Settings
 from superres.sources.fetcher import Validators
 from superres.sources.freshness import Freshness
@@ -25,8 +24,8 @@ from superres.sources.source_records import SourceRecord, SourceRecords
 from superres.web import image_routes
 from testkit.app_client import AppMaker, assert_problem
 from testkit.fakes import FakeModel
-from testkit.image_addresses import KEY, picture, shade_of, sign, sign_anything
-from testkit.source_server import Page, SourceServer, run_source_server
+from testkit.image_addresses import picture, shade_of, sign, sign_anything
+from testkit.source_server import Page, SourceServer
 from testkit.waiting import wait_until
 
 FRESH, STALE = {"Cache-Control": "max-age=600"}, {"Cache-Control": "max-age=0"}
@@ -35,24 +34,8 @@ OTHER_NAME = "127.1"
 
 
 @pytest.fixture
-def images(settings: Settings) -> Settings:
-    return replace(settings, url_key=(KEY,), source_networks=parse_networks("127.0.0.0/8"))
-
-
-@pytest.fixture
-def sources() -> Iterator[SourceServer]:
-    with run_source_server() as server:
-        yield server
-
-
-@pytest.fixture
 def app(make_app: AppMaker, images: Settings) -> Flask:
     return make_app(images)
-
-
-@pytest.fixture
-def client(app: Flask) -> FlaskClient:
-    return app.test_client()
 
 
 @pytest.fixture
@@ -159,7 +142,7 @@ def test_old_image_is_sent_at_once_if_too_many_wait_for_a_new_one(
         background.get(path)
         wait_until(lambda: len(sources.asked("/a")) == 2)
         assert shade_of(client.get(path)) == 80
-        assert client.get(sign(sources.url("/a"), True, width="48")).status_code == 302
+        assert client.get(sign(sources.url("/a"), falls_back=True, width="48")).status_code == 302
         assert not background.answers
     finally:
         may_end.set()
