@@ -59,10 +59,10 @@ class ImageRoutes:
         asked = read_address(self._keys, signature, options, file)
         if self._loop_id in request.headers.get("CDN-Loop", ""):
             raise SourceRefused("The source's address leads back to this service.")
-        self._rate_limits.count_image()
         if asked.format == AUTO:
             asked = replace(asked, media_types=accepted_types())
         try:
+            self._rate_limits.count_image()
             found = self._sources.get(asked, lambda: has_left(request))
         except SourceRefused:
             raise

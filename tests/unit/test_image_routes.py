@@ -436,6 +436,8 @@ def test_limits_are_its_own(make_app: AppMaker, images: Settings, sources: Sourc
     assert client.get(first).status_code == 200
     assert "RateLimit" not in client.get(first).headers
     assert_problem(client.get(first), 429, "rate_limited")
+    # No hole in the page: this one's author has said what to show instead.
+    assert client.get(sign(sources.url("/a.png"), falls_back=True)).status_code == 302
     other = client.get(first, environ_base={"REMOTE_ADDR": "192.0.2.9"})
     assert other.status_code == 200
 
