@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from http import HTTPStatus
 from urllib.parse import unquote, urlsplit
 
 from flask import Flask, Response, redirect, request
@@ -19,13 +20,10 @@ from superres.sources.signed_address import (
     read_address,
 )
 from superres.store.result_name import ResultName
-from superres.store.stored_result import StoredResult
 from superres.web.cache_policy import Freshness, set_cache_policy
 from superres.web.disposition import make_disposition
-from superres.web.preconditions import evaluate_preconditions
-from superres.web.problems import make_problem
 from superres.web.rate_limits import RateLimits
-from superres.web.result_routes import send_content
+from superres.web.result_routes import answer_conditions
 from superres.web.uploads import file_stem, has_left
 
 
@@ -35,7 +33,6 @@ class ImageRoutes:
     def __init__(self, runner: Runner, rate_limits: RateLimits) -> None:
         settings = runner.settings
         self._keys = settings.url_key
-        self._runner = runner
         self._rate_limits = rate_limits
         self._loop_id = make_loop_id(self._keys[0])
         fetcher = Fetcher(settings.max_upload_bytes, settings.source_networks, self._loop_id)
@@ -84,29 +81,16 @@ class ImageRoutes:
         return response
 
     def _answer(self, asked: ImageRequest, found: SourcedResult) -> Response:
-        info, content = found.result.info, found.result.content
-        # A date would not do: an image may have been stored before the one that it replaces.
-        status = evaluate_preconditions(request, info.etag, modified=None)
-        if isinstance(content, StoredResult) and (status is not None or request.method == "HEAD"):
-            content.file.close()
-        if status == 412:
-            return make_problem(
-                412, "precondition_failed", "The image does not match the request's preconditions."
-            )
+        info = found.result.info
         name = ResultName.parse(found.result.name)
         assert name is not None
-        image_format = name.format
-        if status == 304:
-            response = Response(status=304)
-        elif request.method == "HEAD":
-            response = Response(content_type=image_format.media_type)
-            response.content_length = info.length
-        else:
-            response = send_content(content, info.length, image_format.media_type)
-        if status is None:
-            suffix = f".{image_format.ending}"
+        # A date would not do: an image may have been stored before the one that it replaces.
+        response = answer_conditions(found.result.content, info, name.format, modified=None)
+        if response.status_code == HTTPStatus.PRECONDITION_FAILED:
+            return response
+        if response.status_code == HTTPStatus.OK:
             response.headers["Content-Disposition"] = make_disposition(
-                name_source(asked.source), suffix, is_download=False
+                name_source(asked.source), f".{name.format.ending}", is_download=False
             )
         if found.freshness.is_forbidden:
             set_cache_policy("live_status")

@@ -1,13 +1,16 @@
 """Stored results: `GET /api/result` finds one by its upload's hash, `GET /cache/<name>` sends."""
 
+from http import HTTPStatus
+
 from flask import Flask, Response, jsonify, request
 from werkzeug.wsgi import wrap_file
 
 from superres.errors import BadRequest, NotStored, ResultNotFound
+from superres.images.formats import Format
 from superres.images.options import read_options
 from superres.service.runner import Runner
 from superres.store.result_name import KEY_PATTERN, READ_CHUNK_BYTES, ResultName
-from superres.store.stored_result import StoredResult
+from superres.store.stored_result import ResultInfo, StoredResult
 from superres.web.addresses import Addresses
 from superres.web.cache_policy import set_cache_policy
 from superres.web.disposition import make_disposition
@@ -48,30 +51,47 @@ class ResultRoutes:
             raise NotStored("The result cannot be read now.", RETRY_SECONDS)
         if stored is None or parts is None:
             raise ResultNotFound("No result has this name; it may have been cleaned up.")
-        content_type = parts.format.media_type
-        status = evaluate_preconditions(request, stored.info.etag, stored.modified)
-        if status is not None or request.method == "HEAD":
-            stored.file.close()
-        if status == 412:
-            return make_problem(
-                412, "precondition_failed", "The result does not match the request's preconditions."
-            )
-        if status == 304:
-            response = Response(status=304)
-        elif request.method == "HEAD":
-            response = Response(content_type=content_type)
-            response.content_length = stored.info.length
-        else:
-            response = send_content(stored, stored.info.length, content_type)
+        response = answer_conditions(stored, stored.info, parts.format, stored.modified)
+        if response.status_code == HTTPStatus.PRECONDITION_FAILED:
+            return response
         response.last_modified = stored.modified  # type: ignore[assignment]  # takes seconds too
         response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
         # Anything else is ignored, as in Nginx, which answers from one copy whatever the query.
-        if request.args.get("download") == "1" and status != 304:
+        if request.args.get("download") == "1" and response.status_code == HTTPStatus.OK:
             response.headers["Content-Disposition"] = make_disposition(
                 f"{parts.key[:8]}-{parts.variant}", f".{parts.format.name}", is_download=True
             )
         set_cache_policy("enhanced_image", stored.info.etag)
         return response
+
+
+def answer_conditions(
+    content: StoredResult | memoryview,
+    info: ResultInfo,
+    image_format: Format,
+    modified: float | None,
+) -> Response:
+    """Respond to a GET or HEAD with a result, or with 304 or 412 if its conditions require that.
+
+    Parameters
+    ----------
+    content : the result; its file is closed unless it is sent
+    modified : see `evaluate_preconditions`
+    """
+    status = evaluate_preconditions(request, info.etag, modified)
+    if isinstance(content, StoredResult) and (status is not None or request.method == "HEAD"):
+        content.file.close()
+    if status == HTTPStatus.PRECONDITION_FAILED:
+        return make_problem(
+            412, "precondition_failed", "The result does not match the request's preconditions."
+        )
+    if status == HTTPStatus.NOT_MODIFIED:
+        return Response(status=304)
+    if request.method == "HEAD":
+        response = Response(content_type=image_format.media_type)
+        response.content_length = info.length
+        return response
+    return send_content(content, info.length, image_format.media_type)
 
 
 def send_content(content: StoredResult | memoryview, length: int, content_type: str) -> Response:
