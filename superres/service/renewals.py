@@ -58,7 +58,7 @@ class Renewals:
                 make()
             except ServiceError as error:
                 renewal.error = error
-            except Exception:
+            except Exception:  # a fault of ours: its clients would take it for a result
                 logger.exception("an image by address cannot be renewed")
                 renewal.error = ServiceError("The service failed; the operator's log says why.")
             finally:

@@ -31,7 +31,6 @@ from superres.sources.fetcher import Fetcher
 from superres.sources.freshness import Freshness
 from superres.sources.signed_address import ImageRequest
 from superres.sources.source_records import SourceRecord, SourceRecords
-from superres.sources.source_url import parse_source
 from superres.store.stored_result import StoredResult
 
 # How long a client waits for a new image while there is an old one, or the source itself.
@@ -65,7 +64,6 @@ class Sources:
 
     def __init__(self, runner: Runner, fetcher: Fetcher, charge: Charge = FREE) -> None:
         self._runner = runner
-        self._fetcher = fetcher
         self._charge = charge
         self._records = SourceRecords(runner.jobs.database)
         self._counters = runner.resources.counters
@@ -102,7 +100,7 @@ class Sources:
             return current
         old = self._choose_old(record, current, request)
         if old is None and not request.falls_back:
-            with self._requests.hold(parse_source(request.source).host):
+            with self._requests.hold(request.host):
                 return self._make(request, record, has_left)
         return self._renew(request, record, old)
 
@@ -182,7 +180,7 @@ class Sources:
                         # Nor is a source fetched for each request for what cannot be computed.
                         is_refused = error.status < HTTPStatus.INTERNAL_SERVER_ERROR
                         if is_refused and not isinstance(error, ClientLeft):
-                            self._refused.note(what, parse_source(request.source).host, error)
+                            self._refused.note(what, request.host, error)
                         raise
             # The result of what is still the same was evicted meanwhile: its file is needed.
 
@@ -260,22 +258,20 @@ class Sources:
 
     def _has_ended(self, renewal: Renewal, request: ImageRequest) -> bool:
         """Wait a little for a renewal, if there is a place for those who wait."""
-        host = parse_source(request.source).host
-        if not self._requests.take(host):
+        if not self._requests.take(request.host):
             return renewal.ended.is_set()
         try:
             return renewal.ended.wait(PATIENCE_SECONDS)
         finally:
-            self._requests.give_back(host)
+            self._requests.give_back(request.host)
 
     def _start(self, request: ImageRequest, record: SourceRecord | None) -> Renewal | None:
         """Start a renewal, or join it; None if too many are running, or the service stops."""
         if self._runner.is_draining:
             return None
-        host = parse_source(request.source).host
         return self._renewals.start(
             identify(request),
-            host,
+            request.host,
             lambda: close(self._make_or_queue(request, record)),
         )
 

@@ -17,7 +17,8 @@ from typing import Any
 import httpcore
 
 from superres.errors import SourceRefused, SourceTimeout, SourceTooLarge, SourceUnavailable
-from superres.sources.public_networks import Address, Network, is_allowed
+from superres.setting_parsers import Network
+from superres.sources.public_networks import Address, is_allowed
 
 CONNECT_SECONDS = 5.0
 RESOLVE_SECONDS = 10.0

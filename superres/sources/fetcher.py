@@ -22,6 +22,7 @@ from superres.errors import (
     SourceUnavailable,
 )
 from superres.excess import Excess, show_amount
+from superres.setting_parsers import Network
 from superres.sources.connections import (
     Allowance,
     CheckedNetwork,
@@ -30,7 +31,6 @@ from superres.sources.connections import (
     resolve_name,
 )
 from superres.sources.freshness import read_date
-from superres.sources.public_networks import Network
 from superres.sources.source_url import SourceUrl, hash_address, parse_source
 
 FETCH_SECONDS = 20.0

@@ -7,8 +7,9 @@ only it can reach (server-side request forgery; OWASP's SSRF prevention cheat sh
 import ipaddress
 from collections.abc import Sequence
 
+from superres.setting_parsers import Network
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # An IPv4 address in its last 32 bits is what a gateway connects to (RFC 6052).
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")

@@ -51,6 +51,11 @@ class ImageRequest:
     falls_back: bool = False
     media_types: tuple[str, ...] = ()
 
+    @property
+    def host(self) -> str:
+        """The source's host; raise SourceRefused if it has none."""
+        return parse_source(self.source).host
+
     def options(self, has_alpha: bool) -> Options:
         """Return the options of the result.
 

@@ -65,6 +65,8 @@ class Limit:
     item : the amount and the time
     """
 
+    whose = "One client"
+
     def __init__(
         self, name: str, item: RateLimitItem, strategy: SlidingWindowCounterRateLimiter
     ) -> None:
@@ -115,9 +117,9 @@ class Limit:
         multiples, unit = self._item.multiples, self._item.GRANULARITY.name
         window = f"per {unit}" if multiples == 1 else f"in {multiples} {unit}s"
         if self.name != "pixels":
-            return f"One client may send {self._item.amount:,} {self.name} {window}."
+            return f"{self.whose} may send {self._item.amount:,} {self.name} {window}."
         allowed, asked = show_amount(self._item.amount, "pixels"), show_amount(amount, "pixels")
-        return f"One client may have {allowed} computed {window}; this image counts {asked}."
+        return f"{self.whose} may have {allowed} computed {window}; this image counts {asked}."
 
     def describe(self) -> str:
         """Return what is left, and in how many seconds all will be, as in `RateLimit`."""
@@ -145,13 +147,11 @@ class Limit:
 class SharedLimit(Limit):
     """A rate limit for all clients together; it needs no request."""
 
+    whose = "All clients"
+
     def client(self) -> str:
         """Return the name for all."""
         return "all"
-
-    def explain(self, amount: int) -> str:
-        """Return what may be computed, and what is asked for."""
-        return super().explain(amount).replace("One client may have", "All clients may have")
 
 
 class PixelReservation(Reservation):

@@ -137,7 +137,7 @@ def test_options_are_those_of_uploads(client: FlaskClient, sources: SourceServer
     assert wide.content_type == "image/webp"
     image = Image.open(BytesIO(wide.data))
     assert image.size == (60, 40)
-    assert abs(image.convert("L").getpixel((30, 20)) - (255 - 80)) <= 2  # type: ignore[operator]
+    assert abs(shade_of(wide) - (255 - 80)) <= 2
     assert len(sources.asked("/a.png")) == 1
     for path in (make_raw(url, "scale:9", "png"), make_raw(url, "colour:1", "png")):
         assert_problem(client.get(path), 400, "bad_request")
