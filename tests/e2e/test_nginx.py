@@ -25,7 +25,7 @@ from superres.settings import Settings
 from superres.web.job_routes import MAX_LONG_POLL_SECONDS
 from testkit.pictures import encode
 from testkit.service import Service, find_free_port, run_light_service, run_service
-from tests.e2e.nginx import HOST, Nginx, needs_http3, run_nginx
+from tests.e2e.nginx import HOST, Nginx, has_http3, needs_http3, run_nginx
 
 LISTED = "https://a.example"
 
@@ -308,6 +308,39 @@ def test_plain_http_is_redirected_to_the_fixed_name(nginx: Nginx) -> None:
     )
     assert response.status_code == 308
     assert response.headers["Location"] == f"https://{HOST}/api/enhance?a=b"
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/cache/none.png", "/image/none"])
+def test_http_3_is_named_over_tls_by_a_nginx_that_has_it(nginx: Nginx, path: str) -> None:
+    expected = ['h3=":443"; ma=86400'] if has_http3() else []
+    with nginx.client() as client:
+        assert client.get(path).headers.get_list("Alt-Svc") == expected
+    plain = httpx.get(f"http://127.0.0.1:{nginx.plain_port}{path}", headers={"Host": HOST})
+    assert "Alt-Svc" not in plain.headers
+
+
+def test_file_that_proves_the_name_is_served_without_tls_and_nothing_beside_it(
+    nginx: Nginx,
+) -> None:
+    folder = nginx.folder / "acme" / ".well-known" / "acme-challenge"
+    (folder / "folder").mkdir(parents=True)
+    (folder / "Token-1_").write_text("Token-1_.thumbprint")
+    (folder / "a.txt").write_text("secret")
+    (folder.parent.parent / "secret").write_text("secret")
+    with httpx.Client(
+        base_url=f"http://127.0.0.1:{nginx.plain_port}", headers={"Host": HOST}
+    ) as client:
+        start = "/.well-known/acme-challenge/"
+        proof = client.get(f"{start}Token-1_")
+        assert (proof.status_code, proof.text) == (200, "Token-1_.thumbprint")
+        assert proof.headers["Content-Type"] == "text/plain"
+        assert client.post(f"{start}Token-1_").status_code == 308
+        for name in ("", "folder", "folder/", "a.txt", "none", "%2e%2e/%2e%2e/secret"):
+            response = client.get(f"{start}{name}")
+            assert response.status_code == 308
+            assert response.headers["Location"] == f"https://{HOST}{start}{name}"
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.get(f"{start}Token-1_", headers={"Host": "evil.test"})
 
 
 def test_unknown_host_is_refused(nginx: Nginx) -> None:
