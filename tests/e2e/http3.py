@@ -50,14 +50,16 @@ class Http3Connection(QuicConnectionProtocol):
         super().__init__(quic, stream_handler)
         self.http = Http3(quic)
         self.answers: dict[int, Answer] = {}
+        self.fault = ""
 
     def quic_event_received(self, event: QuicEvent) -> None:
         """Put what has arrived where its request waits for it."""
         if isinstance(event, StreamReset) and event.stream_id in self.answers:
             self.answers[event.stream_id].end(f"stream reset: {event.error_code:#x}")
         elif isinstance(event, ConnectionTerminated):
+            self.fault = f"connection closed: {event.error_code:#x}"
             for answer in self.answers.values():
-                answer.end(f"connection closed: {event.error_code:#x}")
+                answer.end(self.fault)
         for each in self.http.handle_event(event):
             self._keep(each)
 
@@ -76,6 +78,9 @@ class Http3Connection(QuicConnectionProtocol):
         """Begin a request; return the number of its stream."""
         stream_id = self._quic.get_next_available_stream_id()
         self.answers[stream_id] = Answer()
+        if self.fault:
+            self.answers[stream_id].end(self.fault)
+            return stream_id
         self.http.send_headers(stream_id, headers)
         self.transmit()
         return stream_id

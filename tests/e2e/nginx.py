@@ -127,7 +127,7 @@ def nginx_command() -> list[str]:
 
 @cache
 def has_http3() -> bool:
-    """Tell whether this Nginx is one that nginx.conf was written for, or older."""
+    """Tell whether this Nginx can speak HTTP/3, rather than being older."""
     shown = subprocess.run([*nginx_command(), "-v"], capture_output=True, text=True, check=True)
     version = re.search(r"nginx/([\d.]+)", shown.stderr)
     assert version is not None, shown.stderr
@@ -139,28 +139,29 @@ def needs_http3() -> pytest.MarkDecorator:
     return pytest.mark.skipif(not has_http3(), reason="Nginx before 1.25.1")
 
 
-def read_configuration() -> str:
-    """Read nginx.conf, changed for an older Nginx by the command that it has at its top."""
+def read_configuration(is_http3: bool) -> str:
+    """Read nginx.conf, changed for this Nginx by the commands that it has at its top."""
     path = PROJECT_DIR / "nginx.conf"
     text = path.read_text()
-    if has_http3():
-        return text
-    command = re.search(r"^#   sed -i '(.*)' /etc/nginx/conf\.d/\S+$", text, re.M)
-    assert command is not None
-    changed = subprocess.run(
-        ["sed", command[1], str(path)], capture_output=True, text=True, check=True
-    )
-    return changed.stdout
+    for_older, for_http3 = re.findall(r"^#   sed -i '(.*)' /etc/nginx/conf\.d/", text, re.M)
+    changes = [for_older] * (not has_http3()) + [for_http3] * is_http3
+    command = ["sed", ";".join(changes), str(path)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def write_configuration(
-    folder: Path, app_ports: Sequence[int], port: int, plain_port: int, **changes: str
+    folder: Path,
+    app_ports: Sequence[int],
+    port: int,
+    plain_port: int,
+    is_http3: bool = False,
+    **changes: str,
 ) -> Path:
     """Write nginx.conf with this test's ports, folders and `changes` in place of the system's.
 
     A change of `rate` applies to all request limits.
     """
-    text = re.sub(r" *listen \[::\].*\n", "", read_configuration())
+    text = re.sub(r".* listen \[::\].*\n", "", read_configuration(is_http3))
     for there, here in {
         "listen 80": f"listen 127.0.0.1:{plain_port}",
         "listen 443": f"listen 127.0.0.1:{port}",
@@ -190,12 +191,14 @@ def write_configuration(
 
 
 @contextmanager
-def run_nginx(folder: Path, *app_ports: int, **changes: str) -> Iterator[Nginx]:
+def run_nginx(
+    folder: Path, *app_ports: int, is_http3: bool = False, **changes: str
+) -> Iterator[Nginx]:
     """Run Nginx in front of services until the block ends; `changes` override values by name."""
     folder.mkdir()
     port, plain_port = find_free_port(), find_free_port()
     make_certificate(folder)
-    main = write_configuration(folder, app_ports, port, plain_port, **changes)
+    main = write_configuration(folder, app_ports, port, plain_port, is_http3, **changes)
     command = [
         *nginx_command(),
         *("-p", str(folder), "-e", str(folder / "error.log"), "-c", str(main)),

@@ -41,7 +41,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def nginx(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
     app_port = int(service.url.rsplit(":", 1)[1])
     folder = tmp_path_factory.mktemp("nginx") / "nginx"
-    with run_nginx(folder, app_port, rate="1000r/s") as running:
+    with run_nginx(folder, app_port, is_http3=has_http3(), rate="1000r/s") as running:
         yield running
 
 
@@ -311,7 +311,7 @@ def test_plain_http_is_redirected_to_the_fixed_name(nginx: Nginx) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics", "/cache/none.png", "/image/none"])
-def test_http_3_is_named_over_tls_by_a_nginx_that_has_it(nginx: Nginx, path: str) -> None:
+def test_http_3_is_named_over_tls_where_it_is_spoken(nginx: Nginx, path: str) -> None:
     expected = ['h3=":443"; ma=86400'] if has_http3() else []
     with nginx.client() as client:
         assert client.get(path).headers.get_list("Alt-Svc") == expected

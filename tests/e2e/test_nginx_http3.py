@@ -1,5 +1,6 @@
 """What is different with HTTP/3; test_nginx.py asks by it what all clients ask."""
 
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -37,7 +38,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 @pytest.fixture
 def nginx(service: Service, tmp_path: Path) -> Iterator[Nginx]:
     """One per test, with the shipped limits."""
-    with run_nginx(tmp_path / "nginx", httpx.URL(service.url).port or 0) as running:
+    port = httpx.URL(service.url).port or 0
+    with run_nginx(tmp_path / "nginx", port, is_http3=True) as running:
         yield running
 
 
@@ -45,6 +47,16 @@ def nginx(service: Service, tmp_path: Path) -> Iterator[Nginx]:
 def client(nginx: Nginx) -> Iterator[httpx.Client]:
     with nginx.http3_client() as client:
         yield client
+
+
+def test_http_3_is_off_as_shipped(service: Service, tmp_path: Path) -> None:
+    with (
+        run_nginx(tmp_path / "nginx", httpx.URL(service.url).port or 0) as nginx,
+        nginx.client() as client,
+    ):
+        assert "Alt-Svc" not in client.get("/").headers
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+            free.bind(("127.0.0.1", nginx.port))
 
 
 def test_other_names_get_neither_handshake_nor_answer(nginx: Nginx, client: httpx.Client) -> None:
@@ -97,7 +109,10 @@ def test_page_with_its_files_and_results_passes_at_once(client: httpx.Client) ->
 
 def test_requests_are_limited_on_one_connection(service: Service, tmp_path: Path) -> None:
     port = httpx.URL(service.url).port or 0
-    with run_nginx(tmp_path / "nginx", port, rate="1r/m") as nginx, nginx.http3_client() as client:
+    with (
+        run_nginx(tmp_path / "nginx", port, is_http3=True, rate="1r/m") as nginx,
+        nginx.http3_client() as client,
+    ):
         answers = [client.get("/api/stats") for _ in range(205)]
     limited = [answer for answer in answers if answer.status_code == 429]
     assert 1 <= len(limited) <= 5
