@@ -22,7 +22,7 @@ import httpx
 import pytest
 
 from superres.paths import PROJECT_DIR
-from testkit.service import find_free_port
+from testkit.service import find_free_port, unshare_mounts
 from tests.e2e.http3 import Http3Transport
 
 HOST = "sr.example"
@@ -121,7 +121,7 @@ def make_certificate(folder: Path) -> None:
 def nginx_command() -> list[str]:
     """Return how Nginx is called."""
     if root := os.environ.get("NGINX_ROOT"):
-        return ["unshare", "--mount", "sh", "-c", IN_ROOT, root, tempfile.gettempdir()]
+        return [*unshare_mounts(), "sh", "-c", IN_ROOT, root, tempfile.gettempdir()]
     return ["nginx"]
 
 
