@@ -71,8 +71,9 @@ def audit_files(audit: Audit, nginx: Nginx) -> None:
     audit.ask("nginx.conf, by gixy-ng", "gixy", str(nginx.folder / "super-resolution.conf"))
     audit.ask("Containerfile, by hadolint", "hadolint", "Containerfile")
     audit.ask(
-        "kubernetes.yaml, by Kubernetes' schemas",
-        *("kubernetes-validate", "--strict", "deploy/kubernetes.yaml"),
+        "kubernetes.yaml and kubernetes-autoscaling.yaml, by Kubernetes' schemas",
+        *("kubernetes-validate", "--strict"),
+        *("deploy/kubernetes.yaml", "deploy/kubernetes-autoscaling.yaml"),
     )
     audit.ask(
         "compose.yaml, by the Compose Specification's schema",
