@@ -38,6 +38,8 @@ run-fast: $(VENV)/openvino-installed
 	exec $(BIN)/gunicorn --config gunicorn.conf.py app:app
 
 check: lint
+	./install_package.sh libimage-exiftool-perl exiftool -ver
+	./install_package.sh imagemagick identify -version
 	$(BIN)/pytest --numprocesses 2 tests/unit
 
 test: lint
