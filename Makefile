@@ -25,7 +25,7 @@ endef
 
 .PHONY: run run-fast install vendor lock check test test-torch lint format stock-model clean models \
 	bench bench-tiles bench-memory bench-jobs bench-forms bench-eta bench-encoders bench-fidelity bench-sandbox \
-	bench-peers fuzz faults hostile soak cluster audit audit-packages
+	bench-peers dist check-dist fuzz faults hostile soak cluster audit audit-packages
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run-installed
@@ -104,6 +104,22 @@ vendor:
 lock: $(VENV)/test-installed
 	$(BIN)/uv lock --upgrade
 	$(BIN)/uv export --quiet --frozen --no-emit-project --no-annotate > requirements.txt
+
+# The wheel and the sdist in dist/, the same bytes whenever and wherever they are built.
+dist: $(VENV)/test-installed $(AUDIT)/installed
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(AUDIT)/bin/twine check --strict dist/*
+	$(AUDIT)/bin/check-wheel-contents dist/*.whl
+
+# The wheel as a stranger gets it: in a fresh environment, with the newest versions that it allows.
+check-dist: TRIAL := data/check-dist
+check-dist:
+	rm -rf $(TRIAL)
+	$(PYTHON) -m venv $(TRIAL)
+	$(TRIAL)/bin/pip install --quiet dist/*.whl
+	cd $(TRIAL) && bin/superres enhance $(CURDIR)/superres/web/page/pictures/original.jpg -o out --local
+	rm -r $(TRIAL)
 
 # OpenCV's own EDSR x3, 38 MB, for SR_MODEL_PATH or for comparison.
 stock-model: $(STOCK_MODEL)
