@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 AUDIT := .venv-audit
+SBOM := .venv-sbom
 TRAINING := .venv-training
 UV := uv==0.13.9
 EXTRAS ?=
@@ -25,7 +26,7 @@ endef
 
 .PHONY: run run-fast install vendor lock check test test-torch lint format stock-model clean models \
 	bench bench-tiles bench-memory bench-jobs bench-forms bench-eta bench-encoders bench-fidelity bench-sandbox \
-	bench-peers dist check-dist fuzz faults hostile soak cluster audit audit-packages
+	bench-peers dist check-dist sbom fuzz faults hostile soak cluster audit audit-packages
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run-installed
@@ -204,6 +205,19 @@ cluster: $(VENV)/test-installed
 	$(BIN)/python -m tests.cluster
 	$(BIN)/python -m tests.outages
 
+# The software bill of materials, of all extras but gpu: dist/superres-VERSION.cdx.json
+sbom: $(VENV)/test-installed
+	$(PYTHON) -m venv --clear $(SBOM)
+	$(PYTHON) -m venv $(SBOM)/tool
+	$(BIN)/uv export --quiet --frozen --no-emit-project --all-extras --no-extra gpu --output-file $(SBOM)/locked.txt
+	$(BIN)/uv export --quiet --frozen --only-group sbom --output-file $(SBOM)/tool/locked.txt
+	$(SBOM)/bin/pip install --quiet --require-hashes --requirement $(SBOM)/locked.txt
+	$(SBOM)/bin/pip install --quiet --no-deps .
+	$(SBOM)/tool/bin/pip install --quiet --require-hashes --requirement $(SBOM)/tool/locked.txt
+	$(SBOM)/bin/pip uninstall --quiet --yes pip setuptools
+	mkdir -p dist
+	$(SBOM)/tool/bin/python deploy/sbom.py $(SBOM) > dist/superres-$$($(BIN)/python -c 'import superres; print(superres.__version__)').cdx.json
+
 # Third-party audits of the deployment; not part of make test.
 audit: $(VENV)/test-installed $(AUDIT)/installed
 	./install_package.sh curl curl --version >&2
@@ -252,4 +266,4 @@ $(TRAINING)/installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(AUDIT) $(TRAINING) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(AUDIT) $(SBOM) $(TRAINING) .mypy_cache .pytest_cache .ruff_cache
