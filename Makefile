@@ -12,6 +12,7 @@ SBOM := .venv-sbom
 TRAINING := .venv-training
 UV := uv==0.13.9
 EXTRAS ?=
+VENDORED := client-zip@2.5.1 idb-keyval@6.3.0
 MINUTES ?= 600
 STOCK_MODEL := data/stock/EDSR_x3.pb
 STOCK_SHA256 := 3baa3740fdb8ee9c52f1a41d69fa74cb9feef0fa9bfeec24f0ee58b928068e9a
@@ -24,9 +25,9 @@ define install_locked
 	$(BIN)/pip install --quiet --require-hashes --requirement $(VENV)/locked.txt
 endef
 
-.PHONY: run run-fast install vendor lock check test test-torch lint format stock-model clean models \
+.PHONY: run run-fast install vendor lock requirements check test test-torch lint format stock-model clean models \
 	bench bench-tiles bench-memory bench-jobs bench-forms bench-eta bench-encoders bench-fidelity bench-sandbox \
-	bench-peers dist check-dist sbom fuzz faults hostile soak cluster audit audit-packages
+	bench-peers dist check-dist sbom third-party fuzz faults hostile soak cluster audit audit-packages
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run-installed
@@ -97,13 +98,17 @@ install: $(VENV)/run-installed
 # The page's libraries, as npm has them; their licences are in vendor/licences.txt.
 vendor:
 	rm -rf data/vendor && mkdir -p data/vendor
-	cd data/vendor && npm pack --silent client-zip@2.5.1 idb-keyval@6.3.0
+	cd data/vendor && npm pack --silent $(VENDORED)
 	tar -xOf data/vendor/client-zip-2.5.1.tgz package/index.js > superres/web/page/vendor/client-zip.js
 	tar -xOf data/vendor/idb-keyval-6.3.0.tgz package/dist/index.js > superres/web/page/vendor/idb-keyval.js
 
-# The newest versions that pyproject.toml allows.
+# The newest versions that pyproject.toml allows; then make third-party.
 lock: $(VENV)/test-installed
 	$(BIN)/uv lock --upgrade
+	$(MAKE) requirements
+
+# What pip installs without uv, from the lock.
+requirements: $(VENV)/test-installed
 	$(BIN)/uv export --quiet --frozen --no-emit-project --no-annotate > requirements.txt
 
 # The wheel and the sdist in dist/, the same bytes whenever and wherever they are built.
@@ -218,6 +223,10 @@ sbom: $(VENV)/test-installed
 	mkdir -p dist
 	$(SBOM)/tool/bin/python deploy/sbom.py $(SBOM) > dist/superres-$$($(BIN)/python -c 'import superres; print(superres.__version__)').cdx.json
 
+# The bill's packages and libraries with their licences, in THIRD_PARTY.md.
+third-party: sbom
+	$(BIN)/python deploy/third_party.py dist/superres-*.cdx.json > THIRD_PARTY.md
+
 # Third-party audits of the deployment; not part of make test.
 audit: $(VENV)/test-installed $(AUDIT)/installed
 	./install_package.sh curl curl --version >&2
@@ -228,10 +237,13 @@ audit: $(VENV)/test-installed $(AUDIT)/installed
 	./install_package.sh systemd systemd-analyze --version >&2
 	@$(BIN)/python -m tests.e2e.audit $(AUDIT)/bin
 
-# Known vulnerabilities in the pinned packages; queries PyPI.
+# Known vulnerabilities in the pinned packages and the page's libraries; asks PyPI and npm's registry.
 audit-packages: $(AUDIT)/installed
 	$(BIN)/uv export --quiet --frozen --no-emit-project --all-extras --output-file $(AUDIT)/packages.txt
 	$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes --requirement $(AUDIT)/packages.txt
+	./install_package.sh npm npm --version
+	npm install --silent --package-lock-only --ignore-scripts --prefix $(AUDIT)/npm $(VENDORED)
+	npm audit --prefix $(AUDIT)/npm
 
 $(AUDIT)/installed: uv.lock $(VENV)/test-installed
 	$(PYTHON) -m venv $(AUDIT) >&2
