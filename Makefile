@@ -215,7 +215,7 @@ sbom: $(VENV)/test-installed
 	$(PYTHON) -m venv --clear $(SBOM)
 	$(PYTHON) -m venv $(SBOM)/tool
 	$(BIN)/uv export --quiet --frozen --no-emit-project --all-extras --no-extra gpu --output-file $(SBOM)/locked.txt
-	$(BIN)/uv export --quiet --frozen --only-group sbom --output-file $(SBOM)/tool/locked.txt
+	$(BIN)/uv export --quiet --frozen --only-group image --output-file $(SBOM)/tool/locked.txt
 	$(SBOM)/bin/pip install --quiet --require-hashes --requirement $(SBOM)/locked.txt
 	$(SBOM)/bin/pip install --quiet --no-deps .
 	$(SBOM)/tool/bin/pip install --quiet --require-hashes --requirement $(SBOM)/tool/locked.txt
