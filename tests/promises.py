@@ -8,13 +8,16 @@ A release does that; until then, `test_promises.py` looks that nothing is missin
 import re
 from collections.abc import Iterator
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import click
 import yaml
 
 from superres.cli.command import MODULES, superres
+from superres.errors import ServiceError
 from superres.settings import Settings
+from superres.web import metrics
 from superres.web.api_docs import CONTRACT_PATH
 from superres.web.web_pages import PAGE_DIR
 from tests.api_page import follow
@@ -46,6 +49,13 @@ def list_operations(contract: dict[str, Any]) -> Iterator[str]:
                     yield f"{name} {status} {kind}".strip()
 
 
+def list_codes(error: type[ServiceError]) -> Iterator[str]:
+    """Yield the codes of an error and its kinds."""
+    yield error.code
+    for kind in error.__subclasses__():
+        yield from list_codes(kind)
+
+
 def list_promises() -> Iterator[str]:
     """Yield what this version keeps."""
     contract = yaml.safe_load(CONTRACT_PATH.read_text())
@@ -54,6 +64,10 @@ def list_promises() -> Iterator[str]:
         for member, value in schema.get("properties", {}).items():
             for kind in list_values(contract, value):
                 yield f"openapi.yaml {name}.{member} {kind}"
+    for code in list_codes(ServiceError):
+        yield f"error {code}"
+    for name in re.findall(r'"(sr_\w+)"', Path(metrics.__file__).read_text()):
+        yield f"metric {name}"
     for item in fields(Settings):
         yield f"SR_{item.name.upper()}"
     for name in MODULES:
@@ -66,4 +80,4 @@ def list_promises() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(sorted(list_promises())))
+    print("\n".join(sorted(set(list_promises()))))

@@ -18,6 +18,8 @@ def test_api_settings_and_commands_are_still_there() -> None:
     [
         "POST /api/enhance query format avif",
         "openapi.yaml Problem.code string",
+        "error busy",
+        "metric sr_requests",
         "SR_CACHE_MAX_MB",
         "superres enhance --output",
         "client.js enhance",
