@@ -16,6 +16,7 @@ Component = dict[str, Any]
 
 # Of packages that name theirs otherwise than SPDX does, as their LICENSE files say.
 LICENCES = {
+    "async-timeout": "Apache-2.0",
     "itsdangerous": "BSD-3-Clause",
     "Jinja2": "BSD-3-Clause",
     "opencv-contrib-python-headless": "Apache-2.0",
@@ -112,7 +113,7 @@ def find_licence(component: Component) -> str:
     listed = component.get("licenses", ())
     found = [each.get("expression") or each["license"].get("id") for each in listed]
     if not any(found):
-        sys.exit(f"{component['name']}: which licence? Add it to LICENCES in {__file__}.")
+        sys.exit(f"{component['name']}: which licence? Add it to LICENCES in {Path(__file__).name}.")
     return " AND ".join(each for each in found if each)
 
 
@@ -121,7 +122,7 @@ def find_library(file_name: str) -> tuple[str, str]:
     for pattern, project, licence in LIBRARIES:
         if re.match(rf"{pattern}(?![a-z])", file_name):
             return project, licence
-    sys.exit(f"{file_name}: which licence? Add it to LIBRARIES in {__file__}.")
+    sys.exit(f"{file_name}: which licence? Add it to LIBRARIES in {Path(__file__).name}.")
 
 
 def list_bundled(package: Component) -> dict[str, str]:
