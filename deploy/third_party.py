@@ -113,7 +113,7 @@ def find_licence(component: Component) -> str:
     listed = component.get("licenses", ())
     found = [each.get("expression") or each["license"].get("id") for each in listed]
     if not any(found):
-        sys.exit(f"{component['name']}: which licence? Add it to LICENCES in {Path(__file__).name}.")
+        sys.exit(f"{component['name']}: which licence? LICENCES has none.")
     return " AND ".join(each for each in found if each)
 
 
@@ -122,7 +122,7 @@ def find_library(file_name: str) -> tuple[str, str]:
     for pattern, project, licence in LIBRARIES:
         if re.match(rf"{pattern}(?![a-z])", file_name):
             return project, licence
-    sys.exit(f"{file_name}: which licence? Add it to LIBRARIES in {Path(__file__).name}.")
+    sys.exit(f"{file_name}: which licence? LIBRARIES has none.")
 
 
 def list_bundled(package: Component) -> dict[str, str]:
