@@ -120,7 +120,7 @@ dist: $(VENV)/test-installed $(AUDIT)/installed
 
 # The wheel as a stranger gets it: in a fresh environment, with the newest versions that it allows.
 check-dist: TRIAL := data/check-dist
-check-dist:
+check-dist: dist
 	rm -rf $(TRIAL)
 	$(PYTHON) -m venv $(TRIAL)
 	$(TRIAL)/bin/pip install --quiet dist/*.whl

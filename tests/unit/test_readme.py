@@ -64,6 +64,10 @@ def test_links_lead_somewhere() -> None:
             assert not anchor or anchor in anchors_of(target), f"{page.name}: {link}"
 
 
+def test_page_on_pypi_has_no_links_into_a_checkout() -> None:
+    assert re.findall(r"\]\((?!https:)", (DOCS / "package.md").read_text()) == []
+
+
 def anchors_of(page: Path) -> set[str]:
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
     return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
