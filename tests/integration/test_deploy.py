@@ -113,7 +113,7 @@ def test_image_has_what_the_wheel_is_built_from() -> None:
         r"^COPY (?!--from)(.*) \S+$", (PROJECT_DIR / "Containerfile").read_text(), re.M
     )
     patterns = " ".join(copied).split()
-    needed = ["pyproject.toml", "uv.lock", "superres", "LICENSE", "README.md"]
+    needed = ["pyproject.toml", "uv.lock", "superres", "LICENSE", "docs/package.md"]
     needed += [path.name for path in PROJECT_DIR.glob("*.py")]
     for name in needed:
         assert is_in_context(name), name
