@@ -69,7 +69,7 @@ def map_path_parameters(
 
 
 @schemathesis.hook
-def before_call(_context: HookContext, case: Case, _kwargs: dict[str, Any]) -> None:
+def before_call(_context: HookContext, case: Case[Any], _kwargs: dict[str, Any]) -> None:
     """Ask for the signed images in turn, and between them for what was generated."""
     if "signature" not in case.path_parameters:
         return
