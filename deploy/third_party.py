@@ -81,8 +81,8 @@ ABSENT = {"FriBiDi", "libimagequant"}
 HEAD = """# What is shipped, and under which licences
 
 `make third-party` writes this page from the [software bill of materials](docs/releases.md) of what
-the container image and `make install EXTRAS=…` install on Debian 12, in the versions of `uv.lock`.
-A test compares them.
+the container image and `make install EXTRAS=…` install on Debian 12 and x86-64, in the versions of
+`uv.lock`; a test compares them. Wheels for arm64 contain the same projects, or fewer.
 
 - The service's own code is under the [MIT licence](LICENSE), its model weights under [CC BY-SA
   4.0](superres/models/README.md#licence). The wheel contains these and two libraries of the page,
