@@ -13,6 +13,14 @@ TRAINING := .venv-training
 UV := uv==0.13.9
 EXTRAS ?=
 VENDORED := client-zip@2.5.1 idb-keyval@6.3.0
+# Which of them is there; what a build needs for the same layers whenever and wherever it is run.
+CONTAINERS ?= $(notdir $(firstword $(shell command -v podman docker)))
+DATE := $(shell git log -1 --format=%ct)
+ifeq ($(CONTAINERS),docker)
+BUILD_IMAGE = SOURCE_DATE_EPOCH=$(DATE) docker buildx build --output type=docker,rewrite-timestamp=true
+else
+BUILD_IMAGE = podman build --format docker --timestamp $(DATE)
+endif
 MINUTES ?= 600
 STOCK_MODEL := data/stock/EDSR_x3.pb
 STOCK_SHA256 := 3baa3740fdb8ee9c52f1a41d69fa74cb9feef0fa9bfeec24f0ee58b928068e9a
@@ -27,7 +35,7 @@ endef
 
 .PHONY: run run-fast install vendor lock requirements check test test-torch lint format stock-model clean models \
 	bench bench-tiles bench-memory bench-jobs bench-forms bench-eta bench-encoders bench-fidelity bench-sandbox \
-	bench-peers dist check-dist sbom third-party fuzz faults hostile soak cluster audit audit-packages
+	bench-peers dist check-dist image image-twice sbom third-party fuzz faults hostile soak cluster audit audit-packages
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run-installed
@@ -209,6 +217,17 @@ hostile: $(VENV)/test-installed
 cluster: $(VENV)/test-installed
 	$(BIN)/python -m tests.cluster
 	$(BIN)/python -m tests.outages
+
+# The container image, for this machine's architecture: make image EXTRAS="openvino replica"
+image:
+	$(BUILD_IMAGE) --file Containerfile --build-arg EXTRAS="$(EXTRAS)" --tag super-resolution .
+
+# Two builds of it, without what is cached: their layers must be equal, byte for byte.
+image-twice:
+	for build in 1 2; do $(BUILD_IMAGE) --no-cache --file Containerfile --build-arg EXTRAS="$(EXTRAS)" \
+		--tag super-resolution:$$build . || exit; done
+	for build in 1 2; do $(CONTAINERS) image inspect --format '{{.RootFS.Layers}}' super-resolution:$$build; done \
+		| uniq --count | grep '^ *2 '
 
 # The software bill of materials, of all extras but gpu: dist/superres-VERSION.cdx.json
 sbom: $(VENV)/test-installed

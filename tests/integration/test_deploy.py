@@ -100,7 +100,7 @@ def is_in_context(name: str) -> bool:
     """Tell whether a file is in the build context: the last line matching it or its folder wins."""
     result = True
     places = [name, *(str(folder) for folder in PurePosixPath(name).parents)]
-    for line in (PROJECT_DIR / ".containerignore").read_text().splitlines():
+    for line in (PROJECT_DIR / ".dockerignore").read_text().splitlines():
         pattern = line.removeprefix("!")
         # A star does not match a slash there.
         if any(fnmatch(each, pattern) and each.count("/") == pattern.count("/") for each in places):
