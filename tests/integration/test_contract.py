@@ -141,7 +141,6 @@ def test_contract_names_every_route_and_no_other(make_app: AppMaker, settings: S
         if method != "HEAD" or not rule.rule.startswith("/api/")
     }
     assert described == routes
-    assert contract["info"]["version"] == __version__
 
 
 def test_contract_has_every_problem_code(app: Flask) -> None:
@@ -160,6 +159,7 @@ def test_contract_and_its_page_are_served(client: FlaskClient) -> None:
     response = client.get("/openapi.json")
     assert response.content_type == "application/json"
     assert response.get_json()["openapi"] == "3.1.0"
+    assert response.get_json()["info"]["version"] == __version__
     again = client.get("/openapi.json", headers={"If-None-Match": response.headers["ETag"]})
     assert again.status_code == 304
     moved = client.get("/docs")
