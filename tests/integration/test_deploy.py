@@ -166,7 +166,7 @@ def is_in_context(name: str) -> bool:
     """Tell whether a file is in the build context: the last line matching it or its folder wins."""
     result = True
     places = [name, *(str(folder) for folder in PurePosixPath(name).parents)]
-    for line in (PROJECT_DIR / ".containerignore").read_text().splitlines():
+    for line in (PROJECT_DIR / ".dockerignore").read_text().splitlines():
         pattern = line.removeprefix("!")
         # A star does not match a slash there.
         if any(fnmatch(each, pattern) and each.count("/") == pattern.count("/") for each in places):
@@ -179,7 +179,7 @@ def test_image_has_what_the_wheel_is_built_from() -> None:
         r"^COPY (?!--from)(.*) \S+$", (PROJECT_DIR / "Containerfile").read_text(), re.M
     )
     patterns = " ".join(copied).split()
-    needed = ["pyproject.toml", "uv.lock", "superres", "LICENSE", "README.md"]
+    needed = ["pyproject.toml", "uv.lock", "superres", "LICENSE", "docs/package.md"]
     needed += [path.name for path in PROJECT_DIR.glob("*.py")]
     for name in needed:
         assert is_in_context(name), name
