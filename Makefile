@@ -4,6 +4,7 @@
 # make check     lint, types and unit tests: a minute or two
 # make test      everything that must pass before a change is merged, but for
 # make test-torch   what needs PyTorch, some gigabytes
+# make test-nginx   nginx.conf with the Nginx of Debian 12 and of Debian 13
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -33,7 +34,7 @@ define install_locked
 	$(BIN)/pip install --quiet --require-hashes --requirement $(VENV)/locked.txt
 endef
 
-.PHONY: run run-fast install vendor lock requirements check test test-torch lint format stock-model clean models \
+.PHONY: run run-fast install vendor lock requirements check test test-torch test-nginx lint format stock-model clean models \
 	bench bench-tiles bench-memory bench-jobs bench-forms bench-eta bench-encoders bench-fidelity bench-sandbox \
 	bench-peers dist check-dist image image-twice sbom third-party fuzz faults hostile soak cluster audit audit-packages
 .DELETE_ON_ERROR:
@@ -47,6 +48,8 @@ run-fast: $(VENV)/openvino-installed
 	exec $(BIN)/gunicorn --config gunicorn.conf.py app:app
 
 check: lint
+	./install_package.sh libimage-exiftool-perl exiftool -ver
+	./install_package.sh imagemagick identify -version
 	$(BIN)/pytest --numprocesses 2 tests/unit
 
 test: lint
@@ -72,6 +75,20 @@ test: lint
 # What needs PyTorch, on the CPU; without tests/conftest.py, which needs what make test installs.
 test-torch: $(TRAINING)/installed
 	$(TRAINING)/bin/python -m pytest --confcutdir=tests/torch tests/torch
+
+# nginx.conf with each Debian's Nginx, from a Debian of its own in data/; as root.
+test-nginx: $(VENV)/test-installed data/bookworm data/trixie
+	./install_package.sh curl curl --version
+	./install_package.sh openssl openssl version
+	./install_package.sh chromium chromium --version
+	./install_package.sh firefox-esr firefox-esr --version
+	set -e; for release in bookworm trixie; do \
+		NGINX_ROOT=$(CURDIR)/data/$$release $(BIN)/pytest --numprocesses 2 --dist worksteal \
+			tests/e2e/test_nginx*.py tests/e2e/test_image_addresses.py; done
+
+data/bookworm data/trixie:
+	./install_package.sh debootstrap debootstrap --version
+	debootstrap --variant=minbase --include=nginx $(@F) $@ >&2 || { rm -rf $@; exit 1; }
 
 lint: $(VENV)/test-installed
 	$(BIN)/ruff check .

@@ -81,8 +81,9 @@ def audit_files(audit: Audit, nginx: Nginx) -> None:
         *("check-jsonschema", "--builtin-schema", "vendor.dependabot", ".github/dependabot.yml"),
     )
     audit.ask(
-        "kubernetes.yaml, by Kubernetes' schemas",
-        *("kubernetes-validate", "--strict", "deploy/kubernetes.yaml"),
+        "kubernetes.yaml and kubernetes-autoscaling.yaml, by Kubernetes' schemas",
+        *("kubernetes-validate", "--strict"),
+        *("deploy/kubernetes.yaml", "deploy/kubernetes-autoscaling.yaml"),
     )
     audit.ask(
         "compose.yaml, by the Compose Specification's schema",
