@@ -14,6 +14,7 @@ from PIL import Image
 
 from superres.paths import PROJECT_DIR
 from superres.sources.signed_address import AUTO, ImageRequest, sign_address
+from testkit import loopback
 from testkit.pictures import encode
 from testkit.service import Service, run_light_service
 from testkit.source_server import Page, SourceServer, run_source_server
@@ -214,7 +215,7 @@ def test_new_images_are_shown_after_their_age_and_old_ones_while_sources_are_dow
 
         def old_images_are_shown() -> bool:
             assert shows(open_page(), 130)
-            return bool(httpx.get(statistics).json()["source_stale_hits"] >= NUMBER)
+            return bool(loopback.get(statistics).json()["source_stale_hits"] >= NUMBER)
 
         wait_until(old_images_are_shown)
     finally:

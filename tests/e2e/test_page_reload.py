@@ -4,12 +4,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
+from testkit import loopback
 from testkit.pictures import encode
 from testkit.service import Service, run_service, wait_until_ready
 from tests.e2e.page import (
@@ -230,7 +230,7 @@ def test_cancelled_image_stops_at_the_service(tab: Page, large: Path, service: S
     # The focus stays in the row whose button has gone.
     assert tab.evaluate("document.activeElement.dataset.action") == "remove"
     for _ in range(100):
-        if not httpx.get(f"{service.url}/api/stats").json()["queue_pixels"]:
+        if not loopback.get(f"{service.url}/api/stats").json()["queue_pixels"]:
             break
         tab.wait_for_timeout(100)
     else:

@@ -21,6 +21,7 @@ from superres.jobs.database import Database
 from superres.jobs.jobs_schema import SCHEMA
 from superres.jobs.postgres_database import PostgresDatabase
 from superres.jobs.sqlite_database import SqliteDatabase
+from testkit import loopback
 from testkit.pictures import encode
 from testkit.service import Service, run_light_service, run_service
 from testkit.waiting import WAIT_SECONDS, wait_until
@@ -154,7 +155,7 @@ def kill_worker(service: Service) -> None:
 def test_accepted_job_survives_the_whole_service(tmp_path: Path) -> None:
     large = make_picture(1, side=500)
     with run_service(tmp_path / "service") as service:
-        accepted = httpx.post(
+        accepted = loopback.post(
             f"{service.url}/api/enhance",
             content=large,
             headers={"Content-Type": "image/png", "Prefer": "respond-async"},
@@ -178,9 +179,11 @@ def test_terminated_service_hands_its_job_over_and_says_that_it_stops(tmp_path: 
     large = make_picture(1, side=2500)
     headers = {"Content-Type": "image/png", "Prefer": "respond-async"}
     with run_service(tmp_path / "service") as service:
-        accepted = httpx.post(f"{service.url}/api/enhance", content=large, headers=headers)
+        accepted = loopback.post(f"{service.url}/api/enhance", content=large, headers=headers)
         ticket = accepted.json()["id"]
-        wait_until(lambda: httpx.get(f"{service.url}/api/jobs/{ticket}").json()["tiles_done"] > 0)
+        wait_until(
+            lambda: loopback.get(f"{service.url}/api/jobs/{ticket}").json()["tiles_done"] > 0
+        )
         service.process.terminate()
         service.process.wait(WAIT_SECONDS)
     database = connect(tmp_path / "service", {})
@@ -193,7 +196,7 @@ def test_ctrl_c_ends_the_service_at_once_though_a_picture_is_computed(tmp_path: 
     large = make_picture(1, side=2500)
     headers = {"Content-Type": "image/png", "Prefer": "respond-async"}
     with run_service(tmp_path / "service") as service:
-        httpx.post(f"{service.url}/api/enhance", content=large, headers=headers)
+        loopback.post(f"{service.url}/api/enhance", content=large, headers=headers)
         for pid in (service.worker_pid, service.process.pid):  # as a terminal does
             os.kill(pid, signal.SIGINT)
         service.process.wait(WAIT_SECONDS)
@@ -223,8 +226,8 @@ def test_client_that_leaves_frees_the_lanes(tmp_path: Path, behind: bytes) -> No
     with run_service(tmp_path / "service") as service:
         # Some 30 seconds of work.
         post_and_leave(httpx.URL(service.url), make_picture(1, side=2200), 1.0, behind)
-        wait_until(lambda: httpx.get(f"{service.url}/api/stats").json()["queue_pixels"] == 0)
-        assert httpx.get(f"{service.url}/api/stats").json()["inferences"] == 0
+        wait_until(lambda: loopback.get(f"{service.url}/api/stats").json()["queue_pixels"] == 0)
+        assert loopback.get(f"{service.url}/api/stats").json()["inferences"] == 0
         assert " 408 " in service.log
 
 

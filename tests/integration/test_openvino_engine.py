@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import httpx
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -33,6 +32,7 @@ from superres.engines.upscaler import Upscaler
 from superres.errors import ModelError
 from superres.images.pixels import Pixels
 from superres.paths import EMBEDDED_MODEL_PATH, PROJECT_DIR, RESTORE_MODEL_PATH
+from testkit import loopback
 from testkit.fakes import draw_weights
 from testkit.pictures import largest_difference
 from testkit.service import run_service
@@ -330,10 +330,10 @@ def test_service_says_what_it_computes_with(tmp_path: Path, photo_jpeg: bytes) -
     names: dict[str, set[str]] = {}
     for engine in ("openvino", "opencv"):
         with run_service(tmp_path, engine=engine) as service:
-            health = httpx.get(f"{service.url}/api/health").json()
+            health = loopback.get(f"{service.url}/api/health").json()
             for mode in ("faithful", "restore"):
                 form: dict[str, Any] = {"files": {"image": photo_jpeg}, "data": {"mode": mode}}
-                answer = httpx.post(f"{service.url}/api/enhance", **form, timeout=60)
+                answer = loopback.post(f"{service.url}/api/enhance", **form, timeout=60)
                 assert answer.status_code == 200
                 name = answer.links["canonical"]["url"].rpartition("/")[2]
                 names.setdefault(health["engine"], set()).add(name)
