@@ -56,13 +56,31 @@ def guarded() -> Network:
     return load_guarded(EMBEDDED_MODEL_PATH)
 
 
-@pytest.fixture
-def unconditional(monkeypatch: pytest.MonkeyPatch) -> Iterator[Upscaler]:
-    """The engine on any machine, even if it would gain nothing."""
-    monkeypatch.setattr(openvino_engine, "find_fault", lambda *_arguments: None)
-    model = Upscaler(EMBEDDED_MODEL_PATH, choose_fastest_engine(EMBEDDED_MODEL_PATH), 2)
+@contextlib.contextmanager
+def load_unconditionally(model_path: Path, lanes: int) -> Iterator[Upscaler]:
+    """Load a model into the engine on any machine, even if it would gain nothing."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(openvino_engine, "find_fault", lambda *_arguments: None)
+        model = Upscaler(model_path, choose_fastest_engine(model_path), lanes)
     yield model
     model.close()
+
+
+@pytest.fixture(scope="module")
+def unconditional() -> Iterator[Upscaler]:
+    with load_unconditionally(EMBEDDED_MODEL_PATH, lanes=2) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def restoring() -> Iterator[Upscaler]:
+    with load_unconditionally(RESTORE_MODEL_PATH, lanes=1) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def exactly_restoring() -> Network:
+    return load_network(RESTORE_MODEL_PATH)
 
 
 def dither(pixels: Pixels) -> Pixels:
@@ -84,17 +102,12 @@ def test_pictures_come_out_as_from_opencv(
 
 @pytest.mark.parametrize("name", ["astronaut", "coffee", "chelsea", "camera", "text", "page"])
 def test_damaged_pictures_are_restored_as_by_opencv(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, restoring: Upscaler, exactly_restoring: Network
 ) -> None:
-    monkeypatch.setattr(openvino_engine, "find_fault", lambda *_arguments: None)
     photo = Image.fromarray(getattr(data, name)()).convert("RGB").crop((20, 0, 440, 380))
     damaged = DAMAGED["messenger"](photo)
     picture = np.ascontiguousarray(np.asarray(damaged)[:, :, ::-1])
-    model = Upscaler(RESTORE_MODEL_PATH, choose_fastest_engine(RESTORE_MODEL_PATH), 1)
-    computed = model.upscale(picture)
-    assert model.matches_golden_tile()
-    model.close()
-    expected = load_network(RESTORE_MODEL_PATH)(picture)
+    expected, computed = exactly_restoring(picture), restoring.upscale(picture)
     assert cv2.PSNR(expected, computed) >= 50
     assert largest_difference(expected, computed) <= 10
 
@@ -219,8 +232,9 @@ def test_results_have_a_name_of_their_own(
     assert unconditional.fingerprint != real_super_resolution.fingerprint
 
 
-def test_engine_is_sound_by_its_golden_tile(unconditional: Upscaler) -> None:
+def test_engine_is_sound_by_its_golden_tiles(unconditional: Upscaler, restoring: Upscaler) -> None:
     assert unconditional.matches_golden_tile()
+    assert restoring.matches_golden_tile()
 
 
 def test_other_model_is_refused(tmp_path: Path) -> None:
