@@ -96,7 +96,7 @@ def test_workers_of_one_master_take_over_from_each_other_at_once_after_reloads_t
 ) -> None:
     large = encode(Image.fromarray(data.astronaut()).resize((2500, 2500)), "PNG")
     with (
-        run_service(tmp_path) as service,
+        run_service(tmp_path, lanes=1) as service,
         closing(SqliteDatabase(tmp_path / "state" / "jobs.sqlite3", ())) as table,
     ):
         post_picture(service.url, large, "respond-async")
