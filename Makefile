@@ -12,6 +12,8 @@ TRAINING := .venv-training
 UV := uv==0.13.9
 EXTRAS ?=
 MINUTES ?= 600
+# Tests start hundreds of Python processes, each of which would compile its modules again.
+unexport PYTHONDONTWRITEBYTECODE
 STOCK_MODEL := data/stock/EDSR_x3.pb
 STOCK_SHA256 := 3baa3740fdb8ee9c52f1a41d69fa74cb9feef0fa9bfeec24f0ee58b928068e9a
 

@@ -74,7 +74,7 @@ def service(
     tmp_path_factory: pytest.TempPathFactory, allowed: str, open_tab: OpenTab
 ) -> Iterator[Service]:
     """One for each browser, so that neither finds the other's results."""
-    with run_service(tmp_path_factory.mktemp("service"), cors_origins=allowed) as running:
+    with run_service(tmp_path_factory.mktemp("service"), cors_origins=allowed, lanes=1) as running:
         yield running
 
 

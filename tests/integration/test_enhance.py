@@ -20,7 +20,7 @@ from testkit.waiting import WAIT_SECONDS, wait_until
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with run_service(tmp_path_factory.mktemp("service")) as running:
+    with run_service(tmp_path_factory.mktemp("service"), lanes=1) as running:
         yield running
 
 

@@ -240,7 +240,7 @@ def test_request_longer_than_gunicorns_timeout_is_answered(
 
 
 def test_service_tells_that_it_is_loading(tmp_path: Path) -> None:
-    with run_service(tmp_path, lanes=6) as running:
+    with run_service(tmp_path, lanes=3) as running:
         assert set(running.answers_while_starting) == {503}
 
 
