@@ -57,9 +57,9 @@ test: lint
 	./install_package.sh pgbouncer pgbouncer --version
 	./install_package.sh php-cli php --version
 	./install_package.sh nodejs node --version
-	# Tests spend much of their time waiting for their own servers, so four run at once; a process
-	# that has nothing left takes tests over from another.
-	$(BIN)/pytest --numprocesses 4 --dist worksteal
+	# Tests spend much of their time waiting for their own servers, so four run at once. A file's
+	# tests stay together, so that its servers and browsers are started once.
+	$(BIN)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # What needs PyTorch, on the CPU; without tests/conftest.py, which needs what make test installs.
 test-torch: $(TRAINING)/installed

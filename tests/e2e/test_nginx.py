@@ -34,8 +34,9 @@ LISTED = "https://a.example"
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
-    settings = {"trusted_proxies": 1, "cors_origins": LISTED, "trusted_hosts": HOST}
-    with run_light_service(folder, **settings) as running:
+    with run_light_service(
+        folder, trusted_proxies=1, cors_origins=LISTED, trusted_hosts=HOST
+    ) as running:
         yield running
 
 
