@@ -23,6 +23,8 @@ else
 BUILD_IMAGE = podman build --format docker --timestamp $(DATE)
 endif
 MINUTES ?= 600
+# Tests start hundreds of Python processes, each of which would compile its modules again.
+unexport PYTHONDONTWRITEBYTECODE
 STOCK_MODEL := data/stock/EDSR_x3.pb
 STOCK_SHA256 := 3baa3740fdb8ee9c52f1a41d69fa74cb9feef0fa9bfeec24f0ee58b928068e9a
 
@@ -68,9 +70,9 @@ test: lint
 	./install_package.sh pgbouncer pgbouncer --version
 	./install_package.sh php-cli php --version
 	./install_package.sh nodejs node --version
-	# Tests spend much of their time waiting for their own servers, so four run at once; a process
-	# that has nothing left takes tests over from another.
-	$(BIN)/pytest --numprocesses 4 --dist worksteal
+	# Tests spend much of their time waiting for their own servers, so four run at once. A file's
+	# tests stay together, so that its servers and browsers are started once.
+	$(BIN)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # What needs PyTorch, on the CPU; without tests/conftest.py, which needs what make test installs.
 test-torch: $(TRAINING)/installed

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-
+from testkit import loopback
 from testkit.service import find_free_port
 
 WEED = Path(sys.executable).with_name("weed")
@@ -78,7 +77,7 @@ def wait_until_ready(server: S3Server, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
-            httpx.get(server.url, timeout=1)
+            loopback.get(server.url, timeout=1)
             store = S3Store(
                 BUCKET,
                 access_key_id="key",

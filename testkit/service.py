@@ -15,11 +15,12 @@ from typing import Any
 import httpx
 
 from superres.paths import PROJECT_DIR
+from testkit import loopback
 from testkit.fakes import write_small_model
 
 MOUNTS = Path("/proc/self/mountinfo")
 GUNICORN = (sys.executable, "-m", "gunicorn", "app:app")
-START_SECONDS = 60
+START_SECONDS = 180  # on a machine that does much else
 STOP_SECONDS = 30
 
 
@@ -189,7 +190,7 @@ def wait_until_ready(service: Service) -> None:
         if service.process.poll() is not None:
             break
         try:
-            status = httpx.get(f"{service.url}/api/ready").status_code
+            status = loopback.get(f"{service.url}/api/ready").status_code
             if status == 200:
                 return
             service.answers_while_starting.append(status)

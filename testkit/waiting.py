@@ -5,12 +5,15 @@ from collections.abc import Callable
 
 # Tests check what happens, not when: a loaded machine may take this long.
 WAIT_SECONDS = 120
-POLL_SECONDS = 0.02
+# A question to a service costs some 10 ms of CPU time.
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.005, 0.05
 
 
 def wait_until(condition: Callable[[], bool], what: str = "it has not come") -> None:
     """Wait until a condition holds; fail with `what` if it never does."""
     deadline = time.monotonic() + WAIT_SECONDS
+    pause = FIRST_PAUSE_SECONDS
     while not condition():
         assert time.monotonic() < deadline, what
-        time.sleep(POLL_SECONDS)
+        time.sleep(pause)
+        pause = min(1.5 * pause, LONGEST_PAUSE_SECONDS)

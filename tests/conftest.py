@@ -1,6 +1,5 @@
 """Fixtures: photographs, a fake model for logic, and the real one for images."""
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -33,37 +32,40 @@ from testkit.pictures import encode
 from testkit.postgres import run_postgres
 from testkit.source_server import SourceServer, run_source_server
 
-# They wait for minutes, for leases and time limits: begun first, they do it beside the others.
+# They take longest: begun first, they do not keep one process at work when all others have ended.
 LONG_FILES = (
     "test_spool_hold",
+    "test_job_service",
     "test_page_reload",
     "test_outages",
-    "test_job_service",
     "test_hostile_load",
-    "test_nginx",
     "test_restarts",
+    "test_nginx",
     "test_cluster",
     "test_store_outages",
-    "test_service",
+    "test_memory_estimate",
     "test_dask_tiles",
+    "test_service",
     "test_contract",
+    "test_openvino_engine",
+    "test_page_queue",
+    "test_faults",
+    "test_image_addresses",
+    "test_enhance",
+    "test_page_accessibility",
+    "test_page_viewer",
+    "test_cross_origin",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin each process's share, which xdist cuts from the list in one piece, with long files."""
-    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    long = [[item for item in items if item.path.stem == name] for name in LONG_FILES]
-    short = [item for item in items if item.path.stem not in LONG_FILES]
-    shares: list[list[pytest.Item]] = []
-    for number in range(processes):
-        firsts = [item for file in long[number::processes] for item in file]
-        # Shares of xdist's size, as far as the long files allow.
-        room = max((len(items) - sum(map(len, shares))) // (processes - number) - len(firsts), 0)
-        is_last = number == processes - 1
-        shares.append([*firsts, *(short if is_last else short[:room])])
-        short = short[room:]
-    items[:] = [item for share in shares for item in share]
+    """Put long files first and unit tests last; processes take the files in this order."""
+    turns = {name: turn for turn, name in enumerate(LONG_FILES)}
+
+    def turn(item: pytest.Item) -> tuple[int, bool]:
+        return turns.get(item.path.stem, len(turns)), "unit" in item.path.parts
+
+    items.sort(key=turn)
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ from skimage import data
 
 from superres.paths import EMBEDDED_MODEL_PATH
 from superres.service.memory_estimate import NETWORK_BYTES
+from testkit import loopback
 from testkit.pictures import encode
 from testkit.service import (
     GUNICORN,
@@ -114,7 +115,7 @@ class Client:
     def send(self, content: bytes, allowed: tuple[int, ...] = (), **options: object) -> int:
         """Upload an image, and check the response; return the status, 0 if there was none."""
         try:
-            answer = httpx.post(
+            answer = loopback.post(
                 f"{self.service.url}/api/enhance",
                 files={"image": ("photo.png", content)},
                 timeout=TIMEOUT_SECONDS,
@@ -197,7 +198,7 @@ def damaged_results(client: Client, scale: float) -> None:
 def wait_for_job(url: str) -> None:
     """Wait until a job is done."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
-    while (status := httpx.get(url).json())["state"] != "done":
+    while (status := loopback.get(url).json())["state"] != "done":
         assert status["state"] in {"queued", "running"}, status
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -207,7 +208,7 @@ def killed_worker(client: Client, scale: float) -> None:
     """The worker is killed at work: waiting clients are cut off, accepted jobs still finish."""
     url = client.service.url
     for _ in range(int(3 * scale) + 1):
-        accepted = httpx.post(
+        accepted = loopback.post(
             f"{url}/api/enhance",
             files={"image": ("a.png", client.draw(400, 400))},
             headers={"Prefer": "respond-async"},
@@ -306,7 +307,7 @@ def jumping_clock(client: Client, scale: float) -> None:
             content = client.draw()
             client.send(content)
             client.send(content)
-            accepted = httpx.post(
+            accepted = loopback.post(
                 f"{client.service.url}/api/enhance",
                 files={"image": ("a.png", client.draw())},
                 headers={"Prefer": "respond-async"},

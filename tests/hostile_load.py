@@ -32,6 +32,7 @@ from PIL import Image
 from skimage import data
 
 from superres.sandbox.sandbox_helper import CHILDREN_READY
+from testkit import loopback
 from testkit.hostile import FILES, salt
 from testkit.memory_cgroup import MemoryCgroup, make_memory_cgroup
 from testkit.pictures import encode
@@ -378,7 +379,7 @@ def wait_until_idle(watch: Watch) -> None:
     """Wait until nothing is in progress, and the helper has only its idle child."""
 
     def is_idle() -> bool:
-        statistics = httpx.get(f"{watch.service.url}/api/stats").json()
+        statistics = loopback.get(f"{watch.service.url}/api/stats").json()
         return not (statistics["queue_length"] or statistics["waiting_requests"])
 
     def has_no_children() -> bool:
@@ -469,10 +470,10 @@ def large_in_work(watch: Watch, megapixels: float, as_jobs: bool) -> Iterator[Ca
         for content in pictures:
             if as_jobs:
                 headers = {"Content-Type": "image/jpeg", **ASYNC}
-                answer = httpx.post(f"{url}{target}", content=content, headers=headers)
+                answer = loopback.post(f"{url}{target}", content=content, headers=headers)
                 assert answer.status_code == 202, answer.text
                 tickets.append(answer.json()["status_url"])
-                stack.callback(httpx.delete, tickets[-1])
+                stack.callback(loopback.delete, tickets[-1])
             else:
                 connection = stack.enter_context(connect(watch.service, TIMEOUT_SECONDS))
                 head = f"Host: x\r\nContent-Type: image/jpeg\r\nContent-Length: {len(content)}"
@@ -481,12 +482,12 @@ def large_in_work(watch: Watch, megapixels: float, as_jobs: bool) -> Iterator[Ca
                 connections.append(connection)
 
         def are_open() -> bool:
-            states = {httpx.get(ticket).json()["state"] for ticket in tickets}
+            states = {loopback.get(ticket).json()["state"] for ticket in tickets}
             answered, _, _ = select.select(connections, [], [], 0)
             return states <= {"queued", "running"} and not answered
 
         def are_counted() -> bool:
-            statistics = httpx.get(f"{url}/api/stats").json()
+            statistics = loopback.get(f"{url}/api/stats").json()
             return bool(statistics["queue_length"] == len(pictures) and statistics["decoded_bytes"])
 
         wait_until(are_counted, "the large images are not in progress")

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
+from testkit import loopback
 from testkit.pictures import encode
 from testkit.service import Service, run_service
 from tests.e2e.browser import ChromiumTab, Tab, run_chromium, run_site
@@ -74,7 +74,7 @@ def service(
     tmp_path_factory: pytest.TempPathFactory, allowed: str, open_tab: OpenTab
 ) -> Iterator[Service]:
     """One for each browser, so that neither finds the other's results."""
-    with run_service(tmp_path_factory.mktemp("service"), cors_origins=allowed) as running:
+    with run_service(tmp_path_factory.mktemp("service"), cors_origins=allowed, lanes=1) as running:
         yield running
 
 
@@ -178,7 +178,7 @@ def test_aborted_signal_withdraws_the_job(page: Tab, service: Service) -> None:
     )
     assert name == "AbortError"
     deadline = time.monotonic() + 20
-    while httpx.get(f"{service.url}/api/stats").json()["queue_pixels"]:
+    while loopback.get(f"{service.url}/api/stats").json()["queue_pixels"]:
         assert time.monotonic() < deadline
     assert "DELETE /api/jobs/" in service.log
 

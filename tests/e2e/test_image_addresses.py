@@ -14,6 +14,7 @@ from PIL import Image
 
 from superres.paths import PROJECT_DIR
 from superres.sources.signed_address import AUTO, ImageRequest, sign_address
+from testkit import loopback
 from testkit.pictures import encode
 from testkit.service import Service, run_light_service
 from testkit.source_server import Page, SourceServer, run_source_server
@@ -26,7 +27,8 @@ KEY = "k" * 32
 NUMBER = 30
 # For which a failure is remembered.
 FAILURE_SECONDS = 10
-FRESH, SHORT = "max-age=600", "max-age=10"
+SHORT_SECONDS = 10
+FRESH, SHORT = "max-age=600", f"max-age={SHORT_SECONDS}"
 WIDTHS = (480, 960, 1440)
 
 OpenTab = Callable[[], Tab]
@@ -198,23 +200,26 @@ def test_page_reads_images_with_fetch(stand: Stand, tab: Tab) -> None:
 def test_new_images_are_shown_after_their_age_and_old_ones_while_sources_are_down(
     stand: Stand, tab: Tab
 ) -> None:
+    before = time.monotonic()
     page = stand.write_page("/news", publish_thirty(stand, "news", 20, SHORT), "crossorigin")
 
     def open_page() -> Tab:
+        time.sleep(1)  # each visit costs half a second of CPU time
         tab.goto(page)
         return tab
 
     assert shows(open_page(), 20)
     publish_thirty(stand, "news", 130, SHORT)
     wait_until(lambda: shows(open_page(), 130))
-    assert asked_of_the_source(stand, "news") == 2 * NUMBER
+    periods = int((time.monotonic() - before) / SHORT_SECONDS)
+    assert 2 * NUMBER <= asked_of_the_source(stand, "news") <= (1 + periods) * NUMBER
     stand.sources.is_down = True
     try:
         statistics = f"{stand.service.url}/api/stats"
 
         def old_images_are_shown() -> bool:
             assert shows(open_page(), 130)
-            return bool(httpx.get(statistics).json()["source_stale_hits"] >= NUMBER)
+            return bool(loopback.get(statistics).json()["source_stale_hits"] >= NUMBER)
 
         wait_until(old_images_are_shown)
     finally:

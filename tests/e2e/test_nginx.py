@@ -23,8 +23,9 @@ from PIL import Image
 from superres.paths import PROJECT_DIR
 from superres.settings import Settings
 from superres.web.job_routes import MAX_LONG_POLL_SECONDS
+from testkit import loopback
 from testkit.pictures import encode
-from testkit.service import Service, find_free_port, run_light_service, run_service
+from testkit.service import Service, find_free_port, run_light_service
 from tests.e2e.nginx import HOST, Nginx, has_http3, needs_http3, run_nginx
 
 LISTED = "https://a.example"
@@ -33,7 +34,9 @@ LISTED = "https://a.example"
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
-    with run_service(folder, trusted_proxies=1, cors_origins=LISTED, trusted_hosts=HOST) as running:
+    with run_light_service(
+        folder, trusted_proxies=1, cors_origins=LISTED, trusted_hosts=HOST
+    ) as running:
         yield running
 
 
@@ -164,7 +167,7 @@ def test_downloads_and_others_get_one_copy(
         assert disposition == [f'attachment; filename="{key[:8]}-{variant}.png"']
     assert (saved.content, saved.headers["ETag"]) == (shown.content, shown.headers["ETag"])
     # As from the service itself.
-    direct = httpx.get(f"{service.url}{path}?download=1")
+    direct = loopback.get(f"{service.url}{path}?download=1")
     assert direct.headers["Content-Disposition"] == disposition[0]
     missing = client.get(f"/cache/{'0' * 64}.{variant}.png?download=1")
     assert missing.status_code == 404
@@ -303,7 +306,7 @@ def assert_problem_of_the_service(response: httpx.Response, status: int, code: s
 
 
 def test_plain_http_is_redirected_to_the_fixed_name(nginx: Nginx) -> None:
-    response = httpx.post(
+    response = loopback.post(
         f"http://127.0.0.1:{nginx.plain_port}/api/enhance?a=b", headers={"Host": HOST}
     )
     assert response.status_code == 308
@@ -345,7 +348,7 @@ def test_file_that_proves_the_name_is_served_without_tls_and_nothing_beside_it(
 
 def test_unknown_host_is_refused(nginx: Nginx) -> None:
     with pytest.raises(httpx.RemoteProtocolError):
-        httpx.get(f"http://127.0.0.1:{nginx.plain_port}/", headers={"Host": "evil.test"})
+        loopback.get(f"http://127.0.0.1:{nginx.plain_port}/", headers={"Host": "evil.test"})
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"https://127.0.0.1:{nginx.port}/")
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from superres.sources.signed_address import AUTO, ImageRequest, sign_address
+from testkit import loopback
 from testkit.pictures import encode
 from testkit.service import Service, run_light_service
 from testkit.source_server import Page, SourceServer, run_source_server
@@ -174,7 +175,7 @@ def test_auto_has_three_copies_whatever_clients_accept(
     assert asked_of_the_service(service, path) == 3
     # As the service itself chooses.
     for accept, media_type in ACCEPTED:
-        direct = httpx.get(f"{service.url}{path}", headers={"Accept": accept})
+        direct = loopback.get(f"{service.url}{path}", headers={"Accept": accept})
         assert direct.headers["Content-Type"] == media_type, accept
     etags = {client.get(path, headers={"Accept": each}).headers["ETag"] for each, _ in ACCEPTED}
     assert len(etags) == 3

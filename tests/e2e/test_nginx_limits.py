@@ -14,6 +14,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from testkit import loopback
 from testkit.pictures import encode
 from testkit.service import Service, run_light_service
 from tests.e2e.nginx import HOST, Nginx, run_nginx
@@ -281,7 +282,7 @@ def store_results(service: Service, number: int) -> list[str]:
     paths = []
     for shade in range(number):
         picture = encode(Image.new("RGB", (8, 8), (shade, 7, 7)), "PNG")
-        answer = httpx.post(f"{service.url}/api/enhance", files={"image": picture})
+        answer = loopback.post(f"{service.url}/api/enhance", files={"image": picture})
         paths.append(httpx.URL(answer.links["canonical"]["url"]).path)
     return paths
 

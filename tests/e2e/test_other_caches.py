@@ -16,6 +16,7 @@ from playwright.sync_api import Browser
 
 from superres.paths import PROJECT_DIR
 from superres.sources.signed_address import AUTO, ImageRequest, sign_address
+from testkit import loopback
 from testkit.pictures import encode
 from testkit.service import find_free_port, run_light_service
 from testkit.source_server import Page, run_source_server
@@ -42,7 +43,7 @@ def run_varnish(folder: Path, app_port: int) -> Iterator[str]:
     try:
         while True:
             try:
-                assert httpx.get(f"{url}/api/health").status_code == 200
+                assert loopback.get(f"{url}/api/health").status_code == 200
                 break
             except (httpx.TransportError, AssertionError):
                 if process.poll() is not None or time.monotonic() > deadline:

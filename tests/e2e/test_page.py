@@ -8,6 +8,7 @@ import httpx
 from playwright.sync_api import Page, expect
 
 from superres.web.web_pages import PAGE_DIR
+from testkit import loopback
 from testkit.service import Service
 from tests.e2e.page import locate, share, wait_for_comparison, wait_for_words
 
@@ -65,24 +66,24 @@ def test_page_is_small(page: Page) -> None:
 
 
 def test_page_is_revalidated_and_its_files_are_kept(light_service: Service) -> None:
-    page = httpx.get(light_service.url)
+    page = loopback.get(light_service.url)
     assert page.headers["Cache-Control"] == "no-cache"
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
     assert "frame-ancestors 'none'" in page.headers["Content-Security-Policy"]
     assert page.headers["Referrer-Policy"] == "strict-origin-when-cross-origin"
     tag = {"If-None-Match": page.headers["ETag"]}
-    assert httpx.get(light_service.url, headers=tag).status_code == 304
+    assert loopback.get(light_service.url, headers=tag).status_code == 304
     paths = set(re.findall(r'(?:href|src)="(static/[^"]+)"', page.text))
     assert len(paths) >= 12
     for path in paths:
-        file = httpx.get(f"{light_service.url}/{path}")
+        file = loopback.get(f"{light_service.url}/{path}")
         assert (file.status_code, file.headers["Cache-Control"]) == (200, "public, max-age=604800")
         other = path.replace("static/", "static/0")
-        assert httpx.get(f"{light_service.url}/{other}").status_code == 404
+        assert loopback.get(f"{light_service.url}/{other}").status_code == 404
 
 
 def test_every_file_of_the_page_is_sent_with_its_type(light_service: Service) -> None:
-    page = httpx.get(light_service.url).text
+    page = loopback.get(light_service.url).text
     found = re.search(r"static/\w+/", page)
     assert found
     types = {
@@ -94,17 +95,17 @@ def test_every_file_of_the_page_is_sent_with_its_type(light_service: Service) ->
         "vendor/licences.txt": "text/plain; charset=utf-8",
     }
     for path, content_type in types.items():
-        file = httpx.get(f"{light_service.url}/{found[0]}{path}")
+        file = loopback.get(f"{light_service.url}/{found[0]}{path}")
         assert (file.status_code, file.headers["Content-Type"]) == (200, content_type)
         assert file.content == (PAGE_DIR / path).read_bytes()
 
 
 def test_manifest_names_icons_that_exist_and_this_page(page: Page, light_service: Service) -> None:
     link = page.locator("link[rel=manifest]").evaluate("(link) => link.href")
-    manifest = httpx.get(link).json()
+    manifest = loopback.get(link).json()
     assert httpx.URL(link).join(manifest["start_url"]) == f"{light_service.url}/"
     for icon in manifest["icons"]:
-        answer = httpx.get(httpx.URL(link).join(icon["src"]))
+        answer = loopback.get(httpx.URL(link).join(icon["src"]))
         assert (answer.status_code, answer.headers["Content-Type"]) == (200, icon["type"])
     session = page.context.new_cdp_session(page)
     assert session.send("Page.getAppManifest")["errors"] == []
@@ -114,14 +115,14 @@ def test_manifest_names_icons_that_exist_and_this_page(page: Page, light_service
 def test_client_module_is_revalidated_and_open_to_all_origins(light_service: Service) -> None:
     for name in ("client.js", "client.d.ts"):
         headers = {"Origin": "https://any.example"}
-        module = httpx.get(f"{light_service.url}/static/{name}", headers=headers)
+        module = loopback.get(f"{light_service.url}/static/{name}", headers=headers)
         assert module.headers["Cache-Control"] == "no-cache"
         assert module.headers["Access-Control-Allow-Origin"] == "*"
         assert module.content == (PAGE_DIR / name).read_bytes()
         tag = {"If-None-Match": module.headers["ETag"]}
-        answer = httpx.get(f"{light_service.url}/static/{name}", headers=tag)
+        answer = loopback.get(f"{light_service.url}/static/{name}", headers=tag)
         assert answer.status_code == 304
-    assert httpx.get(f"{light_service.url}/static/page.js").status_code == 404
+    assert loopback.get(f"{light_service.url}/static/page.js").status_code == 404
 
 
 def test_contract_is_shown_without_outside_hosts(

@@ -29,7 +29,7 @@ from tests.e2e.page import (
     wait_for_words,
 )
 
-MANY = 200
+MANY = 80
 TOO_MANY_PIXELS = {"code": "too_many_pixels", "error": "It has too many pixels."}
 
 

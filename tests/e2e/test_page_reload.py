@@ -4,14 +4,14 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
+from testkit import loopback
 from testkit.pictures import encode
-from testkit.service import Service, run_service, wait_until_ready
+from testkit.service import Service, run_light_service, run_service, wait_until_ready
 from tests.e2e.page import (
     TIMEOUT,
     choose,
@@ -29,8 +29,8 @@ RUNNING = r"^\d+%, .* left$"
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service with the real model, which takes its time."""
-    with run_service(tmp_path_factory.mktemp("real")) as running:
+    """A service with the real model on one lane, which takes its time."""
+    with run_service(tmp_path_factory.mktemp("real"), lanes=1) as running:
         yield running
 
 
@@ -55,7 +55,7 @@ def large(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     seed = list(request.node.name.encode())
     noise = np.random.default_rng(seed).integers(0, 256, (90, 90, 3), np.uint8)
     path = tmp_path / "large.jpg"
-    path.write_bytes(encode(Image.fromarray(noise).resize((1000, 1000)), "JPEG", quality=60))
+    path.write_bytes(encode(Image.fromarray(noise).resize((600, 600)), "JPEG", quality=60))
     return path
 
 
@@ -87,7 +87,7 @@ def test_everything_comes_back_in_the_same_tab(tab: Page, photo: Path, large: Pa
     pick(tab, "format", "png")
     wait_for_state(tab, "done", 0)
     wait_for_words(tab, "^600 × 480, ", 0)
-    wait_for_words(tab, "^1000 × 1000 → ", 1)
+    wait_for_words(tab, "^600 × 600 → ", 1)
     wait_for_comparison(tab)
     with tab.expect_download() as event:
         row(tab).locator('[data-action="download"]').click()
@@ -164,7 +164,7 @@ def test_files_of_a_tab_that_is_gone_are_deleted(
 def test_page_waits_for_a_service_that_restarts_and_goes_on(
     context: BrowserContext, large: Path, photo: Path, tmp_path: Path
 ) -> None:
-    with run_service(tmp_path / "service") as service:
+    with run_service(tmp_path / "service", lanes=1) as service:
         page = context.new_page()
         open_page(page, service.url)
         choose(page, large)
@@ -186,7 +186,7 @@ def test_page_waits_for_a_service_that_restarts_and_goes_on(
 def test_page_says_that_the_service_is_away_and_that_it_is_back(
     context: BrowserContext, photo: Path, tmp_path: Path
 ) -> None:
-    with run_service(tmp_path / "service") as service:
+    with run_light_service(tmp_path / "service") as service:
         page = context.new_page()
         open_page(page, service.url)
         expect(page.locator("#accepted")).to_contain_text("PNG")
@@ -230,7 +230,7 @@ def test_cancelled_image_stops_at_the_service(tab: Page, large: Path, service: S
     # The focus stays in the row whose button has gone.
     assert tab.evaluate("document.activeElement.dataset.action") == "remove"
     for _ in range(100):
-        if not httpx.get(f"{service.url}/api/stats").json()["queue_pixels"]:
+        if not loopback.get(f"{service.url}/api/stats").json()["queue_pixels"]:
             break
         tab.wait_for_timeout(100)
     else:

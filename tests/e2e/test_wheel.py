@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
-import httpx
 import pytest
 from PIL import Image
 
 from superres.paths import PROJECT_DIR
+from testkit import loopback
 from testkit.command_line import draw, names_in
 from testkit.command_line import run as run_in_checkout
 from testkit.service import Service, run_service
@@ -89,9 +89,9 @@ def test_wheel_serves_the_page_the_contract_and_results(
 ) -> None:
     installed = names_in(bin_dir.parent / "lib")
     picture = (folder / "photo.png").read_bytes()
-    assert httpx.get(service.url).status_code == 200
-    assert httpx.get(f"{service.url}/openapi.json").json()["openapi"]
-    answer = httpx.post(f"{service.url}/api/enhance", files={"image": picture}, timeout=60)
+    assert loopback.get(service.url).status_code == 200
+    assert loopback.get(f"{service.url}/openapi.json").json()["openapi"]
+    answer = loopback.post(f"{service.url}/api/enhance", files={"image": picture}, timeout=60)
     assert answer.status_code == 200
     # The result was stored: the command finds it, as it asks for the same bytes.
     asked = ("enhance", "-", "-o", "-", "--url", service.url)

@@ -11,10 +11,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import httpx
 import pytest
 from PIL import Image
 
+from testkit import loopback
 from testkit.pictures import encode
 from testkit.service import Service, run_light_service
 
@@ -250,7 +250,7 @@ def test_bad_request_is_answered_with_its_status_and_the_service_lives_on(
     assert headers["X-Content-Type-Options"] == "nosniff"
     if not case.request.startswith(b"HEAD"):
         assert json.loads(body)["status"] == status
-    assert httpx.get(f"{service.url}/api/ready").status_code == 200
+    assert loopback.get(f"{service.url}/api/ready").status_code == 200
 
 
 def test_client_that_sends_on_after_its_refusal_can_still_read_it(service: Service) -> None:

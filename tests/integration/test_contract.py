@@ -19,6 +19,7 @@ from superres.settings import Settings
 from superres.sources.signed_address import AUTO, PREFIX, encode_base64, make_signature
 from superres.web.api_docs import CONTRACT_PATH
 from superres.web.api_keys import hash_key, make_key
+from testkit import loopback
 from testkit.app_client import AppMaker
 from testkit.service import Service, run_light_service
 from testkit.source_server import SourceServer, run_source_server
@@ -62,7 +63,7 @@ def sign(source: str, options: str) -> str:
 
 def upload(service: Service, picture: bytes, prefer: str = "") -> httpx.Response:
     headers = {"Authorization": f"Bearer {KEY}", "Prefer": prefer, "Content-Type": "image/png"}
-    return httpx.post(f"{service.url}/api/enhance", content=picture, headers=headers)
+    return loopback.post(f"{service.url}/api/enhance", content=picture, headers=headers)
 
 
 def test_schemathesis_finds_no_answer_that_the_contract_does_not_have(
@@ -102,7 +103,7 @@ def test_schemathesis_finds_no_answer_that_the_contract_does_not_have(
     assert done.returncode == 0, done.stdout + done.stderr
     tested = re.search(r"Tested: (\d+)", done.stdout)
     assert tested is not None
-    contract = httpx.get(f"{service.url}/openapi.json").json()
+    contract = loopback.get(f"{service.url}/openapi.json").json()
     operations = [each for path in contract["paths"].values() for each in path]
     assert int(tested[1]) == len(operations) - operations.count("parameters")
     # It did reach what it should check.
@@ -119,7 +120,7 @@ def test_schemathesis_finds_no_answer_that_the_contract_does_not_have(
 
 def test_key_of_addresses_is_never_shown(service: Service) -> None:
     for path in ("/api/health", "/api/stats", "/api/capabilities", "/metrics", "/image/x/y/z"):
-        shown = httpx.get(f"{service.url}{path}", headers={"Authorization": f"Bearer {KEY}"})
+        shown = loopback.get(f"{service.url}{path}", headers={"Authorization": f"Bearer {KEY}"})
         assert URL_KEY not in shown.text
     assert URL_KEY not in service.log
 

@@ -15,6 +15,7 @@ from PIL import Image
 from superres.paths import PROJECT_DIR
 from superres.store.result_cache import ResultCache
 from superres.store.stored_result import ResultInfo
+from testkit import loopback
 from testkit.pictures import encode
 from testkit.service import Service, cache_on_tmpfs, run_light_service
 from testkit.waiting import wait_until
@@ -38,7 +39,9 @@ NAME = f"{'a' * 64}.{'b' * 12}.png"
 
 def upload(service: Service, shade: int) -> httpx.Response:
     picture = encode(Image.new("RGB", (16, 16), (shade, 9, 9)), "PNG")
-    return httpx.post(f"{service.url}/api/enhance", files={"image": ("a.png", picture)}, timeout=30)
+    return loopback.post(
+        f"{service.url}/api/enhance", files={"image": ("a.png", picture)}, timeout=30
+    )
 
 
 def assert_is_result(response: httpx.Response, shade: int) -> None:
@@ -81,14 +84,14 @@ def test_restarted_service_removes_leftovers_and_serves_what_is_whole(tmp_path: 
     with run_light_service(tmp_path) as service:
         wait_until(lambda: not leftover.exists())
         url = f"{service.url}/cache/{first.name}"
-        assert httpx.get(url).status_code == 404
-        assert httpx.get(f"{service.url}/cache/{second.name}").status_code == 200
+        assert loopback.get(url).status_code == 404
+        assert loopback.get(f"{service.url}/cache/{second.name}").status_code == 200
         assert sorted(upload(service, shade).headers["X-Cache-Hit"] for shade in (40, 80)) == [
             "false",
             "true",
         ]
-        assert httpx.get(url).status_code == 200
-        assert httpx.get(f"{service.url}/api/stats").json()["cache_damaged"] == 1
+        assert loopback.get(url).status_code == 200
+        assert loopback.get(f"{service.url}/api/stats").json()["cache_damaged"] == 1
 
 
 def test_killed_worker_is_replaced(tmp_path: Path) -> None:
@@ -112,13 +115,13 @@ def test_result_is_delivered_where_it_cannot_be_stored(tmp_path: Path, mount_opt
     ):
         picture = encode(Image.effect_noise((60, 60), 90), "PNG")
         for _ in range(2):
-            response = httpx.post(
+            response = loopback.post(
                 f"{service.url}/api/enhance", files={"image": ("a.png", picture)}, timeout=30
             )
             assert response.status_code == 200
             assert response.headers["X-Cache-Hit"] == "false"
             assert Image.open(BytesIO(response.content)).size == (180, 180)
-        statistics = httpx.get(f"{service.url}/api/stats").json()
+        statistics = loopback.get(f"{service.url}/api/stats").json()
         assert statistics["cache_write_errors"] == 2
         assert "cannot store a result" in service.log
         assert "Traceback" not in service.log

@@ -20,6 +20,7 @@ from super_resolution import SuperResolution
 from superres.engines import dask_tiles
 from superres.engines.dask_tiles import Cluster, load_on_cluster
 from superres.engines.lanes import Progress
+from superres.engines.model_files import hash_model
 from superres.engines.upscaler import Upscaler
 from superres.errors import ConfigError
 from superres.images.pixels import Pixels
@@ -28,7 +29,7 @@ from superres.settings import Settings
 from testkit.dask_cluster import DaskCluster, make_certificates, run_dask
 from testkit.service import find_free_port
 
-PICTURE: Pixels = np.ascontiguousarray(data.astronaut()[:400, :400, ::-1])
+PICTURE: Pixels = np.ascontiguousarray(data.astronaut()[:300, :300, ::-1])
 
 
 @pytest.fixture(scope="module")
@@ -193,13 +194,13 @@ def test_worker_with_another_model_computes_nothing(
     with other.open("ab") as file:
         file.write(b"\0")
     monkeypatch.setenv("SR_MODEL_PATH", str(other))
-    digest = SuperResolution(lanes=1).model_sha256
+    digest = hash_model(EMBEDDED_MODEL_PATH)
     with pytest.raises(LookupError, match=digest):
         dask_tiles.compute_tile(PICTURE[:64, :64], digest, cv2.__version__)
 
 
 def test_worker_with_another_opencv_computes_nothing() -> None:
-    digest = SuperResolution(lanes=1).model_sha256
+    digest = hash_model(EMBEDDED_MODEL_PATH)
     with pytest.raises(LookupError, match=r"not 0\.0\.1"):
         dask_tiles.compute_tile(PICTURE[:64, :64], digest, "0.0.1")
 

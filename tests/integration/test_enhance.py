@@ -7,12 +7,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
 from superres.web.api_keys import hash_key, make_key
+from testkit import loopback
 from testkit.command_line import command, draw, names_in, run
 from testkit.service import Service, run_light_service, run_service, unshare_mounts
 from testkit.waiting import WAIT_SECONDS, wait_until
@@ -20,7 +20,7 @@ from testkit.waiting import WAIT_SECONDS, wait_until
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with run_service(tmp_path_factory.mktemp("service")) as running:
+    with run_service(tmp_path_factory.mktemp("service"), lanes=1) as running:
         yield running
 
 
@@ -321,7 +321,7 @@ def test_interrupted_run_withdraws_its_job_and_goes_on_later(
     _, output = process.communicate(timeout=WAIT_SECONDS)
     assert process.returncode == 130, output
     assert "run the same command to resume" in output
-    wait_until(lambda: not httpx.get(f"{service.url}/api/stats").json()["queue_pixels"])
+    wait_until(lambda: not loopback.get(f"{service.url}/api/stats").json()["queue_pixels"])
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["small_x3.png"]
 
 

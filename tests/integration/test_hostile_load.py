@@ -7,12 +7,12 @@ from contextlib import closing, suppress
 from io import BytesIO
 from pathlib import Path
 
-import httpx
 import pytest
 
 from superres.errors import ClientLeft
 from superres.sandbox.sandbox_helper import GREATEST_NICENESS, PATIENT_NICENESS
 from superres.service.sandboxed_codec import SandboxedCodec
+from testkit import loopback
 from testkit.hostile import FILES, many_scans
 from testkit.waiting import wait_until
 from tests.hostile_load import (
@@ -48,7 +48,7 @@ def test_hostile_files_kill_nothing_and_honest_clients_are_served(tmp_path: Path
         assert not honest.failures
         assert set(honest.seconds) == {"new", "job", "hit", "health"}
         wait_until_idle(watch)
-        assert httpx.get(f"{watch.service.url}/api/ready").status_code == 200
+        assert loopback.get(f"{watch.service.url}/api/ready").status_code == 200
     for name, found in answers.items():
         assert found.total() >= 6, name
         if not name.startswith(("one pixel", "exif of")):

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from testkit import loopback
 from testkit.image_addresses import KEY, picture, sign
 from testkit.service import Service, find_free_port, run_light_service
 from testkit.source_server import Page, SourceServer
@@ -106,11 +107,13 @@ def crowd(service: Service, paths: Sequence[str]) -> Iterator[Crowd]:
 
 def upload(service: Service, shade: int) -> int:
     files = {"image": ("a.png", picture(shade), "image/png")}
-    return httpx.post(f"{service.url}/api/enhance", files=files, timeout=WAIT_SECONDS).status_code
+    return loopback.post(
+        f"{service.url}/api/enhance", files=files, timeout=WAIT_SECONDS
+    ).status_code
 
 
 def get(service: Service, path: str) -> httpx.Response:
-    return httpx.get(service.url + path, timeout=WAIT_SECONDS)
+    return loopback.get(service.url + path, timeout=WAIT_SECONDS)
 
 
 def hang(sources: SourceServer, number: int, until: Callable[[], object], name: str) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from testkit import loopback
 from testkit.image_addresses import KEY, picture, shade_of_file, sign
 from testkit.service import Service, run_light_service
 from testkit.source_server import Page, SourceServer
@@ -32,7 +33,7 @@ def replicas(tmp_path: Path, postgres_url: str) -> Iterator[tuple[Service, Servi
 
 
 def get(service: Service, path: str) -> httpx.Response:
-    return httpx.get(service.url + path, timeout=WAIT_SECONDS)
+    return loopback.get(service.url + path, timeout=WAIT_SECONDS)
 
 
 def shade(service: Service, path: str) -> int:
@@ -42,7 +43,7 @@ def shade(service: Service, path: str) -> int:
 
 
 def count(service: Service, name: str) -> int:
-    number: int = httpx.get(f"{service.url}/api/stats").json()[name]
+    number: int = loopback.get(f"{service.url}/api/stats").json()[name]
     return number
 
 

@@ -21,6 +21,7 @@ from superres.jobs.database import Database
 from superres.jobs.jobs_schema import SCHEMA
 from superres.jobs.postgres_database import PostgresDatabase
 from superres.jobs.sqlite_database import SqliteDatabase
+from testkit import loopback
 from testkit.pictures import encode
 from testkit.service import Service, run_light_service, run_service
 from testkit.waiting import WAIT_SECONDS, wait_until
@@ -153,8 +154,8 @@ def kill_worker(service: Service) -> None:
 
 def test_accepted_job_survives_the_whole_service(tmp_path: Path) -> None:
     large = make_picture(1, side=500)
-    with run_service(tmp_path / "service") as service:
-        accepted = httpx.post(
+    with run_service(tmp_path / "service", lanes=1) as service:
+        accepted = loopback.post(
             f"{service.url}/api/enhance",
             content=large,
             headers={"Content-Type": "image/png", "Prefer": "respond-async"},
@@ -165,7 +166,10 @@ def test_accepted_job_survives_the_whole_service(tmp_path: Path) -> None:
         os.kill(service.worker_pid, signal.SIGKILL)
         os.kill(service.process.pid, signal.SIGKILL)
         service.process.wait()
-    with run_service(tmp_path / "service") as service, httpx.Client(base_url=service.url) as client:
+    with (
+        run_service(tmp_path / "service", lanes=1) as service,
+        httpx.Client(base_url=service.url) as client,
+    ):
         response = client.get(f"/api/jobs/{ticket}")
         assert response.status_code == 200
         status = response.json()
@@ -177,10 +181,12 @@ def test_accepted_job_survives_the_whole_service(tmp_path: Path) -> None:
 def test_terminated_service_hands_its_job_over_and_says_that_it_stops(tmp_path: Path) -> None:
     large = make_picture(1, side=2500)
     headers = {"Content-Type": "image/png", "Prefer": "respond-async"}
-    with run_service(tmp_path / "service") as service:
-        accepted = httpx.post(f"{service.url}/api/enhance", content=large, headers=headers)
+    with run_service(tmp_path / "service", lanes=1) as service:
+        accepted = loopback.post(f"{service.url}/api/enhance", content=large, headers=headers)
         ticket = accepted.json()["id"]
-        wait_until(lambda: httpx.get(f"{service.url}/api/jobs/{ticket}").json()["tiles_done"] > 0)
+        wait_until(
+            lambda: loopback.get(f"{service.url}/api/jobs/{ticket}").json()["tiles_done"] > 0
+        )
         service.process.terminate()
         service.process.wait(WAIT_SECONDS)
     database = connect(tmp_path / "service", {})
@@ -192,8 +198,8 @@ def test_terminated_service_hands_its_job_over_and_says_that_it_stops(tmp_path: 
 def test_ctrl_c_ends_the_service_at_once_though_a_picture_is_computed(tmp_path: Path) -> None:
     large = make_picture(1, side=2500)
     headers = {"Content-Type": "image/png", "Prefer": "respond-async"}
-    with run_service(tmp_path / "service") as service:
-        httpx.post(f"{service.url}/api/enhance", content=large, headers=headers)
+    with run_service(tmp_path / "service", lanes=1) as service:
+        loopback.post(f"{service.url}/api/enhance", content=large, headers=headers)
         for pid in (service.worker_pid, service.process.pid):  # as a terminal does
             os.kill(pid, signal.SIGINT)
         service.process.wait(WAIT_SECONDS)
@@ -220,16 +226,16 @@ def post_and_leave(
 
 @pytest.mark.parametrize("behind", [b"", b"\r\n"], ids=["plainly", "with bytes unread"])
 def test_client_that_leaves_frees_the_lanes(tmp_path: Path, behind: bytes) -> None:
-    with run_service(tmp_path / "service") as service:
+    with run_service(tmp_path / "service", lanes=1) as service:
         # Some 30 seconds of work.
         post_and_leave(httpx.URL(service.url), make_picture(1, side=2200), 1.0, behind)
-        wait_until(lambda: httpx.get(f"{service.url}/api/stats").json()["queue_pixels"] == 0)
-        assert httpx.get(f"{service.url}/api/stats").json()["inferences"] == 0
+        wait_until(lambda: loopback.get(f"{service.url}/api/stats").json()["queue_pixels"] == 0)
+        assert loopback.get(f"{service.url}/api/stats").json()["inferences"] == 0
         assert " 408 " in service.log
 
 
 def test_client_that_waits_is_not_taken_for_one_that_left(tmp_path: Path) -> None:
-    with run_service(tmp_path / "service") as service, httpx.Client() as client:
+    with run_service(tmp_path / "service", lanes=1) as service, httpx.Client() as client:
         done = threading.Event()
 
         def leave() -> None:

@@ -4,11 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
 
 from superres.logs import HumanFormatter, RequestIdFilter, current_request_id
 from superres.paths import PROJECT_DIR
+from testkit import loopback
 from testkit.app_client import AppMaker, upload
 from testkit.fakes import FakeModel
 from testkit.service import run_light_service
@@ -79,12 +79,12 @@ def test_asynchronous_job_has_an_id_of_its_own_from_its_request_on(
 
 def test_json_has_a_member_for_each_fact(tmp_path: Path, photo_jpeg: bytes) -> None:
     with run_light_service(tmp_path, log_format="json") as service:
-        httpx.post(
+        loopback.post(
             f"{service.url}/api/enhance",
             files={"image": ('x"\n{"level":"forged"}.jpg', photo_jpeg)},
             headers={"X-Request-ID": "abc-1"},
         )
-        httpx.get(f"{service.url}/api/nothing%0a{{}}")
+        loopback.get(f"{service.url}/api/nothing%0a{{}}")
         events = [json.loads(line) for line in service.log.splitlines()]
     (posted,) = (each for each in events if each.get("request_id") == "abc-1")
     assert posted["logger"] == "request"

@@ -348,16 +348,22 @@ def test_reading_a_result_takes_no_more_than_estimated(
         assert least <= sandbox.peak_bytes <= estimate
 
 
-@pytest.mark.parametrize("options", RESULTS, ids=lambda each: f"{each.format}-{each.quality}")
-def test_large_result_of_many_parts_is_encoded_from_a_stored_one(
-    codec: SandboxedCodec, options: Options
-) -> None:
-    """All parts are in one memory, which takes addresses even where a format needs none of it."""
-    side = 2700
-    gradient = np.add.outer(np.arange(side), np.arange(side)).astype(SIXTEEN)
+@pytest.fixture(scope="module")
+def many_parts() -> tuple[Picture, bytes]:
+    """A large result with all parts, and its file."""
+    gradient = np.add.outer(np.arange(2700), np.arange(2700)).astype(SIXTEEN)
     deep = np.dstack([gradient] * 3) * 11
     picture = Picture(to_levels(deep), (gradient // 23).astype(EIGHT), deep)
-    content = bytes(encode_png(picture))
+    return picture, bytes(encode_png(picture))
+
+
+@pytest.mark.parametrize("options", RESULTS, ids=lambda each: f"{each.format}-{each.quality}")
+def test_large_result_of_many_parts_is_encoded_from_a_stored_one(
+    codec: SandboxedCodec, many_parts: tuple[Picture, bytes], options: Options
+) -> None:
+    """All parts are in one memory, which takes addresses even where a format needs none of it."""
+    picture, content = many_parts
+    side = picture.size[0]
     estimate = deriving_bytes(ImageHeader(side // 3, side // 3, True, True), options, len(content))
     stored = read_result(codec, content, side, side, estimate)
     direct = codec.encode(share_picture(picture, options), options)

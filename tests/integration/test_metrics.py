@@ -5,7 +5,6 @@ import time
 from io import BytesIO
 from pathlib import Path
 
-import httpx
 import pytest
 from flask.testing import FlaskClient
 from PIL import Image
@@ -17,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from superres.engines.lanes import Lanes, Progress, Task
 from superres.paths import PROJECT_DIR
 from superres.settings import Settings
+from testkit import loopback
 from testkit.app_client import AppMaker, upload
 from testkit.fakes import FakeModel
 from testkit.pictures import PNG, encode
@@ -144,11 +144,11 @@ def test_openmetrics_is_spoken_to_those_who_ask(client: FlaskClient) -> None:
 
 def test_metrics_are_right_after_a_worker_restart(tmp_path: Path, photo_jpeg: bytes) -> None:
     with run_light_service(tmp_path) as service:
-        answer = httpx.post(f"{service.url}/api/enhance", files={"image": photo_jpeg})
+        answer = loopback.post(f"{service.url}/api/enhance", files={"image": photo_jpeg})
         size = len(answer.content)
         os.kill(service.worker_pid, signal.SIGKILL)
         wait_until_ready(service)
-        metrics = read_metrics(httpx.get(f"{service.url}/metrics").text)
+        metrics = read_metrics(loopback.get(f"{service.url}/metrics").text)
     assert metrics["sr_cache_results"] == 1
     assert metrics["sr_cache_bytes"] > size
     assert metrics['sr_jobs{state="done"}'] == 1

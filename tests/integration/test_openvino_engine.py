@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import httpx
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -33,6 +32,7 @@ from superres.engines.upscaler import Upscaler
 from superres.errors import ModelError
 from superres.images.pixels import Pixels
 from superres.paths import EMBEDDED_MODEL_PATH, PROJECT_DIR, RESTORE_MODEL_PATH
+from testkit import loopback
 from testkit.fakes import draw_weights
 from testkit.pictures import largest_difference
 from testkit.service import run_service
@@ -56,13 +56,31 @@ def guarded() -> Network:
     return load_guarded(EMBEDDED_MODEL_PATH)
 
 
-@pytest.fixture
-def unconditional(monkeypatch: pytest.MonkeyPatch) -> Iterator[Upscaler]:
-    """The engine on any machine, even if it would gain nothing."""
-    monkeypatch.setattr(openvino_engine, "find_fault", lambda *_arguments: None)
-    model = Upscaler(EMBEDDED_MODEL_PATH, choose_fastest_engine(EMBEDDED_MODEL_PATH), 2)
+@contextlib.contextmanager
+def load_unconditionally(model_path: Path, lanes: int) -> Iterator[Upscaler]:
+    """Load a model into the engine on any machine, even if it would gain nothing."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(openvino_engine, "find_fault", lambda *_arguments: None)
+        model = Upscaler(model_path, choose_fastest_engine(model_path), lanes)
     yield model
     model.close()
+
+
+@pytest.fixture(scope="module")
+def unconditional() -> Iterator[Upscaler]:
+    with load_unconditionally(EMBEDDED_MODEL_PATH, lanes=2) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def restoring() -> Iterator[Upscaler]:
+    with load_unconditionally(RESTORE_MODEL_PATH, lanes=1) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def exactly_restoring() -> Network:
+    return load_network(RESTORE_MODEL_PATH)
 
 
 def dither(pixels: Pixels) -> Pixels:
@@ -84,17 +102,12 @@ def test_pictures_come_out_as_from_opencv(
 
 @pytest.mark.parametrize("name", ["astronaut", "coffee", "chelsea", "camera", "text", "page"])
 def test_damaged_pictures_are_restored_as_by_opencv(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, restoring: Upscaler, exactly_restoring: Network
 ) -> None:
-    monkeypatch.setattr(openvino_engine, "find_fault", lambda *_arguments: None)
     photo = Image.fromarray(getattr(data, name)()).convert("RGB").crop((20, 0, 440, 380))
     damaged = DAMAGED["messenger"](photo)
     picture = np.ascontiguousarray(np.asarray(damaged)[:, :, ::-1])
-    model = Upscaler(RESTORE_MODEL_PATH, choose_fastest_engine(RESTORE_MODEL_PATH), 1)
-    computed = model.upscale(picture)
-    assert model.matches_golden_tile()
-    model.close()
-    expected = load_network(RESTORE_MODEL_PATH)(picture)
+    expected, computed = exactly_restoring(picture), restoring.upscale(picture)
     assert cv2.PSNR(expected, computed) >= 50
     assert largest_difference(expected, computed) <= 10
 
@@ -219,8 +232,9 @@ def test_results_have_a_name_of_their_own(
     assert unconditional.fingerprint != real_super_resolution.fingerprint
 
 
-def test_engine_is_sound_by_its_golden_tile(unconditional: Upscaler) -> None:
+def test_engine_is_sound_by_its_golden_tiles(unconditional: Upscaler, restoring: Upscaler) -> None:
     assert unconditional.matches_golden_tile()
+    assert restoring.matches_golden_tile()
 
 
 def test_other_model_is_refused(tmp_path: Path) -> None:
@@ -330,10 +344,10 @@ def test_service_says_what_it_computes_with(tmp_path: Path, photo_jpeg: bytes) -
     names: dict[str, set[str]] = {}
     for engine in ("openvino", "opencv"):
         with run_service(tmp_path, engine=engine) as service:
-            health = httpx.get(f"{service.url}/api/health").json()
+            health = loopback.get(f"{service.url}/api/health").json()
             for mode in ("faithful", "restore"):
                 form: dict[str, Any] = {"files": {"image": photo_jpeg}, "data": {"mode": mode}}
-                answer = httpx.post(f"{service.url}/api/enhance", **form, timeout=60)
+                answer = loopback.post(f"{service.url}/api/enhance", **form, timeout=60)
                 assert answer.status_code == 200
                 name = answer.links["canonical"]["url"].rpartition("/")[2]
                 names.setdefault(health["engine"], set()).add(name)

@@ -29,6 +29,7 @@ from testkit.app_client import AppMaker, assert_problem, upload
 from testkit.fakes import FakeModel
 from testkit.pictures import encode
 from testkit.service import find_free_port
+from testkit.waiting import wait_until
 
 REQUESTS = 6
 HOUR = 3600
@@ -120,12 +121,12 @@ def test_pictures_that_find_no_room_cost_no_pixels(
 ) -> None:
     full = replace(limit(settings), max_queue_pixels=PICTURE_PIXELS, max_waiting_requests=1)
     fake_model.may_go_on.clear()
-    client = make_app(full).test_client()
+    app = make_app(full)
+    client, scheduler = app.test_client(), app.extensions["runner"].scheduler
     assert send(client, 0, address="192.0.2.9", prefer="respond-async").status_code == 202
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(send, client, 1, "192.0.2.9")
-        while client.get("/api/stats").get_json()["waiting_requests"] == 0:
-            time.sleep(0.01)
+        wait_until(lambda: scheduler.waiting_requests > 0)
         response = send(client, 2, prefer=prefer)
         assert_problem(response, 503, "busy")
         assert remaining(response.headers)["pixels"] == PIXELS

@@ -21,6 +21,7 @@ from superres.jobs.jobs_schema import SCHEMA
 from superres.jobs.postgres_database import PostgresDatabase
 from superres.jobs.sqlite_database import SqliteDatabase
 from superres.paths import PROJECT_DIR
+from testkit import loopback
 from testkit.pictures import encode
 from testkit.postgres import run_postgres
 from testkit.service import GUNICORN, Service, run_light_service, run_service, wait_until_ready
@@ -95,7 +96,7 @@ def test_workers_of_one_master_take_over_from_each_other_at_once_after_reloads_t
 ) -> None:
     large = encode(Image.fromarray(data.astronaut()).resize((2500, 2500)), "PNG")
     with (
-        run_service(tmp_path) as service,
+        run_service(tmp_path, lanes=1) as service,
         closing(SqliteDatabase(tmp_path / "state" / "jobs.sqlite3", ())) as table,
     ):
         post_picture(service.url, large, "respond-async")
@@ -126,7 +127,7 @@ def test_worker_that_was_frozen_with_its_master_answers_who_waits(tmp_path: Path
         ThreadPoolExecutor(1) as pool,
     ):
         waiting = pool.submit(post_picture, service.url, picture)
-        wait_until(lambda: httpx.get(f"{service.url}/api/stats").json()["queue_length"] == 1)
+        wait_until(lambda: loopback.get(f"{service.url}/api/stats").json()["queue_length"] == 1)
         processes = (service.process.pid, service.worker_pid)
         for process in processes:
             os.kill(process, signal.SIGSTOP)
@@ -200,7 +201,9 @@ def post(url: str, number: int, prefer: str = "") -> httpx.Response:
 
 def post_picture(url: str, content: bytes, prefer: str = "") -> httpx.Response:
     headers = {"Content-Type": "image/png"} | ({"Prefer": prefer} if prefer else {})
-    return httpx.post(f"{url}/api/enhance", content=content, headers=headers, timeout=WAIT_SECONDS)
+    return loopback.post(
+        f"{url}/api/enhance", content=content, headers=headers, timeout=WAIT_SECONDS
+    )
 
 
 def test_replicas_whose_clocks_are_apart_are_restarted_at_once_and_lose_nothing() -> None:
@@ -237,14 +240,14 @@ def test_replicas_whose_clocks_are_apart_are_restarted_at_once_and_lose_nothing(
 
 def are_received(urls: list[str], waiting: list[Future[httpx.Response]]) -> bool:
     """Tell whether each upload is waiting in its replica, or has its response."""
-    counted = sum(int(httpx.get(f"{url}/api/stats").json()["waiting_requests"]) for url in urls)
+    counted = sum(int(loopback.get(f"{url}/api/stats").json()["waiting_requests"]) for url in urls)
     return counted + sum(each.done() for each in waiting) >= len(waiting)
 
 
 def ask(url: str, ticket: str, wait_seconds: int) -> httpx.Response:
     """Poll a job's status, waiting for a change."""
     headers = {"Prefer": f"wait={wait_seconds}"}
-    return httpx.get(f"{url}/api/jobs/{ticket}", headers=headers, timeout=WAIT_SECONDS)
+    return loopback.get(f"{url}/api/jobs/{ticket}", headers=headers, timeout=WAIT_SECONDS)
 
 
 def count(table: PostgresDatabase, state: str) -> int:
@@ -265,4 +268,4 @@ def fetch(url: str, ticket: str) -> bytes:
 
     wait_until(has_ended)
     assert status["state"] == "done", status
-    return httpx.get(status["result"]).content
+    return loopback.get(status["result"]).content

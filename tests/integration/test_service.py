@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from super_resolution import SuperResolution
 from superres.images.pixels import Pixels
 from superres.paths import PROJECT_DIR
+from testkit import loopback
 from testkit.pictures import encode
 from testkit.service import (
     GUNICORN,
@@ -42,7 +43,7 @@ def photo_file(photo: Pixels, left: int, side: int = 100, image_format: str = "J
 
 
 def upload(service: Service, content: bytes, **headers: str) -> httpx.Response:
-    return httpx.post(
+    return loopback.post(
         f"{service.url}/api/enhance",
         files={"image": ("photo.jpg", content)},
         headers=headers,
@@ -51,7 +52,7 @@ def upload(service: Service, content: bytes, **headers: str) -> httpx.Response:
 
 
 def statistics(service: Service) -> dict[str, int]:
-    body: dict[str, int] = httpx.get(f"{service.url}/api/stats").json()
+    body: dict[str, int] = loopback.get(f"{service.url}/api/stats").json()
     return body
 
 
@@ -80,11 +81,11 @@ def test_photograph_comes_back_as_the_model_computes_it(
     assert again.content == response.content
 
     url = response.headers["Link"].split(">")[0].removeprefix("<")
-    direct = httpx.get(url)
+    direct = loopback.get(url)
     assert direct.content == response.content
-    assert int(httpx.head(url).headers["Content-Length"]) == len(response.content)
+    assert int(loopback.head(url).headers["Content-Length"]) == len(response.content)
     etag = {"If-None-Match": response.headers["ETag"]}
-    assert httpx.get(url, headers=etag).status_code == 304
+    assert loopback.get(url, headers=etag).status_code == 304
 
 
 def test_phone_photograph_lying_on_its_side_is_turned_upright(
@@ -133,7 +134,7 @@ def test_hit_is_answered_while_inference_runs(service: Service, photo: Pixels) -
 
 
 def test_raw_body_and_json_answer(service: Service, photo: Pixels) -> None:
-    response = httpx.post(
+    response = loopback.post(
         f"{service.url}/api/enhance",
         content=photo_file(photo, 90, side=30),
         headers={"Content-Type": "image/jpeg", "Accept": "application/json"},
@@ -141,12 +142,12 @@ def test_raw_body_and_json_answer(service: Service, photo: Pixels) -> None:
     )
     body = response.json()
     assert (body["width"], body["height"]) == (90, 90)
-    assert httpx.get(body["url"]).headers["Content-Type"] == "image/png"
+    assert loopback.get(body["url"]).headers["Content-Type"] == "image/png"
 
 
 def test_chunked_upload_is_taken_whole(service: Service, photo: Pixels) -> None:
     content = photo_file(photo, 91, side=90)
-    response = httpx.post(
+    response = loopback.post(
         f"{service.url}/api/enhance",
         content=iter([content[:1000], content[1000:]]),
         headers={"Content-Type": "image/jpeg"},
@@ -157,7 +158,7 @@ def test_chunked_upload_is_taken_whole(service: Service, photo: Pixels) -> None:
 
 def test_upload_over_the_limit_is_refused_readably(service: Service) -> None:
     for content in (b"x" * (17 * 1024**2), iter([b"x" * 1024**2] * 17)):
-        response = httpx.post(
+        response = loopback.post(
             f"{service.url}/api/enhance",
             content=content,
             headers={"Content-Type": "image/jpeg"},
@@ -195,7 +196,7 @@ def test_silent_clients_are_told_and_hold_up_neither_health_nor_results(
         silent = [begin_upload(service) for _ in range(120)]
         address = stored.split(">")[0].removeprefix("<")
         for url in (f"{service.url}/api/health", address):
-            assert httpx.get(url, timeout=WAIT_SECONDS).status_code == 200
+            assert loopback.get(url, timeout=WAIT_SECONDS).status_code == 200
         answers = [connection.recv(12) for connection in silent]
         for connection in silent:
             connection.close()
@@ -239,7 +240,7 @@ def test_request_longer_than_gunicorns_timeout_is_answered(
 
 
 def test_service_tells_that_it_is_loading(tmp_path: Path) -> None:
-    with run_service(tmp_path, lanes=6) as running:
+    with run_service(tmp_path, lanes=3) as running:
         assert set(running.answers_while_starting) == {503}
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from superres.server import gunicorn_worker
 from superres.web.slow_clients import AnswerTransfer, UploadTransfer
+from testkit import loopback
 from testkit.service import Service, connect, run_light_service
 
 # Twice as many as the service has threads.
@@ -40,8 +41,10 @@ def crowd(service: Service, first_bytes: bytes, number: int = CROWD) -> Iterator
 
 def assert_others_are_served(service: Service, photo_jpeg: bytes) -> None:
     for _ in range(3):
-        assert httpx.get(f"{service.url}/api/health", timeout=PATIENCE).status_code == 200
-    answer = httpx.post(f"{service.url}/api/enhance", files={"image": photo_jpeg}, timeout=PATIENCE)
+        assert loopback.get(f"{service.url}/api/health", timeout=PATIENCE).status_code == 200
+    answer = loopback.post(
+        f"{service.url}/api/enhance", files={"image": photo_jpeg}, timeout=PATIENCE
+    )
     assert answer.status_code == 200
 
 
@@ -94,7 +97,7 @@ def test_crowd_of_trickled_uploads_holds_up_others_for_a_moment_only(
                 with contextlib.suppress(ConnectionError):
                     client.sendall(b"x")
             time.sleep(0.5)
-            status = httpx.post(
+            status = loopback.post(
                 f"{service.url}/api/enhance", files={"image": photo_jpeg}, timeout=PATIENCE
             ).status_code
         assert status == 200

@@ -28,6 +28,7 @@ from superres.service.runner import Runner
 from superres.service.spool_hold import SpoolHold
 from superres.settings import Settings
 from superres.store.spool import FolderSpool
+from testkit import loopback
 from testkit.pictures import encode, make_upload
 from testkit.service import GUNICORN, find_free_port, run_light_service, service_environment
 from testkit.waiting import WAIT_SECONDS, wait_until
@@ -125,7 +126,9 @@ def picture(shade: int) -> bytes:
 
 def send(url: str, content: bytes) -> httpx.Response:
     headers = {"Content-Type": "image/png", "Prefer": "respond-async"}
-    return httpx.post(f"{url}/api/enhance", content=content, headers=headers, timeout=WAIT_SECONDS)
+    return loopback.post(
+        f"{url}/api/enhance", content=content, headers=headers, timeout=WAIT_SECONDS
+    )
 
 
 def test_second_machine_without_a_store_refuses_to_start_and_may_replace_the_first(
@@ -170,7 +173,7 @@ def test_instances_on_one_cache_folder_keep_each_others_uploads(tmp_path: Path) 
     ):
         database = SqliteDatabase(tmp_path / "one" / "state" / "jobs.sqlite3", SCHEMA)
         accepted = send(one.url, picture(7)).json()
-        wait_until(lambda: httpx.get(accepted["status_url"]).json()["state"] == "done")
+        wait_until(lambda: loopback.get(accepted["status_url"]).json()["state"] == "done")
         # An upload old enough for sweeps, of a job that another process is computing.
         table_id = Jobs(database, "test").table_id()
         held = FolderSpool(cache / "spool", ROOM, DiskSpace()).store(BytesIO(picture(8)), table_id)
@@ -192,6 +195,6 @@ def test_instances_on_one_cache_folder_keep_each_others_uploads(tmp_path: Path) 
             os.utime(lost, (time.time() - 600, time.time() - 600))
             wait_until(lambda lost=lost: not lost.exists())  # type: ignore[misc]
         assert (cache / "spool" / held).exists()
-        assert httpx.get(f"{two.url}/api/ready").status_code == 200
+        assert loopback.get(f"{two.url}/api/ready").status_code == 200
         database.close()
         other.close()
