@@ -7,6 +7,7 @@ import yaml
 from flask import Flask, Response, redirect
 from werkzeug.wrappers import Response as AnyResponse
 
+from superres import __version__
 from superres.errors import ResultNotFound
 from superres.web.web_pages import WebFile, send
 
@@ -51,7 +52,8 @@ CONTENT_TYPES = {
 
 def install_api_docs(app: Flask) -> None:
     """Register the contract and its page."""
-    contract = app.json.dumps(yaml.safe_load(CONTRACT_PATH.read_bytes())).encode()
+    contract = yaml.safe_load(CONTRACT_PATH.read_bytes())
+    contract["info"]["version"] = __version__
     dist = files("flask_swagger_ui") / "dist"
     pages = {
         name: WebFile((dist / name).read_bytes(), content_type)
@@ -59,7 +61,7 @@ def install_api_docs(app: Flask) -> None:
     }
     pages[""] = WebFile(PAGE, "text/html; charset=utf-8")
     pages["start.js"] = WebFile(START, "text/javascript; charset=utf-8")
-    openapi = WebFile(contract, "application/json")
+    openapi = WebFile(app.json.dumps(contract).encode(), "application/json")
 
     @app.get("/openapi.json")
     def show_contract() -> Response:

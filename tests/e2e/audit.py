@@ -70,6 +70,16 @@ def audit_files(audit: Audit, nginx: Nginx) -> None:
     """Check the files that an operator installs."""
     audit.ask("nginx.conf, by gixy-ng", "gixy", str(nginx.folder / "super-resolution.conf"))
     audit.ask("Containerfile, by hadolint", "hadolint", "Containerfile")
+    audit.ask("workflows, by zizmor", "zizmor", "--offline", "--quiet", ".github")
+    audit.ask(
+        "workflows, by GitHub's schema",
+        *("check-jsonschema", "--builtin-schema", "vendor.github-workflows"),
+        *map(str, sorted((PROJECT_DIR / ".github" / "workflows").iterdir())),
+    )
+    audit.ask(
+        "dependabot.yml, by GitHub's schema",
+        *("check-jsonschema", "--builtin-schema", "vendor.dependabot", ".github/dependabot.yml"),
+    )
     audit.ask(
         "kubernetes.yaml, by Kubernetes' schemas",
         *("kubernetes-validate", "--strict", "deploy/kubernetes.yaml"),
