@@ -64,6 +64,7 @@ class PostgresDatabase(Database):
             autocommit=True,
             connect_timeout=CONNECT_SECONDS,
             fallback_application_name="super-resolution",
+            client_encoding="utf8",  # a database in SQL_ASCII would return bytes
         )
         try:
             (backend,) = self._fetch("SELECT pg_backend_pid()")[0]

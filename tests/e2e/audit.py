@@ -86,8 +86,9 @@ def audit_files(audit: Audit, nginx: Nginx) -> None:
         *("deploy/kubernetes.yaml", "deploy/kubernetes-autoscaling.yaml"),
     )
     audit.ask(
-        "compose.yaml, by the Compose Specification's schema",
-        *("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "deploy/compose.yaml"),
+        "compose.yaml and compose.replicas.yaml, by the Compose Specification's schema",
+        *("check-jsonschema", "--builtin-schema", "vendor.compose-spec"),
+        *("deploy/compose.yaml", "deploy/compose.replicas.yaml"),
     )
     audit.ask("alerts.yaml, by promtool", "promtool", "check", "rules", "deploy/alerts.yaml")
     audit.ask(

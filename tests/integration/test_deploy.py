@@ -1,6 +1,8 @@
 """What operators install in addition to the code."""
 
+import hashlib
 import ipaddress
+import json
 import re
 import shutil
 import subprocess
@@ -160,6 +162,46 @@ def test_compose_overrides_nothing_of_its_env_file_with_an_empty_value() -> None
     }
     assert values["SR_TRUSTED_PROXIES"] == "1"
     assert all(values.values()), values
+
+
+def test_replicas_differ_by_their_ports_and_volumes_alone() -> None:
+    files = ("compose.yaml", "compose.replicas.yaml")
+    base, replicas = (
+        yaml.safe_load((PROJECT_DIR / "deploy" / name).read_text())["services"] for name in files
+    )
+    first = base["app"] | replicas["app"]
+    first["environment"] = base["app"]["environment"] | replicas["app"]["environment"]
+    second = replicas["app2"]
+    assert {name for name in first if first[name] != second.get(name)} == {
+        *("build", "depends_on", "environment", "volumes")
+    }
+    assert first["environment"] | {"SR_BIND": "127.0.0.1:7861"} == second["environment"]
+
+
+def test_image_is_built_from_a_pinned_base_and_says_what_it_is_made_of() -> None:
+    text = (PROJECT_DIR / "Containerfile").read_text()
+    bases = re.findall(r"^FROM (\S+)(?: AS (\w+))?$", text, re.M)
+    stages = {name for _, name in bases}
+    pulled = [base for base, _ in bases if base not in stages]
+    assert len(pulled) == 1
+    assert re.fullmatch(r"docker\.io/library/debian:12-slim@sha256:[0-9a-f]{64}", pulled[0])
+    assert "superres.cdx.json" in text.rpartition("FROM")[2]
+
+
+def test_bill_of_materials_has_what_the_wheel_brings_along() -> None:
+    bill = json.loads((PROJECT_DIR / "deploy" / "bundled.cdx.json").read_text())
+    hashes = {each["name"]: each["hashes"][0]["content"] for each in bill["components"]}
+    vendor = PROJECT_DIR / "superres" / "web" / "page" / "vendor"
+    files = [*vendor.glob("*.js"), *(PROJECT_DIR / "superres" / "models").glob("EDSR_*")]
+    assert {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files} == {
+        name if name.startswith("EDSR_") else f"{name}.js": digest
+        for name, digest in hashes.items()
+    }
+    versions = [
+        f"{each['name']}@{each['version']}" for each in bill["components"] if "purl" in each
+    ]
+    vendored = re.search(r"^VENDORED := (.*)$", (PROJECT_DIR / "Makefile").read_text(), re.M)
+    assert vendored and vendored[1].split() == versions
 
 
 def is_in_context(name: str) -> bool:

@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 
 from superres.errors import Busy, ConfigError, DatabaseDown
@@ -267,3 +269,16 @@ def test_long_queue_is_looked_through_part_by_part(
     assert [states[f"job{number}"] for number in range(5)] == [
         *("cancelled", "cancelled", "queued", "queued", "cancelled")
     ]
+
+
+def test_text_stays_text_in_a_database_without_an_encoding(postgres_url: str) -> None:
+    # As initdb makes it where no locale is set.
+    options = "ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("DROP DATABASE IF EXISTS ascii")
+        connection.execute(f"CREATE DATABASE ascii {options}")
+    database = PostgresDatabase(urlsplit(postgres_url)._replace(path="/ascii").geturl(), SCHEMA)
+    try:
+        assert database.execute("SELECT 'name'::text") == [("name",)]
+    finally:
+        database.close()
