@@ -4,13 +4,24 @@
 # make check     lint, types and unit tests: a minute or two
 # make test      everything that must pass before a change is merged, but for
 # make test-torch   what needs PyTorch, some gigabytes
+# make test-nginx   nginx.conf with the Nginx of Debian 12 and of Debian 13
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 AUDIT := .venv-audit
+SBOM := .venv-sbom
 TRAINING := .venv-training
 UV := uv==0.13.9
 EXTRAS ?=
+VENDORED := client-zip@2.5.1 idb-keyval@6.3.0
+# Which of them is there; what a build needs for the same layers whenever and wherever it is run.
+CONTAINERS ?= $(notdir $(firstword $(shell command -v podman docker)))
+DATE := $(shell git log -1 --format=%ct)
+ifeq ($(CONTAINERS),docker)
+BUILD_IMAGE = SOURCE_DATE_EPOCH=$(DATE) docker buildx build --output type=docker,rewrite-timestamp=true
+else
+BUILD_IMAGE = podman build --format docker --timestamp $(DATE)
+endif
 MINUTES ?= 600
 # Tests start hundreds of Python processes, each of which would compile its modules again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -25,9 +36,9 @@ define install_locked
 	$(BIN)/pip install --quiet --require-hashes --requirement $(VENV)/locked.txt
 endef
 
-.PHONY: run run-fast install vendor lock check test test-torch lint format stock-model clean models \
+.PHONY: run run-fast install vendor lock requirements check test test-torch test-nginx lint format stock-model clean models \
 	bench bench-tiles bench-memory bench-jobs bench-forms bench-eta bench-encoders bench-fidelity bench-sandbox \
-	bench-peers fuzz faults hostile soak cluster audit audit-packages
+	bench-peers dist check-dist image image-twice sbom third-party fuzz faults hostile soak cluster audit audit-packages
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run-installed
@@ -39,6 +50,8 @@ run-fast: $(VENV)/openvino-installed
 	exec $(BIN)/gunicorn --config gunicorn.conf.py app:app
 
 check: lint
+	./install_package.sh libimage-exiftool-perl exiftool -ver
+	./install_package.sh imagemagick identify -version
 	$(BIN)/pytest --numprocesses 2 tests/unit
 
 test: lint
@@ -64,6 +77,20 @@ test: lint
 # What needs PyTorch, on the CPU; without tests/conftest.py, which needs what make test installs.
 test-torch: $(TRAINING)/installed
 	$(TRAINING)/bin/python -m pytest --confcutdir=tests/torch tests/torch
+
+# nginx.conf with each Debian's Nginx, from a Debian of its own in data/; as root.
+test-nginx: $(VENV)/test-installed data/bookworm data/trixie
+	./install_package.sh curl curl --version
+	./install_package.sh openssl openssl version
+	./install_package.sh chromium chromium --version
+	./install_package.sh firefox-esr firefox-esr --version
+	set -e; for release in bookworm trixie; do \
+		NGINX_ROOT=$(CURDIR)/data/$$release $(BIN)/pytest --numprocesses 2 --dist worksteal \
+			tests/e2e/test_nginx*.py tests/e2e/test_image_addresses.py; done
+
+data/bookworm data/trixie:
+	./install_package.sh debootstrap debootstrap --version
+	debootstrap --variant=minbase --include=nginx $(@F) $@ >&2 || { rm -rf $@; exit 1; }
 
 lint: $(VENV)/test-installed
 	$(BIN)/ruff check .
@@ -98,14 +125,34 @@ install: $(VENV)/run-installed
 # The page's libraries, as npm has them; their licences are in vendor/licences.txt.
 vendor:
 	rm -rf data/vendor && mkdir -p data/vendor
-	cd data/vendor && npm pack --silent client-zip@2.5.1 idb-keyval@6.3.0
+	cd data/vendor && npm pack --silent $(VENDORED)
 	tar -xOf data/vendor/client-zip-2.5.1.tgz package/index.js > superres/web/page/vendor/client-zip.js
 	tar -xOf data/vendor/idb-keyval-6.3.0.tgz package/dist/index.js > superres/web/page/vendor/idb-keyval.js
 
-# The newest versions that pyproject.toml allows.
+# The newest versions that pyproject.toml allows; then make third-party.
 lock: $(VENV)/test-installed
 	$(BIN)/uv lock --upgrade
+	$(MAKE) requirements
+
+# What pip installs without uv, from the lock.
+requirements: $(VENV)/test-installed
 	$(BIN)/uv export --quiet --frozen --no-emit-project --no-annotate > requirements.txt
+
+# The wheel and the sdist in dist/, the same bytes whenever and wherever they are built.
+dist: $(VENV)/test-installed $(AUDIT)/installed
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(AUDIT)/bin/twine check --strict dist/*
+	$(AUDIT)/bin/check-wheel-contents dist/*.whl
+
+# The wheel as a stranger gets it: in a fresh environment, with the newest versions that it allows.
+check-dist: TRIAL := data/check-dist
+check-dist: dist
+	rm -rf $(TRIAL)
+	$(PYTHON) -m venv $(TRIAL)
+	$(TRIAL)/bin/pip install --quiet dist/*.whl
+	cd $(TRIAL) && bin/superres enhance $(CURDIR)/superres/web/page/pictures/original.jpg -o out --local
+	rm -r $(TRIAL)
 
 # OpenCV's own EDSR x3, 38 MB, for SR_MODEL_PATH or for comparison.
 stock-model: $(STOCK_MODEL)
@@ -190,6 +237,34 @@ cluster: $(VENV)/test-installed
 	$(BIN)/python -m tests.cluster
 	$(BIN)/python -m tests.outages
 
+# The container image, for this machine's architecture: make image EXTRAS="openvino replica"
+image:
+	$(BUILD_IMAGE) --file Containerfile --build-arg EXTRAS="$(EXTRAS)" --tag super-resolution .
+
+# Two builds of it, without what is cached: their layers must be equal, byte for byte.
+image-twice:
+	for build in 1 2; do $(BUILD_IMAGE) --no-cache --file Containerfile --build-arg EXTRAS="$(EXTRAS)" \
+		--tag super-resolution:$$build . || exit; done
+	for build in 1 2; do $(CONTAINERS) image inspect --format '{{.RootFS.Layers}}' super-resolution:$$build; done \
+		| uniq --count | grep '^ *2 '
+
+# The software bill of materials, of all extras but gpu: dist/superres-VERSION.cdx.json
+sbom: $(VENV)/test-installed
+	$(PYTHON) -m venv --clear $(SBOM)
+	$(PYTHON) -m venv $(SBOM)/tool
+	$(BIN)/uv export --quiet --frozen --no-emit-project --all-extras --no-extra gpu --output-file $(SBOM)/locked.txt
+	$(BIN)/uv export --quiet --frozen --only-group image --output-file $(SBOM)/tool/locked.txt
+	$(SBOM)/bin/pip install --quiet --require-hashes --requirement $(SBOM)/locked.txt
+	$(SBOM)/bin/pip install --quiet --no-deps .
+	$(SBOM)/tool/bin/pip install --quiet --require-hashes --requirement $(SBOM)/tool/locked.txt
+	$(SBOM)/bin/pip uninstall --quiet --yes pip setuptools
+	mkdir -p dist
+	$(SBOM)/tool/bin/python deploy/sbom.py $(SBOM) > dist/superres-$$($(BIN)/python -c 'import superres; print(superres.__version__)').cdx.json
+
+# The bill's packages and libraries with their licences, in THIRD_PARTY.md.
+third-party: sbom
+	$(BIN)/python deploy/third_party.py dist/superres-*.cdx.json > THIRD_PARTY.md
+
 # Third-party audits of the deployment; not part of make test.
 audit: $(VENV)/test-installed $(AUDIT)/installed
 	./install_package.sh curl curl --version >&2
@@ -200,10 +275,13 @@ audit: $(VENV)/test-installed $(AUDIT)/installed
 	./install_package.sh systemd systemd-analyze --version >&2
 	@$(BIN)/python -m tests.e2e.audit $(AUDIT)/bin
 
-# Known vulnerabilities in the pinned packages; queries PyPI.
+# Known vulnerabilities in the pinned packages and the page's libraries; asks PyPI and npm's registry.
 audit-packages: $(AUDIT)/installed
 	$(BIN)/uv export --quiet --frozen --no-emit-project --all-extras --output-file $(AUDIT)/packages.txt
 	$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes --requirement $(AUDIT)/packages.txt
+	./install_package.sh npm npm --version
+	npm install --silent --package-lock-only --ignore-scripts --prefix $(AUDIT)/npm $(VENDORED)
+	npm audit --prefix $(AUDIT)/npm
 
 $(AUDIT)/installed: uv.lock $(VENV)/test-installed
 	$(PYTHON) -m venv $(AUDIT) >&2
@@ -238,4 +316,4 @@ $(TRAINING)/installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(AUDIT) $(TRAINING) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(AUDIT) $(SBOM) $(TRAINING) .mypy_cache .pytest_cache .ruff_cache

@@ -9,7 +9,7 @@ from time import time
 
 from flask import Flask, Response
 
-from superres.web.cache_policy import CachePolicy, Freshness, asked_policy
+from superres.web.cache_policy import CachePolicy, ResponseFreshness, asked_policy
 
 RESULT_MAX_AGE_SECONDS = 30 * 86400
 STATIC_MAX_AGE_SECONDS = 7 * 86400
@@ -33,7 +33,7 @@ CACHE_HINTS = {"enhanced_image": "long-term"}
 
 
 def get_cache_headers(
-    resource_type: str, content_hash: str | None = None, freshness: Freshness | None = None
+    resource_type: str, content_hash: str | None = None, freshness: ResponseFreshness | None = None
 ) -> dict[str, str]:
     """Return the cache headers for a type of response.
 

@@ -3,4 +3,4 @@
 Packages, bottom up: images; sandbox, engines, store, jobs; service; web; server; cli.
 """
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"

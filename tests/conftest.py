@@ -135,6 +135,20 @@ def make_app(
 
 
 @pytest.fixture
+def make_idle_app() -> Iterator[Callable[[Settings], Flask]]:
+    """Create an application that is never started, and loads no model."""
+    made: list[Flask] = []
+
+    def make(settings: Settings) -> Flask:
+        made.append(create_app(settings))
+        return made[-1]
+
+    yield make
+    for app in made:
+        app.extensions["runner"].jobs.database.close()
+
+
+@pytest.fixture
 def app(make_app: AppMaker) -> Flask:
     return make_app()
 

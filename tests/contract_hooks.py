@@ -2,12 +2,14 @@
 
 import itertools
 import os
+from collections import Counter
 from io import BytesIO
 from typing import Any
 
 import schemathesis
 from hypothesis import strategies
 from PIL import Image
+from schemathesis import Case
 from schemathesis.hooks import HookContext
 
 from testkit.heif_files import heic
@@ -47,7 +49,7 @@ MEDIA_TYPES = ("png", "jpeg", "webp", "tiff", "bmp", "avif", "heic", "heif", "gi
 # In turn, so that each is sent, whatever else is drawn.
 in_turn = itertools.cycle(PICTURES)
 pictures = strategies.builds(lambda: next(in_turn))
-images = itertools.cycle(os.environ.get("CONTRACT_IMAGES", "").split())
+calls: Counter[str] = Counter()
 schemathesis.openapi.format("binary", pictures)
 schemathesis.openapi.media_type("application/octet-stream", pictures)
 for media_type in MEDIA_TYPES:
@@ -58,17 +60,25 @@ for media_type in MEDIA_TYPES:
 def map_path_parameters(
     _context: HookContext, path_parameters: dict[str, Any] | None
 ) -> dict[str, Any] | None:
-    """Replace every other generated name or address with an existing one."""
-    if path_parameters is not None and "signature" in path_parameters:
-        if len(str(path_parameters["file"])) % 2:
-            parts = next(images).split("/")
-            path_parameters |= zip(("signature", "options", "file"), parts, strict=True)
-        return path_parameters
+    """Replace every other generated name with an existing one."""
     for name, value in (path_parameters or {}).items():
-        existing = os.environ[f"CONTRACT_{name.upper()}"].split()
-        if len(str(value)) % 2 and path_parameters is not None:
+        existing = os.environ.get(f"CONTRACT_{name.upper()}", "").split()
+        if existing and len(str(value)) % 2 and path_parameters is not None:
             path_parameters[name] = existing[len(str(value)) // 2 % len(existing)]
     return path_parameters
+
+
+@schemathesis.hook
+def before_call(_context: HookContext, case: Case[Any], _kwargs: dict[str, Any]) -> None:
+    """Ask for the signed images in turn, and between them for what was generated."""
+    if "signature" not in case.path_parameters:
+        return
+    images = os.environ["CONTRACT_IMAGES"].split()
+    turn, is_generated = divmod(calls[case.method], 2)
+    calls[case.method] += 1
+    if not is_generated:
+        parts = images[turn % len(images)].split("/")
+        case.path_parameters |= zip(("signature", "options", "file"), parts, strict=True)
 
 
 @schemathesis.hook

@@ -110,10 +110,17 @@ def normalize_host(host: str) -> str:
         It is not a host either, in another way.
     """
     if ":" in host:
-        return "" if "%" in host else str(IPv6Address(host))
+        return "" if "%" in host else write_ipv6(IPv6Address(host))
     if not host.isascii():
         host = encode_name(host)
     return host if HOST_PATTERN.fullmatch(host) else ""
+
+
+def write_ipv6(address: IPv6Address) -> str:
+    """Write an address as browsers do, without dots, which Python has from 3.13 on."""
+    if address.ipv4_mapped is None:
+        return str(address)
+    return "::ffff:{:x}:{:x}".format(*divmod(int(address.ipv4_mapped), 1 << 16))
 
 
 def too_long() -> SourceRefused:

@@ -9,6 +9,7 @@ import yaml
 from flask import Flask, Response, redirect
 from werkzeug.wrappers import Response as AnyResponse
 
+from superres import __version__
 from superres.errors import ResultNotFound
 from superres.web.web_pages import WebFile, send
 
@@ -55,6 +56,7 @@ CONTENT_TYPES = {
 def read_contract() -> WebFile:
     """Return the contract as JSON, on first use: the conversion takes 60 ms of CPU time."""
     contract = yaml.safe_load(CONTRACT_PATH.read_bytes())
+    contract["info"]["version"] = __version__
     return WebFile(json.dumps(contract, sort_keys=True).encode(), "application/json")
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from flask import g
 
 
-class Freshness(NamedTuple):
+class ResponseFreshness(NamedTuple):
     """How long a response is fresh, if not for as long as others of its type.
 
     Attributes
@@ -30,11 +30,11 @@ class CachePolicy(NamedTuple):
 
     resource_type: str
     content_hash: str | None = None
-    freshness: Freshness | None = None
+    freshness: ResponseFreshness | None = None
 
 
 def set_cache_policy(
-    resource_type: str, content_hash: str | None = None, freshness: Freshness | None = None
+    resource_type: str, content_hash: str | None = None, freshness: ResponseFreshness | None = None
 ) -> None:
     """Choose the cache policy for the current request's response: see `CachePolicy`."""
     g.cache_policy = CachePolicy(resource_type, content_hash, freshness)

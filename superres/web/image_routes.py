@@ -20,7 +20,7 @@ from superres.sources.signed_address import (
     read_address,
 )
 from superres.store.result_name import ResultName
-from superres.web.cache_policy import Freshness, set_cache_policy
+from superres.web.cache_policy import ResponseFreshness, set_cache_policy
 from superres.web.disposition import make_disposition
 from superres.web.rate_limits import RateLimits
 from superres.web.result_routes import answer_conditions
@@ -99,7 +99,7 @@ class ImageRoutes:
         return response
 
 
-def limit_freshness(asked: ImageRequest, found: SourcedResult) -> Freshness:
+def limit_freshness(asked: ImageRequest, found: SourcedResult) -> ResponseFreshness:
     """Return how long a response is fresh: as long as its source, and its address is valid."""
     now = time.time()
     age = found.freshness.age(now)
@@ -111,7 +111,7 @@ def limit_freshness(asked: ImageRequest, found: SourcedResult) -> Freshness:
         extensions = ", must-revalidate"
     if lifetime < shared:
         extensions = f", s-maxage={int(shared)}{extensions}"
-    return Freshness(int(lifetime), int(age), extensions)
+    return ResponseFreshness(int(lifetime), int(age), extensions)
 
 
 def accepted_types() -> tuple[str, ...]:

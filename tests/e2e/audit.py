@@ -70,9 +70,20 @@ def audit_files(audit: Audit, nginx: Nginx) -> None:
     """Check the files that an operator installs."""
     audit.ask("nginx.conf, by gixy-ng", "gixy", str(nginx.folder / "super-resolution.conf"))
     audit.ask("Containerfile, by hadolint", "hadolint", "Containerfile")
+    audit.ask("workflows, by zizmor", "zizmor", "--offline", "--quiet", ".github")
     audit.ask(
-        "kubernetes.yaml, by Kubernetes' schemas",
-        *("kubernetes-validate", "--strict", "deploy/kubernetes.yaml"),
+        "workflows, by GitHub's schema",
+        *("check-jsonschema", "--builtin-schema", "vendor.github-workflows"),
+        *map(str, sorted((PROJECT_DIR / ".github" / "workflows").iterdir())),
+    )
+    audit.ask(
+        "dependabot.yml, by GitHub's schema",
+        *("check-jsonschema", "--builtin-schema", "vendor.dependabot", ".github/dependabot.yml"),
+    )
+    audit.ask(
+        "kubernetes.yaml and kubernetes-autoscaling.yaml, by Kubernetes' schemas",
+        *("kubernetes-validate", "--strict"),
+        *("deploy/kubernetes.yaml", "deploy/kubernetes-autoscaling.yaml"),
     )
     audit.ask(
         "compose.yaml, by the Compose Specification's schema",

@@ -1,4 +1,8 @@
-"""Runs the repository's nginx.conf on loopback, with its own certificate."""
+"""Runs the repository's nginx.conf on loopback, with its own certificate.
+
+With the installed Nginx or, if NGINX_ROOT names the folder of another Debian, with that one's
+(`make test-nginx`).
+"""
 
 import base64
 import hashlib
@@ -6,19 +10,25 @@ import os
 import re
 import ssl
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import httpx
+import pytest
 
 from superres.paths import PROJECT_DIR
-from testkit.service import find_free_port
+from testkit.service import find_free_port, unshare_mounts
+from tests.e2e.http3 import Http3Transport
 
 HOST = "sr.example"
 START_SECONDS = 20
+# Sees this machine's temporary files, where the tests write theirs.
+IN_ROOT = 'mount --bind "$1" "$0$1" && root=$0 && shift && exec chroot "$root" nginx "$@"'
 MAIN = """
 {user}
 pid {folder}/nginx.pid;
@@ -66,6 +76,13 @@ class Nginx:
             event_hooks={"request": [self._name_server]},
         )
 
+    def http3_client(self) -> httpx.Client:
+        """Return a client that speaks HTTP/3, whose Host has no port (nginx.conf)."""
+        transport = Http3Transport(self.port, HOST, self.folder / "fullchain.pem")
+        return httpx.Client(
+            base_url=f"https://{HOST}", headers={"Host": HOST}, transport=transport, timeout=60
+        )
+
     def answers(self, path: str) -> list[str]:
         """Return status, cache status and media type of the answers below a path so far."""
         lines = (self.folder / "access.log").read_text().splitlines()
@@ -101,19 +118,51 @@ def make_certificate(folder: Path) -> None:
     )
 
 
+def nginx_command() -> list[str]:
+    """Return how Nginx is called."""
+    if root := os.environ.get("NGINX_ROOT"):
+        return [*unshare_mounts(), "sh", "-c", IN_ROOT, root, tempfile.gettempdir()]
+    return ["nginx"]
+
+
+@cache
+def has_http3() -> bool:
+    """Tell whether this Nginx can speak HTTP/3, rather than being older."""
+    shown = subprocess.run([*nginx_command(), "-v"], capture_output=True, text=True, check=True)
+    version = re.search(r"nginx/([\d.]+)", shown.stderr)
+    assert version is not None, shown.stderr
+    return tuple(map(int, version[1].split("."))) >= (1, 25, 1)
+
+
+def needs_http3() -> pytest.MarkDecorator:
+    """Return the mark of a test, or of a parameter, that needs HTTP/3."""
+    return pytest.mark.skipif(not has_http3(), reason="Nginx before 1.25.1")
+
+
+def read_configuration(is_http3: bool) -> str:
+    """Read nginx.conf, changed for this Nginx by the commands that it has at its top."""
+    path = PROJECT_DIR / "nginx.conf"
+    text = path.read_text()
+    for_older, for_http3 = re.findall(r"^#   sed -i '(.*)' /etc/nginx/conf\.d/", text, re.M)
+    changes = [for_older] * (not has_http3()) + [for_http3] * is_http3
+    command = ["sed", ";".join(changes), str(path)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def write_configuration(
-    folder: Path, app_ports: Sequence[int], port: int, plain_port: int, **changes: str
+    folder: Path,
+    app_ports: Sequence[int],
+    port: int,
+    plain_port: int,
+    is_http3: bool = False,
+    **changes: str,
 ) -> Path:
     """Write nginx.conf with this test's ports, folders and `changes` in place of the system's.
 
     A change of `rate` applies to all request limits.
     """
-    text = (PROJECT_DIR / "nginx.conf").read_text()
+    text = re.sub(r".* listen \[::\].*\n", "", read_configuration(is_http3))
     for there, here in {
-        "    listen [::]:80 default_server;\n": "",
-        "    listen [::]:80;\n": "",
-        "    listen [::]:443 ssl http2 default_server;\n": "",
-        "    listen [::]:443 ssl http2;\n": "",
         "listen 80": f"listen 127.0.0.1:{plain_port}",
         "listen 443": f"listen 127.0.0.1:{port}",
         "server 127.0.0.1:7860 ": " ".join(
@@ -121,6 +170,7 @@ def write_configuration(
         )
         + f"server 127.0.0.1:{app_ports[0]} ",
         "/etc/ssl/sr.example": str(folder),
+        "/var/www/acme": str(folder / "acme"),
         "/var/cache/nginx/super-resolution": str(folder / "cache"),
         "/etc/nginx/super-resolution": str(folder / "deploy"),
     }.items():
@@ -141,14 +191,20 @@ def write_configuration(
 
 
 @contextmanager
-def run_nginx(folder: Path, *app_ports: int, **changes: str) -> Iterator[Nginx]:
+def run_nginx(
+    folder: Path, *app_ports: int, is_http3: bool = False, **changes: str
+) -> Iterator[Nginx]:
     """Run Nginx in front of services until the block ends; `changes` override values by name."""
     folder.mkdir()
     port, plain_port = find_free_port(), find_free_port()
     make_certificate(folder)
-    main = write_configuration(folder, app_ports, port, plain_port, **changes)
-    command = ["nginx", "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(main)]
-    subprocess.run([*command, "-t"], check=True, capture_output=True, timeout=30)
+    main = write_configuration(folder, app_ports, port, plain_port, is_http3, **changes)
+    command = [
+        *nginx_command(),
+        *("-p", str(folder), "-e", str(folder / "error.log"), "-c", str(main)),
+    ]
+    tested = subprocess.run([*command, "-t"], capture_output=True, text=True, timeout=30)
+    assert (tested.returncode, "[warn]" in tested.stderr) == (0, False), tested.stderr
     process = subprocess.Popen([*command, "-g", "daemon off;"])
     nginx = Nginx(port, plain_port, folder, process)
     try:

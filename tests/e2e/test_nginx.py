@@ -26,7 +26,7 @@ from superres.web.job_routes import MAX_LONG_POLL_SECONDS
 from testkit import loopback
 from testkit.pictures import encode
 from testkit.service import Service, find_free_port, run_light_service
-from tests.e2e.nginx import HOST, Nginx, run_nginx
+from tests.e2e.nginx import HOST, Nginx, has_http3, needs_http3, run_nginx
 
 LISTED = "https://a.example"
 
@@ -44,25 +44,35 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def nginx(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
     app_port = int(service.url.rsplit(":", 1)[1])
     folder = tmp_path_factory.mktemp("nginx") / "nginx"
-    with run_nginx(folder, app_port, rate="1000r/s") as running:
+    with run_nginx(folder, app_port, is_http3=has_http3(), rate="1000r/s") as running:
         yield running
 
 
-@pytest.fixture
-def client(nginx: Nginx) -> Iterator[httpx.Client]:
-    with nginx.client() as client:
+@pytest.fixture(params=["HTTP/1.1", pytest.param("HTTP/3", marks=needs_http3())])
+def client(request: pytest.FixtureRequest, nginx: Nginx) -> Iterator[httpx.Client]:
+    opened = nginx.http3_client() if request.param == "HTTP/3" else nginx.client()
+    with opened as client:
         yield client
 
 
+def public_url(client: httpx.Client) -> str:
+    return f"https://{client.headers['Host']}"
+
+
+def colour_of(client: httpx.Client, shade: int) -> tuple[int, int, int]:
+    """Return another colour for each protocol, whose tests share the service."""
+    return (shade, 50, 60 if ":" in client.headers["Host"] else 160)
+
+
 def upload(client: httpx.Client, shade: int = 0, **headers: str) -> httpx.Response:
-    picture = encode(Image.new("RGB", (16, 16), (shade, 50, 60)), "PNG")
+    picture = encode(Image.new("RGB", (16, 16), colour_of(client, shade)), "PNG")
     return client.post("/api/enhance", files={"image": ("a.png", picture)}, headers=headers)
 
 
-def store(client: httpx.Client, nginx: Nginx, shade: int) -> str:
+def store(client: httpx.Client, shade: int) -> str:
     """Upload an image and return the path of its result."""
     link = upload(client, shade).headers["Link"]
-    match = re.fullmatch(rf"<{nginx.url}(/cache/.*)>; rel=\"canonical\"", link)
+    match = re.fullmatch(rf"<{public_url(client)}(/cache/.*)>; rel=\"canonical\"", link)
     assert match is not None, link
     return match[1]
 
@@ -74,13 +84,11 @@ def asked_of_the_service(service: Service, path: str) -> int:
 # --- an image's path
 
 
-def test_picture_is_enlarged_and_its_address_is_the_public_one(
-    client: httpx.Client, nginx: Nginx
-) -> None:
+def test_picture_is_enlarged_and_its_address_is_the_public_one(client: httpx.Client) -> None:
     response = upload(client, 1)
     assert response.status_code == 200
     assert Image.open(BytesIO(response.content)).size == (48, 48)
-    assert response.headers["Link"].startswith(f"<{nginx.url}/cache/")
+    assert response.headers["Link"].startswith(f"<{public_url(client)}/cache/")
     assert response.headers["ETag"].startswith('"')
     assert response.headers["Strict-Transport-Security"] == "max-age=63072000"
     assert "Content-Encoding" not in response.headers
@@ -113,9 +121,9 @@ def test_form_that_ends_too_soon_is_told_so(client: httpx.Client) -> None:
 
 
 def test_result_comes_from_the_cache_of_nginx_without_asking_the_service(
-    client: httpx.Client, nginx: Nginx, service: Service
+    client: httpx.Client, service: Service
 ) -> None:
-    path = store(client, nginx, 2)
+    path = store(client, 2)
     answers = [client.get(path, headers={"Accept-Encoding": "gzip"}) for _ in range(4)]
     assert [answer.headers["X-Cache-Status"] for answer in answers] == ["MISS"] + ["HIT"] * 3
     assert asked_of_the_service(service, path) == 1
@@ -132,9 +140,9 @@ def test_result_comes_from_the_cache_of_nginx_without_asking_the_service(
 
 
 def test_no_origin_adds_a_copy_and_every_origin_may_read_the_one(
-    client: httpx.Client, nginx: Nginx, service: Service
+    client: httpx.Client, service: Service
 ) -> None:
-    path = store(client, nginx, 3)
+    path = store(client, 3)
     for origin in (None, LISTED, "https://evil.test", "null", None, LISTED):
         headers = {"Origin": origin} if origin else {}
         response = client.get(f"{path}?query={origin}", headers=headers)
@@ -144,9 +152,9 @@ def test_no_origin_adds_a_copy_and_every_origin_may_read_the_one(
 
 @pytest.mark.parametrize("is_first", [True, False])
 def test_downloads_and_others_get_one_copy(
-    client: httpx.Client, nginx: Nginx, service: Service, is_first: bool
+    client: httpx.Client, service: Service, is_first: bool
 ) -> None:
-    path = store(client, nginx, 16 + is_first)
+    path = store(client, 16 + is_first)
     if is_first:
         client.get(f"{path}?download=1")
     shown, saved = client.get(path), client.get(f"{path}?download=1")
@@ -166,18 +174,16 @@ def test_downloads_and_others_get_one_copy(
     assert "Content-Disposition" not in missing.headers
 
 
-def test_many_at_once_ask_the_service_once(
-    client: httpx.Client, nginx: Nginx, service: Service
-) -> None:
-    path = store(client, nginx, 4)
+def test_many_at_once_ask_the_service_once(client: httpx.Client, service: Service) -> None:
+    path = store(client, 4)
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: client.get(path), range(24)))
     assert {answer.status_code for answer in answers} == {200}
     assert asked_of_the_service(service, path) == 1
 
 
-def test_parts_of_a_result_come_from_the_cache(client: httpx.Client, nginx: Nginx) -> None:
-    path = store(client, nginx, 5)
+def test_parts_of_a_result_come_from_the_cache(client: httpx.Client) -> None:
+    path = store(client, 5)
     whole = client.get(path)
     for _ in range(2):
         part = client.get(path, headers={"Range": "bytes=10-19"})
@@ -188,8 +194,8 @@ def test_parts_of_a_result_come_from_the_cache(client: httpx.Client, nginx: Ngin
     assert beyond.status_code == 416
 
 
-def test_no_client_sees_another_ones_request_id(client: httpx.Client, nginx: Nginx) -> None:
-    path = store(client, nginx, 6)
+def test_no_client_sees_another_ones_request_id(client: httpx.Client) -> None:
+    path = store(client, 6)
     for number in range(3):
         response = client.get(path, headers={"X-Request-ID": f"client-{number}"})
         assert response.headers.get_list("X-Request-ID") == [f"client-{number}"]
@@ -242,19 +248,19 @@ def test_text_is_compressed(client: httpx.Client) -> None:
 
 def upload_large(client: httpx.Client, shade: int, **headers: str) -> httpx.Response:
     """Upload an image that takes some seconds: all of its tiles differ."""
-    pixels = np.random.default_rng(shade).integers(0, 256, (60, 60, 3), np.uint8)
+    pixels = np.random.default_rng(colour_of(client, shade)).integers(0, 256, (60, 60, 3), np.uint8)
     picture = encode(Image.fromarray(pixels).resize((900, 900)), "JPEG", quality=50)
     return client.post("/api/enhance", files={"image": ("a.jpg", picture)}, headers=headers)
 
 
-def test_asynchronous_job_through_nginx(client: httpx.Client, nginx: Nginx) -> None:
+def test_asynchronous_job_through_nginx(client: httpx.Client) -> None:
     accepted = upload_large(client, 1, Prefer="respond-async", Origin=LISTED)
     assert accepted.status_code == 202
     assert accepted.headers["Preference-Applied"] == "respond-async"
     assert accepted.headers.get_list("Access-Control-Allow-Origin") == [LISTED]
     assert "Location" in accepted.headers["Access-Control-Expose-Headers"]
     location = accepted.headers["Location"]
-    assert location.startswith(f"{nginx.url}/api/jobs/")
+    assert location.startswith(f"{public_url(client)}/api/jobs/")
     path = httpx.URL(location).path
     status = accepted.json()
     while status["state"] in {"queued", "running"}:
@@ -305,6 +311,39 @@ def test_plain_http_is_redirected_to_the_fixed_name(nginx: Nginx) -> None:
     )
     assert response.status_code == 308
     assert response.headers["Location"] == f"https://{HOST}/api/enhance?a=b"
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/cache/none.png", "/image/none"])
+def test_http_3_is_named_over_tls_where_it_is_spoken(nginx: Nginx, path: str) -> None:
+    expected = ['h3=":443"; ma=86400'] if has_http3() else []
+    with nginx.client() as client:
+        assert client.get(path).headers.get_list("Alt-Svc") == expected
+    plain = loopback.get(f"http://127.0.0.1:{nginx.plain_port}{path}", headers={"Host": HOST})
+    assert "Alt-Svc" not in plain.headers
+
+
+def test_file_that_proves_the_name_is_served_without_tls_and_nothing_beside_it(
+    nginx: Nginx,
+) -> None:
+    folder = nginx.folder / "acme" / ".well-known" / "acme-challenge"
+    (folder / "folder").mkdir(parents=True)
+    (folder / "Token-1_").write_text("Token-1_.thumbprint")
+    (folder / "a.txt").write_text("secret")
+    (folder.parent.parent / "secret").write_text("secret")
+    with httpx.Client(
+        base_url=f"http://127.0.0.1:{nginx.plain_port}", headers={"Host": HOST}
+    ) as client:
+        start = "/.well-known/acme-challenge/"
+        proof = client.get(f"{start}Token-1_")
+        assert (proof.status_code, proof.text) == (200, "Token-1_.thumbprint")
+        assert proof.headers["Content-Type"] == "text/plain"
+        assert client.post(f"{start}Token-1_").status_code == 308
+        for name in ("", "folder/", "a.txt", "none", "%2e%2e/%2e%2e/secret"):
+            response = client.get(f"{start}{name}")
+            assert response.status_code == 308
+            assert response.headers["Location"] == f"https://{HOST}{start}{name}"
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.get(f"{start}Token-1_", headers={"Host": "evil.test"})
 
 
 def test_unknown_host_is_refused(nginx: Nginx) -> None:

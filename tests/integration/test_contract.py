@@ -107,7 +107,7 @@ def test_schemathesis_finds_no_answer_that_the_contract_does_not_have(
     operations = [each for path in contract["paths"].values() for each in path]
     assert int(tested[1]) == len(operations) - operations.count("parameters")
     # It did reach what it should check.
-    lines = re.findall(r"request: (\w+ /\w+/\w+)\S* (\d{3}) ", service.log[set_up:])
+    lines = re.findall(r"request: (\w+ /\w+/[\w-]+)\S* (\d{3}) ", service.log[set_up:])
     enhanced = {status for request, status in lines if request == "POST /api/enhance"}
     assert {"200", "400", "415", "422"} <= enhanced
     sent = {status for request, status in lines if request.startswith("GET /image/")}
@@ -142,7 +142,6 @@ def test_contract_names_every_route_and_no_other(make_app: AppMaker, settings: S
         if method != "HEAD" or not rule.rule.startswith("/api/")
     }
     assert described == routes
-    assert contract["info"]["version"] == __version__
 
 
 def test_contract_has_every_problem_code(app: Flask) -> None:
@@ -161,6 +160,7 @@ def test_contract_and_its_page_are_served(client: FlaskClient) -> None:
     response = client.get("/openapi.json")
     assert response.content_type == "application/json"
     assert response.get_json()["openapi"] == "3.1.0"
+    assert response.get_json()["info"]["version"] == __version__
     again = client.get("/openapi.json", headers={"If-None-Match": response.headers["ETag"]})
     assert again.status_code == 304
     moved = client.get("/docs")

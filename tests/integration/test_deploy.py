@@ -7,6 +7,7 @@ import subprocess
 import tomllib
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 import yaml
@@ -74,9 +75,74 @@ def test_service_that_fetches_is_kept_from_private_networks_by_systemd(units: Pa
         assert any(address in network for network in denied), text
 
 
-def test_service_that_fetches_is_kept_from_private_networks_in_kubernetes() -> None:
-    manifests = yaml.safe_load_all((PROJECT_DIR / "deploy" / "kubernetes.yaml").read_text())
-    (policy,) = (each for each in manifests if each["kind"] == "NetworkPolicy")
+@pytest.fixture
+def manifests() -> dict[str, Any]:
+    """What deploy/kubernetes*.yaml creates, one of a kind."""
+    files = sorted((PROJECT_DIR / "deploy").glob("kubernetes*.yaml"))
+    found = [each for file in files for each in yaml.safe_load_all(file.read_text())]
+    by_kind = {each["kind"]: each for each in found}
+    assert len(by_kind) == len(found) == 7
+    return by_kind
+
+
+def test_pods_meet_the_restricted_standard_that_their_namespace_enforces(
+    manifests: dict[str, Any],
+) -> None:
+    """https://kubernetes.io/docs/concepts/security/pod-security-standards, as of 1.30."""
+    labels = manifests["Namespace"]["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    pod = manifests["Deployment"]["spec"]["template"]["spec"]
+    assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & set(pod)
+    assert {kind for volume in pod["volumes"] for kind in set(volume) - {"name"}} == {"emptyDir"}
+    context = pod["securityContext"]
+    assert (context["runAsNonRoot"], context["runAsUser"] > 0) == (True, True)
+    assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not {"sysctls", "seLinuxOptions", "windowsOptions", "appArmorProfile"} & set(context)
+    for container in pod["containers"]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert not [port for port in container["ports"] if "hostPort" in port]
+
+
+def test_manifests_speak_of_each_other(manifests: dict[str, Any]) -> None:
+    name = manifests.pop("Namespace")["metadata"]["name"]
+    assert {each["metadata"].get("namespace") for each in manifests.values()} == {name}
+    labels = manifests["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    for kind, selector in (
+        ("Deployment", manifests["Deployment"]["spec"]["selector"]["matchLabels"]),
+        ("Service", manifests["Service"]["spec"]["selector"]),
+        (
+            "PodDisruptionBudget",
+            manifests["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+        ),
+        ("NetworkPolicy", manifests["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"]),
+    ):
+        assert selector.items() <= labels.items(), kind
+    scaled = manifests["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
+    assert (scaled["kind"], scaled["name"]) == (
+        "Deployment",
+        manifests["Deployment"]["metadata"]["name"],
+    )
+
+
+def test_only_ingress_and_monitoring_reach_the_service_in_kubernetes(
+    manifests: dict[str, Any],
+) -> None:
+    (rule,) = manifests["NetworkPolicy"]["spec"]["ingress"]
+    (peer,) = rule["from"]
+    (expression,) = peer["namespaceSelector"]["matchExpressions"]
+    assert expression["values"] == ["ingress-nginx", "monitoring"]
+    (container,) = manifests["Deployment"]["spec"]["template"]["spec"]["containers"]
+    assert [port["port"] for port in rule["ports"]] == [each["name"] for each in container["ports"]]
+
+
+def test_service_that_fetches_is_kept_from_private_networks_in_kubernetes(
+    manifests: dict[str, Any],
+) -> None:
+    policy = manifests["NetworkPolicy"]
     blocks = [
         to["ipBlock"] for rule in policy["spec"]["egress"] for to in rule["to"] if "ipBlock" in to
     ]
@@ -100,7 +166,7 @@ def is_in_context(name: str) -> bool:
     """Tell whether a file is in the build context: the last line matching it or its folder wins."""
     result = True
     places = [name, *(str(folder) for folder in PurePosixPath(name).parents)]
-    for line in (PROJECT_DIR / ".containerignore").read_text().splitlines():
+    for line in (PROJECT_DIR / ".dockerignore").read_text().splitlines():
         pattern = line.removeprefix("!")
         # A star does not match a slash there.
         if any(fnmatch(each, pattern) and each.count("/") == pattern.count("/") for each in places):
@@ -113,7 +179,7 @@ def test_image_has_what_the_wheel_is_built_from() -> None:
         r"^COPY (?!--from)(.*) \S+$", (PROJECT_DIR / "Containerfile").read_text(), re.M
     )
     patterns = " ".join(copied).split()
-    needed = ["pyproject.toml", "uv.lock", "superres", "LICENSE", "README.md"]
+    needed = ["pyproject.toml", "uv.lock", "superres", "LICENSE", "docs/package.md"]
     needed += [path.name for path in PROJECT_DIR.glob("*.py")]
     for name in needed:
         assert is_in_context(name), name

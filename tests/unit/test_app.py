@@ -12,14 +12,12 @@ from flask import Flask
 from flask.testing import FlaskClient
 from PIL import Image
 
-from app import create_app
 from superres.service.runner import Runner
 from superres.service.upload import Upload
 from superres.settings import Settings
 from superres.store.result_name import generate_file_hash
 from superres.web.uploads import file_stem
 from testkit.app_client import assert_problem, upload
-from testkit.fakes import FakeModel
 from testkit.pictures import PNG, encode
 
 AppMaker = Callable[[Settings], Flask]
@@ -452,16 +450,16 @@ def test_health_is_alive_and_never_stored(client: FlaskClient) -> None:
 
 
 def test_ready_tells_loading_from_ready(
-    settings: Settings, client: FlaskClient, fake_model: FakeModel
+    settings: Settings, client: FlaskClient, make_idle_app: AppMaker
 ) -> None:
     assert client.get("/api/ready").get_json()["status"] == "ready"
-    loading = create_app(settings).test_client().get("/api/ready")
+    loading = make_idle_app(settings).test_client().get("/api/ready")
     assert_problem(loading, 503, "not_ready")
     assert loading.headers["Retry-After"] == "1"
 
 
-def test_health_does_not_load_the_model(settings: Settings) -> None:
-    app = create_app(settings)
+def test_health_does_not_load_the_model(settings: Settings, make_idle_app: AppMaker) -> None:
+    app = make_idle_app(settings)
     assert app.test_client().get("/api/health").get_json()["model_sha256"] is None
     assert app.extensions["runner"].model_loader.model is None
 

@@ -5,7 +5,7 @@ import pytest
 from flask import Flask, Response
 
 from cache_headers import apply_cache_headers, get_cache_headers
-from superres.web.cache_policy import Freshness, set_cache_policy
+from superres.web.cache_policy import ResponseFreshness, set_cache_policy
 
 
 @pytest.mark.parametrize(
@@ -25,16 +25,24 @@ def test_policy_table(resource_type: str, cache_control: str) -> None:
 @pytest.mark.parametrize(
     ("freshness", "cache_control", "kept"),
     [
-        (Freshness(600, 0), "public, max-age=600", "60"),
-        (Freshness(600, 400), "public, max-age=600", "20"),
-        (Freshness(600, 591), "public, max-age=600", "0"),
-        (Freshness(600, 900), "public, max-age=600", "0"),
-        (Freshness(600, 0, ", must-revalidate"), "public, max-age=600, must-revalidate", "0"),
-        (Freshness(600, 0, ", stale-if-error=9"), "public, max-age=600, stale-if-error=9", "0"),
+        (ResponseFreshness(600, 0), "public, max-age=600", "60"),
+        (ResponseFreshness(600, 400), "public, max-age=600", "20"),
+        (ResponseFreshness(600, 591), "public, max-age=600", "0"),
+        (ResponseFreshness(600, 900), "public, max-age=600", "0"),
+        (
+            ResponseFreshness(600, 0, ", must-revalidate"),
+            "public, max-age=600, must-revalidate",
+            "0",
+        ),
+        (
+            ResponseFreshness(600, 0, ", stale-if-error=9"),
+            "public, max-age=600, stale-if-error=9",
+            "0",
+        ),
     ],
 )
 def test_nginx_keeps_a_tenth_of_what_is_left_and_nothing_that_has_limits_when_stale(
-    freshness: Freshness, cache_control: str, kept: str
+    freshness: ResponseFreshness, cache_control: str, kept: str
 ) -> None:
     headers = get_cache_headers("sourced_image", "abc", freshness)
     assert headers["Cache-Control"] == cache_control

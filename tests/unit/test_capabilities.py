@@ -9,7 +9,6 @@ import yaml
 from flask.testing import FlaskClient
 from PIL import Image
 
-from app import create_app
 from superres.errors import BadRequest
 from superres.images.options import read_options
 from superres.settings import Settings
@@ -83,13 +82,15 @@ def test_pixel_limit_is_the_one_that_uploads_meet(make_app: AppMaker, settings: 
     assert_problem(over, 422, "too_many_pixels")
 
 
-def test_mode_without_a_model_is_not_offered(settings: Settings) -> None:
-    client = create_app(replace(settings, restore_model_path=None)).test_client()
+def test_mode_without_a_model_is_not_offered(settings: Settings, make_idle_app: AppMaker) -> None:
+    client = make_idle_app(replace(settings, restore_model_path=None)).test_client()
     assert [each["name"] for each in client.get(PATH).get_json()["modes"]] == ["faithful"]
 
 
-def test_speed_is_unknown_until_the_model_is_loaded(settings: Settings) -> None:
-    app = create_app(settings)
+def test_speed_is_unknown_until_the_model_is_loaded(
+    settings: Settings, make_idle_app: AppMaker
+) -> None:
+    app = make_idle_app(settings)
     assert app.test_client().get(PATH).get_json()["seconds_per_pixel"] is None
     assert app.extensions["runner"].model_loader.model is None
 
@@ -106,11 +107,11 @@ def test_queue_counts_what_is_not_done_yet(client: FlaskClient, fake_model: Fake
 
 
 def test_page_without_a_key_learns_that_it_needs_one(
-    settings: Settings, told: dict[str, Any], tmp_path: Path
+    settings: Settings, told: dict[str, Any], tmp_path: Path, make_idle_app: AppMaker
 ) -> None:
     keys = tmp_path / "keys"
     keys.write_text(f"anna:{hash_key(make_key())}\n")
-    guarded = create_app(replace(settings, api_keys_file=keys)).test_client()
+    guarded = make_idle_app(replace(settings, api_keys_file=keys)).test_client()
     assert guarded.get(PATH).get_json()["api_key_required"] is True
     assert told["api_key_required"] is False
 
@@ -123,10 +124,12 @@ def test_retention_is_that_of_the_cleaner(told: dict[str, Any], settings: Settin
     }
 
 
-def test_retention_in_a_shared_store_is_not_known(settings: Settings, tmp_path: Path) -> None:
+def test_retention_in_a_shared_store_is_not_known(
+    settings: Settings, tmp_path: Path, make_idle_app: AppMaker
+) -> None:
     folder = tmp_path / "shared"
     folder.mkdir()
     shared = replace(settings, store_url=folder.as_uri())
-    retention = create_app(shared).test_client().get(PATH).get_json()["retention"]
+    retention = make_idle_app(shared).test_client().get(PATH).get_json()["retention"]
     assert retention["result_days"] is None
     assert retention["results_bytes"] is None

@@ -9,6 +9,8 @@ from importlib.metadata import packages_distributions
 from itertools import chain
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 from superres.paths import PROJECT_DIR
 
 UV = Path(sys.executable).with_name("uv")
@@ -27,6 +29,21 @@ def test_lock_has_what_the_project_asks_for() -> None:
 def test_requirements_are_what_the_lock_says() -> None:
     exported = run_uv("export", "--frozen", "--no-emit-project", "--no-annotate").stdout
     assert (PROJECT_DIR / "requirements.txt").read_text() == exported
+
+
+def test_licences_are_those_of_what_the_lock_installs_on_debian_12() -> None:
+    options = ("--frozen", "--no-emit-project", "--no-hashes", "--no-annotate", "--no-header")
+    exported = run_uv("export", *options, "--all-extras", "--no-extra=gpu").stdout
+    python = {"python_version": "3.11", "python_full_version": "3.11.2"}
+    locked = {
+        (each.name, str(each.specifier).removeprefix("=="))
+        for each in map(Requirement, exported.splitlines())
+        if each.marker is None or each.marker.evaluate(python)
+    }
+    page = (PROJECT_DIR / "THIRD_PARTY.md").read_text()
+    listed = re.findall(r"^\| ([\w-]+) \| (\d[\w.]*) \| .+ \|$", page, re.M)
+    # `make third-party` writes it.
+    assert {(name.lower().replace("_", "-"), version) for name, version in listed} == locked
 
 
 def test_project_asks_for_every_package_that_it_imports() -> None:

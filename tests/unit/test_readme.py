@@ -48,6 +48,12 @@ def test_manifest_names_the_version() -> None:
     assert set(re.findall(r"image: .*/super-resolution:(\S+)", manifest)) == {__version__}
 
 
+def test_changelog_begins_with_what_is_unreleased_and_the_version() -> None:
+    headings = re.findall(r"^## (.*)$", (PROJECT_DIR / "CHANGELOG.md").read_text(), re.M)
+    assert headings[0] == "[Unreleased]"
+    assert re.fullmatch(rf"\[{re.escape(__version__)}\] - \d{{4}}-\d\d-\d\d", headings[1])
+
+
 def test_links_lead_somewhere() -> None:
     pages = [*PROJECT_DIR.glob("*.md"), *PROJECT_DIR.glob("docs/*.md")]
     for page in (*pages, PROJECT_DIR / "superres/models/README.md"):
@@ -56,6 +62,10 @@ def test_links_lead_somewhere() -> None:
             target = page.parent / file if file else page
             assert target.exists(), f"{page.name}: {link}"
             assert not anchor or anchor in anchors_of(target), f"{page.name}: {link}"
+
+
+def test_page_on_pypi_has_no_links_into_a_checkout() -> None:
+    assert re.findall(r"\]\((?!https:)", (DOCS / "package.md").read_text()) == []
 
 
 def anchors_of(page: Path) -> set[str]:
