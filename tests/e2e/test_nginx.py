@@ -25,7 +25,7 @@ from superres.settings import Settings
 from superres.web.job_routes import MAX_LONG_POLL_SECONDS
 from testkit import loopback
 from testkit.pictures import encode
-from testkit.service import Service, find_free_port, run_light_service
+from testkit.service import Service, find_free_port, run_light_service, run_service
 from tests.e2e.nginx import HOST, Nginx, has_http3, needs_http3, run_nginx
 
 LISTED = "https://a.example"
@@ -34,9 +34,7 @@ LISTED = "https://a.example"
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
-    with run_light_service(
-        folder, trusted_proxies=1, cors_origins=LISTED, trusted_hosts=HOST
-    ) as running:
+    with run_service(folder, trusted_proxies=1, cors_origins=LISTED, trusted_hosts=HOST) as running:
         yield running
 
 
