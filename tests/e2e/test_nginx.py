@@ -25,7 +25,7 @@ from superres.settings import Settings
 from superres.web.job_routes import MAX_LONG_POLL_SECONDS
 from testkit import loopback
 from testkit.pictures import encode
-from testkit.service import Service, find_free_port, run_light_service
+from testkit.service import Service, find_free_port, run_light_service, run_service
 from tests.e2e.nginx import HOST, Nginx, has_http3, needs_http3, run_nginx
 
 LISTED = "https://a.example"
@@ -34,9 +34,7 @@ LISTED = "https://a.example"
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
-    with run_light_service(
-        folder, trusted_proxies=1, cors_origins=LISTED, trusted_hosts=HOST
-    ) as running:
+    with run_service(folder, trusted_proxies=1, cors_origins=LISTED, trusted_hosts=HOST) as running:
         yield running
 
 
@@ -318,7 +316,7 @@ def test_http_3_is_named_over_tls_where_it_is_spoken(nginx: Nginx, path: str) ->
     expected = ['h3=":443"; ma=86400'] if has_http3() else []
     with nginx.client() as client:
         assert client.get(path).headers.get_list("Alt-Svc") == expected
-    plain = httpx.get(f"http://127.0.0.1:{nginx.plain_port}{path}", headers={"Host": HOST})
+    plain = loopback.get(f"http://127.0.0.1:{nginx.plain_port}{path}", headers={"Host": HOST})
     assert "Alt-Svc" not in plain.headers
 
 
