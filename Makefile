@@ -16,7 +16,7 @@ EXTRAS ?=
 VENDORED := client-zip@2.5.1 idb-keyval@6.3.0
 # Which of them is there; what a build needs for the same layers whenever and wherever it is run.
 CONTAINERS ?= $(notdir $(firstword $(shell command -v podman docker)))
-DATE := $(shell git log -1 --format=%ct)
+DATE = $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
 ifeq ($(CONTAINERS),docker)
 BUILD_IMAGE = SOURCE_DATE_EPOCH=$(DATE) docker buildx build --output type=docker,rewrite-timestamp=true
 else
