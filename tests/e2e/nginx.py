@@ -136,7 +136,9 @@ def has_http3() -> bool:
 
 def needs_http3() -> pytest.MarkDecorator:
     """Return the mark of a test, or of a parameter, that needs HTTP/3."""
-    return pytest.mark.skipif(not has_http3(), reason="Nginx before 1.25.1")
+    return pytest.mark.skipif(
+        not has_http3(), reason="this Nginx has no HTTP/3: make test-nginx brings one"
+    )
 
 
 def read_configuration(is_http3: bool) -> str:

@@ -16,7 +16,7 @@ from testkit.source_server import Page, run_source_server
 PAGES = ("README.md", "docs/scripts.md", "docs/http.md", "docs/operations.md")
 # Commands that install, serve, or need root or another machine; they have their own tests.
 ELSEWHERE = (
-    *("make ", ". .venv", ".venv/bin/pip ", "pip install", "podman ", "apt-get "),
+    *("make ", ". .venv", ".venv/bin/pip ", "pip install", "podman ", "docker ", "apt-get "),
     *("./deploy_test.sh", "python cleanup_cache.py --delete"),
 )
 NEEDS_OTHER_SERVERS = re.compile(r"SR_\w+=|DASK|AWS_|kubectl|systemctl|openssl|dask")
