@@ -16,7 +16,7 @@ EXTRAS ?=
 VENDORED := client-zip@2.5.1 idb-keyval@6.3.0
 # Which of them is there; what a build needs for the same layers whenever and wherever it is run.
 CONTAINERS ?= $(notdir $(firstword $(shell command -v podman docker)))
-DATE := $(shell git log -1 --format=%ct)
+DATE = $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
 ifeq ($(CONTAINERS),docker)
 BUILD_IMAGE = SOURCE_DATE_EPOCH=$(DATE) docker buildx build --output type=docker,rewrite-timestamp=true
 else
@@ -259,10 +259,15 @@ sbom: $(VENV)/test-installed
 	$(SBOM)/tool/bin/pip install --quiet --require-hashes --requirement $(SBOM)/tool/locked.txt
 	$(SBOM)/bin/pip uninstall --quiet --yes pip setuptools
 	mkdir -p dist
+	rm -f dist/*.cdx.json
 	$(SBOM)/tool/bin/python deploy/sbom.py $(SBOM) > dist/superres-$$($(BIN)/python -c 'import superres; print(superres.__version__)').cdx.json
 
-# The bill's packages and libraries with their licences, in THIRD_PARTY.md.
-third-party: sbom
+# The bill's packages and libraries with their licences, in THIRD_PARTY.md: of what the image has, so
+# with the Python that it has, since others need other packages.
+third-party:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:3] != (3, 11, 2))' || { \
+		echo "make third-party PYTHON=...: needs Python 3.11.2, /usr/bin/python3 of Debian 12" >&2; exit 1; }
+	$(MAKE) sbom
 	$(BIN)/python deploy/third_party.py dist/superres-*.cdx.json > THIRD_PARTY.md
 
 # Third-party audits of the deployment; not part of make test.

@@ -30,6 +30,18 @@ def list_values(contract: dict[str, Any], schema: dict[str, Any]) -> list[str]:
     return [str(kind) for kind in kinds] if isinstance(kinds, list) else [kinds]
 
 
+def list_members(contract: dict[str, Any], schema: dict[str, Any], place: str) -> Iterator[str]:
+    """Yield the members of a schema, and of those in it; components that it names are their own."""
+    for inner in (*schema.get("oneOf", []), *schema.get("anyOf", []), *schema.get("allOf", [])):
+        yield from list_members(contract, inner, place)
+    if "items" in schema:
+        yield from list_members(contract, schema["items"], f"{place}[]")
+    for member, value in schema.get("properties", {}).items():
+        for kind in list_values(contract, value):
+            yield f"{place}.{member} {kind}"
+        yield from list_members(contract, value, f"{place}.{member}")
+
+
 def list_operations(contract: dict[str, Any]) -> Iterator[str]:
     """Yield parameters, bodies and responses of each operation."""
     for path, operations in contract["paths"].items():
@@ -42,11 +54,13 @@ def list_operations(contract: dict[str, Any]) -> Iterator[str]:
                 asked = follow(contract, parameter)
                 for value in list_values(contract, asked["schema"]):
                     yield f"{name} {asked['in']} {asked['name']} {value}"
-            for kind in operation.get("requestBody", {}).get("content", {}):
+            for kind, content in operation.get("requestBody", {}).get("content", {}).items():
                 yield f"{name} body {kind}"
+                yield from list_members(contract, content.get("schema", {}), f"{name} body")
             for status, response in operation["responses"].items():
-                for kind in follow(contract, response).get("content", {"": None}):
+                for kind, content in follow(contract, response).get("content", {"": {}}).items():
                     yield f"{name} {status} {kind}".strip()
+                    yield from list_members(contract, content.get("schema", {}), f"{name} {status}")
 
 
 def list_codes(error: type[ServiceError]) -> Iterator[str]:
@@ -61,9 +75,7 @@ def list_promises() -> Iterator[str]:
     contract = yaml.safe_load(CONTRACT_PATH.read_text())
     yield from list_operations(contract)
     for name, schema in contract["components"]["schemas"].items():
-        for member, value in schema.get("properties", {}).items():
-            for kind in list_values(contract, value):
-                yield f"openapi.yaml {name}.{member} {kind}"
+        yield from list_members(contract, schema, f"openapi.yaml {name}")
     for code in list_codes(ServiceError):
         yield f"error {code}"
     for name in re.findall(r'"(sr_\w+)"', Path(metrics.__file__).read_text()):
@@ -71,6 +83,7 @@ def list_promises() -> Iterator[str]:
     for item in fields(Settings):
         yield f"SR_{item.name.upper()}"
     for name in MODULES:
+        yield f"superres {name}"
         command = superres.get_command(click.Context(superres), name)
         for parameter in command.params if command else ():
             for option in parameter.opts:

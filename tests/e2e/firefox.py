@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import subprocess
 import tempfile
 import time
@@ -167,6 +168,8 @@ def run_firefox() -> Iterator[Firefox]:
                 *("firefox-esr", "--headless", "--no-remote", "--profile", profile),
                 *("--remote-debugging-port", str(port)),
             ],
+            # As root it refuses another user's home, which jobs in containers of GitHub's have.
+            env={**os.environ, "HOME": profile},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
