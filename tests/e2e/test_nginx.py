@@ -190,6 +190,9 @@ def test_parts_of_a_result_come_from_the_cache(client: httpx.Client) -> None:
         assert "Content-Range" in part.headers["Access-Control-Expose-Headers"]
     beyond = client.get(path, headers={"Range": "bytes=9999999-"})
     assert beyond.status_code == 416
+    names = list(beyond.headers.keys())
+    assert [len(beyond.headers.get_list(name)) for name in names] == [1] * len(names)
+    assert {"strict-transport-security", "x-cache-status", "x-request-id"} <= set(names)
 
 
 def test_no_client_sees_another_ones_request_id(client: httpx.Client) -> None:
@@ -309,6 +312,7 @@ def test_plain_http_is_redirected_to_the_fixed_name(nginx: Nginx) -> None:
     )
     assert response.status_code == 308
     assert response.headers["Location"] == f"https://{HOST}/api/enhance?a=b"
+    assert response.headers["Server"] == "nginx"  # without its version
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics", "/cache/none.png", "/image/none"])
@@ -435,6 +439,12 @@ def assert_problem(response: httpx.Response, status: int, code: str) -> None:
     body = json.loads(response.content)
     assert (body["status"], body["code"]) == (status, code)
     assert body["request_id"] == response.headers["X-Request-ID"]
+
+
+def test_method_that_nginx_refuses_is_405(client: httpx.Client, nginx: Nginx) -> None:
+    assert_problem(client.request("TRACE", "/"), 405, "method_not_allowed")
+    plain = httpx.request("TRACE", f"http://127.0.0.1:{nginx.plain_port}/", headers={"Host": HOST})
+    assert_problem(plain, 405, "method_not_allowed")
 
 
 @pytest.mark.parametrize("path", ["/api/enhance", "/api/preview"])

@@ -130,6 +130,24 @@ def test_manifests_speak_of_each_other(manifests: dict[str, Any]) -> None:
     )
 
 
+def test_cluster_pulls_what_its_manifest_says_to_push(manifests: dict[str, Any]) -> None:
+    (container,) = manifests["Deployment"]["spec"]["template"]["spec"]["containers"]
+    text = (PROJECT_DIR / "deploy" / "kubernetes.yaml").read_text()
+    commands = re.findall(r"^#   podman (build|push) .*?(\S+/super-resolution\S*)", text, re.M)
+    assert commands == [("build", container["image"]), ("push", container["image"])]
+
+
+def test_what_the_cluster_scales_by_is_recorded(manifests: dict[str, Any]) -> None:
+    text = (PROJECT_DIR / "deploy" / "kubernetes-autoscaling.yaml").read_text()
+    adapter = yaml.safe_load("\n".join(re.findall(r"^#   (.*)$", text, re.M)))
+    (rule,) = adapter["externalRules"]
+    groups = yaml.safe_load((PROJECT_DIR / "deploy" / "alerts.yaml").read_text())["groups"]
+    recorded = [each["record"] for group in groups for each in group["rules"] if "record" in each]
+    assert recorded == [rule["seriesQuery"]] == [rule["metricsQuery"]]
+    (scaled,) = manifests["HorizontalPodAutoscaler"]["spec"]["metrics"]
+    assert scaled["external"]["metric"]["name"] == rule["name"]["as"]
+
+
 def test_only_ingress_and_monitoring_reach_the_service_in_kubernetes(
     manifests: dict[str, Any],
 ) -> None:
@@ -162,6 +180,21 @@ def test_compose_overrides_nothing_of_its_env_file_with_an_empty_value() -> None
     }
     assert values["SR_TRUSTED_PROXIES"] == "1"
     assert all(values.values()), values
+
+
+def test_one_command_changes_the_name_wherever_compose_has_it(tmp_path: Path) -> None:
+    (tmp_path / "deploy").mkdir()
+    for name in ("nginx.conf", "deploy/compose.yaml", "deploy/compose.replicas.yaml"):
+        shutil.copy(PROJECT_DIR / name, tmp_path / name)
+    command = re.search(
+        r"^#   (sed .*)$", (PROJECT_DIR / "deploy" / "compose.yaml").read_text(), re.M
+    )
+    assert command is not None
+    subprocess.run(command[1].replace("NAME", "a.test"), shell=True, cwd=tmp_path, check=True)
+    texts = [path.read_text() for path in (tmp_path / "deploy").iterdir()]
+    (certificates,) = re.findall(r"ssl_certificate (\S+)/", (tmp_path / "nginx.conf").read_text())
+    assert f"./certificates:{certificates}:ro" in "".join(texts)
+    assert all(":-a.test}" in text for text in texts)
 
 
 def test_replicas_differ_by_their_ports_and_volumes_alone() -> None:
