@@ -5,6 +5,7 @@ python -m tests.promises > tests/promises.txt
 A release does that; until then, `test_promises.py` looks that nothing is missing.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import fields
@@ -27,7 +28,7 @@ def list_values(contract: dict[str, Any], schema: dict[str, Any]) -> list[str]:
     """Return what a schema's value may be: its values, or else its types."""
     schema = follow(contract, schema)
     kinds = schema.get("enum", schema.get("type", "any"))
-    return [str(kind) for kind in kinds] if isinstance(kinds, list) else [kinds]
+    return [json.dumps(kind) for kind in kinds] if isinstance(kinds, list) else [kinds]
 
 
 def list_members(contract: dict[str, Any], schema: dict[str, Any], place: str) -> Iterator[str]:

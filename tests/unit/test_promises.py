@@ -16,8 +16,8 @@ def test_api_settings_and_commands_are_still_there() -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "POST /api/enhance query format avif",
-        "POST /api/enhance body.mode restore",
+        'POST /api/enhance query format "avif"',
+        'POST /api/enhance body.mode "restore"',
         "openapi.yaml Problem.code string",
         "openapi.yaml Problem.exceeded.limit integer",
         "openapi.yaml Capabilities.formats[].quality.max integer",
