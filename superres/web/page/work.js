@@ -130,9 +130,11 @@ export class Work {
       store.isRemembered = target.checked;
       render();
     });
-    element("forget").addEventListener("click", () => {
-      this.queue.remove(...this.queue.items);
+    element("forget").addEventListener("click", async () => {
       store.isRemembered = false;
+      // The list is shown until its images are gone from the disk: the tab may be closed then.
+      await store.remove(...this.queue.items.map(({ id }) => id));
+      this.queue.remove(...this.queue.items);
       render();
     });
     render();
