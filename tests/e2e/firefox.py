@@ -158,7 +158,7 @@ def wait_and_connect(port: int, process: subprocess.Popen[bytes]) -> ClientConne
 
 @contextmanager
 def run_firefox() -> Iterator[Firefox]:
-    """Run Debian's Firefox ESR until the block ends; once in a hundred starts it opens no tab."""
+    """Run Debian's Firefox ESR until the block ends. Once it opened no tab: then again."""
     for _ in range(STARTS):
         with start_firefox() as firefox:
             try:
