@@ -67,9 +67,22 @@ def chunk_flood(kind: bytes, content: bytes = b"") -> bytes:
     return one_pixel_png(chunk * ((ROOM - 200) // len(chunk)))
 
 
+def packed_zeros(megabytes: int) -> bytes:
+    """Zeros that deflate has made a thousand times smaller (RFC 1950).
+
+    Only two are compressed, the others are copies of the second: a gigabyte would take seconds.
+    """
+    packer = zlib.compressobj(9)
+    first, other = (
+        packer.compress(bytes(10**6)) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(2)
+    )
+    last_block, checksum = b"\x03\0", struct.pack(">HH", megabytes * 10**6 % 65521, 1)
+    return first + other * (megabytes - 1) + last_block + checksum
+
+
 def packed_chunk(kind: bytes, start: bytes, megabytes: int) -> bytes:
     """A chunk whose text or profile is a thousand times larger than the file."""
-    return one_pixel_png(png_chunk(kind, start + zlib.compress(bytes(megabytes * 10**6), 9)))
+    return one_pixel_png(png_chunk(kind, start + packed_zeros(megabytes)))
 
 
 def xmp_png(inner: str, end: str) -> bytes:

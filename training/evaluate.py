@@ -21,8 +21,7 @@ from pathlib import Path
 import numpy as np
 from cv2.quality import QualityGMSD
 from PIL import Image
-from skimage import data
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage import data, metrics
 
 from superres.engines.opencv_engine import load_network
 from superres.engines.openvino_engine import load_quantised
@@ -92,8 +91,8 @@ def measure(
         (measure_luma(picture), measure_luma(enlarge(degrade(picture)))) for picture in pictures
     ]
     return (
-        float(np.mean([peak_signal_noise_ratio(*pair, data_range=255) for pair in pairs])),
-        float(np.mean([structural_similarity(*pair, data_range=255) for pair in pairs])),
+        float(np.mean([metrics.peak_signal_noise_ratio(*pair, data_range=255) for pair in pairs])),
+        float(np.mean([metrics.structural_similarity(*pair, data_range=255) for pair in pairs])),
         float(np.mean([QualityGMSD.create(truth).compute(result)[0] for truth, result in pairs])),
     )
 
