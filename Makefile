@@ -29,14 +29,14 @@ STOCK_MODEL := data/stock/EDSR_x3.pb
 STOCK_SHA256 := 3baa3740fdb8ee9c52f1a41d69fa74cb9feef0fa9bfeec24f0ee58b928068e9a
 
 # $(1): extras and groups of uv.lock. pip installs them, because it knows this machine's index and
-# certificates; uv only reads the lock.
+# certificates; uv only reads the lock. $(2): options of pip.
 define install_locked
 	$(BIN)/pip install --quiet $(UV)
 	$(BIN)/uv export --quiet --frozen --no-emit-project $(1) --output-file $(VENV)/locked.txt
-	$(BIN)/pip install --quiet --require-hashes --requirement $(VENV)/locked.txt
+	$(BIN)/pip install --quiet $(2) --require-hashes --requirement $(VENV)/locked.txt
 endef
 
-.PHONY: run run-fast install vendor lock requirements check test test-torch test-nginx lint format stock-model clean models \
+.PHONY: run run-fast install vendor lock requirements check test tests test-torch test-nginx lint format stock-model clean models \
 	bench bench-tiles bench-memory bench-jobs bench-forms bench-eta bench-encoders bench-fidelity bench-sandbox \
 	bench-peers dist check-dist image image-twice sbom third-party fuzz faults hostile soak cluster audit audit-packages
 .DELETE_ON_ERROR:
@@ -54,7 +54,7 @@ check: lint
 	./install_package.sh imagemagick identify -version
 	$(BIN)/pytest --numprocesses 2 tests/unit
 
-test: lint
+test: $(VENV)/test-installed
 	./install_package.sh curl curl --version
 	./install_package.sh openssl openssl version
 	./install_package.sh nginx-light nginx -v
@@ -70,8 +70,11 @@ test: lint
 	./install_package.sh pgbouncer pgbouncer --version
 	./install_package.sh php-cli php --version
 	./install_package.sh nodejs node --version
-	# Tests spend much of their time waiting for their own servers, so four run at once. A file's
-	# tests stay together, so that its servers and browsers are started once.
+	$(MAKE) --jobs 2 lint tests
+
+# They spend much of their time waiting for their own servers, so four run at once. A file's tests
+# stay together, so that its servers and browsers are started once.
+tests: $(VENV)/test-installed
 	$(BIN)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # What needs PyTorch, on the CPU; without tests/conftest.py, which needs what make test installs.
@@ -116,7 +119,8 @@ $(VENV)/openvino-installed: uv.lock $(VENV)/run-installed
 	touch $@
 
 $(VENV)/test-installed: uv.lock $(VENV)/run-installed
-	$(call install_locked,--all-extras --no-extra gpu --group test)
+	# What is imported is compiled then; all that is installed would take 12 seconds.
+	$(call install_locked,--all-extras --no-extra gpu --group test,--no-compile)
 	touch $@
 
 install: $(VENV)/run-installed
