@@ -104,8 +104,8 @@ def find_models(settings: Settings) -> ModelLoader:
 
     def load_restoring(beside: Upscaler) -> Upscaler:
         engine = make_opencv_engine(path)
-        if settings.engine == "openvino" and engine.profile.golden_output:
-            engine = choose_fastest_engine(path)
+        if beside.profile.engine == "openvino" and engine.profile.golden_output:
+            engine = choose_fastest_engine(path, is_faster=True)
         elif beside.profile.engine == "torch":  # and its GPU has not failed since
             try:
                 engine = choose_torch_engine(path, settings.device)
