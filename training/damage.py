@@ -94,6 +94,20 @@ def damage_mildly(truth: Pixels, random: np.random.Generator) -> Pixels:
     return compress(small, random.uniform(60, 98)) if random.random() < 0.5 else small
 
 
+def send_on(truth: Pixels, random: np.random.Generator) -> Pixels:
+    """Reduce to a third and compress up to three times, as messengers do with a picture of text."""
+    side = truth.shape[0] // SCALE
+    chosen = random.choice([BICUBIC, AREA, LANCZOS])
+    small = np.asarray(Image.fromarray(truth).resize((side, side), Image.Resampling(chosen)))
+    if random.random() < 0.6:
+        small = blur(small, random, 1)
+    if random.random() < 0.3:
+        small = add_noise(small, random, 10)
+    for _ in range(int(random.integers(1, 4))):
+        small = compress(small, random.uniform(30, 80))
+    return small
+
+
 def damage_badly(truth: Pixels, random: np.random.Generator, level: float) -> Pixels:
     """Blur, resize, add noise and compress, twice over, down to a third of the size.
 

@@ -6,7 +6,7 @@
 # CROPS is made by training.prepare, TEACHER is as for training.pairs, and may arrive while the
 # faithful model trains. OUT/*.npz are the weights; training.export makes models of them. MINUTES,
 # PAIR_MINUTES, RESTORE_MINUTES and SHARPEN_MINUTES say how long each part takes. To try it without
-# a GPU: DEVICE=cpu BATCH=2, and a tenth of a minute for each.
+# a GPU: DEVICE=cpu BATCH=2, and a tenth of a minute for each. Needs PyTorch, OpenCV, matplotlib.
 set -eu
 crops=$1 teacher=$2 out=$3
 device=${DEVICE:-cuda}

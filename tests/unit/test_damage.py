@@ -6,7 +6,7 @@ from PIL import Image
 from skimage import data
 
 from superres.images.pixels import Pixels
-from training.damage import damage_badly, damage_mildly
+from training.damage import damage_badly, damage_mildly, send_on
 from training.network import Floats
 from training.pairs import INPUT_SIDE, correct_tone, draw_damaged, make_shard, mix
 from training.prepare import CROP_SIDE
@@ -28,6 +28,7 @@ def test_inputs_are_a_third_as_large_and_bad_ones_never_the_same() -> None:
     random = np.random.default_rng(0)
     inputs = [damage_badly(TRUTH, random, level) for level in np.linspace(0.35, 1.3, 30)]
     inputs += [damage_mildly(TRUTH, random) for _ in range(30)]
+    inputs += [send_on(TRUTH, random) for _ in range(30)]
     assert {(each.shape, each.dtype) for each in inputs} == {((64, 64, 3), np.dtype(np.uint8))}
     assert len({each.tobytes() for each in inputs[:30]}) == 30
 
