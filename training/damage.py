@@ -82,13 +82,18 @@ def dither(image: Pixels, random: np.random.Generator) -> Pixels:
     return np.asarray(few.convert("RGB"))
 
 
+def reduce_somehow(truth: Pixels, random: np.random.Generator) -> Pixels:
+    """Reduce a square to a third with one antialiased filter or another."""
+    side = truth.shape[0] // SCALE
+    chosen = random.choice([BICUBIC, AREA, LANCZOS])
+    return np.asarray(Image.fromarray(truth).resize((side, side), Image.Resampling(chosen)))
+
+
 def damage_mildly(truth: Pixels, random: np.random.Generator) -> Pixels:
     """Reduce to a third, seldom blurred or noisy, half of the time as JPEG 60 to 98."""
     if random.random() < 0.25:
         truth = blur(truth, random, 1.2)
-    side = truth.shape[0] // SCALE
-    chosen = random.choice([BICUBIC, AREA, LANCZOS])
-    small = np.asarray(Image.fromarray(truth).resize((side, side), Image.Resampling(chosen)))
+    small = reduce_somehow(truth, random)
     if random.random() < 0.15:
         small = add_noise(small, random, 5)
     return compress(small, random.uniform(60, 98)) if random.random() < 0.5 else small
@@ -96,9 +101,7 @@ def damage_mildly(truth: Pixels, random: np.random.Generator) -> Pixels:
 
 def send_on(truth: Pixels, random: np.random.Generator) -> Pixels:
     """Reduce to a third and compress up to three times, as messengers do with a picture of text."""
-    side = truth.shape[0] // SCALE
-    chosen = random.choice([BICUBIC, AREA, LANCZOS])
-    small = np.asarray(Image.fromarray(truth).resize((side, side), Image.Resampling(chosen)))
+    small = reduce_somehow(truth, random)
     if random.random() < 0.6:
         small = blur(small, random, 1)
     if random.random() < 0.3:
