@@ -2,6 +2,7 @@
 
 import re
 import zipfile
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tests.e2e.page import (
 
 MANY = 60
 PAUSE_SECONDS = 3600
+NOON = datetime(2026, 11, 27, 12)
 FORBIDDEN_STORAGE = """for (const name of ["localStorage", "sessionStorage", "indexedDB"]) {
     Object.defineProperty(globalThis, name, {
         get() { throw new DOMException("forbidden", "SecurityError"); },
@@ -54,20 +56,31 @@ def test_limit_that_is_used_up_pauses_the_queue_until_it_allows_more(
         refused.append(route)
         route.fulfill(**refuse(429, "rate_limited", PAUSE_SECONDS))
 
-    page.clock.install()
+    page.clock.install(time=NOON)
     page.reload()
     page.route("**/api/enhance*", answer)
     choose(page, *images)
     pick(page, "scale", "2")
     page.click("#start")
     for number in range(len(images)):
-        wait_for_words(page, r"^Limit used up; goes on at \d", number)
+        wait_for_words(page, r"^Limit used up; goes on at 1:0\d\sPM$", number)
     expect(page.locator("#total-text")).to_have_text("0 of 5")  # nobody can tell when
     assert len(refused) <= 3  # as many as are sent at once: the others are kept back
     page.unroute("**/api/enhance*")
     page.clock.fast_forward(1000 * (PAUSE_SECONDS + 1))
     for number in range(len(images)):
         wait_for_state(page, "done", number)
+
+
+def test_queue_that_goes_on_tomorrow_says_the_day(page: Page, images: list[Path]) -> None:
+    page.clock.install(time=NOON.replace(hour=23, minute=30))
+    page.reload()
+    page.route(
+        "**/api/enhance*", lambda route: route.fulfill(**refuse(429, "rate_limited", PAUSE_SECONDS))
+    )
+    choose(page, images[0])
+    page.click("#start")
+    wait_for_words(page, r"^Limit used up; goes on at Nov 28, 2026, 12:3\d\sAM$")
 
 
 def test_service_without_room_is_asked_again_and_the_row_says_so(
