@@ -61,6 +61,7 @@ test: $(VENV)/test-installed
 	./install_package.sh varnish varnishd -V
 	./install_package.sh systemd systemd-analyze --version
 	./install_package.sh chromium chromium --version
+	./install_package.sh chromium-headless-shell chromium-headless-shell --version
 	./install_package.sh firefox-esr firefox-esr --version
 	./install_package.sh faketime faketime --version
 	./install_package.sh redis-server redis-server --version

@@ -24,7 +24,7 @@ def light_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with run_chromium() as running:
+    with run_chromium(program="chromium-headless-shell") as running:
         yield running
 
 

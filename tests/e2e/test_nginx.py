@@ -250,7 +250,7 @@ def test_text_is_compressed(client: httpx.Client) -> None:
 def upload_large(client: httpx.Client, shade: int, **headers: str) -> httpx.Response:
     """Upload an image that takes some seconds: all of its tiles differ."""
     pixels = np.random.default_rng(colour_of(client, shade)).integers(0, 256, (60, 60, 3), np.uint8)
-    picture = encode(Image.fromarray(pixels).resize((900, 900)), "JPEG", quality=50)
+    picture = encode(Image.fromarray(pixels).resize((600, 600)), "JPEG", quality=50)
     return client.post("/api/enhance", files={"image": ("a.jpg", picture)}, headers=headers)
 
 
@@ -270,7 +270,7 @@ def test_asynchronous_job_through_nginx(client: httpx.Client) -> None:
         status = answer.json()
     assert status["state"] == "done"
     result = client.get(httpx.URL(status["result"]).path)
-    assert Image.open(BytesIO(result.content)).size == (2700, 2700)
+    assert Image.open(BytesIO(result.content)).size == (1800, 1800)
     again = upload_large(client, 1, Prefer="respond-async")
     assert (again.status_code, again.headers["X-Cache-Hit"]) == (200, "true")
 
