@@ -232,7 +232,7 @@ class LocalJobs:
                 problem = None if error.code == JobCancelled.code else describe(error)
                 self._spool.remove(self._table.finish(claim.name, problem))
             return None
-        if progress.cancelled or self._adopt(claim):
+        if progress.cancelled:
             file.close()
             return None
         file_bytes = file.seek(0, os.SEEK_END)
@@ -246,6 +246,7 @@ class LocalJobs:
                 return job
         job.place.release()
         file.close()
+        self._adopt(claim)  # a request was faster, and waits for the claim
         return None
 
     def claimed(self) -> list[OwnedJob]:
