@@ -183,8 +183,7 @@ class Settings:
         parse_rate,
         "pixels computed for one client, such as 20000000/hour: the upload's, or a ninth of the "
         "result's if that is more, and a tenth of that for another form of a stored result, or a "
-        "preview; "
-        "empty: no limit",
+        "preview; empty: no limit",
     )
     rate_limit_image_requests: RateLimitItem | None = setting(
         None,
