@@ -379,6 +379,16 @@ def test_no_stream_of_the_service_is_handed_down(codec: SandboxedCodec, upload: 
             assert Path(f"/proc/{process}/fd/{stream}").readlink() == Path(os.devnull)
 
 
+def test_child_cannot_give_another_one_orders(codec: SandboxedCodec, upload: BytesIO) -> None:
+    """Otherwise a compromised decoder could do so, and spoil the next client's image."""
+    codec.read_header(upload, MAX_PIXELS)
+    helper = codec.sandbox.helper_pid
+    assert helper
+    for process in wait_for_idle_children(helper):
+        opened = [str(each.readlink()) for each in Path(f"/proc/{process}/fd").iterdir()]
+        assert len([each for each in opened if each.startswith("socket:")]) == 1
+
+
 def test_small_helper(codec: SandboxedCodec, upload: BytesIO) -> None:
     codec.read_header(upload, MAX_PIXELS)
     status = Path(f"/proc/{codec.sandbox.helper_pid}/status").read_text()
