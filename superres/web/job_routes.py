@@ -103,7 +103,6 @@ class JobRoutes:
         """Queue an upload; return its result if it is ready in time, otherwise a 202."""
         found = self._runner.find(upload.key, options)
         if found is not None:
-            upload.close()
             return found
         ticket = self._runner.submissions.submit(
             upload, options, charge, client_name(), lambda: has_left(request)
