@@ -28,7 +28,6 @@ class Fetching:
 
     name: str
     pixels: int
-    is_asynchronous: bool = True
     progress: Progress = field(default_factory=Progress)
 
 

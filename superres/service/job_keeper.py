@@ -27,7 +27,6 @@ class OwnedJob(Protocol):
     """What the jobs table needs to know about a job that this process has claimed."""
 
     name: str
-    is_asynchronous: bool
     progress: Progress
 
 
