@@ -22,6 +22,7 @@ from superres.images.code_points import PQ
 from superres.images.image_codec import Picture, decode_image
 from superres.images.metadata import Metadata
 from superres.images.options import Options
+from superres.images.png_file import make_chunk
 from superres.images.shared_arrays import make_shared_memory
 from superres.paths import EMBEDDED_MODEL_PATH
 from superres.sandbox.confinement import Limits
@@ -38,8 +39,9 @@ from superres.service.upload import SPOOL_BYTES
 from superres.settings import Settings
 from testkit.coloured_files import avif, gama, heic_of, png
 from testkit.heif_files import heic, lying_heic, much_exif
-from testkit.hostile import ROOM, jpeg_segments, lying_avif, png_chunk, png_header, save
+from testkit.hostile import ROOM, jpeg_segments, lying_avif, png_header
 from testkit.kinds import KINDS
+from testkit.pictures import encode
 
 MAX_PIXELS = 16_000_000
 
@@ -56,7 +58,7 @@ def upload(photo_jpeg: bytes) -> BytesIO:
     return BytesIO(photo_jpeg)
 
 
-def encode(
+def share_and_encode(
     codec: SandboxedCodec,
     picture: Picture,
     options: Options,
@@ -79,7 +81,9 @@ def test_decoded_and_encoded_as_in_this_process(codec: SandboxedCodec, upload: B
     assert np.array_equal(picture.pixels, expected.pixels)
     assert picture.metadata == expected.metadata
     for options in (Options(), Options("webp", 90), Options("jpeg", 92), Options("avif", 80)):
-        assert bytes(encode(codec, picture, options)) == bytes(encode_picture(expected, options))
+        assert bytes(share_and_encode(codec, picture, options)) == bytes(
+            encode_picture(expected, options)
+        )
 
 
 @pytest.mark.parametrize("policy", ["safe", "all"])
@@ -94,7 +98,7 @@ def test_confined_process_reads_and_writes_all_metadata(policy: str) -> None:
         assert picture.metadata == decode_image(BytesIO(content), policy).metadata
         assert picture.metadata.xmp is not None
         for options in (Options(), Options("jpeg", 90), Options("webp", 90), Options("avif", 80)):
-            assert encode(codec, picture, options) == encode_picture(picture, options)
+            assert share_and_encode(codec, picture, options) == encode_picture(picture, options)
     codec.sandbox.close()
 
 
@@ -237,8 +241,8 @@ def test_warnings_are_one_line_of_the_log(
         for tag in tags
     )
     exif = b"II*\0\10\0\0\0" + len(tags).to_bytes(2, "little") + entries + bytes(4)
-    pixel = png_chunk(b"IDAT", b"x\x9cc`dbf\x01\0\0\x11\0\x07")
-    content = png_header(1, 1) + png_chunk(b"eXIf", exif) + pixel + png_chunk(b"IEND")
+    pixel = make_chunk(b"IDAT", b"x\x9cc`dbf\x01\0\0\x11\0\x07")
+    content = png_header(1, 1) + make_chunk(b"eXIf", exif) + pixel + make_chunk(b"IEND", b"")
     codec.read_header(BytesIO(content), MAX_PIXELS)
     (record,) = caplog.records
     assert "20000 warnings" in record.getMessage()
@@ -277,7 +281,7 @@ def test_child_is_killed_when_nobody_waits_any_more(codec: SandboxedCodec) -> No
     left = threading.Event()
     threading.Timer(0.3, left.set).start()
     with pytest.raises(ClientLeft):
-        encode(codec, picture, Options("webp"), left.is_set)
+        share_and_encode(codec, picture, Options("webp"), left.is_set)
     assert codec.sandbox.helper_pid is not None
     wait_for_idle_children(codec.sandbox.helper_pid)
 
@@ -348,7 +352,7 @@ def test_child_that_is_killed_at_work_can_be_tried_again(codec: SandboxedCodec) 
     killer = threading.Thread(target=kill_when_at_work)
     killer.start()
     with pytest.raises(Busy, match="memory"):
-        encode(codec, Picture(noise), Options("webp"))
+        share_and_encode(codec, Picture(noise), Options("webp"))
     killer.join()
 
 
@@ -460,7 +464,7 @@ def test_sandbox_without_a_helper_says_busy(monkeypatch: pytest.MonkeyPatch) -> 
 def test_gif_has_its_header_checked_however_many_pixels_are_accepted(
     codec: SandboxedCodec,
 ) -> None:
-    gif = save(Image.new("P", (5, 4)), "GIF")
+    gif = encode(Image.new("P", (5, 4)), "GIF")
     assert codec.read_header(BytesIO(gif), 10**9).pixels == 20
 
 
