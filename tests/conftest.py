@@ -42,6 +42,7 @@ LONG_FILES = (
     "test_hostile_load",
     "test_restarts",
     "test_nginx",
+    "test_nginx_outages",
     "test_cluster",
     "test_store_outages",
     "test_memory_estimate",
