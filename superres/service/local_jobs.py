@@ -17,8 +17,8 @@ from superres.errors import (
     StoreDown,
     UploadLost,
 )
-from superres.images.image_codec import ImageHeader
 from superres.images.options import Options
+from superres.images.picture import ImageHeader
 from superres.jobs.job_records import Claim
 from superres.logs import current_request_id
 from superres.service.claimed_uploads import DOUBT_PAUSE_SECONDS, ClaimedUploads, Fetching

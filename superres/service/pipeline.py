@@ -23,8 +23,8 @@ from superres.errors import (
 )
 from superres.images.encoders import check_result_size
 from superres.images.enlargement import resample_picture
-from superres.images.image_codec import ImageHeader, Picture
 from superres.images.options import MODEL_SCALE, RESTORE
+from superres.images.picture import ImageHeader, Picture
 from superres.service.cost_estimate import estimate_cost
 from superres.service.job import InMemory, Job, Outcome, Stored
 from superres.service.memory_admission import Claim

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from superres.engines.model_loader import ModelLoader
 from superres.errors import ClientLeft, DatabaseDown, NotReady, StoreDown
-from superres.images.image_codec import ImageHeader
 from superres.images.options import DEFAULT_OPTIONS, RESTORE, Options
+from superres.images.picture import ImageHeader
 from superres.service.charges import FREE, Charge, Reservation
 from superres.service.job import Failed, InMemory, Job, Stored
 from superres.service.job_keeper import JobKeeper

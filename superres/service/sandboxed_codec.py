@@ -14,8 +14,9 @@ from superres import errors
 from superres.errors import Busy, ClientLeft, JobCancelled, ServiceError, UndecodableImage
 from superres.excess import Excess
 from superres.images.formats import PNG
-from superres.images.image_codec import MAX_SIDE, ImageHeader, Picture
+from superres.images.image_codec import MAX_SIDE
 from superres.images.options import Options
+from superres.images.picture import ImageHeader, Picture
 from superres.images.shared_arrays import make_shared_memory
 from superres.paths import EMBEDDED_MODEL_PATH
 from superres.sandbox import picture_transfer

@@ -18,9 +18,9 @@ from superres.engines.upscaler import Upscaler
 from superres.images import enlargement, resampling
 from superres.images.encoders import encode_png
 from superres.images.enlargement import resample_picture
-from superres.images.image_codec import ImageHeader, Picture
 from superres.images.metadata import MAX_PROFILE_BYTES, Metadata
 from superres.images.options import Options
+from superres.images.picture import ImageHeader, Picture
 from superres.images.png_file import make_chunk
 from superres.images.png_text import MAX_TEXT_BYTES
 from superres.images.resampling import to_levels

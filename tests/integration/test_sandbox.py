@@ -19,9 +19,10 @@ from superres.engines.model_loader import ModelLoader
 from superres.engines.upscaler import Upscaler
 from superres.errors import Busy, ClientLeft, TooManyPixels, UndecodableImage, UnsupportedUpload
 from superres.images.code_points import PQ
-from superres.images.image_codec import Picture, decode_image
+from superres.images.image_codec import decode_image
 from superres.images.metadata import Metadata
 from superres.images.options import Options
+from superres.images.picture import Picture
 from superres.images.png_file import make_chunk
 from superres.images.shared_arrays import make_shared_memory
 from superres.paths import EMBEDDED_MODEL_PATH

@@ -14,7 +14,8 @@ from werkzeug.test import TestResponse
 
 from superres.errors import ClientLeft
 from superres.images.encoders import to_pil
-from superres.images.image_codec import MAX_SIDE, Picture, decode_image
+from superres.images.image_codec import MAX_SIDE, decode_image
+from superres.images.picture import Picture
 from superres.images.png_file import walk_chunks
 from superres.service import previews
 from superres.service.memory_admission import Claim

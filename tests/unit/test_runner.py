@@ -17,8 +17,8 @@ from super_resolution import SuperResolution
 from superres.engines.model_loader import ModelLoader
 from superres.engines.upscaler import Upscaler
 from superres.errors import Busy, NotReady, ServiceError, TooManyPixels, UndecodableImage
-from superres.images.image_codec import ImageHeader
 from superres.images.options import Options
+from superres.images.picture import ImageHeader
 from superres.images.png_file import make_chunk
 from superres.sandbox.sandbox import Sandbox
 from superres.service.memory_estimate import peak_bytes
