@@ -29,7 +29,7 @@ from superres.sandbox.picture_transfer import (
     read_picture,
 )
 from superres.sandbox.sandbox import Ending, Sandbox
-from superres.service.memory_admission import Claim, MemoryAdmission
+from superres.service.memory_admission import MemoryAdmission
 from superres.service.memory_estimate import (
     SLACK_BYTES,
     decoding_bytes,
@@ -37,6 +37,7 @@ from superres.service.memory_estimate import (
     header_bytes,
     header_slack_bytes,
 )
+from superres.service.memory_queue import MemoryClaim
 from superres.service.upload import SPOOL_BYTES
 from superres.store.stored_result import StoredResult
 
@@ -114,7 +115,7 @@ class SandboxedCodec:
         held_bytes = min(max(memory_bytes, least_bytes), self._headers.largest_bytes)
         try:
             with (
-                self._headers.hold(Claim(held_bytes, held_bytes, length), has_left),
+                self._headers.hold(MemoryClaim(held_bytes, held_bytes, length), has_left),
                 open_descriptor(file) as descriptor,
             ):
                 result = self._run(task, [descriptor], limits, has_left)
