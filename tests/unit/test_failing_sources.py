@@ -147,6 +147,23 @@ def test_half_of_those_who_wait_for_results_are_uploads(
     assert sorted(shade_of(each) for each in background.answers) == [*range(80, 86)]
 
 
+def test_image_that_gets_no_turn_to_be_computed_is_told_so(
+    make_app: AppMaker, images: Settings, sources: SourceServer, fake_model: FakeModel
+) -> None:
+    app = make_app(replace(images, max_waiting_requests=2, max_sync_seconds=1))
+    scheduler, background = app.extensions["runner"].scheduler, Background(app)
+    for name in ("a", "b"):
+        sources.pages[f"/{name}"] = Page(picture(ord(name)), headers=FRESH)
+    fake_model.may_go_on.clear()
+    background.get(sign(sources.url("/a")))
+    wait_until(lambda: scheduler.waiting_requests == 1)
+    response = app.test_client().get(sign(sources.url("/b")))
+    assert_problem(response, 503, "busy")
+    assert "are being computed" in response.get_json()["error"]
+    fake_model.may_go_on.set()
+    background.join()
+
+
 def test_client_that_leaves_before_its_turn_gives_up_its_place(
     monkeypatch: pytest.MonkeyPatch, make_app: AppMaker, images: Settings, sources: SourceServer
 ) -> None:
