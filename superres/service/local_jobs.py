@@ -152,7 +152,7 @@ class LocalJobs:
         if self._jobs.get((job.name, job.keep)) is job:
             del self._jobs[job.name, job.keep]
 
-    def rest(self) -> None:
+    def free_memory(self) -> None:
         """Return memory that images and uploads no longer need."""
         machine.return_free_memory()
 
