@@ -16,8 +16,19 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 # One that signs, and one that was replaced and still verifies.
 MAX_KEYS = 2
 LEAST_KEY_LENGTH = 32
+MAX_PORT = 65_535
 URL_PATTERN = re.compile(r"[A-Za-z0-9:/._~%\[\]-]+")
 HOST_PATTERN = re.compile(r"\.?[a-z0-9-]+(\.[a-z0-9-]+)*")
+
+
+def parse_bind(text: str) -> str:
+    """Read addresses to listen on, separated by commas, as gunicorn takes them."""
+    for part in text.split(","):
+        port = part.rpartition(":")[2].strip()
+        # Of all that can be wrong with them, gunicorn does not say what this is.
+        if port.isdecimal() and int(port) > MAX_PORT:
+            raise ValueError(f"a port must be at most {MAX_PORT}")
+    return text.strip()
 
 
 def parse_path(text: str) -> Path:
