@@ -9,7 +9,6 @@ from flask import Flask, Response, g, request
 
 from cache_headers import install_cache_headers
 from super_resolution import SuperResolution
-from superres import __version__
 from superres.engines.dask_tiles import load_on_cluster
 from superres.engines.model_files import hash_model
 from superres.engines.model_loader import ModelLoader
@@ -56,7 +55,9 @@ def create_app(settings: Settings | None = None, model_loader: ModelLoader | Non
     Raises
     ------
     ConfigError
-        The environment has invalid settings.
+        The environment has invalid settings, or one names what cannot be used.
+    ModelError
+        The restoring model's file is missing or damaged.
     """
     settings = settings or Settings.from_env(os.environ)
     keep_temporary_files_on_disk(settings.state_dir / "temporary")
@@ -65,6 +66,8 @@ def create_app(settings: Settings | None = None, model_loader: ModelLoader | Non
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.config["MAX_FORM_PARTS"] = MAX_FORM_PARTS
     runner = app.extensions["runner"] = Runner(settings, model_loader or find_models(settings))
+    # Hooks on responses run in reverse: the log, the first here, sees what all others have set, and
+    # cache headers have the last word over CORS, keys and limits.
     install_request_log(app)
     app.after_request(finish_request)
     addresses = Addresses(settings)
@@ -75,7 +78,6 @@ def create_app(settings: Settings | None = None, model_loader: ModelLoader | Non
     install_metrics(
         app,
         runner,
-        __version__,
         {
             "sr_api_keys_stale": lambda: keys is not None and keys.are_stale,
             "sr_rate_limits_down": lambda: rate_limits.are_down,
@@ -89,7 +91,7 @@ def create_app(settings: Settings | None = None, model_loader: ModelLoader | Non
     ResultRoutes(runner, addresses).install(app)
     if settings.url_key:
         ImageRoutes(runner, rate_limits).install(app)
-    StatusRoutes(runner, __version__).install(app)
+    StatusRoutes(runner).install(app)
     install_capabilities(app, runner)
     install_web_pages(app, settings)
     install_api_docs(app)

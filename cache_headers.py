@@ -9,7 +9,7 @@ from time import time
 
 from flask import Flask, Response
 
-from superres.web.cache_policy import CachePolicy, ResponseFreshness, asked_policy
+from superres.web.cache_policy import CachePolicy, ResponseFreshness, chosen_policy
 
 RESULT_MAX_AGE_SECONDS = 30 * 86400
 STATIC_MAX_AGE_SECONDS = 7 * 86400
@@ -64,7 +64,7 @@ def get_cache_headers(
 
 def apply_cache_headers(response: Response) -> Response:
     """Set the response's cache headers: the hook."""
-    policy = asked_policy() or CachePolicy("api_response")
+    policy = chosen_policy() or CachePolicy("api_response")
     if response.status_code >= 400:
         policy = CachePolicy("error_response")
     headers = get_cache_headers(*policy)

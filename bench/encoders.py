@@ -18,8 +18,8 @@ from bench.jobs import make_screenshot
 from super_resolution import SuperResolution
 from superres.images import png_strips
 from superres.images.encoders import encode_picture, to_pil
-from superres.images.image_codec import Picture
 from superres.images.options import Options
+from superres.images.picture import Picture
 
 REPEATS = 9
 

@@ -13,8 +13,8 @@ from PIL import Image
 from skimage import data
 
 from super_resolution import SuperResolution
-from superres.images.image_codec import Picture
 from superres.images.options import Options
+from superres.images.picture import Picture
 from superres.images.pixels import DeepPixels, Pixels
 from superres.images.resampling import DEEP_PER_LEVEL, to_levels
 

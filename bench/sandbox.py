@@ -15,8 +15,9 @@ from PIL import Image
 from skimage import data
 
 from superres.images.encoders import encode_picture
-from superres.images.image_codec import Picture, decode_image, read_header
+from superres.images.image_codec import decode_image, read_header
 from superres.images.options import Options
+from superres.images.picture import Picture
 from superres.service.sandboxed_codec import SandboxedCodec, share_picture
 from testkit.pictures import encode
 from testkit.service import read_peak_memory_mb

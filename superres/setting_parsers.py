@@ -16,27 +16,43 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 # One that signs, and one that was replaced and still verifies.
 MAX_KEYS = 2
 LEAST_KEY_LENGTH = 32
+MAX_PORT = 65_535
 URL_PATTERN = re.compile(r"[A-Za-z0-9:/._~%\[\]-]+")
 HOST_PATTERN = re.compile(r"\.?[a-z0-9-]+(\.[a-z0-9-]+)*")
 
 
+def parse_bind(text: str) -> str:
+    """Read addresses to listen on, separated by commas, as gunicorn takes them."""
+    for part in text.split(","):
+        port = part.rpartition(":")[2].strip()
+        # Of all that can be wrong with them, gunicorn does not say what this is.
+        if port.isdecimal() and int(port) > MAX_PORT:
+            raise ValueError(f"a port must be at most {MAX_PORT}")
+    return text.strip()
+
+
 def parse_path(text: str) -> Path:
     """Read a path; ``~`` is the home folder."""
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError("the home folder is not known; write the whole path") from None
 
 
-def parse_model_path(text: str) -> Path:
-    """Read the path of a model file, or of a folder that holds ``EDSR_x3.pb``."""
+def parse_model_path(text: str, file_name: str = MODEL_FILE_NAME) -> Path:
+    """Read the path of a model file, or of a folder that holds one of this name."""
     path = parse_path(text)
-    return path / MODEL_FILE_NAME if path.is_dir() else path
+    try:
+        return path / file_name if path.is_dir() else path
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
 
 
 def parse_restore_path(text: str) -> Path | None:
     """Read the path of a model file, or of a folder that holds ``EDSR_x3_restore.pb``; or none."""
     if text.strip().lower() == "none":
         return None
-    path = parse_path(text)
-    return path / RESTORE_MODEL_PATH.name if path.is_dir() else path
+    return parse_model_path(text, RESTORE_MODEL_PATH.name)
 
 
 def parse_number(text: str) -> int:
@@ -145,7 +161,10 @@ def parse_scheduler(text: str) -> str:
 
 def parse_rate(text: str) -> RateLimitItem:
     """Read a rate, such as `60/minute`."""
-    rates = limits.parse_many(text.strip())
+    try:
+        rates = limits.parse_many(text.strip())
+    except ValueError:
+        raise ValueError("must be a rate such as 60/minute") from None
     if len(rates) != 1 or rates[0].amount < 1:
         raise ValueError("must be one rate, of at least 1")
     return rates[0]

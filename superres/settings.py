@@ -15,6 +15,7 @@ from superres.paths import DEFAULT_DATA_DIR, EMBEDDED_MODEL_PATH, RESTORE_MODEL_
 from superres.setting_parsers import (
     Network,
     one_of,
+    parse_bind,
     parse_boolean,
     parse_database_url,
     parse_hosts,
@@ -57,7 +58,7 @@ def setting(
 class Settings:
     """What an operator can set. A field's variable is ``SR_`` and its name in upper case."""
 
-    bind: str = setting("0.0.0.0:7860", str.strip, "address and port to listen on")
+    bind: str = setting("0.0.0.0:7860", parse_bind, "address and port to listen on")
     model_path: Path = setting(
         EMBEDDED_MODEL_PATH,
         parse_model_path,
@@ -183,8 +184,7 @@ class Settings:
         parse_rate,
         "pixels computed for one client, such as 20000000/hour: the upload's, or a ninth of the "
         "result's if that is more, and a tenth of that for another form of a stored result, or a "
-        "preview; "
-        "empty: no limit",
+        "preview; empty: no limit",
     )
     rate_limit_image_requests: RateLimitItem | None = setting(
         None,

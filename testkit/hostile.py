@@ -3,32 +3,22 @@
 import struct
 import zlib
 from collections.abc import Callable
-from io import BytesIO
 
 import numpy as np
 from PIL import Image
 
 from superres.images.gif_file import find_pixels
+from superres.images.png_file import make_chunk
 from testkit.heif_files import grid_of_one_tile, heic, lying_heic, much_exif
+from testkit.pictures import encode
 
 # The largest upload.
 ROOM = 16 * 1024 * 1024 - 1024
 
 
-def png_chunk(kind: bytes, content: bytes = b"") -> bytes:
-    length, checksum = struct.pack(">I", len(content)), zlib.crc32(kind + content)
-    return length + kind + content + struct.pack(">I", checksum)
-
-
 def png_header(width: int, height: int, bits: int = 8, kind: int = 2) -> bytes:
     fields = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", fields)
-
-
-def save(image: Image.Image, image_format: str, **options: object) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, image_format, **options)
-    return buffer.getvalue()
+    return b"\x89PNG\r\n\x1a\n" + make_chunk(b"IHDR", fields)
 
 
 def flat_png(width: int, height: int, bits: int = 8, kind: int = 2) -> bytes:
@@ -36,13 +26,13 @@ def flat_png(width: int, height: int, bits: int = 8, kind: int = 2) -> bytes:
     samples = {0: 1, 2: 3, 4: 2, 6: 4}[kind]
     row, pack = b"\0" + bytes([120]) * (samples * bits // 8 * width), zlib.compressobj(9)
     pixels = b"".join(pack.compress(row) for _ in range(height)) + pack.flush()
-    ends = png_chunk(b"IDAT", pixels) + png_chunk(b"IEND")
+    ends = make_chunk(b"IDAT", pixels) + make_chunk(b"IEND", b"")
     return png_header(width, height, bits, kind) + ends
 
 
 def lying_avif(real: int, said: int) -> bytes:
     """A container that claims sides of `said`, with a coded image whose sides are `real`."""
-    content = bytearray(save(Image.new("RGB", (real, real), (9, 99, 200)), "AVIF", speed=10))
+    content = bytearray(encode(Image.new("RGB", (real, real), (9, 99, 200)), "AVIF", speed=10))
     at = content.find(b"ispe")
     while at >= 0:
         if struct.unpack(">II", content[at + 8 : at + 16]) == (real, real):
@@ -53,17 +43,17 @@ def lying_avif(real: int, said: int) -> bytes:
 
 def jpeg_segments(segment: bytes, room: int = ROOM) -> bytes:
     """A JPEG of one pixel, padded with copies of a segment."""
-    jpeg = save(Image.new("RGB", (1, 1), (1, 2, 3)), "JPEG")
+    jpeg = encode(Image.new("RGB", (1, 1), (1, 2, 3)), "JPEG")
     return jpeg[:2] + segment * ((room - len(jpeg)) // len(segment)) + jpeg[2:]
 
 
 def one_pixel_png(*chunks: bytes) -> bytes:
-    ends = png_chunk(b"IDAT", zlib.compress(b"\0\1\2\3")) + png_chunk(b"IEND")
+    ends = make_chunk(b"IDAT", zlib.compress(b"\0\1\2\3")) + make_chunk(b"IEND", b"")
     return png_header(1, 1) + b"".join(chunks) + ends
 
 
 def chunk_flood(kind: bytes, content: bytes = b"") -> bytes:
-    chunk = png_chunk(kind, content)
+    chunk = make_chunk(kind, content)
     return one_pixel_png(chunk * ((ROOM - 200) // len(chunk)))
 
 
@@ -82,7 +72,7 @@ def packed_zeros(megabytes: int) -> bytes:
 
 def packed_chunk(kind: bytes, start: bytes, megabytes: int) -> bytes:
     """A chunk whose text or profile is a thousand times larger than the file."""
-    return one_pixel_png(png_chunk(kind, start + packed_zeros(megabytes)))
+    return one_pixel_png(make_chunk(kind, start + packed_zeros(megabytes)))
 
 
 def xmp_png(inner: str, end: str) -> bytes:
@@ -93,28 +83,28 @@ def xmp_png(inner: str, end: str) -> bytes:
         f"{inner}{end}</rdf:Description></rdf:RDF></x:xmpmeta>"
     )
     start = b"XML:com.adobe.xmp\0\1\0\0\0"
-    return one_pixel_png(png_chunk(b"iTXt", start + zlib.compress(packet.encode())))
+    return one_pixel_png(make_chunk(b"iTXt", start + zlib.compress(packet.encode())))
 
 
 def pixels_in_bytes() -> bytes:
     """An image of noise with a separate chunk for every byte."""
     noise = np.random.default_rng(0).integers(0, 256, (580, 581 * 3), np.uint8)
     packed = zlib.compress(b"".join(b"\0" + row.tobytes() for row in noise), 0)
-    chunks = b"".join(png_chunk(b"IDAT", packed[at : at + 1]) for at in range(len(packed)))
-    return png_header(581, 580) + chunks + png_chunk(b"IEND")
+    chunks = b"".join(make_chunk(b"IDAT", packed[at : at + 1]) for at in range(len(packed)))
+    return png_header(581, 580) + chunks + make_chunk(b"IEND", b"")
 
 
 def behind_scan(piece: bytes) -> bytes:
     """A JPEG with restart markers, followed by copies of a piece, without an end marker."""
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    jpeg = save(Image.fromarray(noise), "JPEG", restart_marker_blocks=1)
+    jpeg = encode(Image.fromarray(noise), "JPEG", restart_marker_blocks=1)
     return jpeg[:-2] + piece * ((ROOM - len(jpeg)) // len(piece))
 
 
 def gif_pixels() -> bytes:
     """A GIF truncated within its pixels, with a separate block for every byte."""
     noise = np.random.default_rng(0).integers(0, 256, (2500, 2500), np.uint8)
-    gif = save(Image.fromarray(noise), "GIF")
+    gif = encode(Image.fromarray(noise), "GIF")
     found = find_pixels(gif)
     assert found is not None
     blocks = b"".join(b"\1" + found.packed[at : at + 1] for at in range(len(found.packed)))
@@ -123,14 +113,14 @@ def gif_pixels() -> bytes:
 
 def gif_blocks(label: bytes, head: bytes = b"") -> bytes:
     """A GIF of one pixel after millions of one-byte blocks."""
-    gif = save(Image.new("P", (1, 1)), "GIF")
+    gif = encode(Image.new("P", (1, 1)), "GIF")
     at = gif.index(b",", 13)
     block = b"\x01A" * ((ROOM - len(gif) - 20) // 2)
     return gif[:at] + b"\x21" + label + head + block + b"\0" + gif[at:]
 
 
 def gif_extensions() -> bytes:
-    gif = save(Image.new("P", (1, 1)), "GIF")
+    gif = encode(Image.new("P", (1, 1)), "GIF")
     at = gif.index(b",", 13)
     extension = b"\x21\xff\x0bABCDEFGHIJK\0"
     return gif[:at] + extension * ((ROOM - len(gif)) // len(extension)) + gif[at:]
@@ -177,8 +167,8 @@ def profile_of_many_elements(number: int) -> bytes:
 
 def grey_png(profile: bytes) -> bytes:
     """Return a grey image with a profile for colours."""
-    chunk = png_chunk(b"iCCP", b"a\0\0" + zlib.compress(profile, 9))
-    image = save(Image.new("L", (8, 8), 99), "PNG")
+    chunk = make_chunk(b"iCCP", b"a\0\0" + zlib.compress(profile, 9))
+    image = encode(Image.new("L", (8, 8), 99), "PNG")
     return image[:33] + chunk + image[33:]
 
 
@@ -217,13 +207,13 @@ def tiff_pages() -> bytes:
 
 def huge_webp() -> bytes:
     """A canvas of 16383x16383 around an image of one pixel."""
-    picture = save(Image.new("RGB", (1, 1)), "WEBP")[12:]
+    picture = encode(Image.new("RGB", (1, 1)), "WEBP")[12:]
     canvas = b"VP8X" + struct.pack("<LB3x", 10, 0) + b"\xfe\x3f\0\xfe\x3f\0"
     return b"RIFF" + struct.pack("<L", len(canvas) + len(picture) + 4) + b"WEBP" + canvas + picture
 
 
 def webp_chunks() -> bytes:
-    picture = save(Image.new("RGB", (1, 1)), "WEBP")[12:]
+    picture = encode(Image.new("RGB", (1, 1)), "WEBP")[12:]
     canvas = b"VP8X" + struct.pack("<LB3x", 10, 0) + bytes(6)
     body = canvas + picture + b"abcd\0\0\0\0" * ((ROOM - 200) // 8)
     return b"RIFF" + struct.pack("<L", len(body) + 4) + b"WEBP" + body
@@ -231,7 +221,7 @@ def webp_chunks() -> bytes:
 
 def many_scans(width: int, height: int, room: int) -> bytes:
     """A progressive JPEG whose scans cover all pixels again and again, with few bytes each."""
-    jpeg = save(Image.new("L", (width, height), 99), "JPEG", progressive=True)
+    jpeg = encode(Image.new("L", (width, height), 99), "JPEG", progressive=True)
     scans = [at for at in range(len(jpeg) - 1) if jpeg[at : at + 2] == b"\xff\xda"]
     last = jpeg[scans[-1] : -2]  # the lowest bits of all frequencies, which are zero
     return jpeg[:-2] + last * ((room - len(jpeg)) // len(last)) + jpeg[-2:]
@@ -251,7 +241,7 @@ def flat_image(width: int, height: int) -> Image.Image:
 
 
 def flat(image_format: str, width: int, height: int, **options: object) -> bytes:
-    return save(flat_image(width, height), image_format, **options)
+    return encode(flat_image(width, height), image_format, **options)
 
 
 # Each of these files once took gigabytes, seconds or the log's disk, or is similar to one that did;
@@ -273,7 +263,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "xmp of a long namespace.png": lambda: xmp_png(
         f'<a:b xmlns:a="{"a" * 500_000}">' + "<a:b>" * 50_000, ""
     ),
-    "exif of broken tags.png": lambda: one_pixel_png(png_chunk(b"eXIf", exif_with_broken_tags())),
+    "exif of broken tags.png": lambda: one_pixel_png(make_chunk(b"eXIf", exif_with_broken_tags())),
     "profile of one matrix.png": lambda: grey_png(profile_of_many_elements(10_000)),
     "components.jpg": lambda: jpeg_components(7000),
     "one pixel, 16 MB.png": lambda: one_pixel_png() + bytes(ROOM - 100),

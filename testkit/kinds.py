@@ -14,9 +14,10 @@ from skimage import data
 
 from superres.engines.upscaler import Upscaler
 from superres.images.encoders import encode_picture
-from superres.images.image_codec import Picture, decode_image
+from superres.images.image_codec import decode_image
 from superres.images.metadata import Metadata
 from superres.images.options import Options
+from superres.images.picture import Picture
 from superres.images.png_file import make_chunk
 from superres.images.png_text import make_text
 from testkit.coloured_files import cicp, gama, png

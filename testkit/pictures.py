@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from superres.images.pixels import Pixels
+from superres.images.png_file import make_chunk
 from superres.service.runner import Result
 from superres.service.upload import Upload
 from superres.store.result_name import generate_file_hash
@@ -49,12 +50,6 @@ def read(result: Result) -> bytes:
 
 def make_png(samples: np.ndarray, depth: int, colour_type: int, transparent: bytes) -> bytes:
     """Write a PNG of any bit depth with a transparent colour, which Pillow cannot do."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
     height, width = samples.shape[:2]
     if depth == 16:
         rows = [row.astype(">u2").tobytes() for row in samples]
@@ -64,4 +59,4 @@ def make_png(samples: np.ndarray, depth: int, colour_type: int, transparent: byt
     header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
     pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
     parts = (b"IHDR", header), (b"tRNS", transparent), (b"IDAT", pixels), (b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(make_chunk(*part) for part in parts)

@@ -10,7 +10,8 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 from skimage import data as pictures
 
-from superres.images.image_codec import Picture, decode_image, read_header
+from superres.images.image_codec import decode_image, read_header
+from superres.images.picture import Picture
 from superres.images.resampling import to_levels
 
 # Compressions for which tifffile needs a package of 40 MB; Pillow has them.

@@ -22,6 +22,7 @@ from superres.engines.upscaler import Upscaler
 from superres.images.pixels import Pixels
 from superres.jobs.postgres_database import PostgresDatabase
 from superres.sandbox.sandbox import Sandbox
+from superres.service import recent_failures
 from superres.service.runner import Runner
 from superres.setting_parsers import parse_networks
 from superres.settings import Settings
@@ -41,6 +42,7 @@ LONG_FILES = (
     "test_hostile_load",
     "test_restarts",
     "test_nginx",
+    "test_nginx_outages",
     "test_cluster",
     "test_store_outages",
     "test_memory_estimate",
@@ -182,6 +184,20 @@ def sources() -> Iterator[SourceServer]:
 def images(settings: Settings) -> Settings:
     """Settings of a service that has images by their addresses, also from that server."""
     return replace(settings, url_key=(KEY,), source_networks=parse_networks("127.0.0.0/8"))
+
+
+@pytest.fixture
+def later(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Let so many seconds pass: for what is recorded, by the database's clock, and for failures."""
+    passed = [0.0]
+    monkeypatch.setattr(recent_failures, "monotonic", lambda: passed[0])
+    database = app.extensions["runner"].jobs.database
+
+    def wait(seconds: float) -> None:
+        passed[0] += seconds
+        database.execute("UPDATE sources SET validated = validated - ?", [seconds])
+
+    return wait
 
 
 @pytest.fixture(scope="session")

@@ -22,8 +22,8 @@ from superres.engines.speed_meter import Speed, SpeedMeter
 from superres.engines.tiling import Tile, split_image
 from superres.errors import EngineLost, ModelError
 from superres.images.enlargement import enlarge_picture, resample_picture
-from superres.images.image_codec import Picture
 from superres.images.options import DEFAULT_OPTIONS, MODEL_SCALE, Options
+from superres.images.picture import Picture
 from superres.images.pixels import Pixels
 from superres.images.shared_arrays import allocate
 

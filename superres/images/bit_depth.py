@@ -18,7 +18,7 @@ DEEP_BITS, DEEP_WHITE = 16, 65_535
 
 
 def read_depth(image: Image.Image, file: BinaryIO) -> int:
-    """Return the bits per sample in the file: 1 to 16."""
+    """Return the bits per sample of a PNG, 1 to 16, which Pillow does not tell; else 8."""
     if image.format == "PNG":
         file.seek(PNG_BIT_DEPTH_OFFSET)
         return file.read(1)[0]

@@ -11,8 +11,8 @@ from superres.errors import UnsupportedVariant
 FILE_HEADER_BYTES = 14
 # Sizes of the headers that may have masks: Windows' version 3 (followed by the masks), 2 and 3 with
 # masks, 4 and 5.
-MASKS_BEHIND, WITH_ALPHA_MASK = 40, 56
 HEADERS = frozenset({40, 52, 56, 108, 124})
+WITH_ALPHA_MASK = 56
 MASKS_AT = 40
 BITFIELDS, JPEG, PNG, ALPHA_BITFIELDS = 3, 4, 5, 6
 METRES_AN_INCH = 0.0254

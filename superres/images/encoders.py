@@ -12,9 +12,9 @@ from PIL import Image
 from superres.errors import TooManyPixels
 from superres.excess import Excess, compare
 from superres.images.formats import FORMATS
-from superres.images.image_codec import Picture
 from superres.images.metadata import Metadata, greys_in_srgb
 from superres.images.options import Options
+from superres.images.picture import Picture
 from superres.images.png_file import (
     GREY,
     GREY_ALPHA,

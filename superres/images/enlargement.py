@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from superres.images.image_codec import Picture
 from superres.images.options import MODEL_SCALE
+from superres.images.picture import Picture
 from superres.images.pixels import Pixels
 from superres.images.png_file import METRES_AN_INCH
 from superres.images.resampling import add_detail, resize, resize_deep, to_levels

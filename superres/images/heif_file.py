@@ -105,7 +105,7 @@ class HeifSamples:
 
         Returns
         -------
-        pixels, alpha and deep, as in `image_codec.Picture`
+        pixels, alpha and deep, as in `picture.Picture`
 
         Raises
         ------

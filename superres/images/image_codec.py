@@ -6,7 +6,7 @@ drops colour profiles. OpenCV only supplies the lower 8 bits of a PNG's 16-bit c
 drops; a TIFF's samples are assembled in `tiff.py`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import BinaryIO, TypeVar
 
 import numpy as np
@@ -28,12 +28,12 @@ from superres.images.gif_file import find_small_frame
 from superres.images.icc_profiles import make_profile
 from superres.images.kept_metadata import read_metadata
 from superres.images.metadata import (
-    Metadata,
     convert_to_srgb,
     fit_profile,
     profile_space,
     read_profile,
 )
+from superres.images.picture import ImageHeader, Picture
 from superres.images.picture_file import (
     PictureFile,
     open_picture,
@@ -57,68 +57,7 @@ GREY_MODES = frozenset({"1", "L", "LA", "La"})
 UNUSUAL_MODES = frozenset({"CMYK", "LAB", "HSV", "YCbCr"})
 # The size is checked here, against the settings, before any pixel is decoded.
 Image.MAX_IMAGE_PIXELS = None
-
-
-NO_METADATA = Metadata()
 Samples = TypeVar("Samples", Pixels, DeepPixels)
-
-
-@dataclass(frozen=True)
-class ImageHeader:
-    """What an image's header says, before decoding.
-
-    Attributes
-    ----------
-    width, height : in pixels, upright
-    has_alpha : whether it has transparency
-    is_deep : whether it has 16 bits per sample
-    """
-
-    width: int
-    height: int
-    has_alpha: bool = False
-    is_deep: bool = False
-
-    @property
-    def pixels(self) -> int:
-        """Number of pixels."""
-        return self.width * self.height
-
-    @property
-    def cost_pixels(self) -> int:
-        """Input pixels for the network: transparency counts as a second image."""
-        return self.pixels * (2 if self.has_alpha else 1)
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A decoded image, upright.
-
-    Attributes
-    ----------
-    pixels : (H, W, 3) uint8, BGR; (H, W) if grey
-    alpha : (H, W) uint8, 255 is opaque; None if the file has no transparency
-    deep : (H, W, 3) BGR or (H, W, 1) grey, uint16, if the file has 16 bits per sample
-    metadata : what the result keeps
-    """
-
-    pixels: Pixels
-    alpha: Pixels | None = None
-    deep: DeepPixels | None = None
-    metadata: Metadata = NO_METADATA
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height in pixels."""
-        return self.pixels.shape[1], self.pixels.shape[0]
-
-    @property
-    def is_grey(self) -> bool:
-        """Whether it has one sample per pixel."""
-        return self.pixels.ndim == 2
-
-    def forget_rows(self, start: int, stop: int) -> None:
-        """Learn that rows are not needed any more, and all above: see `ReceivedPicture`."""
 
 
 def open_image(file: BinaryIO, with_pixels: bool = False) -> PictureFile:
@@ -221,6 +160,51 @@ def convert_unusual(image: Image.Image, profile: bytes | None) -> tuple[Image.Im
     return convert_to_srgb(image, profile), kept
 
 
+def split_deep_grey(image: Image.Image) -> tuple[Pixels, Pixels | None, DeepPixels]:
+    """Return pixels, alpha and deep of grey that Pillow reads as 16 bits: see `split_channels`."""
+    grey = read_deep_grey(image)
+    colour = image.info.get("transparency")
+    alpha = None if colour is None else np.where(grey == colour, 0, 255).astype(np.uint8)
+    return to_levels(grey), alpha, grey[:, :, np.newaxis]
+
+
+def split_channels(
+    opened: PictureFile, image: Image.Image
+) -> tuple[Pixels, Pixels | None, DeepPixels | None]:
+    """Return pixels, alpha and deep of an image that Pillow reads as 8 bits.
+
+    Parameters
+    ----------
+    image : the opened one, or what it was converted to, in RGB or grey
+
+    Returns
+    -------
+    as in `Picture`, EXIF orientation not applied
+
+    Raises
+    ------
+    UndecodableImage
+        OpenCV, which reads the lower 8 bits of a PNG's 16, cannot.
+    """
+    depth, colour = read_depth(opened.image, opened.file), image.info.get("transparency")
+    scale_transparent_colour(image, depth)
+    is_grey = image.mode in GREY_MODES or (opened.png is not None and opened.png.is_grey)
+    has_alpha = image.has_transparency_data
+    channels = np.asarray(image.convert("RGBA" if has_alpha else "RGB"))
+    pixels, alpha = channels[:, :, 2::-1], channels[:, :, 3] if has_alpha else None
+    deep: DeepPixels | None = None
+    if depth == DEEP_BITS:
+        deep = read_deep_colour(opened.file, pixels)
+        if deep is None:
+            raise UndecodableImage("The image's 16-bit samples are damaged.")
+        exact = find_transparent_pixels(deep, colour)
+        alpha = alpha if exact is None else exact
+        deep = deep[:, :, 1:2] if is_grey else deep
+        pixels = to_levels(deep)
+        pixels = np.repeat(pixels, 3, axis=2) if is_grey else pixels
+    return pixels[:, :, 1] if is_grey else pixels, alpha, deep
+
+
 def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
     """Decode an image: upright, BGR or grey, with its bit depth and metadata.
 
@@ -237,52 +221,28 @@ def decode_image(file: BinaryIO, keep_metadata: str = "safe") -> Picture:
     """
     opened = open_image(file, with_pixels=True)
     frame = find_small_frame(opened.image)
-    file, image, samples = opened.file, opened.image, opened.samples
+    image, samples, signal = opened.image, opened.samples, opened.signal
     with translate_decoder_errors(IS_DAMAGED):
-        depth = read_depth(image, file)
         if samples is None:
             opened.load()
         orientation = read_orientation(image)
         metadata, profile = read_metadata(opened, keep_metadata), read_profile(image)
-        signal = opened.signal
         if signal is not None and signal.overrules_profile:
             profile = None
-        deep: DeepPixels | None = None
-        alpha: Pixels | None = None
         if samples is not None:
             pixels, alpha, deep = samples.read(profile)
             profile = profile if samples.keeps_profile else None
         elif image.mode.startswith("I;16"):
-            grey = read_deep_grey(image)
-            colour = image.info.get("transparency")
-            if colour is not None:
-                alpha = np.where(grey == colour, 0, 255).astype(np.uint8)
-            deep, pixels = grey[:, :, np.newaxis], to_levels(grey)
+            pixels, alpha, deep = split_deep_grey(image)
         else:
-            colour = image.info.get("transparency")
-            scale_transparent_colour(image, depth)
+            converted = image
             if image.mode in UNUSUAL_MODES:
-                image, profile = convert_unusual(image, profile)
-            is_grey = image.mode in GREY_MODES or (opened.png is not None and opened.png.is_grey)
-            has_alpha = image.has_transparency_data
-            channels = np.asarray(image.convert("RGBA" if has_alpha else "RGB"))
-            pixels = channels[:, :, 2::-1]
-            alpha = channels[:, :, 3] if has_alpha else None
+                converted, profile = convert_unusual(image, profile)
+            pixels, alpha, deep = split_channels(opened, converted)
             if frame is not None:
                 left, top, right, bottom = frame
                 alpha = np.zeros(pixels.shape[:2], np.uint8)
                 alpha[top:bottom, left:right] = 255
-            if depth == DEEP_BITS:
-                deep = read_deep_colour(file, pixels)
-                if deep is None:
-                    raise UndecodableImage("The image's 16-bit samples are damaged.")
-                exact = find_transparent_pixels(deep, colour)
-                alpha = alpha if exact is None else exact
-                deep = deep[:, :, 1:2] if is_grey else deep
-                pixels = to_levels(deep)
-                pixels = np.repeat(pixels, 3, axis=2) if is_grey else pixels
-            if is_grey:
-                pixels = pixels[:, :, 1]
     if image.format == "BMP" and alpha is not None and not alpha.any():
         alpha = None  # many programs leave the unused alpha at zero
     profile, is_colour = fit_profile(profile, is_grey=pixels.ndim == 2)

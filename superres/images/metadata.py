@@ -18,7 +18,7 @@ MAX_TAGS, MAX_ELEMENTS = 100, 16
 PROFILE_TABLE_AT = 128
 # EXIF and TIFF: a resolution with no unit only gives the pixels' aspect ratio; a missing unit tag
 # means inches. JFIF has the same units under other numbers.
-NO_UNIT, INCH, CENTIMETRE = 1, 2, 3
+INCH, CENTIMETRE = 2, 3
 JFIF_INCHES = {1: 1, 2: 2.54}
 INCHES = {INCH: 1, CENTIMETRE: 2.54}
 # By how many levels a profile may shift greys that still count as those of sRGB.

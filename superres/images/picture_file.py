@@ -54,14 +54,22 @@ DECODER_ERRORS = (
 
 
 @contextlib.contextmanager
-def translate_decoder_errors(message: str) -> Iterator[None]:
-    """Translate what a decoder raises for damaged files into UndecodableImage."""
+def translate_decoder_errors(
+    message: str, file: BinaryIO | None = None, image: Image.Image | None = None
+) -> Iterator[None]:
+    """Translate what a decoder raises for damaged files into UndecodableImage.
+
+    Parameters
+    ----------
+    file, image : if given, the file is searched for a better message: see `explain_damage`
+    """
     try:
         yield
     except DECODER_ERRORS as error:
         if is_fault_of_machine(error):
             raise
-        raise UndecodableImage(message) from None
+        words = message if file is None else explain_damage(file, image, message)
+        raise UndecodableImage(words) from None
 
 
 def is_fault_of_machine(error: Exception) -> bool:
@@ -97,12 +105,8 @@ class PictureFile:
         UndecodableImage
             They are damaged or incomplete.
         """
-        try:
+        with translate_decoder_errors(IS_DAMAGED, self.file, self.image):
             self.image.load()
-        except DECODER_ERRORS as error:
-            if is_fault_of_machine(error):
-                raise
-            raise UndecodableImage(explain_damage(self.file, self.image, IS_DAMAGED)) from None
         if self.jpeg is not None:
             check_complete(self.image, self.file, self.jpeg)
         if self.png is not None:
@@ -168,12 +172,8 @@ def open_tiff_picture(file: BinaryIO, form: Form) -> PictureFile:
     UnsupportedUpload, UndecodableImage
         As `open_tiff`.
     """
-    try:
+    with translate_decoder_errors(HEADER_IS_DAMAGED, file):
         image, samples = open_tiff(file, form)
-    except DECODER_ERRORS as error:
-        if is_fault_of_machine(error):
-            raise
-        raise UndecodableImage(explain_damage(file, None, HEADER_IS_DAMAGED)) from None
     set_xmp_aside(image)
     return PictureFile(file, image, samples=samples)
 
@@ -186,12 +186,8 @@ def open_heif_picture(file: BinaryIO) -> PictureFile:
     UnsupportedUpload, UndecodableImage
         As `open_heif`.
     """
-    try:
+    with translate_decoder_errors(HEADER_IS_DAMAGED, file):
         image, samples = open_heif(file)
-    except DECODER_ERRORS as error:
-        if is_fault_of_machine(error):
-            raise
-        raise UndecodableImage(explain_damage(file, None, HEADER_IS_DAMAGED)) from None
     set_xmp_aside(image)
     signal = None if samples.code_points is None else read_code_points(*samples.code_points)
     return PictureFile(file, image, samples=samples, signal=signal)

@@ -9,10 +9,10 @@ import numpy as np
 
 from superres.errors import UndecodableImage
 from superres.images.colour_signals import read_png_signal
-from superres.images.image_codec import Picture
 from superres.images.iptc import keep_iptc
 from superres.images.kept_metadata import join_texts
 from superres.images.metadata import Metadata
+from superres.images.picture import Picture
 from superres.images.pixels import Pixels
 from superres.images.png_file import GREY, GREY_ALPHA, HEADER, read_info, walk_chunks
 from superres.images.png_text import TEXT_CHUNKS, XMP_KEYWORD, Text, find_raw_profile, find_text

@@ -16,7 +16,7 @@ import numpy as np
 from zlib_ng import zlib_ng
 
 from superres import machine
-from superres.images.image_codec import Picture
+from superres.images.picture import Picture
 from superres.images.pixels import Pixels
 from superres.images.png_file import make_chunk
 from superres.images.resampling import DEEP_PER_LEVEL

@@ -5,9 +5,10 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from superres.images.encoders import to_pil
-from superres.images.image_codec import MAX_SIDE, Picture
+from superres.images.image_codec import MAX_SIDE
 from superres.images.metadata import Metadata
 from superres.images.options import read_texts, read_whole_number
+from superres.images.picture import Picture
 from superres.images.resampling import LANCZOS
 
 LONGEST = "max_side"

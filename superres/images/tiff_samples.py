@@ -68,7 +68,7 @@ class TiffSamples:
 
         Returns
         -------
-        pixels, alpha and deep, as in `image_codec.Picture`, EXIF orientation not applied
+        pixels, alpha and deep, as in `picture.Picture`, EXIF orientation not applied
 
         Raises
         ------

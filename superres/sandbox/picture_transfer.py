@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from superres.images.image_codec import Picture
 from superres.images.metadata import Metadata
+from superres.images.picture import Picture
 from superres.images.shared_arrays import (
     SharedMemory,
     find_memory,

@@ -85,7 +85,9 @@ class Helper:
         self._ended: dict[int, tuple[int, socket.socket]] = {}
         self._given_up: dict[int, int] = {}
         self._urgent: set[int] = set()
-        self._ready = [self._fork() for _ in range(CHILDREN_READY)]
+        self._ready: list[tuple[int, socket.socket]] = []
+        for _ in range(CHILDREN_READY):
+            self._ready.append(self._fork())
 
     def run(self) -> None:
         """Serve until the service closes its end."""
@@ -146,6 +148,9 @@ class Helper:
             end_with_parent()
             for inherited in (self._service.fileno(), *self._ended, *self._given_up):
                 os.close(inherited)
+            # A child that an image has taken over must not give another one its orders.
+            for _, orders_of_other in self._ready:
+                orders_of_other.close()
             own_status = os.open("/proc/self/status", os.O_RDONLY)  # later, no file can be opened
             confinement = Confinement(self._system_calls)
             rehearse()

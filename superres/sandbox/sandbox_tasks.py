@@ -20,9 +20,10 @@ from superres.errors import ServiceError, TooManyPixels
 from superres.excess import Excess, compare
 from superres.images.encoders import encode_picture, write_picture
 from superres.images.formats import FORMATS
-from superres.images.image_codec import MAKE_SMALLER, Picture, decode_image, read_header
+from superres.images.image_codec import MAKE_SMALLER, decode_image, read_header
 from superres.images.metadata import Metadata, convert_to_srgb
 from superres.images.options import Options
+from superres.images.picture import Picture
 from superres.images.png_file import make_chunk
 from superres.images.png_result import decode_png_result
 from superres.images.png_text import make_text

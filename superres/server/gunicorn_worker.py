@@ -34,7 +34,7 @@ from gunicorn.http.message import Request
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 from gunicorn.workers.workertmp import WorkerTmp
 
-from superres.errors import BadRequest, ConfigError
+from superres.errors import BadRequest, StartupError
 from superres.web.problems import problem_members
 from superres.web.slow_clients import AnswerTransfer, end_slow_transfers, watch
 
@@ -124,7 +124,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         """Load the application; report what is wrong with a setting without a traceback."""
         try:
             super().load_wsgi()
-        except ConfigError as fault:
+        except StartupError as fault:
             self.log.error("%s", fault)
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 

@@ -18,11 +18,11 @@ from superres.sources.fetcher import FETCH_SECONDS, Fetched, Fetcher
 from superres.sources.freshness import read_freshness
 from superres.sources.source_records import SourceRecord, SourceRecords
 from superres.sources.source_url import parse_source
+from superres.store.eviction import SECONDS_A_DAY
 
 # Of all fetches, one host has a share: others go on while it hangs.
 FETCHES_AT_ONCE, FETCHES_OF_ONE = 32, 6
 PURGE_SECONDS = 3600.0
-DAY_SECONDS = 86400
 
 
 @dataclass(eq=False)
@@ -128,7 +128,7 @@ class Arrivals:
             self._purge()
         except ServiceError as error:
             arrival.error = error
-            self.note_failure(source, error)
+            self._note_failure(source, error)
         finally:
             if arrival.record is None and arrival.error is None:
                 arrival.error = ServiceError("The service failed; the operator's log says why.")
@@ -160,7 +160,7 @@ class Arrivals:
         """Return the error of a source that has just failed."""
         return self._failures.find(source)
 
-    def note_failure(self, source: str, error: ServiceError) -> None:
+    def _note_failure(self, source: str, error: ServiceError) -> None:
         """Count a source's failure, and remember it; those of the service are not its."""
         if isinstance(error, Busy | ClientLeft):
             return
@@ -178,4 +178,4 @@ class Arrivals:
         self._purge_due = monotonic() + PURGE_SECONDS
         days = self._resources.settings.cache_max_age_days
         with suppress(DatabaseDown):
-            self._records.purge(days * DAY_SECONDS)
+            self._records.purge(days * SECONDS_A_DAY)

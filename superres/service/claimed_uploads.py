@@ -6,8 +6,8 @@ from typing import BinaryIO
 
 from superres.engines.lanes import Progress
 from superres.errors import JobCancelled, UploadLost
-from superres.images.image_codec import ImageHeader
 from superres.images.options import Options, find_unknown
+from superres.images.picture import ImageHeader
 from superres.jobs.job_records import Claim
 from superres.service.job import short_job_id
 from superres.service.job_claims import describe
@@ -28,7 +28,6 @@ class Fetching:
 
     name: str
     pixels: int
-    is_asynchronous: bool = True
     progress: Progress = field(default_factory=Progress)
 
 

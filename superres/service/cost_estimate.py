@@ -1,7 +1,7 @@
 """What an image costs, in input pixels of the network: for its place in the queue, and charged."""
 
-from superres.images.image_codec import ImageHeader
 from superres.images.options import MODEL_SCALE, Options
+from superres.images.picture import ImageHeader
 
 # No honest file has as many. The slowest of `make hostile` take 0.2 microseconds a byte to decode,
 # and the network takes 4 a pixel.

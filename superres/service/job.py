@@ -9,8 +9,8 @@ from typing import BinaryIO
 
 from superres.engines.lanes import Progress
 from superres.errors import EngineLost, JobCancelled, ServiceError
-from superres.images.image_codec import ImageHeader
 from superres.images.options import Options
+from superres.images.picture import ImageHeader
 from superres.service.scheduler import Place
 from superres.service.upload import Upload
 from superres.store.stored_result import ResultInfo

@@ -27,7 +27,6 @@ class OwnedJob(Protocol):
     """What the jobs table needs to know about a job that this process has claimed."""
 
     name: str
-    is_asynchronous: bool
     progress: Progress
 
 
@@ -51,8 +50,8 @@ class JobExecutor(Protocol):
     def regain(self, owned: OwnedJob) -> None:
         """Continue a job whose lease was lost, or stop it."""
 
-    def rest(self) -> None:
-        """Free what is no longer needed; called every few seconds."""
+    def free_memory(self) -> None:
+        """Return memory that is no longer needed; called every few seconds."""
 
     def run_claimed(self, claim: Claim) -> None:
         """Start a claimed job."""
@@ -154,7 +153,7 @@ class JobKeeper:
             self._executor.run_claimed(claim)
 
     def _sweep(self) -> None:
-        self._executor.rest()
+        self._executor.free_memory()
         self.jobs.requeue_unknown(self._executor.names())
         # After an outage leases of live processes have expired, too: give them time to renew.
         if time.monotonic() - self._last_outage > LEASE_SECONDS:

@@ -17,8 +17,8 @@ from superres.errors import (
     StoreDown,
     UploadLost,
 )
-from superres.images.image_codec import ImageHeader
 from superres.images.options import Options
+from superres.images.picture import ImageHeader
 from superres.jobs.job_records import Claim
 from superres.logs import current_request_id
 from superres.service.claimed_uploads import DOUBT_PAUSE_SECONDS, ClaimedUploads, Fetching
@@ -152,7 +152,7 @@ class LocalJobs:
         if self._jobs.get((job.name, job.keep)) is job:
             del self._jobs[job.name, job.keep]
 
-    def rest(self) -> None:
+    def free_memory(self) -> None:
         """Return memory that images and uploads no longer need."""
         machine.return_free_memory()
 
@@ -232,7 +232,7 @@ class LocalJobs:
                 problem = None if error.code == JobCancelled.code else describe(error)
                 self._spool.remove(self._table.finish(claim.name, problem))
             return None
-        if progress.cancelled or self._adopt(claim):
+        if progress.cancelled:
             file.close()
             return None
         file_bytes = file.seek(0, os.SEEK_END)
@@ -246,6 +246,7 @@ class LocalJobs:
                 return job
         job.place.release()
         file.close()
+        self._adopt(claim)  # a request was faster, and waits for the claim
         return None
 
     def claimed(self) -> list[OwnedJob]:

@@ -3,15 +3,15 @@
 Measured on noise, which is incompressible, by `tests/integration/test_memory_estimate.py`.
 """
 
+from superres.disk import MEGABYTE
 from superres.images.formats import FORMATS
-from superres.images.image_codec import ImageHeader
 from superres.images.metadata import MAX_PROFILE_BYTES
 from superres.images.options import DEFAULT_OPTIONS, MODEL_SCALE, Options
+from superres.images.picture import ImageHeader
 from superres.images.png_strips import STRIP_BYTES, count_threads
 from superres.images.png_text import MAX_TEXT_BYTES
 from superres.images.xmp_packet import MAX_KEPT_BYTES
 
-MEGABYTE = 1024**2
 # For a process that decodes or encodes the smallest image: interpreter, colour profiles, codecs.
 PROCESS_BYTES = 12 * MEGABYTE
 # Address space is not memory: what a process may reserve beyond what it is expected to use.

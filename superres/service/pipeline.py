@@ -23,17 +23,17 @@ from superres.errors import (
 )
 from superres.images.encoders import check_result_size
 from superres.images.enlargement import resample_picture
-from superres.images.image_codec import ImageHeader, Picture
 from superres.images.options import MODEL_SCALE, RESTORE
+from superres.images.picture import ImageHeader, Picture
 from superres.service.cost_estimate import estimate_cost
 from superres.service.job import InMemory, Job, Outcome, Stored
-from superres.service.memory_admission import Claim
 from superres.service.memory_estimate import (
     computing_bytes,
     deriving_bytes,
     peak_bytes,
     result_bytes,
 )
+from superres.service.memory_queue import MemoryClaim
 from superres.service.resources import Resources
 from superres.service.sandboxed_codec import share_picture
 from superres.service.upload import SPOOL_BYTES
@@ -140,20 +140,20 @@ class Pipeline:
                 outcome = replace(outcome, payload=move_to_disk(payload))
             return outcome
 
-    def _choose_claim(self, job: Job, stored: StoredResult | None) -> Claim:
+    def _choose_claim(self, job: Job, stored: StoredResult | None) -> MemoryClaim:
         need = job.header, job.options
         if stored is None:
             file_bytes = job.file.seek(0, os.SEEK_END)
             computing = computing_bytes(*need, file_bytes)
-            return Claim(computing, peak_bytes(*need, file_bytes), job.place.pixels)
+            return MemoryClaim(computing, peak_bytes(*need, file_bytes), job.place.pixels)
         computing = deriving_bytes(*need, stored.info.length)
         peak = max(computing, result_bytes(*need, stored.info.length))
-        claim = Claim(computing, peak, job.place.pixels)
+        claim = MemoryClaim(computing, peak, job.place.pixels)
         if claim.peak_bytes > self._memory.largest_bytes:
             raise UnusableResult
         return claim
 
-    def _upscale(self, job: Job, claim: Claim) -> Picture:
+    def _upscale(self, job: Job, claim: MemoryClaim) -> Picture:
         """Decode a job's upload and upscale it."""
         with job.measure("decode"):
             picture = self._codec.decode(job.file, job.header, job.is_cancelled)
@@ -179,7 +179,7 @@ class Pipeline:
         self._counters.add("inference_seconds", job.stage_seconds["upscale"])
         return enlarged
 
-    def _derive(self, job: Job, claim: Claim, stored: StoredResult) -> Picture:
+    def _derive(self, job: Job, claim: MemoryClaim, stored: StoredResult) -> Picture:
         """Decode a stored result and resample it.
 
         Raises

@@ -9,6 +9,7 @@ from time import monotonic
 from superres.errors import Busy, ClientLeft
 from superres.service.sandboxed_codec import HasLeft
 
+# How soon the service notices that a client has left.
 LEFT_POLL_SECONDS = 0.25
 RETRY_SECONDS = 5
 

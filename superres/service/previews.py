@@ -9,8 +9,8 @@ from superres.images.options import CLEANING_SCALE, DEFAULT_OPTIONS, Options
 from superres.images.preview import make_preview
 from superres.service.charges import FREE, Charge
 from superres.service.cost_estimate import estimate_cost
-from superres.service.memory_admission import Claim
 from superres.service.memory_estimate import preview_bytes
+from superres.service.memory_queue import MemoryClaim
 from superres.service.resources import Resources
 from superres.service.sandboxed_codec import HasLeft, share_picture
 from superres.service.upload import Upload
@@ -50,7 +50,7 @@ class Previews:
                 header = resources.read_header(upload.file, OWN_SIZE, has_left)
             cost = estimate_cost(header, OWN_SIZE, upload.size_bytes, needs_network=False)
             memory_bytes = preview_bytes(header, upload.size_bytes)
-            claim = Claim(memory_bytes, memory_bytes, cost)
+            claim = MemoryClaim(memory_bytes, memory_bytes, cost)
             with resources.scheduler.waiting_request(), self._hold(claim, has_left):
                 charge.reserve(cost)
                 picture = resources.codec.decode(upload.file, header, has_left)
@@ -62,7 +62,7 @@ class Previews:
             upload.close()
 
     @contextmanager
-    def _hold(self, claim: Claim, has_left: HasLeft) -> Iterator[None]:
+    def _hold(self, claim: MemoryClaim, has_left: HasLeft) -> Iterator[None]:
         """Wait for memory, but not for long; then hold it until the block ends."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         try:

@@ -8,9 +8,10 @@ from superres import machine
 from superres.engines.model_loader import ModelLoader
 from superres.errors import StoreDown
 from superres.images.encoders import check_result_size
-from superres.images.image_codec import CODEC_VERSION, ImageHeader
+from superres.images.image_codec import CODEC_VERSION
 from superres.images.libraries import list_libraries
 from superres.images.options import DEFAULT_OPTIONS, MODEL_SCALE, Options
+from superres.images.picture import ImageHeader
 from superres.jobs.databases import open_database
 from superres.jobs.jobs import Jobs
 from superres.jobs.jobs_schema import SCHEMA, make_owner

@@ -2,24 +2,19 @@
 
 import logging
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from superres.engines.model_loader import ModelLoader
-from superres.errors import (
-    ClientLeft,
-    DatabaseDown,
-    NotReady,
-    StoreDown,
-)
-from superres.images.image_codec import ImageHeader
+from superres.errors import ClientLeft, DatabaseDown, NotReady, StoreDown
 from superres.images.options import DEFAULT_OPTIONS, RESTORE, Options
+from superres.images.picture import ImageHeader
 from superres.service.charges import FREE, Charge, Reservation
 from superres.service.job import Failed, InMemory, Job, Stored
 from superres.service.job_keeper import JobKeeper
 from superres.service.local_jobs import MAX_CLAIMED, LocalJobs
 from superres.service.pipeline import Pipeline
+from superres.service.places import LEFT_POLL_SECONDS
 from superres.service.previews import Previews
 from superres.service.resources import Resources
 from superres.service.sandboxed_codec import HasLeft
@@ -27,9 +22,6 @@ from superres.service.submissions import Submissions
 from superres.service.upload import Upload
 from superres.settings import Settings
 from superres.store.stored_result import ResultInfo, StoredResult
-
-# How soon the service notices that a client has left.
-LEFT_POLL_SECONDS = 0.25
 
 logger = logging.getLogger(__name__)
 
@@ -211,7 +203,7 @@ class Runner:
                 reservation.give_back()
         return job, reservation if is_new else None
 
-    def _wait(self, job: Job, has_left: Callable[[], bool]) -> None:
+    def _wait(self, job: Job, has_left: HasLeft) -> None:
         """Wait until a job has ended, the client has left, or the request times out."""
         deadline = time.monotonic() + self.settings.max_sync_seconds
         left = False

@@ -7,15 +7,16 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from io import UnsupportedOperation
+from io import BytesIO
 from typing import Any, BinaryIO
 
 from superres import errors
 from superres.errors import Busy, ClientLeft, JobCancelled, ServiceError, UndecodableImage
 from superres.excess import Excess
 from superres.images.formats import PNG
-from superres.images.image_codec import MAX_SIDE, ImageHeader, Picture
+from superres.images.image_codec import MAX_SIDE
 from superres.images.options import Options
+from superres.images.picture import ImageHeader, Picture
 from superres.images.shared_arrays import make_shared_memory
 from superres.paths import EMBEDDED_MODEL_PATH
 from superres.sandbox import picture_transfer
@@ -28,7 +29,7 @@ from superres.sandbox.picture_transfer import (
     read_picture,
 )
 from superres.sandbox.sandbox import Ending, Sandbox
-from superres.service.memory_admission import Claim, MemoryAdmission
+from superres.service.memory_admission import MemoryAdmission
 from superres.service.memory_estimate import (
     SLACK_BYTES,
     decoding_bytes,
@@ -36,6 +37,7 @@ from superres.service.memory_estimate import (
     header_bytes,
     header_slack_bytes,
 )
+from superres.service.memory_queue import MemoryClaim
 from superres.service.upload import SPOOL_BYTES
 from superres.store.stored_result import StoredResult
 
@@ -113,7 +115,7 @@ class SandboxedCodec:
         held_bytes = min(max(memory_bytes, least_bytes), self._headers.largest_bytes)
         try:
             with (
-                self._headers.hold(Claim(held_bytes, held_bytes, length), has_left),
+                self._headers.hold(MemoryClaim(held_bytes, held_bytes, length), has_left),
                 open_descriptor(file) as descriptor,
             ):
                 result = self._run(task, [descriptor], limits, has_left)
@@ -151,13 +153,13 @@ class SandboxedCodec:
         return picture
 
     def decode_result(
-        self, stored: StoredResult, limits_bytes: int, has_left: HasLeft = lambda: False
+        self, stored: StoredResult, memory_bytes: int, has_left: HasLeft = lambda: False
     ) -> Picture:
         """Decode a PNG that this service has made: see `decode_png_result`.
 
         Parameters
         ----------
-        limits_bytes : memory for it
+        memory_bytes : that it may take
 
         Raises
         ------
@@ -166,7 +168,7 @@ class SandboxedCodec:
         """
         megapixels = stored.info.width * stored.info.height // 10**6
         cpu_seconds = DECODER_CPU_SECONDS + DECODER_SECONDS_PER_MEGAPIXEL * megapixels
-        limits = choose_limits(limits_bytes, cpu_seconds)
+        limits = choose_limits(memory_bytes, cpu_seconds)
         # It may become a result as it is, whose memory is given back while it is encoded.
         return self._decode({"name": "decode_result"}, stored.file, limits, has_left, SIZE_SEALS)
 
@@ -283,18 +285,17 @@ def open_descriptor(file: BinaryIO) -> Iterator[int]:
 
     Small uploads may be in memory only; asking for their file descriptor would write them to disk.
     """
-    is_small = file.seek(0, os.SEEK_END) <= SPOOL_BYTES
-    try:
-        if is_small:
-            raise UnsupportedOperation
-        descriptor = os.open(f"/proc/self/fd/{file.fileno()}", os.O_RDONLY)
-    except UnsupportedOperation:
+    is_in_memory = isinstance(file, BytesIO) or file.seek(0, os.SEEK_END) <= SPOOL_BYTES
+    if is_in_memory:
         descriptor = make_shared_memory()
-        with os.fdopen(os.dup(descriptor), "wb") as copy:
-            file.seek(0)
-            shutil.copyfileobj(file, copy)
-        os.lseek(descriptor, 0, os.SEEK_SET)
+    else:
+        descriptor = os.open(f"/proc/self/fd/{file.fileno()}", os.O_RDONLY)
     try:
+        if is_in_memory:
+            file.seek(0)
+            with os.fdopen(os.dup(descriptor), "wb") as copy:
+                shutil.copyfileobj(file, copy)
+            os.lseek(descriptor, 0, os.SEEK_SET)
         yield descriptor
     finally:
         os.close(descriptor)

@@ -174,8 +174,7 @@ class Sources:
                 if arrival.file is not None:
                     options = request.options(record.has_alpha)
                     try:
-                        with self._computing.hold(CLIENT, self._computing_seconds, has_left):
-                            return self._compute(arrival, options, has_left, may_queue)
+                        return self._compute(arrival, options, has_left, may_queue)
                     except ServiceError as error:
                         # Nor is a source fetched for each request for what cannot be computed.
                         is_refused = error.status < HTTPStatus.INTERNAL_SERVER_ERROR
@@ -192,12 +191,13 @@ class Sources:
         assert record is not None
         computed = enlarged = Options(mode=options.mode)
         try:
-            if options != enlarged:
-                # All widths and formats are made from this PNG: the network runs once.
-                with suppress(NotStored, ResultTooLarge):
-                    close(self._enhance(arrival, enlarged, has_left))
-            computed = options
-            return self._enhance(arrival, options, has_left)
+            with self._computing.hold(CLIENT, self._computing_seconds, has_left):
+                if options != enlarged:
+                    # All widths and formats are made from this PNG: the network runs once.
+                    with suppress(NotStored, ResultTooLarge):
+                        close(self._enhance(arrival, enlarged, has_left))
+                computed = options
+                return self._enhance(arrival, options, has_left)
         # Their own messages advise what an <img> cannot do.
         except Busy as error:
             raise Busy(

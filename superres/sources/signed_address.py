@@ -85,10 +85,9 @@ class ImageRequest:
         """
         if self.format == AUTO and "lossless" in self.texts:
             raise BadRequest("lossless cannot be combined with auto, which may choose JPEG.")
-        for each in (AVIF, PNG) if self.format == AUTO else ():
-            read_options(self._values(each.name))
-        if self.format != AUTO:
-            read_options(self._values(self.format))
+        # Of those that `auto` may choose, one with a quality and one without.
+        for name in (AVIF.name, PNG.name) if self.format == AUTO else (self.format,):
+            read_options(self._values(name))
 
 
 def sign_address(key: str, request: ImageRequest) -> str:

@@ -102,12 +102,12 @@ def parse_source(text: str) -> SourceUrl:
 
 
 def normalize_host(host: str) -> str:
-    """Return a host in the form that is looked up; empty if it is not a host.
+    """Return a host in the form that is looked up; empty if it has characters that no host has.
 
     Raises
     ------
     ValueError
-        It is not a host either, in another way.
+        It is a malformed IPv6 address, or an international name without an ASCII form.
     """
     if ":" in host:
         return "" if "%" in host else write_ipv6(IPv6Address(host))

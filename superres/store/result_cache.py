@@ -101,14 +101,22 @@ class ResultCache:
     def _verify(
         self, name: str, file: PayloadFile, info: ResultInfo, status: os.stat_result
     ) -> bool:
-        """Compare a result's bytes with their digest, once for each version of the file."""
+        """Compare a result's bytes with their digest, once for each version of the file.
+
+        Bytes that the disk cannot read are damaged, too.
+        """
         identity = identify(status)
         file.payload_end = info.length
-        if self._verified.get(name) != identity:
-            if hash_file(file) != info.sha256:
-                return False
+        if self._verified.get(name) == identity:
+            return True
+        try:
+            is_whole = hash_file(file) == info.sha256
+        except OSError as error:
+            logger.error("cannot read %s: %s", name, error.strerror)
+            return False
+        if is_whole:
             self._remember_as_whole(name, identity)
-        return True
+        return is_whole
 
     def _remember_as_whole(self, name: str, identity: FileIdentity) -> None:
         if len(self._verified) >= MAX_REMEMBERED:

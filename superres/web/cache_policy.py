@@ -40,7 +40,7 @@ def set_cache_policy(
     g.cache_policy = CachePolicy(resource_type, content_hash, freshness)
 
 
-def asked_policy() -> CachePolicy | None:
+def chosen_policy() -> CachePolicy | None:
     """Return what the current request's view has chosen."""
     policy: CachePolicy | None = g.get("cache_policy")
     return policy

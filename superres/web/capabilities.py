@@ -66,7 +66,7 @@ def describe_format(image_format: Format) -> dict[str, Any]:
         "has_alpha": image_format.has_alpha,
         "has_lossless": image_format.has_lossless,
         "max_side": image_format.max_side,
-        "quality": default and {"min": 1, "max": MAX_QUALITY, "default": default},
+        "quality": None if default is None else {"min": 1, "max": MAX_QUALITY, "default": default},
     }
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from contextlib import closing
 
 from flask import Flask, Response, g, jsonify, request
 from werkzeug.datastructures import MIMEAccept
@@ -56,20 +57,19 @@ class EnhanceRoutes:
             upload = read_upload(
                 request, settings.max_upload_bytes, settings.upload_timeout_seconds
             )
-        try:
+        with closing(upload):
             values = request.values.to_dict(flat=False)
             is_download = read_download(values)
             options = read_options(values, request.files.keys() - {FIELD}, besides={DOWNLOAD})
-        except BadRequest:
-            upload.close()
-            raise
-        if preference.respond_async:
-            answer = self._jobs.accept(upload, options, preference, self._charge)
-            if isinstance(answer, Response):
-                return answer
-            result = answer
-        else:
-            result = runner.enhance(upload, options, keep, lambda: has_left(request), self._charge)
+            if preference.respond_async:
+                answer = self._jobs.accept(upload, options, preference, self._charge)
+                if isinstance(answer, Response):
+                    return answer
+                result = answer
+            else:
+                result = runner.enhance(
+                    upload, options, keep, lambda: has_left(request), self._charge
+                )
         g.cache_hit = result.hit
         g.pixels = result.info.width * result.info.height
         if prefers_json([FORMATS[options.format].media_type]):

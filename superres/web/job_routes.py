@@ -20,8 +20,8 @@ from superres.service.runner import Result, Runner
 from superres.service.upload import Upload
 from superres.web.addresses import Addresses
 from superres.web.cache_policy import set_cache_policy
+from superres.web.client_limit import client_name
 from superres.web.problems import problem_members
-from superres.web.rate_limits import client_name
 from superres.web.uploads import has_left
 
 MAX_LONG_POLL_SECONDS = 30
@@ -103,7 +103,6 @@ class JobRoutes:
         """Queue an upload; return its result if it is ready in time, otherwise a 202."""
         found = self._runner.find(upload.key, options)
         if found is not None:
-            upload.close()
             return found
         ticket = self._runner.submissions.submit(
             upload, options, charge, client_name(), lambda: has_left(request)

@@ -22,6 +22,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from superres import __version__
 from superres.errors import DatabaseDown, ServiceError
 from superres.service.runner import Runner
 from superres.web.cache_policy import set_cache_policy
@@ -79,13 +80,12 @@ COUNTERS = {
 class RunnerCollector(Collector):
     """Collects the runner's statistics on each scrape."""
 
-    def __init__(self, runner: Runner, version: str) -> None:
+    def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._version = version
 
     def collect(self) -> Iterator[Metric]:
         """Yield the current values."""
-        yield InfoMetricFamily("sr_build", "The service.", {"version": self._version})
+        yield InfoMetricFamily("sr_build", "The service.", {"version": __version__})
         statistics = self._runner.statistics()
         for statistic, (name, text) in GAUGES.items():
             yield GaugeMetricFamily(name, text, statistics[statistic])
@@ -130,9 +130,7 @@ def all_codes(kind: type[ServiceError] = ServiceError) -> set[str]:
     return {kind.code}.union(*map(all_codes, kind.__subclasses__()))
 
 
-def install_metrics(
-    app: Flask, runner: Runner, version: str, faults: Mapping[str, Callable[[], bool]]
-) -> None:
+def install_metrics(app: Flask, runner: Runner, faults: Mapping[str, Callable[[], bool]]) -> None:
     """Count responses, and serve `/metrics`.
 
     Parameters
@@ -142,7 +140,7 @@ def install_metrics(
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     GCCollector(registry=registry)
-    registry.register(RunnerCollector(runner, version))
+    registry.register(RunnerCollector(runner))
     labels = ["route", "method"]
     requests = Counter("sr_requests", "Responses.", [*labels, "status"], registry=registry)
     seconds = Histogram(

@@ -1,8 +1,9 @@
 """`POST /api/preview`: an upload as PNG, for browsers that cannot show TIFF or HEIC."""
 
+from contextlib import closing
+
 from flask import Flask, Response, request
 
-from superres.errors import BadRequest
 from superres.images.formats import PNG
 from superres.images.preview import read_longest
 from superres.service.charges import Charge
@@ -37,12 +38,11 @@ class PreviewRoutes:
             upload = read_upload(
                 request, settings.max_upload_bytes, settings.upload_timeout_seconds
             )
-        try:
+        with closing(upload):
             max_side = read_longest(
                 request.values.to_dict(flat=False), request.files.keys() - {FIELD}
             )
-        except BadRequest:
-            upload.close()
-            raise
-        preview = runner.previews.make(upload, max_side, lambda: has_left(request), self._charge)
+            preview = runner.previews.make(
+                upload, max_side, lambda: has_left(request), self._charge
+            )
         return send_content(preview, len(preview), PNG.media_type)

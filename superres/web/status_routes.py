@@ -4,6 +4,7 @@ import time
 
 from flask import Flask, Response, jsonify
 
+from superres import __version__
 from superres.images.options import RESTORE
 from superres.service.runner import Runner
 from superres.web.cache_policy import set_cache_policy
@@ -11,16 +12,10 @@ from superres.web.problems import utc_now
 
 
 class StatusRoutes:
-    """Reports the status of the service.
+    """Reports the status of the service."""
 
-    Parameters
-    ----------
-    version : of the service
-    """
-
-    def __init__(self, runner: Runner, version: str) -> None:
+    def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._version = version
         self._started_at = time.monotonic()
 
     def install(self, app: Flask) -> None:
@@ -39,7 +34,7 @@ class StatusRoutes:
             status="healthy",
             service="super-resolution",
             timestamp=utc_now(),
-            version=self._version,
+            version=__version__,
             model=settings.model_path.name,
             model_sha256=model.model_sha256 if model else None,
             engine=model.profile.engine if model else None,

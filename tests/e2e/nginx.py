@@ -6,6 +6,7 @@ With the installed Nginx or, if NGINX_ROOT names the folder of another Debian, w
 
 import base64
 import hashlib
+import json
 import os
 import re
 import ssl
@@ -230,3 +231,14 @@ def wait_until_listening(nginx: Nginx) -> None:
             time.sleep(0.05)
         else:
             return
+
+
+def assert_problem(response: httpx.Response, status: int, code: str) -> None:
+    """Check an error of Nginx itself, asked for by a page of another origin."""
+    assert response.status_code == status
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert response.headers.get_list("Access-Control-Allow-Origin") == ["*"]
+    assert response.headers["Cache-Control"] == "no-store, must-revalidate"
+    body = json.loads(response.content)
+    assert (body["status"], body["code"]) == (status, code)
+    assert body["request_id"] == response.headers["X-Request-ID"]

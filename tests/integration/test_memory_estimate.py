@@ -18,9 +18,9 @@ from superres.engines.upscaler import Upscaler
 from superres.images import enlargement, resampling
 from superres.images.encoders import encode_png
 from superres.images.enlargement import resample_picture
-from superres.images.image_codec import ImageHeader, Picture
 from superres.images.metadata import MAX_PROFILE_BYTES, Metadata
 from superres.images.options import Options
+from superres.images.picture import ImageHeader, Picture
 from superres.images.png_file import make_chunk
 from superres.images.png_text import MAX_TEXT_BYTES
 from superres.images.resampling import to_levels
@@ -39,8 +39,8 @@ from superres.service.memory_estimate import (
 from superres.service.sandboxed_codec import SandboxedCodec, share_picture
 from superres.store.stored_result import PayloadFile, ResultInfo, StoredResult
 from testkit.heif_files import deep_heic
-from testkit.hostile import save
 from testkit.kinds import rgb_profile
+from testkit.pictures import encode
 from testkit.tiff_files import write_tiff
 
 SIZES = ((3, 5), (1000, 1010), (2000, 40))
@@ -99,7 +99,7 @@ def write_deep(ending: str, channels: int) -> Callable[[int, int], bytes]:
 def write(image_format: str, mode: str, **options: object) -> Callable[[int, int], bytes]:
     def write_it(height: int, width: int) -> bytes:
         image = draw_image(height, width, "RGB" if mode in {"P", "CMYK", "1"} else mode)
-        return save(image.convert(mode) if image.mode != mode else image, image_format, **options)
+        return encode(image.convert(mode) if image.mode != mode else image, image_format, **options)
 
     return write_it
 
@@ -113,7 +113,7 @@ def write_deep_grey(height: int, width: int) -> bytes:
 
 def write_masked_bmp(height: int, width: int) -> bytes:
     """With masks that Pillow does not support."""
-    content = bytearray(save(draw_image(height, width, "RGBA"), "BMP"))
+    content = bytearray(encode(draw_image(height, width, "RGBA"), "BMP"))
     assert content[14:18] == struct.pack("<I", 40)
     masks = struct.pack("<4I", 0xFF << 8, 0xFF << 24, 0xFF, 0xFF << 16)
     content[10:14] = struct.pack("<I", 54 + len(masks))

@@ -19,9 +19,11 @@ from superres.engines.model_loader import ModelLoader
 from superres.engines.upscaler import Upscaler
 from superres.errors import Busy, ClientLeft, TooManyPixels, UndecodableImage, UnsupportedUpload
 from superres.images.code_points import PQ
-from superres.images.image_codec import Picture, decode_image
+from superres.images.image_codec import decode_image
 from superres.images.metadata import Metadata
 from superres.images.options import Options
+from superres.images.picture import Picture
+from superres.images.png_file import make_chunk
 from superres.images.shared_arrays import make_shared_memory
 from superres.paths import EMBEDDED_MODEL_PATH
 from superres.sandbox.confinement import Limits
@@ -38,8 +40,9 @@ from superres.service.upload import SPOOL_BYTES
 from superres.settings import Settings
 from testkit.coloured_files import avif, gama, heic_of, png
 from testkit.heif_files import heic, lying_heic, much_exif
-from testkit.hostile import ROOM, jpeg_segments, lying_avif, png_chunk, png_header, save
+from testkit.hostile import ROOM, jpeg_segments, lying_avif, png_header
 from testkit.kinds import KINDS
+from testkit.pictures import encode
 
 MAX_PIXELS = 16_000_000
 
@@ -56,7 +59,7 @@ def upload(photo_jpeg: bytes) -> BytesIO:
     return BytesIO(photo_jpeg)
 
 
-def encode(
+def share_and_encode(
     codec: SandboxedCodec,
     picture: Picture,
     options: Options,
@@ -79,7 +82,9 @@ def test_decoded_and_encoded_as_in_this_process(codec: SandboxedCodec, upload: B
     assert np.array_equal(picture.pixels, expected.pixels)
     assert picture.metadata == expected.metadata
     for options in (Options(), Options("webp", 90), Options("jpeg", 92), Options("avif", 80)):
-        assert bytes(encode(codec, picture, options)) == bytes(encode_picture(expected, options))
+        assert bytes(share_and_encode(codec, picture, options)) == bytes(
+            encode_picture(expected, options)
+        )
 
 
 @pytest.mark.parametrize("policy", ["safe", "all"])
@@ -94,7 +99,7 @@ def test_confined_process_reads_and_writes_all_metadata(policy: str) -> None:
         assert picture.metadata == decode_image(BytesIO(content), policy).metadata
         assert picture.metadata.xmp is not None
         for options in (Options(), Options("jpeg", 90), Options("webp", 90), Options("avif", 80)):
-            assert encode(codec, picture, options) == encode_picture(picture, options)
+            assert share_and_encode(codec, picture, options) == encode_picture(picture, options)
     codec.sandbox.close()
 
 
@@ -237,8 +242,8 @@ def test_warnings_are_one_line_of_the_log(
         for tag in tags
     )
     exif = b"II*\0\10\0\0\0" + len(tags).to_bytes(2, "little") + entries + bytes(4)
-    pixel = png_chunk(b"IDAT", b"x\x9cc`dbf\x01\0\0\x11\0\x07")
-    content = png_header(1, 1) + png_chunk(b"eXIf", exif) + pixel + png_chunk(b"IEND")
+    pixel = make_chunk(b"IDAT", b"x\x9cc`dbf\x01\0\0\x11\0\x07")
+    content = png_header(1, 1) + make_chunk(b"eXIf", exif) + pixel + make_chunk(b"IEND", b"")
     codec.read_header(BytesIO(content), MAX_PIXELS)
     (record,) = caplog.records
     assert "20000 warnings" in record.getMessage()
@@ -277,7 +282,7 @@ def test_child_is_killed_when_nobody_waits_any_more(codec: SandboxedCodec) -> No
     left = threading.Event()
     threading.Timer(0.3, left.set).start()
     with pytest.raises(ClientLeft):
-        encode(codec, picture, Options("webp"), left.is_set)
+        share_and_encode(codec, picture, Options("webp"), left.is_set)
     assert codec.sandbox.helper_pid is not None
     wait_for_idle_children(codec.sandbox.helper_pid)
 
@@ -348,7 +353,7 @@ def test_child_that_is_killed_at_work_can_be_tried_again(codec: SandboxedCodec) 
     killer = threading.Thread(target=kill_when_at_work)
     killer.start()
     with pytest.raises(Busy, match="memory"):
-        encode(codec, Picture(noise), Options("webp"))
+        share_and_encode(codec, Picture(noise), Options("webp"))
     killer.join()
 
 
@@ -377,6 +382,16 @@ def test_no_stream_of_the_service_is_handed_down(codec: SandboxedCodec, upload: 
     for process in (helper, *wait_for_idle_children(helper)):
         for stream in (0, 1):
             assert Path(f"/proc/{process}/fd/{stream}").readlink() == Path(os.devnull)
+
+
+def test_child_cannot_give_another_one_orders(codec: SandboxedCodec, upload: BytesIO) -> None:
+    """Otherwise a compromised decoder could do so, and spoil the next client's image."""
+    codec.read_header(upload, MAX_PIXELS)
+    helper = codec.sandbox.helper_pid
+    assert helper
+    for process in wait_for_idle_children(helper):
+        opened = [str(each.readlink()) for each in Path(f"/proc/{process}/fd").iterdir()]
+        assert len([each for each in opened if each.startswith("socket:")]) == 1
 
 
 def test_small_helper(codec: SandboxedCodec, upload: BytesIO) -> None:
@@ -450,7 +465,7 @@ def test_sandbox_without_a_helper_says_busy(monkeypatch: pytest.MonkeyPatch) -> 
 def test_gif_has_its_header_checked_however_many_pixels_are_accepted(
     codec: SandboxedCodec,
 ) -> None:
-    gif = save(Image.new("P", (5, 4)), "GIF")
+    gif = encode(Image.new("P", (5, 4)), "GIF")
     assert codec.read_header(BytesIO(gif), 10**9).pixels == 20
 
 

@@ -259,8 +259,10 @@ def test_results_outlive_a_restart(tmp_path: Path, photo: Pixels) -> None:
     ("settings", "words"),
     [
         ({"model_path": "/absent.pb"}, "cannot read the model /absent.pb"),
+        ({"restore_model_path": "/absent.pb"}, "cannot read the model /absent.pb"),
         ({"model_path": "LICENSE"}, "not an EDSR x3 model that OpenCV can run"),
         ({"lanes": "many"}, "SR_LANES='many': must be a whole number"),
+        ({"bind": "127.0.0.1:99999"}, "SR_BIND='127.0.0.1:99999': a port must be at most 65535"),
         ({"api_keys_file": "missing"}, "cannot read the API keys missing"),
     ],
 )

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from superres.errors import UndecodableImage, UnsupportedVariant
-from superres.images.image_codec import Picture, decode_image, read_header
+from superres.images.image_codec import decode_image, read_header
+from superres.images.picture import Picture
 
 WIDTH, HEIGHT = 23, 11
 ROW, COLUMN = np.mgrid[:HEIGHT, :WIDTH]

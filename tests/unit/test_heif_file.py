@@ -11,7 +11,8 @@ from skimage import data
 
 from superres.errors import TooManyPixels, UndecodableImage, UnsupportedVariant
 from superres.images.encoders import to_pil
-from superres.images.image_codec import Picture, decode_image, read_header
+from superres.images.image_codec import decode_image, read_header
+from superres.images.picture import Picture
 from testkit.heif_files import (
     ALPHA_TYPE,
     DEPTH_TYPE,

@@ -14,7 +14,8 @@ from superres.errors import (
     UnsupportedVariant,
 )
 from superres.images.encoders import encode_png, to_pil
-from superres.images.image_codec import Picture, decode_image, read_header
+from superres.images.image_codec import decode_image, read_header
+from superres.images.picture import Picture
 from testkit.pictures import encode, make_png
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIC")

@@ -4,6 +4,7 @@ import logging
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +19,7 @@ from superres.images.options import DEFAULT_OPTIONS
 from superres.server.gunicorn_worker import Worker
 from superres.service.job import Job, Outcome
 from superres.service.runner import Runner
+from superres.service.scheduler import Place
 from superres.settings import Settings
 from superres.store import cache_limiter, doubts
 from superres.store.result_name import generate_file_hash
@@ -70,6 +72,34 @@ def test_upload_sent_again_as_soon_as_its_job_has_failed_gets_its_result(
     send(client, PNG)
     wait_until(lambda: bool(answers))
     assert answers == [200]
+
+
+def test_request_that_comes_while_its_job_is_being_claimed_takes_the_claim(
+    app: Flask, runner: Runner, fake_model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # While another job runs here, the leases of all of this process's claims are renewed.
+    fake_model.may_go_on.clear()
+    busy = path_of(send(app.test_client(), picture(1)))
+    assert fake_model.started.wait(WAIT_SECONDS)
+    enter = runner.scheduler.enter
+    with ThreadPoolExecutor(1) as pool:
+        answers: list[Future[int]] = []
+
+        def be_overtaken(pixels: int) -> Place:
+            answers.append(pool.submit(lambda: upload(app.test_client()).status_code))
+            wait_until(lambda: len(runner._local_jobs) == 2)
+            return enter(pixels)
+
+        monkeypatch.setattr(runner.scheduler, "enter", be_overtaken)
+        path = path_of(send(app.test_client(), PNG))
+        try:
+            wait_until(lambda: bool(answers) and not runner._local_jobs._uploads.fetching)
+            wait_until(lambda: len(runner._local_jobs.claimed()) == 2)
+        finally:
+            fake_model.may_go_on.set()
+        assert answers[0].result() == 200
+        for ticket in (busy, path):
+            wait_for(app.test_client(), ticket, "done")
 
 
 def test_damaged_picture_is_refused_at_once_where_its_header_shows_it(client: FlaskClient) -> None:

@@ -19,8 +19,8 @@ from superres.engines.model_loader import ModelLoader
 from superres.engines.opencv_engine import OTHER_PROFILE
 from superres.engines.upscaler import Upscaler
 from superres.errors import ClientLeft, EngineLost
-from superres.images.image_codec import ImageHeader
 from superres.images.options import FAITHFUL, RESTORE, Options
+from superres.images.picture import ImageHeader
 from superres.service.charges import Charge, Reservation
 from superres.service.job import Job
 from superres.service.pipeline import Pipeline

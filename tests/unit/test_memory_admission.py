@@ -10,7 +10,8 @@ import pytest
 from superres.errors import Busy, JobCancelled, TooLargeForMemory
 from superres.excess import Excess
 from superres.service import memory_admission
-from superres.service.memory_admission import HEADROOM_SHARE, Claim, MemoryAdmission, MemoryQueue
+from superres.service.memory_admission import MemoryAdmission
+from superres.service.memory_queue import HEADROOM_SHARE, MemoryClaim, MemoryQueue
 
 MEGABYTE = 1024**2
 LIMIT = 1600 * MEGABYTE
@@ -26,9 +27,9 @@ def size_of(pixels: int) -> int:
     return LEAST_BYTES + BYTES_PER_PIXEL * pixels
 
 
-def claim_of(size_bytes: int, work: int) -> Claim:
+def claim_of(size_bytes: int, work: int) -> MemoryClaim:
     """Return the claim of an image that needs no extra memory for encoding."""
-    return Claim(size_bytes, size_bytes, work)
+    return MemoryClaim(size_bytes, size_bytes, work)
 
 
 def always() -> bool:
@@ -60,9 +61,9 @@ class Simulation:
     def run(self) -> list[Visit]:
         now, memory = 0.0, self.memory
         coming = deque(self.visits)
-        waiting: dict[Claim, Visit] = {}
-        left: dict[Claim, float] = {}  # in the order of admission
-        ends: dict[Claim, float] = {}  # of encoding
+        waiting: dict[MemoryClaim, Visit] = {}
+        left: dict[MemoryClaim, float] = {}  # in the order of admission
+        ends: dict[MemoryClaim, float] = {}  # of encoding
         while coming or waiting or memory.held:
             speeds = dict.fromkeys(left, 0.0)
             if left:
@@ -84,7 +85,7 @@ class Simulation:
             while coming and coming[0].arrives <= now:
                 visit = coming.popleft()
                 size = size_of(visit.pixels)
-                claim = Claim(int(size * COMPUTING_SHARE), size, visit.pixels)
+                claim = MemoryClaim(int(size * COMPUTING_SHARE), size, visit.pixels)
                 waiting[claim] = visit
                 memory.enter(claim)
             for claim in [claim for claim in waiting if claim in memory.held]:
@@ -113,8 +114,8 @@ def test_small_pictures_do_not_wait_behind_two_large_ones() -> None:
 def test_picture_with_little_work_and_much_memory_does_not_wait_behind_two_large_ones() -> None:
     """900x900 as lossless WebP, alongside two of 14 megapixels as PNG."""
     memory = MemoryQueue(LIMIT)
-    first, second = (Claim(500 * MEGABYTE, 1150 * MEGABYTE, 14_000_000) for _ in range(2))
-    small = Claim(45 * MEGABYTE, 480 * MEGABYTE, 810_000)
+    first, second = (MemoryClaim(500 * MEGABYTE, 1150 * MEGABYTE, 14_000_000) for _ in range(2))
+    small = MemoryClaim(45 * MEGABYTE, 480 * MEGABYTE, 810_000)
     for claim in (first, second, small):
         memory.enter(claim)
     # The lanes compute the large ones one after the other in any case.
@@ -130,7 +131,7 @@ def test_picture_with_little_work_and_much_memory_does_not_wait_behind_two_large
 
 def test_who_has_been_computed_first_is_encoded_first() -> None:
     memory = MemoryQueue(LIMIT)
-    claims = [Claim(LIMIT // 10, LIMIT * 3 // 5, work) for work in (3, 2, 1)]
+    claims = [MemoryClaim(LIMIT // 10, LIMIT * 3 // 5, work) for work in (3, 2, 1)]
     for claim in claims:
         memory.enter(claim)
     assert memory.held == set(claims)
@@ -138,7 +139,7 @@ def test_who_has_been_computed_first_is_encoded_first() -> None:
         memory.grow(claim)
     assert [claim.has_grown for claim in claims] == [True, False, False]
     # A new image may not take what one being computed will need at its end.
-    late = Claim(LIMIT // 4, LIMIT // 2, 0)
+    late = MemoryClaim(LIMIT // 4, LIMIT // 2, 0)
     memory.enter(late)
     assert memory.waiting == [late]
     memory.leave(claims[0])
@@ -150,7 +151,7 @@ def test_who_has_been_computed_first_is_encoded_first() -> None:
 
 def test_small_picture_is_encoded_before_a_large_one_that_waits_for_room() -> None:
     memory = MemoryQueue(LIMIT)
-    encoded, large = (Claim(LIMIT // 4, LIMIT * 3 // 5, work) for work in (100, 100))
+    encoded, large = (MemoryClaim(LIMIT // 4, LIMIT * 3 // 5, work) for work in (100, 100))
     memory.enter(encoded)
     memory.enter(large)
     memory.grow(encoded)
@@ -158,7 +159,7 @@ def test_small_picture_is_encoded_before_a_large_one_that_waits_for_room() -> No
     assert (encoded.has_grown, large.has_grown) == (True, False)
 
     def send_small() -> bool:
-        small = Claim(LIMIT // 100, LIMIT // 50, 30)
+        small = MemoryClaim(LIMIT // 100, LIMIT // 50, 30)
         memory.enter(small)
         memory.grow(small)
         has_grown = small.has_grown
@@ -253,10 +254,10 @@ def test_what_fits_at_other_times_is_not_refused() -> None:
 
 def test_who_does_not_fit_any_more_keeps_nobody_waiting() -> None:
     memory = MemoryQueue(LIMIT)
-    large = Claim(LIMIT // 2, LIMIT, 3)
+    large = MemoryClaim(LIMIT // 2, LIMIT, 3)
     memory.enter(large)
     for _ in range(10):
-        small = Claim(1, 2, 1)
+        small = MemoryClaim(1, 2, 1)
         memory.enter(small)
         assert small in memory.held
         memory.leave(small)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,9 +23,12 @@ from superres.images.options import FAITHFUL, RESTORE, Options
 from superres.images.pixels import Pixels
 from superres.paths import EMBEDDED_MODEL_PATH, RESTORE_MODEL_PATH
 from superres.service.runner import Runner
+from superres.service.upload import Upload
 from superres.settings import Settings
 from superres.store.result_name import generate_file_hash
+from superres.web.uploads import read_upload
 from testkit.app_client import AppMaker, assert_problem, upload
+from testkit.job_client import ASYNC
 from testkit.pictures import PNG, encode, largest_difference
 from testkit.waiting import wait_until
 
@@ -105,6 +109,23 @@ def test_without_a_model_the_mode_is_refused_and_its_jobs_are_left(
     status = runner.jobs.find(ticket)
     assert status is not None
     assert status.state == "queued"
+
+
+def test_upload_for_a_mode_that_is_not_there_is_closed(
+    client: FlaskClient, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploads: list[Upload] = []
+
+    def read_and_note(*arguments: Any) -> Upload:
+        uploads.append(read_upload(*arguments))
+        return uploads[-1]
+
+    monkeypatch.setattr("superres.web.enhance_routes.read_upload", read_and_note)
+    runner.model_loader._load_restoring = None
+    for headers in ({}, ASYNC):
+        response = upload(client, headers=headers, mode="restore")
+        assert_problem(response, 400, "mode_unavailable")
+    assert [each.file.closed for each in uploads] == [True, True]
 
 
 def test_model_that_is_not_there_is_told_at_start(settings: Settings, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from werkzeug.datastructures import MultiDict
 from zlib_ng import zlib_ng
 
 from superres.errors import BadRequest
-from superres.images.image_codec import ImageHeader
 from superres.images.libraries import PILLOW_PARTS, list_libraries
 from superres.images.options import Options, read_options
+from superres.images.picture import ImageHeader
 from superres.service.cost_estimate import estimate_cost
 from superres.service.memory_estimate import peak_bytes
 from superres.service.runner import Runner

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from superres.images.image_codec import Picture
 from superres.images.metadata import Metadata
+from superres.images.picture import Picture
 from superres.images.shared_arrays import allocate, find_memory, make_shared_memory, map_memory
 from superres.sandbox.picture_transfer import (
     ReceivedPicture,

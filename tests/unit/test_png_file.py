@@ -11,8 +11,9 @@ import pytest
 from PIL import Image, ImageCms
 
 from superres.errors import UndecodableImage, UnsupportedVariant
-from superres.images.image_codec import Picture, decode_image, read_header
+from superres.images.image_codec import decode_image, read_header
 from superres.images.metadata import MAX_PROFILE_BYTES, Metadata
+from superres.images.picture import Picture
 from superres.images.png_file import make_chunk, read_png, walk_chunks
 from testkit.hostile import packed_zeros
 from testkit.pictures import encode

@@ -9,8 +9,8 @@ from skimage import data
 
 from superres.images import png_strips
 from superres.images.encoders import encode_picture, encode_png
-from superres.images.image_codec import Picture
 from superres.images.options import Options
+from superres.images.picture import Picture
 from superres.images.png_file import walk_chunks
 from superres.images.png_result import decode_png_result
 from superres.images.png_strips import STRIP_BYTES, filter_paeth, join_checksums, read_samples

@@ -15,10 +15,11 @@ from PIL.ExifTags import IFD, Base
 
 from superres.engines.upscaler import Upscaler
 from superres.images.encoders import encode_picture
-from superres.images.image_codec import Picture, decode_image
+from superres.images.image_codec import decode_image
 from superres.images.iptc import keep_iptc
 from superres.images.metadata import Metadata
 from superres.images.options import Options
+from superres.images.picture import Picture
 from superres.images.png_file import make_chunk
 from superres.images.png_text import MAX_TEXT_BYTES, Text, find_raw_profile, make_raw_profile
 from superres.images.xmp import keep_xmp

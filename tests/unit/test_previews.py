@@ -14,10 +14,11 @@ from werkzeug.test import TestResponse
 
 from superres.errors import ClientLeft
 from superres.images.encoders import to_pil
-from superres.images.image_codec import MAX_SIDE, Picture, decode_image
+from superres.images.image_codec import MAX_SIDE, decode_image
+from superres.images.picture import Picture
 from superres.images.png_file import walk_chunks
 from superres.service import previews
-from superres.service.memory_admission import Claim
+from superres.service.memory_queue import MemoryClaim
 from superres.service.runner import Runner
 from superres.settings import Settings
 from testkit.app_client import AppMaker, assert_problem, upload
@@ -165,7 +166,7 @@ def full(make_app: AppMaker, settings: Settings) -> Iterator[Flask]:
     app = make_app(replace(settings, max_decoded_bytes=60 * 1024**2))
     memory = app.extensions["runner"].resources.memory
     everything = memory.largest_bytes
-    with memory.hold(Claim(everything, everything, 1), lambda: False):
+    with memory.hold(MemoryClaim(everything, everything, 1), lambda: False):
         yield app
 
 

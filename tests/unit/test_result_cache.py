@@ -1,3 +1,4 @@
+import errno
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -176,6 +177,17 @@ def test_changed_byte_is_noticed_and_never_served(cache: ResultCache) -> None:
     assert read(cache) is None
     assert cache.damaged == 1
     assert not path.exists()
+
+
+def test_result_that_the_disk_cannot_read_is_removed(
+    cache: ResultCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(cache)
+    unreadable = ResultCache(cache.folder)
+    monkeypatch.setattr(result_cache, "hash_file", Mock(side_effect=OSError(errno.EIO, "I/O")))
+    assert unreadable.open(NAME) is None
+    assert not unreadable.contains(NAME)
+    assert unreadable.damaged == 1
 
 
 def test_digest_is_checked_once_and_not_on_every_hit(

@@ -17,8 +17,9 @@ from super_resolution import SuperResolution
 from superres.engines.model_loader import ModelLoader
 from superres.engines.upscaler import Upscaler
 from superres.errors import Busy, NotReady, ServiceError, TooManyPixels, UndecodableImage
-from superres.images.image_codec import ImageHeader
 from superres.images.options import Options
+from superres.images.picture import ImageHeader
+from superres.images.png_file import make_chunk
 from superres.sandbox.sandbox import Sandbox
 from superres.service.memory_estimate import peak_bytes
 from superres.service.runner import Result, Runner
@@ -27,7 +28,6 @@ from superres.settings import Settings
 from superres.store.result_name import generate_file_hash
 from superres.store.stored_result import StoredResult
 from testkit.fakes import FakeModel
-from testkit.hostile import png_chunk
 from testkit.pictures import encode, make_upload, read
 from testkit.waiting import WAIT_SECONDS, wait_until
 
@@ -356,7 +356,7 @@ def test_model_is_loaded_once_whoever_asks_first(
 def png_turned_behind_its_pixels(width: int, height: int) -> bytes:
     exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
     content = encode(Image.new("RGB", (width, height)), "PNG")
-    return content[:-12] + png_chunk(b"eXIf", exif) + content[-12:]
+    return content[:-12] + make_chunk(b"eXIf", exif) + content[-12:]
 
 
 def test_picture_that_is_much_more_than_its_header_check_saw_is_refused(
@@ -379,6 +379,6 @@ def test_picture_that_is_much_more_than_its_header_check_saw_is_refused(
 def test_transparency_behind_the_pixels_counts_for_nothing(make_runner: RunnerMaker) -> None:
     runner = make_runner()
     content = encode(Image.new("RGB", (9, 9), (1, 2, 3)), "PNG")
-    content = content[:-12] + png_chunk(b"tRNS", bytes([0, 1, 0, 2, 0, 3])) + content[-12:]
+    content = content[:-12] + make_chunk(b"tRNS", bytes([0, 1, 0, 2, 0, 3])) + content[-12:]
     upload = Upload(BytesIO(content), generate_file_hash(content), "photo")
     assert Image.open(BytesIO(read(runner.enhance(upload)))).mode == "RGB"

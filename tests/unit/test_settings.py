@@ -132,6 +132,11 @@ def test_no_origin_and_star_mean_any(text: str) -> None:
         ("SR_PUBLIC_URL", "sr.example"),
         ("SR_PUBLIC_URL", "https://sr.example/?a=b"),
         ("SR_PUBLIC_URL", 'https://sr.example/"x'),
+        ("SR_DATA_DIR", "~nobody-of-this-name/data"),
+        ("SR_MODEL_PATH", "a" * 300),
+        ("SR_RESTORE_MODEL_PATH", "a" * 300),
+        ("SR_RATE_LIMIT_REQUESTS", "60"),
+        ("SR_RATE_LIMIT_PIXELS", "60/fortnight"),
     ],
 )
 def test_wrong_value_names_its_variable(variable: str, text: str) -> None:

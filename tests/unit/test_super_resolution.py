@@ -16,7 +16,7 @@ from superres.engines.opencv_engine import EMBEDDED_PROFILE, OTHER_PROFILE, load
 from superres.engines.speed_meter import SpeedMeter
 from superres.engines.upscaler import Upscaler
 from superres.errors import ModelError
-from superres.images.image_codec import Picture
+from superres.images.picture import Picture
 from superres.images.pixels import Pixels
 from superres.paths import EMBEDDED_MODEL_PATH
 from testkit.fakes import FakeModel, draw_weights
