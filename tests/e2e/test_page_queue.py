@@ -90,9 +90,14 @@ def test_width_is_not_sent_before_it_is_a_number(page: Page, photo: Path) -> Non
     pick(page, "scale", "width")
     page.fill("#width", "400")
     page.press("#width", "Enter")
-    page.fill("#width", "-3")
-    page.press("#width", "Enter")
-    wait_for_words(page, "→ 400 × 320")
+    for wrong in ("-3", "", "1.5"):
+        page.fill("#width", wrong)
+        page.press("#width", "Enter")
+        expect(page.locator("#width")).to_have_value("400")
+        wait_for_words(page, "→ 400 × 320")
+    page.fill("#width", "0")
+    pick(page, "scale", "4")
+    wait_for_words(page, "→ 800 × 640")
 
 
 def test_options_are_for_all_or_for_one(page: Page, photos: list[Path]) -> None:
