@@ -1,5 +1,6 @@
 """What a client can choose about a result: its model, format and size."""
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -105,12 +106,11 @@ def find_unknown(kept: Mapping[str, Any], modes: Collection[str]) -> list[str]:
 
 def read_whole_number(name: str, text: str, least: int, most: int) -> int:
     """Read a numeric option."""
-    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
+    if not re.fullmatch("-?[0-9]+", text):
         raise BadRequest(f"{name} must be a whole number, not {text[:20]!r}.")
-    number = int(text)
-    if not least <= number <= most:
-        raise BadRequest(f"{name} must be from {least} to {most}.")
-    return number
+    if len(text) > MAX_DIGITS or not least <= int(text) <= most:
+        raise BadRequest(f"{name} must be from {least} to {most:,}.")
+    return int(text)
 
 
 def refuse_unknown(
@@ -191,7 +191,7 @@ def read_options(
     mode = given.get("mode", FAITHFUL)
     if mode not in MODES:
         raise BadRequest(f"mode must be one of {', '.join(MODES)}.")
-    width, height = number("width", 1, 10**MAX_DIGITS), number("height", 1, 10**MAX_DIGITS)
+    width, height = (number(name, 1, 10**MAX_DIGITS - 1) for name in ("width", "height"))
     scale = number("scale", CLEANING_SCALE, max(SCALES))
     if scale is not None and scale not in list_scales(mode):
         raise BadRequest(f"scale={CLEANING_SCALE} is for mode={RESTORE}: it cleans an image.")

@@ -136,7 +136,8 @@ class Jobs(JobsUpkeep):
             return None
         name, state, withdrawn, options, pixels, done, total, problem, *times, turn = rows[0]
         share_left = 1 - done / total if total else 1.0
-        position, pixels_before = self._count_before(turn) if state == "queued" else (0, 0)
+        is_queued = state == "queued"
+        position, pixels_before = self._count_before(turn, pixels) if is_queued else (0, 0)
         return JobStatus(
             name=name,
             state="cancelled" if withdrawn else state,
@@ -151,14 +152,20 @@ class Jobs(JobsUpkeep):
             updated=times[1],
         )
 
-    def _count_before(self, turn: float) -> tuple[int, int]:
-        """Return the number of queued jobs before a turn, and pixels, of running jobs too."""
+    def _count_before(self, turn: float, pixels: int) -> tuple[int, int]:
+        """Return the number of queued jobs before a turn, and pixels, of running jobs too.
+
+        A running job of more than twice as many pixels does not count: this one is claimed beside
+        it, and computed first.
+        """
         rows = self.database.execute(
             f"""SELECT count(*), coalesce(sum(pixels), 0),
-                (SELECT coalesce(sum(pixels), 0) FROM totals WHERE what = 'running')
+                (SELECT coalesce(sum(
+                    pixels - coalesce(pixels * tiles_done / nullif(tiles_total, 0), 0)), 0)
+                    FROM jobs WHERE state = 'running' AND pixels <= ?)
             FROM (SELECT pixels FROM jobs WHERE state = 'queued' AND {TURN} < ?
                 ORDER BY {TURN} LIMIT {MAX_POSITION}) AS before""",
-            [turn],
+            [2 * pixels, turn],
         )
         position, queued, running = map(int, rows[0])
         return position, queued + running

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 
 from flask import Flask, Response, g, has_app_context, jsonify
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from superres.errors import BadRequest, ResultNotFound, ServiceError
 from superres.excess import Excess
@@ -15,7 +15,6 @@ from superres.excess import Excess
 REFUSALS = {
     400: (BadRequest.code, "The request is malformed or was cut short."),
     404: (ResultNotFound.code, "There is nothing at this address."),
-    405: ("method_not_allowed", "This address does not support this method."),
 }
 
 logger = logging.getLogger(__name__)
@@ -64,6 +63,9 @@ def answer_http_exception(error: HTTPException) -> Response:
     status = error.code or 500
     phrase = HTTPStatus(status).phrase
     code, message = REFUSALS.get(status, (phrase.lower().replace(" ", "_"), f"{phrase}."))
+    if isinstance(error, MethodNotAllowed) and error.valid_methods:
+        methods = sorted({*error.valid_methods} - {"HEAD", "OPTIONS"})
+        message = f"This address supports only {' and '.join(methods)}."
     response = make_problem(status, code, message)
     for name, value in error.get_headers():
         if name.lower() != "content-type":

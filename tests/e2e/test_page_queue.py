@@ -22,6 +22,7 @@ from tests.e2e.page import (
     choose,
     enhance,
     open_page,
+    patch_capabilities,
     pick,
     row,
     wait_for_comparison,
@@ -89,9 +90,14 @@ def test_width_is_not_sent_before_it_is_a_number(page: Page, photo: Path) -> Non
     pick(page, "scale", "width")
     page.fill("#width", "400")
     page.press("#width", "Enter")
-    page.fill("#width", "-3")
-    page.press("#width", "Enter")
-    wait_for_words(page, "→ 400 × 320")
+    for wrong in ("-3", "", "1.5"):
+        page.fill("#width", wrong)
+        page.press("#width", "Enter")
+        expect(page.locator("#width")).to_have_value("400")
+        wait_for_words(page, "→ 400 × 320")
+    page.fill("#width", "0")
+    pick(page, "scale", "4")
+    wait_for_words(page, "→ 800 × 640")
 
 
 def test_options_are_for_all_or_for_one(page: Page, photos: list[Path]) -> None:
@@ -332,6 +338,18 @@ def test_many_files_are_listed_and_enhanced(page: Page, tmp_path: Path) -> None:
     expect(page).to_have_title("Super-resolution")
     # Only the rows that were seen have thumbnails.
     assert 0 < page.locator("#list canvas").count() < MANY / 4
+
+
+def test_time_is_a_bound_while_others_wait(
+    page: Page, light_service: Service, photos: list[Path]
+) -> None:
+    patch_capabilities(page, seconds_per_pixel=0.005, queued_pixels=0)
+    open_page(page, light_service.url)
+    choose(page, photos[0])
+    expect(page.locator("#start")).to_have_text("Enhance 1 image · about 6 sec")
+    patch_capabilities(page, seconds_per_pixel=0.005, queued_pixels=6000)
+    open_page(page, light_service.url)
+    expect(page.locator("#start")).to_have_text("Enhance 1 image · up to 36 sec")
 
 
 def test_page_that_is_no_secure_context_uploads_without_hashing(

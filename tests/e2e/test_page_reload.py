@@ -123,6 +123,28 @@ def test_remembered_list_comes_back_after_the_tab_is_closed_until_it_is_forgotte
     assert kept(last) == ["seen", "seen"]  # signs of life, of this tab and of the former
 
 
+def test_files_are_kept_up_to_a_limit_that_removed_ones_do_not_count_for(tab: Page) -> None:
+    kept_files = tab.evaluate(
+        """(async () => {
+            const { Store } = await import(
+                document.querySelector("link[href$='/store.js']").href);
+            const keep = (store, ...ids) =>
+                Promise.all(ids.map((id) => store.putFile({ id, file: { size: 240e6 } })));
+            const store = new Store();
+            await keep(store, "a", "b", "too much");
+            await store.remove("a");
+            await keep(store, "c");
+            const reloaded = new Store();
+            for (const id of ["b", "c", "too much", "d"]) await store.put(id, { order: id });
+            const first = await reloaded.load();
+            await keep(reloaded, "d");
+            return [first, await new Store().load()].map((records) =>
+                records.filter(({ file }) => file).map(({ id }) => id));
+        })()"""
+    )
+    assert kept_files == [["b", "c"], ["b", "c"]]
+
+
 READ_DATABASE = """new Promise((resolve) => {
     const opened = indexedDB.open("super-resolution");
     opened.onsuccess = () => {

@@ -87,6 +87,19 @@ def test_unknown_ticket_is_none(here: Jobs) -> None:
     assert here.withdraw("nothing") is None
 
 
+def test_what_is_left_of_running_jobs_is_ahead_unless_they_are_overtaken(here: Jobs) -> None:
+    for name, pixels in ("large", 9000), ("new", 4000):
+        submit(here, name, {}, pixels)
+    assert here.claim_next() and here.claim_next()
+    assert here.renew("large", 3, 4)
+    ahead = []
+    for pixels in 1000, 3000, 5000:
+        status = here.find(submit(here, f"job{pixels}", {}, pixels))
+        assert status is not None
+        ahead.append(status.pixels_ahead)
+    assert ahead == [1000, 4000 + 1000 + 3000, 2250 + 4000 + 1000 + 3000 + 5000]
+
+
 def test_smallest_comes_first_and_waiting_counts(here: Jobs) -> None:
     tickets = [submit(here, f"job{pixels}", {}, pixels) for pixels in (9000, 1000, 5000)]
     positions = []

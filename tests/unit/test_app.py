@@ -481,6 +481,9 @@ def test_unknown_address_and_wrong_method_are_problems(client: FlaskClient) -> N
     response = client.put("/api/enhance", data=PNG)
     assert_problem(response, 405, "method_not_allowed")
     assert set(response.headers["Allow"].split(", ")) == {"POST", "OPTIONS"}
+    assert response.get_json()["error"] == "This address supports only POST."
+    wrong = client.post("/api/jobs/ticket").get_json()["error"]
+    assert wrong == "This address supports only DELETE and GET."
 
 
 def test_request_id_is_the_clients_where_well_formed(client: FlaskClient) -> None:

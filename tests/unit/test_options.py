@@ -33,7 +33,7 @@ from testkit.pictures import PNG
         ({"format": "avif", "quality": "55"}, Options("avif", 55), "_x3.avif"),
         ({"lossless": "true"}, Options(), "_x3.png"),
         ({"scale": "2"}, Options(scale=2), "_x2.png"),
-        ({"width": "800"}, Options(scale=None, width=800), "_800w.png"),
+        ({"width": "0800"}, Options(scale=None, width=800), "_800w.png"),
         ({"height": "600"}, Options(scale=None, height=600), "_600h.png"),
         (
             {"width": "8", "height": "6", "format": "jpeg", "quality": "1"},
@@ -65,10 +65,11 @@ WRONG = [
     ({"scale": "1"}, "scale"),
     ({"scale": "5"}, "scale"),
     ({"scale": "3", "width": "9"}, "scale"),
-    ({"width": "0"}, "width"),
-    ({"width": "-3"}, "width"),
-    ({"height": "\u0663"}, "height"),
-    ({"height": "9" * 400}, "height"),
+    ({"width": "0"}, "width must be from 1 to 999,999,999"),
+    ({"width": "-3"}, "width must be from 1 to 999,999,999"),
+    ({"width": "1000000000"}, "width must be from 1 to 999,999,999"),
+    ({"height": "\u0663"}, "height must be a whole number"),
+    ({"height": "9" * 5000}, "height must be from 1 to 999,999,999"),
 ]
 
 

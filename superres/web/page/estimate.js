@@ -36,7 +36,7 @@ export function estimateSeconds(capabilities, options, size) {
   return size && perPixel ? perPixel * workPixels(options, size) : null;
 }
 
-/** How many seconds pass before it is the turn of the next image. */
+/** How many seconds pass at most before it is the turn of the next image. */
 export function estimateQueue({ seconds_per_pixel: perPixel, queued_pixels: pixels }) {
   return (perPixel ?? 0) * pixels;
 }

@@ -14,8 +14,9 @@ export class OptionsForm extends EventTarget {
     this.#form.addEventListener("change", ({ target }) => {
       if (target.name === "scope") return;
       if (target.name === "scale" && target.value === "width") element("width").select();
+      this.#checkWidth();
       this.#adapt();
-      if (element("width").checkValidity()) this.dispatchEvent(new Event("change"));
+      this.dispatchEvent(new Event("change"));
     });
     const [quality, shown] = [this.#quality, element("quality").querySelector("output")];
     quality.addEventListener("input", () => (shown.value = quality.value));
@@ -74,7 +75,7 @@ export class OptionsForm extends EventTarget {
     const { elements } = this.#form;
     elements.mode.value = mode;
     elements.scale.value = width ? "width" : scale;
-    if (width) element("width").value = width;
+    if (width) element("width").value = this.#width = width;
     elements.format.value = format;
     elements.lossless.checked = lossless;
     if (quality) this.#qualities.set(format, quality);
@@ -108,5 +109,13 @@ export class OptionsForm extends EventTarget {
     element("quality").querySelector("output").value = this.#quality.value;
   }
 
+  /** What is no width becomes the last one that was: no other option must wait for it. */
+  #checkWidth() {
+    const input = element("width");
+    if (input.checkValidity()) this.#width = input.value;
+    else input.value = this.#width;
+  }
+
+  #width = element("width").value; // the last valid one
   #format = null; // the one that the quality belongs to
 }

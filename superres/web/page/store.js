@@ -19,7 +19,7 @@ export class Store {
     tab.get(SESSION) ??
     device.get(SESSION) ??
     `${Date.now().toString(36)}${Math.random().toString(36).slice(2)}`;
-  #fileBytes = 0;
+  #fileBytes = new Map(); // of each image whose file is kept
 
   constructor() {
     tab.set(SESSION, this.#session);
@@ -53,6 +53,7 @@ export class Store {
     const files = new Map(
       own.filter(([[kind]]) => kind === "file").map(([[, , id], file]) => [id, file]),
     );
+    for (const [id, file] of files) this.#fileBytes.set(id, file.size);
     return own
       .filter(([[kind]]) => kind === "image")
       .map(([[, , id], record]) => ({ ...record, id, file: files.get(id) ?? null }))
@@ -61,10 +62,10 @@ export class Store {
 
   /** Keep an image's file: once, since copying it takes time. */
   async putFile({ id, file }) {
-    this.#fileBytes += file.size;
-    if (this.#fileBytes < MAX_FILE_BYTES) {
-      await this.#try(() => set(["file", this.#session, id], file, KEPT));
-    }
+    const bytes = [...this.#fileBytes.values()].reduce((sum, each) => sum + each, file.size);
+    if (bytes > MAX_FILE_BYTES) return;
+    this.#fileBytes.set(id, file.size);
+    await this.#try(() => set(["file", this.#session, id], file, KEPT));
   }
 
   /** Keep an image's record, whatever has changed of it. */
@@ -73,6 +74,7 @@ export class Store {
   }
 
   async remove(...ids) {
+    for (const id of ids) this.#fileBytes.delete(id);
     const kinds = ["image", "file"];
     const keys = ids.flatMap((id) => kinds.map((kind) => [kind, this.#session, id]));
     await this.#try(() => delMany(keys, KEPT));

@@ -54,9 +54,11 @@ export class Summary {
     ];
     const seconds = this.#secondsFor(ready);
     const start = text("enhance", { count: ready.length });
-    const withQueue = seconds && seconds + estimateQueue(queue.service.capabilities);
-    element("start").textContent = withQueue
-      ? `${start} · ${text("about", { time: formatSeconds(withQueue) })}`
+    const queued = seconds && estimateQueue(queue.service.capabilities);
+    const time = formatSeconds(seconds + queued);
+    // Small images overtake large ones of others: how many is not known before they are sent.
+    element("start").textContent = seconds
+      ? `${start} · ${text(queued ? "upTo" : "about", { time })}`
       : start;
     element("start").hidden = ready.length === 0;
     element("retry").textContent = text("retryAll", { count: failed.length });
