@@ -11,8 +11,7 @@ from pathlib import Path
 
 from superres.paths import PROJECT_DIR
 from testkit.service import find_free_port
-
-START_SECONDS = 60
+from testkit.waiting import START_SECONDS
 
 
 @dataclass

@@ -14,9 +14,9 @@ from superres.service.runner import Runner
 from superres.settings import Settings
 from testkit.app_client import upload
 from testkit.pictures import encode
+from testkit.waiting import WAIT_SECONDS
 
 ASYNC = {"Prefer": "respond-async"}
-WAIT_SECONDS = 20
 
 
 def picture(shade: int, side: int = 20) -> bytes:

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from superres.machine import CGROUP_DIR, read_words
-
-# The kernel empties a group shortly after its last process has exited.
-EMPTY_SECONDS = 5
+from testkit.waiting import WAIT_SECONDS
 
 
 @dataclass(frozen=True)
@@ -96,8 +94,8 @@ def make_memory_cgroup(limit_bytes: int) -> Iterator[MemoryCgroup | None]:
 
 
 def remove(folder: Path) -> None:
-    """Remove a group whose processes are exiting."""
-    deadline = time.monotonic() + EMPTY_SECONDS
+    """Remove a group whose processes are exiting: the kernel empties it shortly after."""
+    deadline = time.monotonic() + WAIT_SECONDS
     while True:
         try:
             folder.rmdir()

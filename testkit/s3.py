@@ -11,10 +11,10 @@ from pathlib import Path
 
 from testkit import loopback
 from testkit.service import find_free_port
+from testkit.waiting import START_SECONDS
 
 WEED = Path(sys.executable).with_name("weed")
 BUCKET = "pictures"
-START_SECONDS = 60
 
 
 @dataclass

@@ -17,10 +17,10 @@ import httpx
 from superres.paths import PROJECT_DIR
 from testkit import loopback
 from testkit.fakes import write_small_model
+from testkit.waiting import START_SECONDS
 
 MOUNTS = Path("/proc/self/mountinfo")
 GUNICORN = (sys.executable, "-m", "gunicorn", "app:app")
-START_SECONDS = 180  # on a machine that does much else
 STOP_SECONDS = 30
 
 

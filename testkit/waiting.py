@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 # Tests check what happens, not when: a loaded machine may take this long.
 WAIT_SECONDS = 120
+# A server, a browser: it may be many.
+START_SECONDS = 180
 # A question to a service costs some 10 ms of CPU time.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.005, 0.05
 

@@ -15,9 +15,9 @@ from websockets.exceptions import InvalidMessage
 from websockets.sync.client import ClientConnection, connect
 
 from testkit.service import find_free_port
+from testkit.waiting import START_SECONDS
 from tests.e2e.nginx import HOST
 
-START_SECONDS = 60
 STARTS = 3
 # Disables requests that it would send at startup; the tests' name is on loopback.
 PREFERENCES = {

@@ -24,10 +24,10 @@ import pytest
 
 from superres.paths import PROJECT_DIR
 from testkit.service import find_free_port, unshare_mounts
+from testkit.waiting import START_SECONDS
 from tests.e2e.http3 import Http3Transport
 
 HOST = "sr.example"
-START_SECONDS = 20
 # Sees this machine's temporary files, where the tests write theirs.
 IN_ROOT = 'mount --bind "$1" "$0$1" && root=$0 && shift && exec chroot "$root" nginx "$@"'
 MAIN = """

@@ -20,10 +20,8 @@ from testkit import loopback
 from testkit.pictures import encode
 from testkit.service import find_free_port, run_light_service
 from testkit.source_server import Page, run_source_server
-from testkit.waiting import wait_until
+from testkit.waiting import START_SECONDS, wait_until
 from tests.e2e.test_nginx_images import ACCEPTED, JPEG, KEY
-
-START_SECONDS = 60
 
 
 @contextmanager
