@@ -134,6 +134,18 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             self.wsgi.extensions["runner"].begin_draining()
         super().handle_exit(sig, frame)
 
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Accept connections, or stop; for good if this process ends.
+
+        gunicorn would leave the socket open until then: clients that connect meanwhile would wait
+        for minutes in its queue, and be reset. Refused, a proxy asks another machine at once. A
+        socket of systemd's stays open, for the next process.
+        """
+        super().set_accept_enabled(enabled)
+        if not enabled and not self.alive:
+            for listener in self.sockets:
+                listener.close()
+
     def enqueue_req(self, conn: TConn) -> None:
         """Make a new connection wait for its first bytes without taking a thread."""
         if conn.initialized or conn.data_ready:
