@@ -16,13 +16,22 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 # One that signs, and one that was replaced and still verifies.
 MAX_KEYS = 2
 LEAST_KEY_LENGTH = 32
+# Beyond any use, but not beyond what databases store and sockets wait.
+MOST, MOST_SECONDS = 10**12, 10**9
 URL_PATTERN = re.compile(r"[A-Za-z0-9:/._~%\[\]-]+")
 HOST_PATTERN = re.compile(r"\.?[a-z0-9-]+(\.[a-z0-9-]+)*")
 
 
 def parse_path(text: str) -> Path:
     """Read a path; ``~`` is the home folder."""
-    return Path(text).expanduser()
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except RuntimeError:
+        raise ValueError("must be in a home folder that exists") from None
+    except OSError as error:
+        raise ValueError(f"cannot be used: {error.strerror}") from None
+    return path
 
 
 def parse_model_path(text: str) -> Path:
@@ -39,17 +48,25 @@ def parse_restore_path(text: str) -> Path | None:
     return path / RESTORE_MODEL_PATH.name if path.is_dir() else path
 
 
-def parse_number(text: str) -> int:
+def parse_number(text: str, most: int) -> int:
     """Read a whole number."""
     try:
-        return int(text)
+        number = int(text)
     except ValueError:
         raise ValueError("must be a whole number") from None
+    if number > most:
+        raise ValueError(f"must be at most {most}")
+    return number
 
 
-def parse_positive(text: str) -> int:
+def parse_seconds(text: str) -> int:
+    """Read how long something may take: whole seconds, at least 1."""
+    return parse_positive(text, MOST_SECONDS)
+
+
+def parse_positive(text: str, most: int = MOST) -> int:
     """Read a whole number of at least 1."""
-    number = parse_number(text)
+    number = parse_number(text, most)
     if number < 1:
         raise ValueError("must be at least 1")
     return number
@@ -57,7 +74,7 @@ def parse_positive(text: str) -> int:
 
 def parse_non_negative(text: str) -> int:
     """Read a whole number of at least 0."""
-    number = parse_number(text)
+    number = parse_number(text, MOST)
     if number < 0:
         raise ValueError("must be at least 0")
     return number
