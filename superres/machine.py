@@ -1,8 +1,9 @@
-"""CPUs and memory that this process may use, as limited by affinity and cgroups."""
+"""CPUs, memory and threads that this process may use, as limited by affinity and cgroups."""
 
 import contextlib
 import ctypes
 import os
+import sys
 from pathlib import Path
 
 CGROUP_DIR = Path("/sys/fs/cgroup")
@@ -60,6 +61,18 @@ def count_cpus(cgroup_dir: Path = CGROUP_DIR, membership: Path = MEMBERSHIP) -> 
             quota, period = (int(word) for word in limit)
             cpus = min(cpus, round(quota / period))
     return max(cpus, 1)
+
+
+def most_tasks(cgroup_dir: Path = CGROUP_DIR, membership: Path = MEMBERSHIP) -> int:
+    """Return how many threads and processes the cgroups allow this process and its children."""
+    limits = [
+        read_words(folder / "pids.max")
+        for controller in ("", "pids")
+        for folder in own_cgroups(cgroup_dir, membership, controller)
+    ]
+    return min(
+        (int(limit[0]) for limit in limits if limit and limit[0] != "max"), default=sys.maxsize
+    )
 
 
 def available_memory_bytes(cgroup_dir: Path = CGROUP_DIR, membership: Path = MEMBERSHIP) -> int:

@@ -17,6 +17,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 MAX_KEYS = 2
 LEAST_KEY_LENGTH = 32
 MAX_PORT = 65_535
+# Beyond any use, but not beyond what databases store and sockets wait.
+MOST, MOST_SECONDS = 10**12, 10**9
 URL_PATTERN = re.compile(r"[A-Za-z0-9:/._~%\[\]-]+")
 HOST_PATTERN = re.compile(r"\.?[a-z0-9-]+(\.[a-z0-9-]+)*")
 
@@ -34,18 +36,19 @@ def parse_bind(text: str) -> str:
 def parse_path(text: str) -> Path:
     """Read a path; ``~`` is the home folder."""
     try:
-        return Path(text).expanduser()
+        path = Path(text).expanduser()
+        path.exists()
     except RuntimeError:
-        raise ValueError("the home folder is not known; write the whole path") from None
+        raise ValueError("must be in a home folder that exists") from None
+    except OSError as error:
+        raise ValueError(f"cannot be used: {error.strerror}") from None
+    return path
 
 
 def parse_model_path(text: str, file_name: str = MODEL_FILE_NAME) -> Path:
     """Read the path of a model file, or of a folder that holds one of this name."""
     path = parse_path(text)
-    try:
-        return path / file_name if path.is_dir() else path
-    except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror}") from None
+    return path / file_name if path.is_dir() else path
 
 
 def parse_restore_path(text: str) -> Path | None:
@@ -55,17 +58,25 @@ def parse_restore_path(text: str) -> Path | None:
     return parse_model_path(text, RESTORE_MODEL_PATH.name)
 
 
-def parse_number(text: str) -> int:
+def parse_number(text: str, most: int) -> int:
     """Read a whole number."""
     try:
-        return int(text)
+        number = int(text)
     except ValueError:
         raise ValueError("must be a whole number") from None
+    if number > most:
+        raise ValueError(f"must be at most {most}")
+    return number
 
 
-def parse_positive(text: str) -> int:
+def parse_seconds(text: str) -> int:
+    """Read how long something may take: whole seconds, at least 1."""
+    return parse_positive(text, MOST_SECONDS)
+
+
+def parse_positive(text: str, most: int = MOST) -> int:
     """Read a whole number of at least 1."""
-    number = parse_number(text)
+    number = parse_number(text, most)
     if number < 1:
         raise ValueError("must be at least 1")
     return number
@@ -73,7 +84,7 @@ def parse_positive(text: str) -> int:
 
 def parse_non_negative(text: str) -> int:
     """Read a whole number of at least 0."""
-    number = parse_number(text)
+    number = parse_number(text, MOST)
     if number < 0:
         raise ValueError("must be at least 0")
     return number

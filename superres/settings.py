@@ -29,6 +29,7 @@ from superres.setting_parsers import (
     parse_rate,
     parse_restore_path,
     parse_scheduler,
+    parse_seconds,
     parse_store_url,
 )
 
@@ -114,7 +115,7 @@ class Settings:
         "accepted jobs; empty: the folder of the results alone; needs the extra s3",
     )
     job_ttl_seconds: int = setting(
-        86400, parse_positive, "how long the status of an asynchronous job is available"
+        86400, parse_seconds, "how long the status of an asynchronous job is available"
     )
     cache_max_mb: int = setting(
         1024,
@@ -165,12 +166,12 @@ class Settings:
     )
     max_uploads_at_once: int = setting(32, parse_positive, "most uploads read at once")
     upload_timeout_seconds: int = setting(
-        30, parse_positive, "longest pause of a client in the middle of its upload"
+        30, parse_seconds, "longest pause of a client in the middle of its upload"
     )
     max_waiting_requests: int = setting(
         64, parse_positive, "most requests that wait for a result at once"
     )
-    max_sync_seconds: int = setting(240, parse_positive, "longest time that a request waits")
+    max_sync_seconds: int = setting(240, parse_seconds, "longest time that a request waits")
     api_keys_file: Path | None = setting(
         None,
         parse_path,

@@ -29,6 +29,7 @@ train() { # NAME, then options
 }
 
 train faithful --rate 4e-4 --minutes "${MINUTES:-5}"
+[ -f "$teacher.bin" ] || echo "waiting for $teacher.bin"
 until [ -f "$teacher.bin" ]; do sleep 1; done
 python3 -m training.pairs "$crops" "$teacher" "$work/pairs" --device "$device" \
     --minutes "${PAIR_MINUTES:-1.2}" > "$work/pairs.log" 2>&1

@@ -15,7 +15,7 @@ from superres.jobs.databases import open_database
 from superres.jobs.jobs import Jobs
 from superres.jobs.jobs_schema import SCHEMA, make_owner, owner_prefix
 from superres.logs import make_log_config
-from superres.machine import return_large_buffers
+from superres.machine import most_tasks, return_large_buffers
 from superres.settings import DRAINS_AT_ONCE, SOURCE_REQUESTS_AT_ONCE, Settings
 
 # Threads in addition to those that wait for results or read uploads, so that there is always one
@@ -36,13 +36,16 @@ worker_class = "superres.server.gunicorn_worker.Worker"
 logger_class = "superres.server.gunicorn_worker.Log"
 # Open connections, most of them idle; each is a file descriptor, and other code needs some too.
 worker_connections = min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4)
-threads = (
+# Half of what the system allows at most: the rest is for images, whose processes could not start if
+# these threads, which stay, were all that it allows.
+threads = min(
     settings.max_waiting_requests
     + settings.max_long_polls
     + settings.max_uploads_at_once
     + DRAINS_AT_ONCE
     + RESERVE_THREADS
-    + (SOURCE_REQUESTS_AT_ONCE if settings.url_key else 0)
+    + (SOURCE_REQUESTS_AT_ONCE if settings.url_key else 0),
+    max(most_tasks() // 2, 1),
 )
 # A request may wait max_sync_seconds for its result; a proxy in front waits longer than this.
 graceful_timeout = settings.max_sync_seconds + 30

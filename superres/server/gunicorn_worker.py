@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -35,6 +35,7 @@ from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 from gunicorn.workers.workertmp import WorkerTmp
 
 from superres.errors import BadRequest, StartupError
+from superres.threads import Threads
 from superres.web.problems import problem_members
 from superres.web.slow_clients import AnswerTransfer, end_slow_transfers, watch
 
@@ -117,7 +118,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self.wsgi: Any = None  # loaded after the fork, when signals may come already
         self._reading_headers: dict[TConn, float] = {}  # since when
         self._looked = 0.0
-        self._closers = ThreadPoolExecutor(CLOSES_AT_ONCE, thread_name_prefix="close")
+        self._closers = Threads(CLOSES_AT_ONCE, thread_name_prefix="close")
         self._closing = threading.BoundedSemaphore(CLOSES_AT_ONCE)
 
     def load_wsgi(self) -> None:
@@ -128,11 +129,27 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             self.log.error("%s", fault)
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
+    def get_thread_pool(self) -> Threads:
+        """Return the threads that serve requests."""
+        return Threads(self.cfg.threads)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop: finish what has begun, and start nothing new."""
         if self.wsgi is not None:  # it is loaded
             self.wsgi.extensions["runner"].begin_draining()
         super().handle_exit(sig, frame)
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Accept connections, or stop; for good if this process ends.
+
+        gunicorn would leave the socket open until then: clients that connect meanwhile would wait
+        for minutes in its queue, and be reset. Refused, a proxy asks another machine at once. A
+        socket of systemd's stays open, for the next process.
+        """
+        super().set_accept_enabled(enabled)
+        if not enabled and not self.alive:
+            for listener in self.sockets:
+                listener.close()
 
     def enqueue_req(self, conn: TConn) -> None:
         """Make a new connection wait for its first bytes without taking a thread."""

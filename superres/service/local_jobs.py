@@ -4,7 +4,6 @@ import logging
 import os
 import threading
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 
 from superres import machine
@@ -28,6 +27,7 @@ from superres.service.job_keeper import OwnedJob
 from superres.service.pipeline import Pipeline
 from superres.service.resources import Resources
 from superres.service.upload import Upload
+from superres.threads import Threads
 
 JOBS_FOR_BUSY_LANES = 4
 # Beyond these, each has at most half the pixels of the one before.
@@ -55,7 +55,7 @@ class LocalJobs:
         self._jobs: dict[tuple[str, bool], Job] = {}  # by name and `keep`
         self._claims = JobClaims(resources)
         self._uploads = ClaimedUploads(resources)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="picture")
+        self._pool = Threads(threads, thread_name_prefix="picture")
 
     def __len__(self) -> int:
         """Return the number of jobs."""

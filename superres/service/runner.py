@@ -9,6 +9,7 @@ from superres.engines.model_loader import ModelLoader
 from superres.errors import ClientLeft, DatabaseDown, NotReady, StoreDown
 from superres.images.options import DEFAULT_OPTIONS, RESTORE, Options
 from superres.images.picture import ImageHeader
+from superres.machine import most_tasks
 from superres.service.charges import FREE, Charge, Reservation
 from superres.service.job import Failed, InMemory, Job, Stored
 from superres.service.job_keeper import JobKeeper
@@ -65,7 +66,8 @@ class Runner:
         self._local_jobs = LocalJobs(
             resources,
             Pipeline(resources),
-            threads=settings.max_waiting_requests + MAX_CLAIMED,
+            # Most, unless the system allows only few: a quarter for these, half for requests.
+            threads=min(settings.max_waiting_requests + MAX_CLAIMED, max(most_tasks() // 4, 1)),
         )
         self.keeper = JobKeeper(
             self.jobs, self.spool, settings.job_ttl_seconds, executor=self._local_jobs

@@ -433,6 +433,13 @@ def test_method_that_nginx_refuses_is_405(client: httpx.Client, nginx: Nginx) ->
     assert_problem(plain, 405, "method_not_allowed")
 
 
+def test_headers_that_are_too_large_are_431(client: httpx.Client, nginx: Nginx) -> None:
+    cookies = {"Host": HOST, "Cookie": "x" * 9000}
+    assert_problem(client.get("/api/health", headers=cookies), 431, "headers_too_large")
+    plain = httpx.get(f"http://127.0.0.1:{nginx.plain_port}/", headers=cookies)
+    assert_problem(plain, 431, "headers_too_large")
+
+
 @pytest.mark.parametrize("path", ["/api/enhance", "/api/preview"])
 def test_upload_over_the_limit_is_413_and_never_502(client: httpx.Client, path: str) -> None:
     for size in (16 * 1024**2 + 65 * 1024, 40 * 1024**2):

@@ -14,6 +14,7 @@ from superres.server import gunicorn_worker
 from superres.web.slow_clients import AnswerTransfer, UploadTransfer
 from testkit import loopback
 from testkit.service import Service, connect, run_light_service
+from testkit.waiting import wait_until
 
 # Twice as many as the service has threads.
 CROWD = 300
@@ -37,6 +38,15 @@ def crowd(service: Service, first_bytes: bytes, number: int = CROWD) -> Iterator
             client.sendall(first_bytes)
         time.sleep(0.5)
         yield
+
+
+def is_refused(service: Service) -> bool:
+    """Tell whether the service refuses connections."""
+    try:
+        connect(service, CONNECTION_SECONDS).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def assert_others_are_served(service: Service, photo_jpeg: bytes) -> None:
@@ -146,6 +156,18 @@ def test_idle_kept_connections_take_no_thread(service: Service, photo_jpeg: byte
 def test_silent_connections_do_not_keep_a_stopping_service(tmp_path: Path) -> None:
     with run_light_service(tmp_path) as stopping, crowd(stopping, b"", 5):
         stopping.process.terminate()
+        assert stopping.process.wait(20) == 0
+
+
+def test_stopping_service_refuses_connections_and_answers_those_it_has(tmp_path: Path) -> None:
+    """In the queue of a socket that nobody accepts from, clients would wait for minutes."""
+    with run_light_service(tmp_path) as stopping, connect(stopping, CONNECTION_SECONDS) as client:
+        client.sendall(HEADERS + b"Content-Length: 2\r\n\r\nx")
+        assert loopback.get(f"{stopping.url}/api/health").status_code == 200
+        stopping.process.terminate()
+        wait_until(lambda: is_refused(stopping))
+        client.sendall(b"x")
+        assert client.recv(65536).startswith(b"HTTP/1.1 415 ")
         assert stopping.process.wait(20) == 0
 
 

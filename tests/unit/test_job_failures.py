@@ -27,7 +27,6 @@ from testkit.app_client import AppMaker, assert_problem, upload
 from testkit.fakes import FakeModel
 from testkit.job_client import (
     ASYNC,
-    WAIT_SECONDS,
     noise,
     open_rows,
     path_of,
@@ -38,7 +37,7 @@ from testkit.job_client import (
     wait_for,
 )
 from testkit.pictures import PNG
-from testkit.waiting import wait_until
+from testkit.waiting import WAIT_SECONDS, wait_until
 
 
 def test_failed_job_tells_its_problem(

@@ -18,7 +18,6 @@ from superres.store.result_name import generate_file_hash
 from testkit.app_client import AppMaker, upload
 from testkit.fakes import FakeModel
 from testkit.job_client import (
-    WAIT_SECONDS,
     noise,
     open_rows,
     path_of,
@@ -28,7 +27,7 @@ from testkit.job_client import (
     wait_for,
 )
 from testkit.pictures import PNG, make_upload, read
-from testkit.waiting import wait_until
+from testkit.waiting import WAIT_SECONDS, wait_until
 
 # --- withdrawal
 

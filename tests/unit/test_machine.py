@@ -51,6 +51,22 @@ def test_memory_is_what_the_cgroup_leaves(tmp_path: Path, files: dict[str, str])
     assert machine.available_memory_bytes(tmp_path) == 600_000
 
 
+@pytest.mark.parametrize(
+    ("files", "tasks"),
+    [
+        ({}, sys.maxsize),
+        ({"pids.max": "max\n"}, sys.maxsize),
+        ({"pids.max": "512\n"}, 512),
+        ({"pids/pids.max": "100\n"}, 100),
+    ],
+)
+def test_threads_are_those_that_the_cgroup_allows(
+    tmp_path: Path, files: dict[str, str], tasks: int
+) -> None:
+    write_files(tmp_path, files)
+    assert machine.most_tasks(tmp_path) == tasks
+
+
 def test_memory_without_a_limit_is_the_machines(tmp_path: Path) -> None:
     write_files(tmp_path, {"memory.max": "max\n", "memory.current": "400000\n"})
     available = machine.available_memory_bytes(tmp_path)

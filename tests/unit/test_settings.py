@@ -128,6 +128,10 @@ def test_no_origin_and_star_mean_any(text: str) -> None:
     ("variable", "text"),
     [
         ("SR_MAX_UPLOAD_BYTES", "0"),
+        ("SR_MAX_UPLOAD_BYTES", "9" * 20),  # as the table of jobs could not store it
+        ("SR_UPLOAD_TIMEOUT_SECONDS", "9" * 11),  # as no socket could wait
+        ("SR_DATA_DIR", "~nobody-of-this-name/sr"),
+        ("SR_MODEL_PATH", "9" * 300),
         ("SR_CORS_ENABLED", "maybe"),
         ("SR_PUBLIC_URL", "sr.example"),
         ("SR_PUBLIC_URL", "https://sr.example/?a=b"),
