@@ -50,7 +50,7 @@ def test_failed_job_tells_its_problem(
     assert failed["result"] is None
     fake_model.error = None
     assert upload(client).status_code == 200
-    assert spooled(settings) == []
+    wait_until(lambda: spooled(settings) == [])
 
 
 def test_upload_sent_again_as_soon_as_its_job_has_failed_gets_its_result(
@@ -148,7 +148,7 @@ def test_full_asynchronous_queue_is_busy(
     assert send(client, picture(1, side=30)).status_code == 202  # the same upload needs no space
     fake_model.may_go_on.set()
     wait_for(client, first, "done")
-    assert len(spooled(settings)) == 0
+    wait_until(lambda: spooled(settings) == [])
 
 
 def test_picture_that_is_sent_too_often_is_busy_and_its_upload_is_not_kept(
@@ -270,7 +270,7 @@ def test_result_that_may_not_be_kept_fails_a_job_at_once_and_is_sent_to_who_wait
     assert status["problem"]["code"] == "result_too_large"
     assert "respond-async" in status["problem"]["error"]
     assert upload(client, content=content).status_code == 200
-    assert spooled(settings) == []
+    wait_until(lambda: spooled(settings) == [])
 
 
 # --- releasing jobs

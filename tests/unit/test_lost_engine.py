@@ -151,7 +151,8 @@ def test_accepted_job_is_computed_anew(
     assert status["state"] == "done"
     assert first_pixel(client.get(status["result"]).data) == EXACT
     assert status["result"].endswith(runner.result_name(make_upload(7).key, Options(scale=scale)))
-    assert open_rows(settings) == spooled(settings) == []
+    assert open_rows(settings) == []
+    wait_until(lambda: spooled(settings) == [])
     attempts = runner.jobs.database.execute("SELECT attempts FROM jobs WHERE state = 'done'")
     assert attempts == [(1,)]  # it is not the job's fault
 
