@@ -80,7 +80,7 @@ def test_job_that_only_a_newer_version_can_compute_is_left_to_it(
         "SELECT state, attempts, owner FROM jobs WHERE name LIKE '%newer%'"
     )
     assert rows == [("queued", 0, None)] * 3
-    assert len(list((runner.cache.folder / "spool").iterdir())) == 3
+    wait_until(lambda: len(list((runner.cache.folder / "spool").iterdir())) == 3)
     assert caplog.text.count("left to a newer version") == 1
     # Its status is available here, too, and it can be withdrawn.
     for ticket in tickets:
