@@ -433,9 +433,11 @@ def test_method_that_nginx_refuses_is_405(client: httpx.Client, nginx: Nginx) ->
     assert_problem(plain, 405, "method_not_allowed")
 
 
-def test_headers_that_are_too_large_are_431(client: httpx.Client, nginx: Nginx) -> None:
+def test_headers_that_are_too_large_are_431(nginx: Nginx) -> None:
+    """Not over HTTP/3, where Nginx lets 9 KB pass to the service, and ends requests with 40 KB."""
     cookies = {"Host": HOST, "Cookie": "x" * 9000}
-    assert_problem(client.get("/api/health", headers=cookies), 431, "headers_too_large")
+    with nginx.client() as client:
+        assert_problem(client.get("/api/health", headers=cookies), 431, "headers_too_large")
     plain = httpx.get(f"http://127.0.0.1:{nginx.plain_port}/", headers=cookies)
     assert_problem(plain, 431, "headers_too_large")
 
