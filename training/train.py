@@ -73,7 +73,10 @@ def read_start(path: Path) -> Weights:
 
 
 def choose_precision(network: EDSR, batch: int, side: int, device: torch.device) -> torch.dtype:
-    """Time a few steps in float32 and in bfloat16 and return the faster type."""
+    """Time a few steps in float32 and in bfloat16 and return the faster type.
+
+    In CPU time: by the clock, a machine that is busy at the moment picks the slower one for hours.
+    """
     seconds: dict[torch.dtype, float] = {}
     inputs = torch.rand(batch, 3, side, side, device=device) * 255
     inputs = inputs.contiguous(memory_format=torch.channels_last)
